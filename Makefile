@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# As root, on a fresh Debian 12 or 13: `make run` runs the daemon on this machine's kernels, `make test` passes all tests.
+
+# The system's Python: the one that sees Debian's python3-systemd. One that a version manager put on PATH does not.
+PYTHON := /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300
+
+RUN_PACKAGES := python3 python3-venv python3-systemd python3-pyudev python3-sdnotify dkms kmod openssl zstd xz-utils
+TEST_PACKAGES := $(RUN_PACKAGES) git gcc libc6-dev mmdebstrap systemd-container apt-utils dpkg-dev qemu-system-x86 busybox-static cpio \
+	util-linux procps xz-utils
+
+.PHONY: help setup setup-test run test unit container bench clean
+
+help:  ## show the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+# apt is asked only for what is missing, so that a second run works offline and in no time.
+define need
+	@missing=""; for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then echo "installing:$$missing"; $(APT) update && $(APT) install -y --no-install-recommends $$missing; fi
+endef
+
+$(BIN)/knetstatd: pyproject.toml
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+setup:  ## a virtual environment with the daemon and its command
+	$(call need,$(RUN_PACKAGES))
+	@$(MAKE) --no-print-directory $(BIN)/knetstatd
+
+$(BIN)/pytest: $(BIN)/knetstatd
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+setup-test: setup  ## what the tests need besides
+	$(call need,$(TEST_PACKAGES))
+	@$(MAKE) --no-print-directory $(BIN)/pytest
+
+run: setup  ## run the daemon on this machine's kernels, in the foreground
+	$(BIN)/knetstatd --foreground
+
+unit: setup-test  ## unit tests and linters (seconds)
+	$(PYTEST) tests/unit $(ARGS)
+
+container: setup-test  ## tests in Debian containers with systemd, real dkms, real kernels (minutes)
+	$(PYTEST) tests/container $(ARGS)
+
+test: setup-test  ## all tests
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+bench: setup-test  ## the budgets, as ratios measured in one run
+	$(BIN)/python -m bench $(ARGS)
+
+clean:  ## what the other targets made here (the cache of Debian roots stays: ~/.cache/knetstatd)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""knetstatd: keeps out-of-tree kernel modules working across kernel updates.
+
+Layers, lowest first; a module imports only from layers below its own (tests/unit/test_layers.py holds this):
+
+1. values     errors, names, model, events
+2. decisions  plan, config
+3. reading    files, ko, symvers, verify, kernels, grub, bootloader, dkmsconf, dkms, transaction, diagnose, artefact, attempts,
+              locks, observe
+4. doing      run, journal, notify, signing, stage, publish
+5. programs   watch, uevents, report, tell, builder, cli, daemon
+"""
+
+__version__ = "1.0.0"

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Carrying out one step of the plan: what `knetstatctl build` does, by hand and started by the daemon alike.
+
+Rules:
+
+1. One run at a time on a machine, held by a lock that the programs of a publication inherit: killed or not, while one of
+   them lives nobody else starts.
+2. Right before a step the machine is observed again; when the planner then answers another step, nothing is done.
+3. A failure is remembered before it is told, and what is told carries cause, evidence and cure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from . import artefact, attempts, diagnose, kernels, publish, run, stage
+from .errors import BuildError, KnetstatdError
+from .events import Event
+from .model import Action, Artefact, Attempt, Headers, Kind, Retry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .journal import Journal
+    from .observe import Machine, Seen
+
+_PASSED_ON = ("JOURNAL_STREAM", "STATE_DIRECTORY", "RUNTIME_DIRECTORY")
+
+
+def passed_environment() -> dict[str, str]:
+    """What a builder that the daemon starts gets from the daemon's environment."""
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+
+
+def forget(state: Path, kernel: str) -> None:
+    """Deletes what was kept for a kernel that is gone: attempts, logs, staged artefacts."""
+    for place in (state / "kernels" / kernel, state / "stage" / kernel):
+        shutil.rmtree(place, ignore_errors=True)
+
+
+class Progress:
+    """Phase and elapsed time: one line that is rewritten on a terminal, plain lines elsewhere, nothing for the daemon."""
+
+    def __init__(self, *, shown: bool) -> None:
+        self._shown = shown
+        self._tty = shown and sys.stderr.isatty()
+        self._phase = ""
+        self._begin = time.monotonic()
+        self._drawn = 0.0
+
+    def phase(self, text: str) -> None:
+        """A new phase begins."""
+        if text == self._phase:
+            return
+        self.end()
+        self._phase, self._begin = text, time.monotonic()
+        if self._shown and not self._tty:
+            print(f"{text} ...", file=sys.stderr, flush=True)
+        self.tick()
+
+    def tick(self) -> None:
+        """Redraws the line, at most five times a second."""
+        if self._tty and self._phase and time.monotonic() - self._drawn > 0.2:
+            self._drawn = time.monotonic()
+            print(f"\r\x1b[K{self._phase} ... {self._drawn - self._begin:.1f} s", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """The phase is over."""
+        if self._tty and self._phase:
+            print(f"\r\x1b[K{self._phase}: {time.monotonic() - self._begin:.1f} s", file=sys.stderr, flush=True)
+        self._phase = ""
+
+
+class Builder:
+    """Carries out steps for modules and kernels of one machine, under the lock."""
+
+    def __init__(self, machine: Machine, journal: Journal, progress: Progress, lock: int) -> None:
+        self.machine = machine
+        self.journal = journal
+        self.progress = progress
+        self.lock = lock
+
+    def step(self, seen: Seen, action: Action) -> bool:
+        """Carries out one step that the planner has just answered; True where it succeeded. Never raises KnetstatdError."""
+        o = seen.observation
+        before = o.attempt
+        begin = time.monotonic()
+        try:
+            # Kept before the work starts: a machine that this build brings down must not try it at every boot for ever.
+            self._remember(
+                seen, attempts.following(before, Attempt(Kind.INTERRUPTED, 1, reason=_INTERRUPTED), self.machine.limits)
+            )
+            match action:
+                case Action.STAGE:
+                    self._stage(seen)
+                case Action.PUBLISH:
+                    self._publish(seen, begin)
+                case Action.LOAD:
+                    self._load(seen)
+                case Action.FETCH_HEADERS:
+                    self._fetch_headers(seen)
+                case _:
+                    raise AssertionError(action)
+        except BuildError as e:
+            self._failed(seen, e, before)
+            return False
+        except OSError as e:
+            kind = {28: Kind.DISK, 30: Kind.READ_ONLY, 12: Kind.MEMORY}.get(e.errno or 0, Kind.PUBLISH)
+            self._failed(seen, BuildError(kind, e.strerror or str(e), os.fspath(e.filename or "")), before)
+            return False
+        except KnetstatdError as e:
+            self._failed(seen, BuildError(Kind.PUBLISH, e.what, e.where, e.fix), before)
+            return False
+        finally:
+            self.progress.end()
+        attempts.forget(self.machine.state, o.kernel, o.module)
+        return True
+
+    def _remember(self, seen: Seen, attempt: Attempt) -> None:
+        o = seen.observation
+        attempts.save(self.machine.root, self.machine.state, o.kernel, o.module, o.version, seen.fingerprint, attempt)
+
+    def _failed(self, seen: Seen, e: BuildError, before: Attempt | None) -> None:
+        o = seen.observation
+        kind = Kind(e.kind)
+        if self.machine.refresh_locks() and kind.retry is Retry.NEVER:
+            # Half of the headers may not be unpacked yet, or dkms.conf just replaced: not an honest attempt.
+            kind = Kind.DURING_TRANSACTION
+        if kind is not Kind.DURING_TRANSACTION and shutil.disk_usage(self.machine.state).free < 1 << 20:
+            kind = Kind.DISK
+        failed = Attempt(
+            kind, 1, reason=e.what, fix=e.fix, evidence=e.evidence, log=e.where if e.where.endswith(".log") else ""
+        )
+        attempt = attempts.following(before, failed, self.machine.limits)
+        with contextlib.suppress(OSError):  # a full disk must not hide the reason
+            self._remember(seen, attempt)
+        over = kind.retry is Retry.NEVER or (kind.retry is Retry.TWICE and attempt.times > 2)
+        text = f"{o.module} {o.version} for {o.kernel}: {e.what}"
+        if over:
+            text += "; no further attempt until source, headers or compiler change"
+        self.journal.log(
+            Event.GAVE_UP if over else Event.FAILED, text, module=o.module, version=o.version, kernel=o.kernel,
+            kind=kind, reason=e.what, fix=e.fix, evidence="\n".join(e.evidence), log=attempt.log, attempt=attempt.times,
+        )  # fmt: skip
+
+    def _say(self, event: Event, seen: Seen, text: str, **fields: object) -> None:
+        o = seen.observation
+        self.journal.log(
+            event, f"{o.module} {o.version} for {o.kernel}: {text}",
+            module=o.module, version=o.version, kernel=o.kernel, **fields,
+        )  # fmt: skip
+
+    def _job(self, seen: Seen, timeout: float) -> stage.Job:
+        o = seen.observation
+        assert seen.source is not None, "the planner stages and publishes only what DKMS has a source of"
+        return stage.Job(self.machine.state, o.kernel, o.module, o.version, seen.source, seen.passed, seen.fingerprint, timeout)
+
+    def _stage(self, seen: Seen) -> None:
+        o = seen.observation
+        self.progress.phase(f"Compiling {o.module} {o.version} for {o.kernel}")
+        why = "the installed one is wrong" if o.installed is not Artefact.NONE else "there is none yet"
+        self._say(Event.STAGE_STARTED, seen, f"compiling in a private tree, {why}")
+        begin = time.monotonic()
+        job = self._job(seen, self.machine.config.compile_timeout_seconds)
+        stage.stage(job, lambda path: self.machine.prove_file(o.kernel, path), self.progress.tick)
+        took = time.monotonic() - begin
+        self._say(Event.STAGED, seen, f"compiled and verified in {took:.1f} s", duration_usec=int(took * 1e6))
+
+    def _publish(self, seen: Seen, begin: float) -> None:
+        o = seen.observation
+        job = self._job(seen, self.machine.config.publish_timeout_seconds)
+        staged = artefact.find(job.state, o.kernel, o.module, o.version, job.fingerprint)
+        assert staged is not None, "the planner publishes what is staged"
+        assert seen.headers.path is not None, "and has headers"
+        self.progress.phase(f"Publishing {o.module} {o.version} for {o.kernel}")
+        self._say(Event.PUBLISH_STARTED, seen, "publishing into DKMS and /lib/modules")
+        # From here on neither a service manager's stop nor Ctrl-C may leave half of it; what is started inherits this.
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+        try:
+            publish.publish(
+                job, staged, seen.headers.path, lambda: self.machine.prove_installed(o.kernel, o.module), [self.lock],
+                self.progress.tick,
+            )  # fmt: skip
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        stage.clear(job.state, o.kernel, o.module)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(artefact.log_path(job.state, o.kernel, o.module))
+        took = time.monotonic() - begin
+        self._say(Event.PUBLISHED, seen, f"published and verified from the disk in {took:.1f} s", duration_usec=int(took * 1e6))
+
+    def _load(self, seen: Seen) -> None:
+        o = seen.observation
+        for name, _ in seen.installed:
+            done = run.run(["modprobe", "--", name], timeout=60)
+            if not (self.machine.root / "sys/module" / name).is_dir():
+                lines = diagnose.last_lines(done.text, 3)
+                raise BuildError(
+                    Kind.REFUSED, f"the kernel does not load {name}: {lines[-1] if lines else 'modprobe says nothing'}",
+                    "", "journalctl -k -b shows the kernel's own words", lines,
+                )  # fmt: skip
+        self._say(Event.LOADED, seen, "loaded")
+        self.machine.observe(o.kernel, o.module)
+
+    def _fetch_headers(self, seen: Seen) -> None:
+        o = seen.observation
+        package = kernels.headers_package(self.machine.root, o.kernel)
+        tool = "apt-get" if shutil.which("apt-get", path=run.PATH) else "dnf"
+        self.progress.phase(f"Installing {package}")
+        done = run.run(
+            [tool, "install", "-y", package], timeout=self.machine.config.compile_timeout_seconds,
+            env=run.environment(more={"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}),
+            tick=self.progress.tick,
+        )  # fmt: skip
+        if kernels.headers(self.machine.root, o.kernel).state is not Headers.COMPLETE:
+            raise BuildError(
+                Kind.PACKAGES, f"{package} could not be installed ({tool} ended with {done.code})", "",
+                f"Run: {tool} install {package}", diagnose.last_lines(done.text, 4),
+            )  # fmt: skip
+        self._say(Event.HEADERS_INSTALLED, seen, f"{package} is installed, as the configuration asks")
+
+
+_INTERRUPTED = "the last attempt was interrupted (killed, or the machine went down)"

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""knetstatctl: asks the machine itself, with or without the daemon.
+
+Exit codes: 0 ready or done, 1 not ready or failed, 2 wrong usage, 3 unknown, 75 in progress, 78 faulty configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__, attempts, builder, config, locks, names, report, run
+from .errors import KnetstatdError, UsageError
+from .journal import Journal, read
+from .model import Action, Why
+from .observe import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .observe import Seen
+
+READY, NOT_READY, USAGE, UNKNOWN, IN_PROGRESS = 0, 1, 2, 3, 75
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; also what the manual page and the completions are held against."""
+    top = argparse.ArgumentParser(prog="knetstatctl", description="Will the kernel modules still load after the reboot?")
+    top.add_argument("--version", action="version", version=f"knetstatctl {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, text: str, act: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        made.add_argument("--json", action="store_true", help="print JSON")
+        made.set_defaults(act=act)
+        return made
+
+    verb("status", "show every guarded module on every kernel", _status)
+    check = verb("check", "is it safe to reboot? exit status 0 yes, 1 no, 3 unknown, 75 in progress", _check)
+    check.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default), running or all")
+    check.add_argument("--quiet", "-q", action="store_true", help="say nothing")
+    prove = verb("verify", "will this module file load on that kernel?", _verify)
+    prove.add_argument("file", nargs="?", metavar="FILE.ko", help="a module file (default: the guarded, installed ones)")
+    prove.add_argument("--kernel", "-k", default="next", metavar="KERNEL", help="a release, next (default) or running")
+    build = verb("build", "build, prove and publish the guarded modules for a kernel", _build)
+    build.add_argument("kernel", metavar="KERNEL", help="a release, next, running or all")
+    build.add_argument("--module", metavar="NAME", help="only this one")
+    build.add_argument("--step", choices=[a.value for a in _STEPS], help="only this step, if it is the next one")
+    build.add_argument("--no-wait", action="store_true", help="do not wait for package managers or other runs")
+    explain = verb("explain", "why is it as it is, and what to do", _explain)
+    explain.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default) or running")
+    history = verb("history", "what happened, newest last, from the journal", _history)
+    history.add_argument("--kernel", "-k", metavar="KERNEL", help="only this kernel")
+    history.add_argument("--module", metavar="NAME", help="only this module")
+    history.add_argument("--lines", "-n", type=int, default=50, metavar="N", help="at most N entries (default: 50)")
+    verb("config", "show the configuration in force, and where each value comes from", _config)
+    return top
+
+
+_STEPS = (Action.STAGE, Action.PUBLISH, Action.LOAD, Action.FETCH_HEADERS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry point; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.act(arguments))
+    except KnetstatdError as e:
+        if getattr(arguments, "json", False):
+            _print({"schema": report.SCHEMA, "error": {"what": e.what, "where": e.where, "fix": e.fix}})
+        print(f"knetstatctl: {e}", file=sys.stderr)
+        return e.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        return 130
+
+
+def _machine() -> Machine:
+    root = Path("/")
+    machine = Machine(root, config.load(root))
+    machine.refresh()
+    return machine
+
+
+def _print(document: dict[str, Any]) -> None:
+    print(json.dumps(document, indent=2))
+
+
+def _coloured() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _kernels(machine: Machine, word: str) -> tuple[str, ...]:
+    """The kernels that a word on the command line means. Raises UsageError; `UNKNOWN` is for words without an answer."""
+    match word:
+        case "next":
+            return (machine.next,) if machine.next else ()
+        case "running":
+            return (machine.running,)
+        case "all":
+            return tuple(k for k in machine.kernels.kernels if k in machine.wanted())
+    names.kernel(word)
+    if word not in machine.kernels.kernels:
+        there = ", ".join(machine.kernels.kernels) or "none"
+        raise UsageError(f"there is no kernel {word} in /lib/modules", fix=f"There are: {there}")
+    return (word,)
+
+
+def _look(machine: Machine, kernel: str, module: str) -> tuple[Seen, report.Verdict]:
+    seen = machine.observe(kernel, module)
+    return seen, report.verdict(machine, seen, machine.plan(seen, attempts.now()))
+
+
+def _verdicts(machine: Machine, kernels: Sequence[str]) -> list[report.Verdict]:
+    return [_look(machine, kernel, module)[1] for kernel in kernels for module in machine.modules()]
+
+
+def _guarded(machine: Machine) -> tuple[str, ...]:
+    return tuple(k for k in machine.kernels.kernels if k in machine.wanted())
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    machine = _machine()
+    verdicts = _verdicts(machine, _guarded(machine))
+    if arguments.json:
+        _print(report.document(machine, verdicts))
+    else:
+        print(report.status_text(machine, verdicts, _coloured()))
+        if not locks.held(machine.runtime, locks.DAEMON):
+            print("The daemon does not run: systemctl start knetstatd")
+    return READY
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    machine = _machine()
+    kernels = _kernels(machine, arguments.kernel)
+    verdicts = _verdicts(machine, kernels)
+    code = _code(machine, verdicts)
+    if arguments.json:
+        _print(report.document(machine, verdicts) | {"exit": code})
+    elif not arguments.quiet:
+        word = {READY: "OK", NOT_READY: "CRITICAL", IN_PROGRESS: "WARNING"}.get(code, "UNKNOWN")
+        print(f"{word}: {_summary(machine, arguments.kernel, verdicts)}")
+        for v in verdicts:
+            if not v.ready and v.fix:
+                print(f"  {v.module} for {v.kernel}: {v.fix}")
+    return code
+
+
+def _code(machine: Machine, verdicts: Sequence[report.Verdict]) -> int:
+    """One exit status for several verdicts: not ready beats in progress beats ready; nothing to judge is unknown."""
+    if not verdicts or any(v.why in (Why.NOT_A_KERNEL, Why.NO_IMAGE) for v in verdicts):
+        return UNKNOWN
+    at_work = locks.held(machine.runtime, locks.DAEMON) or locks.held(machine.runtime, locks.BUILD)
+    if any(not v.ready and not (v.progress and at_work) for v in verdicts):
+        return NOT_READY
+    return IN_PROGRESS if any(v.progress and at_work for v in verdicts) else READY
+
+
+def _summary(machine: Machine, word: str, verdicts: Sequence[report.Verdict]) -> str:
+    if not verdicts:
+        if not machine.modules():
+            return "no module is guarded; set `modules` in /etc/knetstatd/knetstatd.toml"
+        return f"no kernel is {word}"
+    worst = sorted(verdicts, key=lambda v: (v.ready, v.progress))
+    if worst[0].ready:
+        return ", ".join(f"{v.title} is {v.state}" for v in verdicts)
+    return "; ".join(f"{v.title} is not ready: {v.reason or v.state}" for v in worst if not v.ready)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    machine = _machine()
+    kernels = _kernels(machine, arguments.kernel)
+    if not kernels:
+        raise UsageError("no kernel to boot next was found", fix="Name one with --kernel")
+    kernel = kernels[0]
+    if arguments.file is not None:
+        proofs = [machine.prove_file(kernel, Path(arguments.file).absolute())]
+    else:
+        proofs = [proof for module in machine.modules() for proof in machine.prove_installed(kernel, module)]
+        if not proofs:
+            raise KnetstatdError(f"no guarded module is installed for {kernel}", fix=f"Run: knetstatctl build {kernel}")
+    loads = all(proof.loads for proof in proofs)
+    if arguments.json:
+        checks = [report.check_json(proof.path, check) for proof in proofs for check in proof.checks]
+        _print({"schema": report.SCHEMA, "kernel": kernel, "loads": loads, "checks": checks})
+    else:
+        for proof in proofs:
+            word = (
+                report.paint("loads", "green", _coloured())
+                if proof.loads
+                else report.paint("will not load", "red", _coloured())
+            )
+            print(f"{proof.path or 'no file'}: {word} on {kernel}")
+            print("\n".join(report.checks_text([("", check) for check in proof.checks], _coloured())))
+    return READY if loads else NOT_READY
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    if os.geteuid() != 0:
+        raise KnetstatdError("building needs root", fix=f"Run: sudo knetstatctl build {arguments.kernel}")
+    run.adopt_orphans()
+    machine = _machine()
+    by_hand = arguments.step is None
+    modules = machine.modules() if arguments.module is None else (names.module(arguments.module),)
+    kernels = _kernels(machine, arguments.kernel)
+    if not kernels or not modules:
+        raise UsageError(_summary(machine, arguments.kernel, []))
+    progress = builder.Progress(shown=by_hand and not arguments.json)
+    journal = Journal(quiet="JOURNAL_STREAM" in os.environ)
+    with locks.locked(machine.runtime, locks.BUILD, 0.0 if arguments.no_wait or not by_hand else 3600.0) as lock:
+        hand = builder.Builder(machine, journal, progress, lock)
+        if not by_hand:
+            return _one_step(hand, kernels[0], modules[0], Action(arguments.step))
+        for kernel in kernels:
+            for module in modules:
+                attempts.forget(machine.state, kernel, module)
+                _to_the_end(hand, kernel, module, wait=not arguments.no_wait)
+    machine.refresh()
+    verdicts = [_look(machine, kernel, module)[1] for kernel in kernels for module in modules]
+    if arguments.json:
+        _print(report.document(machine, verdicts))
+    else:
+        print(report.status_text(machine, verdicts, _coloured()))
+    return READY if all(v.ready for v in verdicts) else NOT_READY
+
+
+def _one_step(hand: builder.Builder, kernel: str, module: str, action: Action) -> int:
+    seen = hand.machine.observe(kernel, module, own=True)
+    if hand.machine.plan(seen, attempts.now()).action is not action:
+        return IN_PROGRESS  # the machine has moved on since the daemon looked; it will look again
+    return READY if hand.step(seen, action) else NOT_READY
+
+
+def _to_the_end(hand: builder.Builder, kernel: str, module: str, *, wait: bool) -> None:
+    """Step after step, until the planner has none or a step fails."""
+    while True:
+        hand.machine.refresh_locks()
+        seen = hand.machine.observe(kernel, module, own=True)
+        step = hand.machine.plan(seen, attempts.now())
+        if step.action in _STEPS:
+            if not hand.step(seen, step.action):
+                return
+            continue
+        if step.action is not Action.WAIT or not wait or step.why is Why.BACKOFF:
+            return
+        verdict = report.verdict(hand.machine, seen, step)
+        hand.progress.phase(f"{verdict.title}: {verdict.reason}")
+        while (step.until or 0) > attempts.now():
+            time.sleep(0.1)
+            hand.progress.tick()
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    machine = _machine()
+    kernels = _kernels(machine, arguments.kernel)
+    if not kernels:
+        raise UsageError("no kernel to boot next was found", fix="Name one: knetstatctl explain KERNEL")
+    looks = [_look(machine, kernel, module) for kernel in kernels for module in machine.modules()]
+    if arguments.json:
+        document = report.document(machine, [v for _, v in looks])
+        for found, (seen, _) in zip(document["verdicts"], looks, strict=True):
+            attempt = seen.observation.attempt
+            found["last_failure"] = None if attempt is None else {**attempt._asdict(), "evidence": list(attempt.evidence)}
+            found["running_kernel_reads"] = [r._asdict() for r in seen.running_kernel_reads]
+        _print(document)
+    else:
+        print("\n\n".join(report.explain_text(machine, seen, v, _coloured()) for seen, v in looks) or "No module is guarded.")
+    return READY
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    if arguments.lines < 1:
+        raise UsageError("--lines must be at least 1")
+    entries = list(read(arguments.lines, arguments.module, arguments.kernel))[::-1]
+    if arguments.json:
+        rows = [
+            {"time": e.time.isoformat(), "event": e.event.name.lower().replace("_", "-"), "message": e.message, **e.fields}
+            for e in entries
+        ]
+        _print({"schema": report.SCHEMA, "entries": rows})
+        return READY
+    for e in entries:
+        colour = {3: "red", 4: "yellow", 5: "bold"}.get(e.event.priority)
+        line = names.clean(e.message, 2000)
+        print(f"{e.time.astimezone():%Y-%m-%d %H:%M:%S}  {report.paint(line, colour, _coloured()) if colour else line}")
+    if not entries:
+        print("The journal has no entries of knetstatd that you may read.", file=sys.stderr)
+        return UNKNOWN
+    return READY
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    settings, origins = config.read(Path("/"))
+    rows = config.describe(settings, origins)
+    if arguments.json:
+        _print(
+            {
+                "schema": report.SCHEMA,
+                "settings": {r.name: {"value": getattr(settings, r.name), "from": r.origin} for r in rows},
+            }
+        )
+        return READY
+    for r in rows:
+        print(f"{r.name} = {r.value}  # {r.origin}")
+    return READY

@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon: one loop that looks, asks `plan`, and starts at most one builder at a time.
+
+Every source of events does one thing: it marks kernels as due. What happened is never concluded from an event, only from
+the next look; a daemon that missed every event still converges, by its resync timer.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import __version__, builder, config, locks, report, run, tell
+from .attempts import now
+from .errors import KnetstatdError
+from .events import Event
+from .journal import Journal
+from .model import Action
+from .notify import Notify
+from .observe import Machine
+from .uevents import Uevents
+from .watch import Mounts, Watch
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+# An event storm must not put the look off for ever.
+_LONGEST_QUIET = 60.0
+_STEPS = {Action.STAGE, Action.PUBLISH, Action.LOAD, Action.FETCH_HEADERS}
+
+
+class Daemon:
+    """The state of the loop; nothing in it outlives the process, nothing of it is needed again after a crash."""
+
+    def __init__(self, root: Path, settings: config.Config, journal: Journal) -> None:
+        self.root = root
+        self.journal = journal
+        self.notify = Notify()
+        self.machine = Machine(root, settings)
+        self.teller = tell.Teller(journal)
+        self.due: dict[str, float] = {}
+        self.first_mark: dict[str, float] = {}
+        self.changed: dict[str, float] = {}
+        self.known: set[str] = set()
+        self.child: tuple[run.Process, int, str, str] | None = None
+        self.steps: dict[tuple[str, str], report.Verdict] = {}
+        self.selector = selectors.DefaultSelector()
+        self.stopping = False
+        self.resync_at = 0.0
+        self.alive_at = 0.0
+        self.watch: Watch | None = None
+
+    # -- sources ------------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Opens every source of events; one that cannot be had is said once, and the resync timer stands in for it."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, _ignore)
+        self.selector.register(wake_read, selectors.EVENT_READ, lambda: self._signals(os.read(wake_read, 4096)))
+        try:
+            self.watch = Watch()
+            self.selector.register(self.watch, selectors.EVENT_READ, self._moved)
+        except OSError as e:
+            self._degraded("inotify", e)
+        for name, make, react in (("uevents", Uevents, self._modules), ("mounts", Mounts, self._mounted)):
+            try:
+                source = make()
+                self.selector.register(source, selectors.EVENT_READ, lambda s=source, r=react: r(s))
+            except OSError as e:
+                self._degraded(name, e)
+
+    def _degraded(self, what: str, error: OSError) -> None:
+        again = f"looking again every {self.machine.config.resync_seconds:g} s instead"
+        self.journal.log(Event.DEGRADED, f"{what} cannot be used ({error.strerror}); {again}", source=what)
+
+    def _signals(self, received: bytes) -> None:
+        for number in received:
+            if number == signal.SIGHUP:
+                self._reload()
+            else:
+                self.stopping = True
+
+    def _reload(self) -> None:
+        self.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            self.machine.config = config.load(self.root)
+            self.journal.log(Event.CONFIG_LOADED, "the configuration was read again")
+        except KnetstatdError as e:
+            self.journal.log(Event.CONFIG_REJECTED, "the configuration is faulty; the old one stays in force", evidence=str(e))
+        self.mark_all(0)
+        self.notify("READY=1")
+
+    def _moved(self) -> None:
+        assert self.watch is not None
+        changes = self.watch.read()
+        if changes.lost:
+            self.journal.log(Event.EVENTS_LOST, "the kernel's queue of file events overflowed; looking at everything")
+            self.mark_all(self.machine.config.settle_seconds, touched=True)
+        for label in changes.labels:
+            if label.startswith("kernel:"):
+                self.mark(label.removeprefix("kernel:"), touched=True)
+            else:
+                # A change in /lib/modules itself concerns the kernels that it names, and the set of kernels.
+                self.mark_all(self.machine.config.settle_seconds)
+                for name in changes.entries.get(label, ()) if label == "modules" else ():
+                    self.mark(name, touched=True)
+
+    def _modules(self, source: Uevents) -> None:
+        gone_or_come = source.read()
+        if gone_or_come is None or gone_or_come & self.machine.module_names():
+            self.mark(self.machine.running)
+
+    def _mounted(self, source: Mounts) -> None:
+        source.read()
+        self.mark_all(self.machine.config.settle_seconds)
+
+    # -- marks --------------------------------------------------------------------------------------------------------
+
+    def mark(self, kernel: str, *, touched: bool = False) -> None:
+        """Something about `kernel` may have changed: look at it when it has been quiet for the settle time."""
+        at = now()
+        if touched:
+            self.changed[kernel] = at
+        first = self.first_mark.setdefault(kernel, at)
+        self.due[kernel] = min(at + self.machine.config.settle_seconds, first + _LONGEST_QUIET)
+
+    def mark_all(self, delay: float, *, touched: bool = False) -> None:
+        """Anything may have changed: look at every kernel, and at which kernels there are, after `delay` seconds."""
+        at = now()
+        for kernel in self.known | {""}:
+            if touched:
+                self.changed[kernel] = at
+            self.due[kernel] = min(self.due.get(kernel, at + delay), at + delay)
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def loop(self) -> None:
+        """Runs until a signal ends it."""
+        self.mark_all(0)
+        while not self.stopping:
+            at = now()
+            if at >= self.resync_at:
+                self.resync_at = at + self.machine.config.resync_seconds
+                self.mark_all(0)
+            self._alive(at)
+            # One kernel, then back to the sources: a look at many kernels never starves the watchdog.
+            ready = min((kernel for kernel, when in self.due.items() if when <= at), key=self._priority, default=None)
+            if ready is not None:
+                self._look(ready)
+            for key, _ in self.selector.select(0 if self._overdue() else self._timeout()):
+                key.data()
+
+    def _overdue(self) -> bool:
+        at = now()
+        return any(when <= at for when in self.due.values())
+
+    def _timeout(self) -> float | None:
+        times = [*self.due.values(), self.resync_at]
+        if self.notify.watchdog is not None:
+            times.append(self.alive_at + self.notify.watchdog)
+        return max(0.0, min(times) - now())
+
+    def _alive(self, at: float) -> None:
+        if self.notify.watchdog is not None and at >= self.alive_at + self.notify.watchdog:
+            self.notify("WATCHDOG=1")
+            self.alive_at = at
+
+    def _priority(self, kernel: str) -> tuple[int, str]:
+        return (0 if kernel == "" else 1 if kernel == self.machine.next else 2, kernel)
+
+    def _look(self, kernel: str) -> None:
+        self.due.pop(kernel, None)
+        self.first_mark.pop(kernel, None)
+        if kernel == "":
+            self._survey()
+            return
+        if kernel not in self.machine.wanted():
+            self._forget(kernel)
+            return
+        self.machine.refresh_locks()
+        for module in self.machine.modules():
+            seen = self.machine.observe(kernel, module, self.changed.get(kernel, 0.0))
+            step = self.machine.plan(seen, now())
+            verdict = report.verdict(self.machine, seen, step)
+            self.teller.verdict(verdict, seen, step)
+            self.steps[kernel, module] = verdict
+            if step.action in _STEPS:
+                self._start(kernel, module, step.action)
+            if step.until is not None:
+                self.due[kernel] = min(self.due.get(kernel, step.until), step.until)
+        self._publish_status()
+
+    def _survey(self) -> None:
+        """Looks at which kernels there are, which will be booted, and which directories are watched."""
+        machine = self.machine
+        machine.refresh()
+        found = set(machine.kernels.kernels)
+        self.teller.survey(machine)
+        for kernel in self.known - found:
+            self._forget(kernel)
+            self.changed.pop(kernel, None)
+            builder.forget(machine.state, kernel)
+        self.known = found
+        if self.watch is not None:
+            self.watch.refresh(machine.watched())
+            self.teller.unwatched(self.watch.failed)
+        for kernel in machine.wanted():
+            self.due.setdefault(kernel, 0.0)
+        for kernel in {k for k, _ in self.steps} - machine.wanted():
+            self._forget(kernel)
+        self._publish_status()
+
+    def _forget(self, kernel: str) -> None:
+        for key in [key for key in self.steps if key[0] == kernel]:
+            del self.steps[key]
+
+    # -- the builder --------------------------------------------------------------------------------------------------
+
+    def _start(self, kernel: str, module: str, action: Action) -> None:
+        """Starts the builder for one step, unless one runs; then this kernel is looked at again when that one ends."""
+        if self.child is not None:
+            return
+        argv = [*self_argv(), "build", kernel, f"--module={module}", f"--step={action}"]
+        try:
+            process = run.start(argv, env=run.environment(more=builder.passed_environment()))
+        except KnetstatdError as e:
+            self.journal.log(Event.DEGRADED, f"the builder cannot be started: {e}", kernel=kernel, module=module)
+            self.due[kernel] = now() + self.machine.config.retry_first_seconds
+            return
+        fd = os.pidfd_open(process.pid)
+        self.child = (process, fd, kernel, module)
+        self.selector.register(fd, selectors.EVENT_READ, self._ended)
+
+    def _ended(self) -> None:
+        assert self.child is not None
+        process, fd, kernel, _ = self.child
+        self.selector.unregister(fd)
+        os.close(fd)
+        run.ended(process)
+        self.child = None
+        self.due[kernel] = 0.0
+        for other in self.machine.wanted():  # those that wanted a builder while this one ran
+            self.due.setdefault(other, 0.0)
+
+    # -- telling ------------------------------------------------------------------------------------------------------
+
+    def _publish_status(self) -> None:
+        if any(not self._looked(kernel) for kernel in self.machine.wanted()):
+            return  # no verdict before the first full look
+        verdicts = [self.steps[key] for key in sorted(self.steps)]
+        self.teller.status(self.machine, verdicts, self.notify)
+
+    def _looked(self, kernel: str) -> bool:
+        return all((kernel, module) in self.steps for module in self.machine.modules())
+
+    def close(self) -> None:
+        """Ends: the builder, if one runs, goes on by itself; the next daemon sees it by its lock."""
+        self.notify("STOPPING=1")
+        self.journal.log(Event.STOPPING, "knetstatd ends")
+        self.selector.close()
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Signals are read from the wake-up descriptor."""
+
+
+def self_argv() -> list[str]:
+    """The command line that runs this installation's knetstatctl, whichever way this process was started."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    code = f"import sys; sys.path.insert(0, {package!r}); from knetstatd.cli import main; sys.exit(main())"
+    return [sys.executable, "-I", "-B", "-c", code]
+
+
+def main() -> int:
+    """The daemon's entry point; returns its exit status (78: the configuration is faulty)."""
+    journal = Journal()
+    root = Path("/")
+    if len(sys.argv) > 1 and sys.argv[1:] != ["--foreground"]:
+        if sys.argv[1:] == ["--version"]:
+            print(f"knetstatd {__version__}")
+            return 0
+        print(
+            "Usage: knetstatd [--foreground | --version]\n\n"
+            "Watches for kernels being installed, builds and proves the guarded modules for them before the reboot.\n"
+            "It runs in the foreground; its configuration is /etc/knetstatd/knetstatd.toml; see knetstatd(8).",
+            file=sys.stdout if sys.argv[1:] in (["--help"], ["-h"]) else sys.stderr,
+        )
+        return 0 if sys.argv[1:] in (["--help"], ["-h"]) else 2
+    try:
+        settings = config.load(root)
+    except KnetstatdError as e:
+        journal.log(Event.CONFIG_REJECTED, "the configuration is faulty; knetstatd does not start", evidence=str(e))
+        return e.exit_code
+    try:
+        lock = locks.hold(Machine(root, settings).runtime, locks.DAEMON)
+    except KnetstatdError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return e.exit_code
+    daemon = Daemon(root, settings, journal)
+    daemon.open()
+    daemon.loop()
+    daemon.close()
+    os.close(lock)
+    return 0

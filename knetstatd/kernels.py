@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is in /lib/modules and /boot: which kernels there are, and whether modules can be compiled for them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import files, names
+from .model import Headers, KernelState
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_UTS_RELEASE = re.compile(r'#define\s+UTS_RELEASE\s+"([^"]*)"')
+_INCLUDE = re.compile(r"^include\s+(/\S+)\s*$", re.MULTILINE)
+_CC = re.compile(r'^CONFIG_CC_VERSION_TEXT="([^"]*)"', re.MULTILINE)
+
+
+class Directories(NamedTuple):
+    """The entries of /lib/modules: names that may be kernels, and those that may not be touched, each with the reason."""
+
+    kernels: tuple[str, ...]
+    refused: tuple[tuple[str, str], ...]
+
+
+class HeadersFound(NamedTuple):
+    """The headers of one kernel. path: their directory, None where there is none.  reason: what is missing."""
+
+    state: Headers
+    path: Path | None
+    reason: str = ""
+
+
+def running() -> str:
+    """The running kernel's release."""
+    return platform.uname().release
+
+
+def directories(root: Path) -> Directories:
+    """All entries of /lib/modules, oldest first. Never raises: no directory, no kernels."""
+    base, good, refused = files.inside(root, "/lib/modules"), [], []
+    for name in files.names(base):
+        try:
+            mode = os.lstat(base / name).st_mode
+        except (OSError, ValueError):
+            continue
+        if stat.S_ISREG(mode):
+            continue
+        if not names.is_kernel(name):
+            refused.append((name, "not a kernel release; a name like this could be run as a command by dkms"))
+        elif not stat.S_ISDIR(mode):
+            refused.append((name, "not a real directory (a symlink?)"))
+        else:
+            good.append(name)
+    return Directories(tuple(sorted(good, key=names.version_key)), tuple(refused))
+
+
+def image(root: Path, kernel: str) -> Path | None:
+    """The kernel's boot image, None where there is none. Debian up to 6.12: /boot/vmlinuz-K; 7.x, Fedora: with the modules."""
+    for place in (f"/boot/vmlinuz-{kernel}", f"/lib/modules/{kernel}/vmlinuz", f"/boot/vmlinux-{kernel}"):
+        path = files.inside(root, place)
+        if path.is_file():
+            return path
+    return None
+
+
+def state(root: Path, kernel: str) -> KernelState:
+    """Whether `kernel` can be booted, judged by its files."""
+    tree = files.inside(root, f"/lib/modules/{kernel}")
+    if not ((tree / "modules.builtin").exists() or (tree / "kernel").is_dir()):
+        return KernelState.NOT_A_KERNEL
+    return KernelState.BOOTABLE if image(root, kernel) else KernelState.NO_IMAGE
+
+
+def headers(root: Path, kernel: str) -> HeadersFound:
+    """Whether everything that a module's compilation needs from the headers is there and says that it is for `kernel`."""
+    link = files.inside(root, f"/lib/modules/{kernel}") / "build"
+    if not os.path.lexists(link):
+        return HeadersFound(Headers.MISSING, None, f"/lib/modules/{kernel}/build does not exist")
+    path = files.inside(root, f"/lib/modules/{kernel}/build")
+    if not path.is_dir():
+        return HeadersFound(Headers.MISSING, None, f"/lib/modules/{kernel}/build leads to nothing")
+    for part in ("Makefile", ".config", "Module.symvers", "include/generated/utsrelease.h", "scripts"):
+        if not files.inside(root, f"/lib/modules/{kernel}/build/{part}").exists():
+            return HeadersFound(Headers.PARTIAL, path, f"the headers have no {part}")
+    for included in _INCLUDE.findall(files.text(path / "Makefile") or ""):
+        if not files.inside(root, included).exists():
+            return HeadersFound(Headers.PARTIAL, path, f"the headers' Makefile needs {included}, which does not exist")
+    release = _UTS_RELEASE.search(files.text(path / "include/generated/utsrelease.h", 4096) or "")
+    if not release or release[1] != kernel:
+        found = names.show(release[1]) if release else "no release"
+        return HeadersFound(Headers.PARTIAL, path, f"the headers are for another kernel: utsrelease.h says {found}")
+    return HeadersFound(Headers.COMPLETE, path)
+
+
+def headers_package(root: Path, kernel: str) -> str:
+    """The name of the package that brings the headers of `kernel` on this distribution."""
+    return f"linux-headers-{kernel}" if files.inside(root, "/etc/debian_version").exists() else f"kernel-devel-{kernel}"
+
+
+def headers_meta_package(root: Path, kernel: str) -> str:
+    """The package that keeps headers coming with every later kernel, "" where it is not known."""
+    if not files.inside(root, "/etc/debian_version").exists():
+        return "kernel-devel"
+    flavour = re.search(r"-((?:cloud-|rt-)?[a-z][a-z0-9-]*)$", kernel)
+    return f"linux-headers-{flavour[1]}" if flavour else ""
+
+
+def headers_fix(root: Path, kernel: str) -> str:
+    """The sentence that tells how to get the headers of `kernel`, and how never to miss them again."""
+    meta = headers_meta_package(root, kernel)
+    tool = "apt install" if files.inside(root, "/etc/debian_version").exists() else "dnf install"
+    later = f"; {meta} brings them with every later kernel" if meta else ""
+    return f"Run: {tool} {headers_package(root, kernel)}{later}"
+
+
+def compiler(root: Path, headers_path: Path) -> tuple[str, Path | None]:
+    """The compiler that the kernel's configuration names (or `gcc`), and where it is, None where it is not installed."""
+    found = _CC.search(files.text(headers_path / ".config") or "")
+    wanted = found[1].split()[0] if found and found[1].split() else "gcc"
+    for name in (wanted, "gcc"):
+        for directory in ("/usr/local/bin", "/usr/bin", "/bin"):
+            path = files.inside(root, f"{directory}/{name}")
+            if path.is_file():
+                return wanted, path
+    return wanted, None
+
+
+def fingerprint(root: Path, source: Path, headers_path: Path | None) -> str:
+    """What a failed attempt is remembered by: it changes when the source, the headers or the compiler do.
+
+    Plain text, so that two can be compared by eye: for each part the number of files, their bytes and the newest change.
+    """
+    parts = [f"source {_sum(source)}"]
+    if headers_path is not None:
+        key = [headers_path / part for part in ("Makefile", ".config", "Module.symvers", "include/generated/utsrelease.h")]
+        parts += [f"headers {_newest(key)}", f"compiler {_newest([p for p in [compiler(root, headers_path)[1]] if p])}"]
+    return "; ".join(parts)
+
+
+def _newest(paths: list[Path]) -> str:
+    found = [i for i in map(files.identity, paths) if i]
+    return f"{len(found)} files {sum(i.size for i in found)} bytes {max((i.ctime_ns for i in found), default=0)}"
+
+
+def _sum(directory: Path) -> str:
+    """The sum of a source tree: at most 10,000 files, symlinks not followed."""
+    count = size = newest = 0
+    for where, dirs, found in os.walk(directory):
+        dirs.sort()
+        for name in found:
+            try:
+                st = os.lstat(os.path.join(where, name))
+            except OSError:
+                continue
+            count, size, newest = count + 1, size + st.st_size, max(newest, st.st_ctime_ns)
+        if count > 10000:
+            break
+    return f"{count} files {size} bytes {newest}"

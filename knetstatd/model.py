@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The values that the layers hand to each other: frozen, without behaviour, without a clock."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple
+
+
+class Result(enum.StrEnum):
+    """The answer of one check. UNKNOWN is never taken for PASS."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    WARN = "warn"
+    UNKNOWN = "unknown"
+    NOT_APPLICABLE = "not-applicable"
+
+
+class Check(NamedTuple):
+    """One fact about a module file and a kernel: what was expected, what was found, why it matters, what to do."""
+
+    name: str
+    result: Result
+    expected: str = ""
+    found: str = ""
+    reason: str = ""
+    fix: str = ""
+
+
+class Proof(NamedTuple):
+    """The answer to "will this file load on that kernel?", with what it rests on.
+
+    path: the file that was checked, "" where there is none.  loads: no check failed, and none that decides is unknown.
+    """
+
+    path: str
+    checks: tuple[Check, ...]
+
+    @property
+    def loads(self) -> bool:
+        """Whether nothing stands against loading it."""
+        return bool(self.path) and all(c.result not in (Result.FAIL, Result.UNKNOWN) for c in self.checks)
+
+    @property
+    def worst(self) -> Check | None:
+        """The check to name first: the first failure, else the first unknown, else the first warning."""
+        for result in (Result.FAIL, Result.UNKNOWN, Result.WARN):
+            for check in self.checks:
+                if check.result is result:
+                    return check
+        return None
+
+
+class KernelState(enum.StrEnum):
+    """What a directory in /lib/modules is."""
+
+    BOOTABLE = "bootable"
+    NO_IMAGE = "no boot image"
+    NOT_A_KERNEL = "headers or an orphan"
+
+
+class Headers(enum.StrEnum):
+    """Whether a module can be compiled for a kernel."""
+
+    COMPLETE = "complete"
+    PARTIAL = "incomplete"
+    MISSING = "missing"
+
+
+class Source(enum.StrEnum):
+    """Whether DKMS knows the module's source."""
+
+    REGISTERED = "registered"
+    MISSING = "not registered"
+    BROKEN = "broken"
+
+
+class Artefact(enum.StrEnum):
+    """A module's files for one kernel, by what `verify` says of them, whoever built them."""
+
+    NONE = "none"
+    GOOD = "good"
+    OTHER = "loads, but is another kernel's"
+    BAD = "bad"
+
+
+class Loaded(enum.StrEnum):
+    """The module in the running kernel. NOT_HERE: the observed kernel does not run, or it cannot load modules."""
+
+    NOT_HERE = "not here"
+    NO = "no"
+    CURRENT = "current"
+    OUTDATED = "outdated"
+
+
+class Retry(enum.StrEnum):
+    """What a failure's class says about trying again with the same source, headers and compiler."""
+
+    NEVER = "never"
+    BACKOFF = "backoff"
+    TWICE = "twice"
+    AFTER_TRANSACTION = "after the package transaction"
+
+
+class Kind(enum.StrEnum):
+    """The classes of failure, as they are named in the journal and in JSON."""
+
+    COMPILE = "compile"
+    API = "kernel-api"
+    SYMBOL = "undefined-symbol"
+    WRONG_KERNEL = "wrong-kernel"
+    NOT_LOADABLE = "not-loadable"
+    EXCLUDED = "excluded"
+    CONF = "dkms-conf"
+    NO_MODULE = "no-module"
+    HEADERS = "headers"
+    COMPILER = "compiler"
+    REFUSED = "kernel-refused"
+    DENIED = "denied"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+    DISK = "disk"
+    READ_ONLY = "read-only"
+    INTERRUPTED = "interrupted"
+    FOREIGN_DKMS = "foreign-dkms"
+    PUBLISH = "publish"
+    PACKAGES = "packages"
+    DURING_TRANSACTION = "during-transaction"
+
+    @property
+    def retry(self) -> Retry:
+        """Whether trying again can help."""
+        return _RETRY.get(self, Retry.NEVER)
+
+
+_RETRY = {
+    Kind.TIMEOUT: Retry.TWICE,
+    Kind.MEMORY: Retry.TWICE,
+    Kind.DISK: Retry.BACKOFF,
+    Kind.READ_ONLY: Retry.BACKOFF,
+    Kind.INTERRUPTED: Retry.BACKOFF,
+    Kind.FOREIGN_DKMS: Retry.BACKOFF,
+    Kind.PUBLISH: Retry.BACKOFF,
+    Kind.PACKAGES: Retry.BACKOFF,
+    Kind.DURING_TRANSACTION: Retry.AFTER_TRANSACTION,
+}
+
+
+class Attempt(NamedTuple):
+    """What is remembered of failed attempts with one fingerprint of source, headers and compiler.
+
+    times: how often in a row.  log: make's, "" for none.
+    not_before: seconds of CLOCK_BOOTTIME; 0 after a reboot.  when: seconds since the epoch, for display only.
+    """
+
+    kind: Kind
+    times: int
+    not_before: float = 0.0
+    reason: str = ""
+    fix: str = ""
+    evidence: tuple[str, ...] = ()
+    when: float = 0.0
+    log: str = ""
+
+
+class Observation(NamedTuple):
+    """All that the planner knows about one module and one kernel, read from the machine at one moment.
+
+    changed: when something in the kernel's directory last moved, in seconds of CLOCK_BOOTTIME (0: long ago).
+    transaction, foreign_dkms, own_run: who is at work, "" for nobody.
+    attempt: only one whose fingerprint is today's; else None.
+    """
+
+    module: str
+    kernel: str
+    version: str = ""
+    state: KernelState = KernelState.BOOTABLE
+    source: Source = Source.REGISTERED
+    headers: Headers = Headers.COMPLETE
+    installed: Artefact = Artefact.NONE
+    staged: Artefact = Artefact.NONE
+    loaded: Loaded = Loaded.NOT_HERE
+    hook_builds: bool = False
+    transaction: str = ""
+    foreign_dkms: str = ""
+    own_run: str = ""
+    changed: float = 0.0
+    attempt: Attempt | None = None
+
+
+class Limits(NamedTuple):
+    """What the configuration says to the planner; seconds."""
+
+    settle: float = 3.0
+    retry_first: float = 30.0
+    retry_longest: float = 3600.0
+    install_headers: bool = False
+
+
+class Action(enum.StrEnum):
+    """The one next step for a module and a kernel."""
+
+    DONE = "done"
+    WAIT = "wait"
+    FETCH_HEADERS = "headers"
+    STAGE = "stage"
+    PUBLISH = "publish"
+    LOAD = "load"
+    GIVE_UP = "give-up"
+
+
+class Why(enum.StrEnum):
+    """The reason of a step, one word that scripts can rely on."""
+
+    READY = "ready"
+    NOT_A_KERNEL = "not-a-kernel"
+    NO_IMAGE = "no-image"
+    OWN_RUN = "building"
+    SETTLING = "settling"
+    TRANSACTION = "transaction"
+    FOREIGN_DKMS = "foreign-dkms"
+    BACKOFF = "backoff"
+    SOURCE_MISSING = "source-missing"
+    SOURCE_BROKEN = "source-broken"
+    HEADERS_MISSING = "headers-missing"
+    HEADERS_PARTIAL = "headers-incomplete"
+    NOT_BUILT = "not-built"
+    WRONG = "wrong-module"
+    STAGED = "staged"
+    NOT_LOADED = "not-loaded"
+    OUTDATED = "loaded-outdated"
+    FAILED = "failed"
+
+
+class Step(NamedTuple):
+    """What `plan` answers. until: when to look again, seconds of CLOCK_BOOTTIME; None: when something changes."""
+
+    action: Action
+    why: Why
+    until: float | None = None

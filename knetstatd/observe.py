@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reading the machine: everything that the planner needs to know, from files, each time anew.
+
+Rule 1: nothing is remembered but answers that are pure functions of files, together with the identities of those files;
+        when one of them changes, the answer is computed again.
+Rule 2: `root` is where the machine's files are; only the running kernel, the clock and our own locks are not below it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import (
+    artefact,
+    attempts,
+    bootloader,
+    diagnose,
+    dkms,
+    dkmsconf,
+    files,
+    kernels,
+    ko,
+    locks,
+    names,
+    plan,
+    transaction,
+    verify,
+)
+from .errors import KnetstatdError
+from .model import Artefact, Headers, KernelState, Limits, Loaded, Observation, Proof, Result, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .config import Config
+    from .model import Step
+
+_WEAK = "/weak-updates/"
+
+
+class Seen(NamedTuple):
+    """An observation, and what it was made from: for the builder that acts on it and for the report that explains it."""
+
+    observation: Observation
+    installed: tuple[tuple[str, Proof], ...] = ()
+    headers: kernels.HeadersFound = kernels.HeadersFound(Headers.MISSING, None)
+    source: Path | None = None
+    source_reason: str = ""
+    source_fix: str = ""
+    passed: frozenset[str] = frozenset()
+    fingerprint: str = ""
+
+    @property
+    def running_kernel_reads(self) -> tuple[diagnose.RunningKernelRead, ...]:
+        """The lines of the module's build files that ask for the running kernel."""
+        return diagnose.running_kernel_reads(self.source, self.passed) if self.source else ()
+
+
+class Machine:
+    """One machine's kernels and guarded modules, as they were at the last `refresh`."""
+
+    def __init__(self, root: Path, config: Config) -> None:
+        self.root = root
+        self.config = config
+        self.state = root / os.environ.get("STATE_DIRECTORY", "/var/lib/knetstatd").lstrip("/")
+        self.runtime = root / os.environ.get("RUNTIME_DIRECTORY", "/run/knetstatd").lstrip("/")
+        self.running = kernels.running()
+        self.kernels = kernels.Directories((), ())
+        self.next = ""
+        self.next_why = ""
+        self._registered: dict[str, dkms.Package] = {}
+        self._refused: list[tuple[str, str]] = []
+        self._states: dict[str, KernelState] = {}
+        self._transaction = ""
+        self._foreign = ""
+        self._proofs: dict[tuple[str, str], tuple[tuple[files.Identity | None, ...], Proof]] = {}
+
+    @staticmethod
+    def now() -> float:
+        """The clock of all times here: seconds of CLOCK_BOOTTIME."""
+        return attempts.now()
+
+    @property
+    def limits(self) -> Limits:
+        """The configuration's part in the planner's decisions."""
+        c = self.config
+        return Limits(c.settle_seconds, c.retry_first_seconds, c.retry_longest_seconds, c.headers == "install")
+
+    # -- the machine ------------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Reads which kernels there are, which is next, and what DKMS knows."""
+        self.kernels = kernels.directories(self.root)
+        self._states = {k: kernels.state(self.root, k) for k in self.kernels.kernels}
+        bootable = [k for k, state in self._states.items() if state is KernelState.BOOTABLE]
+        found = bootloader.next_kernel(self.root, bootable)
+        self.next = found.release if found else ""
+        self.next_why = found.source if found else ""
+        tree = dkms.modules(self.root)
+        self._registered = tree.packages
+        reason = "not a DKMS module name or version; a name like this could be run as a command by dkms"
+        self._refused = [*self.kernels.refused, *((path, reason) for path in tree.refused)]
+        self._proofs = {key: value for key, value in self._proofs.items() if key[0] in self._states}
+        self.refresh_locks()
+
+    def refresh_locks(self) -> str:
+        """Reads who is at work on packages and in DKMS; returns the package transaction's holder, "" for none."""
+        self._transaction = transaction.package(self.root) or ""
+        self._foreign = transaction.foreign_dkms(self.root, os.getpid()) or ""
+        return self._transaction
+
+    def refused(self) -> list[tuple[str, str]]:
+        """Names that are left alone, each with the reason."""
+        return self._refused
+
+    def state_of(self, kernel: str) -> KernelState:
+        """What the directory of `kernel` is."""
+        return self._states.get(kernel, KernelState.NOT_A_KERNEL)
+
+    def modules(self) -> tuple[str, ...]:
+        """The guarded DKMS packages, `*` replaced by all that are registered."""
+        wanted: dict[str, None] = {}
+        for name in self.config.modules:
+            wanted.update(dict.fromkeys(sorted(self._registered) if name == "*" else (name,)))
+        return tuple(wanted)
+
+    def wanted(self) -> set[str]:
+        """The guarded kernels: `next` and `running`, and what the configuration adds."""
+        bootable = [k for k in self.kernels.kernels if self._states[k] is KernelState.BOOTABLE]
+        match self.config.kernels:
+            case "all":
+                return set(bootable)
+            case int(count):
+                more = bootable[-count:]
+            case _:
+                more = []
+        return {*more, *(k for k in (self.next, self.running) if k in self._states)}
+
+    def module_names(self) -> set[str]:
+        """The kernel's names of all modules that the guarded packages make, as far as their dkms.conf says."""
+        found = set()
+        for name in self.modules():
+            found |= {names.canonical(made) for made in self._made("", name)}
+        return found
+
+    def watched(self) -> Iterable[tuple[str, Path]]:
+        """The directories to watch, each with a label: "modules", "boot", "dkms", or "kernel:" and a release."""
+        base = files.inside(self.root, "/lib/modules")
+        yield "modules", base
+        yield "boot", files.inside(self.root, "/boot")
+        for directory in ("/boot/grub", "/boot/grub2", "/boot/loader/entries"):
+            if (path := files.inside(self.root, directory)).is_dir():
+                yield "boot", path
+        registered = files.inside(self.root, "/var/lib/dkms")
+        yield "dkms", registered
+        for name in self.modules():
+            if (registered / name).is_dir():
+                yield "dkms", registered / name
+        for kernel in self.kernels.kernels:
+            yield f"kernel:{kernel}", base / kernel
+
+    # -- proofs -----------------------------------------------------------------------------------------------------------
+
+    def prove_file(self, kernel: str, path: Path) -> Proof:
+        """What `verify` says of a module file for a kernel; computed again only when a file it depends on has changed."""
+        key = (kernel, os.fspath(path))
+        now = tuple(files.identity(p) for p in verify.inputs(self.root, kernel, path))
+        known = self._proofs.get(key)
+        if known is None or known[0] != now:
+            self._proofs[key] = known = (now, verify.verify(self.root, kernel, path))
+        return known[1]
+
+    def prove_installed(self, kernel: str, module: str) -> tuple[Proof, ...]:
+        """What `verify` says of the modules that modprobe would load, one for each that the package makes."""
+        return tuple(proof for _, proof in self._installed(kernel, module))
+
+    def _installed(self, kernel: str, module: str) -> tuple[tuple[str, Proof], ...]:
+        found = []
+        for made in self._made(kernel, module):
+            path = verify.chosen(self.root, kernel, made)
+            if path is not None:
+                found.append((names.canonical(made), self.prove_file(kernel, path)))
+            elif (misplaced := verify.unlisted(self.root, kernel, made)) is not None:
+                found.append((names.canonical(made), misplaced))
+        return tuple(found)
+
+    def _made(self, kernel: str, module: str) -> tuple[str, ...]:
+        """The names of the modules that a package makes for a kernel: dkms.conf says, or what was built."""
+        package = self._registered.get(module)
+        if package is None:
+            return (module,)
+        conf = dkms.conf(self.root, module, package.highest, kernel)
+        if conf.knows("BUILT_MODULE_NAME") and conf.knows("DEST_MODULE_NAME") and conf.modules:
+            return tuple(made.dest_name for made in conf.modules)
+        built = package.highest.build(kernel)
+        return tuple(name.partition(".ko")[0] for name in built.files) if built is not None and built.files else (module,)
+
+    # -- observing --------------------------------------------------------------------------------------------------------
+
+    def observe(self, kernel: str, module: str, changed: float = 0.0, *, own: bool = False) -> Seen:
+        """One module on one kernel, now. changed: when the kernel's directory last moved.  own: the caller holds our lock."""
+        installed = self._installed(kernel, module)
+        found = kernels.headers(self.root, kernel)
+        seen = Seen(
+            Observation(
+                module,
+                kernel,
+                state=self.state_of(kernel),
+                headers=found.state,
+                installed=self._judge(kernel, module, installed),
+                loaded=self._loaded(kernel, installed),
+                transaction=self._transaction,
+                foreign_dkms=self._foreign,
+                own_run="" if own or not locks.held(self.runtime, locks.BUILD) else "another run of knetstatd",
+                changed=changed,
+            ),
+            installed=installed,
+            headers=found,
+        )
+        return self._with_source(seen)
+
+    def _with_source(self, seen: Seen) -> Seen:
+        """Adds what DKMS and the module's source say."""
+        o = seen.observation
+        package = self._registered.get(o.module)
+        if package is None:
+            return seen._replace(
+                observation=o._replace(source=Source.MISSING),
+                source_reason=f"{o.module} is not registered with DKMS",
+                source_fix=f"Install its -dkms package, or put its source in /usr/src and run: dkms add {o.module}/VERSION",
+            )
+        version, source = package.highest.version, package.highest.source
+        o = o._replace(version=version)
+        conf = dkms.conf(self.root, o.module, package.highest, o.kernel)
+        broken = package.highest.broken or "; ".join(conf.faults)
+        if broken:
+            return seen._replace(
+                observation=o._replace(source=Source.BROKEN),
+                source_reason=f"the source of {o.module} {version} cannot be used: {broken}",
+                source_fix=f"Reinstall its -dkms package, or restore /usr/src/{o.module}-{version}",
+            )
+        make = dkmsconf.chosen_make(conf, o.kernel)
+        mark = kernels.fingerprint(self.root, source, seen.headers.path)
+        staged = artefact.find(self.state, o.kernel, o.module, version, mark)
+        good = staged is not None and all(self._fits(self.prove_file(o.kernel, path)) for path in staged.modules)
+        o = o._replace(
+            staged=Artefact.NONE if staged is None else Artefact.GOOD if good else Artefact.BAD,
+            hook_builds=bool(conf.autoinstall) and dkms.hook_present(self.root),
+            attempt=attempts.load(self.root, self.state, o.kernel, o.module, mark),
+        )
+        return seen._replace(
+            observation=o,
+            source=source,
+            passed=frozenset(name for name, _ in make.variables) if make else frozenset(),
+            fingerprint=mark,
+        )
+
+    @staticmethod
+    def _fits(proof: Proof) -> bool:
+        """Whether it loads and was compiled for this very kernel."""
+        return proof.loads and all(c.result is Result.PASS for c in proof.checks if c.name == "release")
+
+    def _judge(self, kernel: str, module: str, installed: tuple[tuple[str, Proof], ...]) -> Artefact:
+        if len(installed) < len(self._made(kernel, module)) or not installed:
+            return Artefact.NONE if not installed else Artefact.BAD
+        if not all(proof.loads for _, proof in installed):
+            return Artefact.BAD
+        # weak-updates are meant to be another release's (RHEL, SUSE): the kernel's symbols have the same checksums.
+        fit = all(self._fits(proof) or _WEAK in proof.path for _, proof in installed)
+        return Artefact.GOOD if fit else Artefact.OTHER
+
+    def _loaded(self, kernel: str, installed: tuple[tuple[str, Proof], ...]) -> Loaded:
+        """Whether the running kernel has the modules, and whether they are the installed ones."""
+        if kernel != self.running or not (self.root / "proc/modules").exists():
+            return Loaded.NOT_HERE
+        answer = Loaded.CURRENT
+        for name, proof in installed:
+            place = self.root / "sys/module" / name
+            if not (place / "initstate").exists():
+                return Loaded.NO
+            live = (files.text(place / "srcversion", 128) or "").strip()
+            try:
+                wanted = ko.read(Path(proof.path)).srcversion if live else ""
+            except KnetstatdError:
+                continue
+            if live != wanted:
+                answer = Loaded.OUTDATED
+        return answer
+
+    def plan(self, seen: Seen, now: float) -> Step:
+        """The planner's answer to what was seen."""
+        return plan.plan(seen.observation, now, self.limits)

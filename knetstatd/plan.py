@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one decision of the program: what is the next step for this module and this kernel?
+
+Rules:
+
+1. `plan` is pure and total: every Observation has exactly one Step, and nothing but its arguments decides it.
+2. It remembers nothing. After a step, or a crash in the middle of one, the machine is observed again and `plan` is asked
+   again; there is no recovery code because there is nothing to recover.
+3. Nothing of ours runs while another run of ours does (`own_run`).
+4. The shared trees (/var/lib/dkms, /lib/modules) are changed only by PUBLISH, and PUBLISH is never answered while a package
+   transaction is open or somebody else's dkms runs: dkms has no lock, and two overlapping runs of one module fail.
+5. Staging is private and may run beside both, except where the distribution's own hook is about to build the same module.
+6. What is good is left alone, whoever built it. What is wrong is replaced, whoever built it.
+7. What cannot heal by waiting is given up until its fingerprint changes; what can is tried again, ever more slowly.
+"""
+
+from __future__ import annotations
+
+from .model import (
+    Action,
+    Artefact,
+    Attempt,
+    Headers,
+    KernelState,
+    Limits,
+    Loaded,
+    Observation,
+    Retry,
+    Source,
+    Step,
+    Why,
+)
+
+# How often to look at things that send no event: locks of the package manager, other people's dkms, our own run when it is
+# not our child. Half of it is the mean delay between the end of a transaction and our noticing.
+POLL = 0.5
+
+
+def backoff(count: int, limits: Limits) -> float:
+    """Seconds to wait after the `count`-th failure (1, 2, …): doubles from retry_first up to retry_longest.
+
+    No jitter: each instance of a fleet builds on its own, nothing central is asked.
+    """
+    return min(limits.retry_longest, limits.retry_first * 2.0 ** min(max(count, 1) - 1, 30))
+
+
+def plan(seen: Observation, now: float, limits: Limits) -> Step:
+    """The next step. now: seconds of CLOCK_BOOTTIME, the clock of every time in `seen`."""
+    if seen.state is not KernelState.BOOTABLE:
+        if seen.transaction:
+            return Step(Action.WAIT, Why.TRANSACTION, now + POLL)
+        return Step(Action.DONE, Why.NO_IMAGE if seen.state is KernelState.NO_IMAGE else Why.NOT_A_KERNEL)
+    if seen.own_run:
+        return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
+    if seen.installed is Artefact.GOOD:
+        return _loaded(seen, now)
+    if seen.source is not Source.REGISTERED:
+        if seen.transaction:
+            return Step(Action.WAIT, Why.TRANSACTION, now + POLL)
+        return Step(Action.GIVE_UP, Why.SOURCE_MISSING if seen.source is Source.MISSING else Why.SOURCE_BROKEN)
+    if now < seen.changed + limits.settle:
+        return Step(Action.WAIT, Why.SETTLING, seen.changed + limits.settle)
+    if seen.headers is not Headers.COMPLETE:
+        return _headers(seen, now, limits)
+    if seen.attempt and (refused := _held_back(seen.attempt, seen.transaction, now)):
+        return refused
+    if seen.staged is Artefact.GOOD:
+        return _busy(seen, now) or Step(Action.PUBLISH, Why.STAGED)
+    if seen.hook_builds and (busy := _busy(seen, now)):
+        return busy
+    return Step(Action.STAGE, Why.NOT_BUILT if seen.installed is Artefact.NONE else Why.WRONG)
+
+
+def _busy(seen: Observation, now: float) -> Step | None:
+    """A wait while somebody else may change the shared trees."""
+    if seen.transaction:
+        return Step(Action.WAIT, Why.TRANSACTION, now + POLL)
+    if seen.foreign_dkms:
+        return Step(Action.WAIT, Why.FOREIGN_DKMS, now + POLL)
+    return None
+
+
+def _held_back(attempt: Attempt, transaction: str, now: float) -> Step | None:
+    """What the failures so far forbid; None where the next attempt may start."""
+    match attempt.kind.retry:
+        case Retry.NEVER:
+            return Step(Action.GIVE_UP, Why.FAILED)
+        case Retry.TWICE if attempt.times > 2:
+            return Step(Action.GIVE_UP, Why.FAILED)
+        case Retry.AFTER_TRANSACTION:
+            return Step(Action.WAIT, Why.TRANSACTION, now + POLL) if transaction else None
+    return Step(Action.WAIT, Why.BACKOFF, attempt.not_before) if now < attempt.not_before else None
+
+
+def _headers(seen: Observation, now: float, limits: Limits) -> Step:
+    if busy := _busy(seen, now):
+        return busy
+    if limits.install_headers:
+        return (seen.attempt and _held_back(seen.attempt, "", now)) or Step(Action.FETCH_HEADERS, Why.HEADERS_MISSING)
+    return Step(Action.GIVE_UP, Why.HEADERS_MISSING if seen.headers is Headers.MISSING else Why.HEADERS_PARTIAL)
+
+
+def _loaded(seen: Observation, now: float) -> Step:
+    """The file is good; is it what the running kernel has?"""
+    match seen.loaded:
+        case Loaded.NO:
+            busy = _busy(seen, now)
+            held = seen.attempt and _held_back(seen.attempt, seen.transaction, now)
+            return busy or held or Step(Action.LOAD, Why.NOT_LOADED)
+        case Loaded.OUTDATED:
+            return Step(Action.DONE, Why.OUTDATED)
+        case _:
+            return Step(Action.DONE, Why.READY)

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Putting a staged and proven module into DKMS and /lib/modules.
+
+Rules:
+
+1. The caller holds our lock and has just seen that no package transaction is open and no foreign dkms runs.
+2. One way for every state that was there before (nothing, a wrong module, a torn one, a directory that dkms cannot get past):
+   `dkms ldtarball --force` replaces the build, `dkms install --force` replaces what is installed. No recompilation.
+3. dkms's exit codes and `dkms status` decide nothing: the files do, verified again from where modprobe will read them.
+4. What is published is on the disk before it is called published: dkms copies without fsync, and a power cut then leaves an
+   empty module under the right name.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import artefact, diagnose, files, run, signing, stage
+from .errors import BuildError
+from .model import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from .model import Proof
+
+_MAX_MODULE = 512 << 20
+# xz as the kernel's own decompressor takes it (Documentation/staging/xz.rst): CRC32, a dictionary of at most 1 MiB.
+_XZ = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}]
+
+
+def publish(
+    job: stage.Job,
+    staged: artefact.Staged,
+    headers: Path,
+    prove: Callable[[], Iterable[Proof]],
+    inherit: Sequence[int],
+    tick: Callable[[], None] | None = None,
+) -> None:
+    """Publishes; raises BuildError. headers: the kernel's.  prove: verifies what is installed.  inherit: our lock."""
+    parent = job.state / "stage"
+    work = Path(tempfile.mkdtemp(prefix=".publish.", dir=parent))
+    try:
+        archive = _archive(job, staged, headers, work, inherit)
+        _dkms(["ldtarball", "--force", f"--archive={archive}"], job, work, inherit, tick)
+        installed = _dkms(
+            ["install", "--force", "-m", job.module, "-v", job.version, "-k", job.kernel], job, work, inherit, tick
+        )
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    proofs = tuple(prove())
+    failed = next((proof for proof in proofs if not proof.loads), None)
+    if failed is not None or not proofs:
+        worst = failed.worst if failed else None
+        reason = worst.reason or worst.found if worst else "no module is installed"
+        kind = _kind(installed)
+        raise BuildError(
+            kind,
+            f"dkms install did not leave a module that loads: {reason}",
+            failed.path if failed else "",
+            worst.fix if worst else "",
+            diagnose.last_lines(installed, 4),
+        )
+    _sync(job, proofs)
+
+
+def _kind(output: str) -> Kind:
+    if "No space left" in output:
+        return Kind.DISK
+    return Kind.READ_ONLY if "Read-only file system" in output else Kind.PUBLISH
+
+
+def _archive(job: stage.Job, staged: artefact.Staged, headers: Path, work: Path, inherit: Sequence[int]) -> Path:
+    """The artefact in dkms's interchange format, its modules signed where this kernel has signatures."""
+    tree = work / "tree"
+    registered = tree / job.module / job.version
+    arch = staged.modules[0].parent.parent.name
+    place = registered / job.kernel / arch
+    (place / "module").mkdir(parents=True)
+    (place / "log").mkdir()
+    (registered / "source").symlink_to(job.source)
+    key = signing.key_for(headers, work)
+    for module in staged.modules:
+        copy = place / "module" / module.name
+        copy.write_bytes(_untrusted(module))
+        if key is not None:
+            _sign(copy, key, work)
+    log = files.text(staged.log) or ""
+    (place / "log" / "make.log").write_text(log)
+    archive = work / "artefact.dkms.tar.gz"
+    done = run.run(
+        ["dkms", "mktarball", "--binaries-only", "-m", job.module, "-v", job.version, "-k", job.kernel,
+         "--dkmstree", os.fspath(tree), f"--archive={archive}"],
+        timeout=60, env=run.environment(work), cwd=work, keep=inherit,
+    )  # fmt: skip
+    if not archive.is_file():
+        raise BuildError(Kind.PUBLISH, "dkms mktarball made no archive", "", "", diagnose.last_lines(done.text, 4))
+    return archive
+
+
+def _untrusted(path: Path) -> bytes:
+    """A staged file's contents; the stage is written by a build that is not trusted: no link, no device, no endless file."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as f:
+        data = f.read(_MAX_MODULE + 1)
+    if not data or len(data) > _MAX_MODULE:
+        raise BuildError(Kind.PUBLISH, f"the staged module has {len(data)} bytes", os.fspath(path), "Build it again")
+    return data
+
+
+def _sign(path: Path, key: signing.Key, work: Path) -> None:
+    """Signs a module in place; a compressed one is unpacked for it and packed again."""
+    plain = path.with_name(path.name.partition(".ko")[0] + ".ko")
+    match path.suffix:
+        case ".xz":
+            plain.write_bytes(lzma.decompress(path.read_bytes()))
+        case ".gz":
+            plain.write_bytes(gzip.decompress(path.read_bytes()))
+        case ".zst":
+            run.run(["zstd", "-dqf", os.fspath(path), "-o", os.fspath(plain)], timeout=60)
+    signing.sign(plain, key, work)
+    match path.suffix:
+        case ".xz":
+            path.write_bytes(lzma.compress(plain.read_bytes(), check=lzma.CHECK_CRC32, filters=_XZ))
+        case ".gz":
+            path.write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
+        case ".zst":
+            run.run(["zstd", "-qf", os.fspath(plain), "-o", os.fspath(path)], timeout=60)
+    if plain != path:
+        plain.unlink()
+
+
+def _dkms(words: list[str], job: stage.Job, work: Path, inherit: Sequence[int], tick: Callable[[], None] | None) -> str:
+    done = run.run(["dkms", *words], timeout=job.timeout, env=run.environment(work), cwd=work, keep=inherit, tick=tick)
+    if done.timed_out:
+        raise BuildError(Kind.TIMEOUT, f"dkms {words[0]} did not end within {job.timeout:g} s and was killed")
+    return done.text
+
+
+def _sync(job: stage.Job, proofs: Iterable[Proof]) -> None:
+    """Makes what was published durable: the modules, depmod's files, dkms's copy, and the directories between."""
+    tree = Path("/lib/modules").resolve() / job.kernel
+    for proof in proofs:
+        path = Path(proof.path)
+        files.sync(path)
+        while path != tree and tree in path.parents:
+            path = path.parent
+            files.sync_dir(path)
+    for name in files.names(tree):
+        if name.startswith("modules.") and (tree / name).is_file():
+            files.sync(tree / name)
+    files.sync_dir(tree)
+    registered = Path("/var/lib/dkms") / job.module
+    for where, _, found in os.walk(registered / job.version / job.kernel):
+        for name in found:
+            if not os.path.islink(os.path.join(where, name)):
+                files.sync(Path(where) / name)
+        files.sync_dir(Path(where))
+    files.sync_dir(registered / job.version)
+    files.sync_dir(registered)

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Verdicts: what an observation and the planner's step mean for a person and for a script.
+
+Rule 1: `ready` says one thing: reboot into this kernel, and the module will load. It is computed from the files, never from
+        the planner's progress.
+Rule 2: whatever is not ready has a reason, and a fix where there is one.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import kernels, names
+from .model import Action, Artefact, Check, Result, Why
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .model import Observation, Step
+    from .observe import Machine, Seen
+
+SCHEMA = 1
+
+_WAITS = {
+    Why.OWN_RUN: "being built now",
+    Why.SETTLING: "waiting until the kernel's files have been quiet for a moment",
+    Why.TRANSACTION: "waiting for the end of a package transaction",
+    Why.FOREIGN_DKMS: "waiting for somebody else's dkms to end",
+    Why.BACKOFF: "waiting before the next attempt",
+}
+_STEPS = {
+    Action.STAGE: "to be built",
+    Action.PUBLISH: "built and proven, to be published",
+    Action.LOAD: "to be loaded",
+    Action.FETCH_HEADERS: "its headers are to be installed",
+}
+
+
+class Verdict(NamedTuple):
+    """The verdict for one module and one kernel.
+
+    state: one of the words below `_state`.  ready: see rule 1.  progress: something is under way that may change it.
+    proof: what `ready` rests on: "analysed" or "none".
+    """
+
+    module: str
+    version: str
+    kernel: str
+    role: str
+    state: str
+    ready: bool
+    progress: bool
+    proof: str
+    reason: str
+    fix: str
+    checks: tuple[tuple[str, Check], ...]
+    why: str
+    log: str
+
+    @property
+    def title(self) -> str:
+        """How a log line begins: module, version, kernel."""
+        version = f" {self.version}" if self.version else ""
+        return f"{self.module}{version} for {self.kernel}" + (f" ({self.role})" if self.role else "")
+
+    def json(self) -> dict[str, Any]:
+        """The verdict as it stands in every JSON document."""
+        return {
+            "module": self.module,
+            "version": self.version,
+            "kernel": self.kernel,
+            "role": self.role,
+            "state": self.state,
+            "ready": self.ready,
+            "in_progress": self.progress,
+            "proof": self.proof,
+            "reason": self.reason,
+            "fix": self.fix,
+            "why": self.why,
+            "log": self.log,
+            "checks": [check_json(file, check) for file, check in self.checks],
+        }
+
+
+def check_json(file: str, check: Check) -> dict[str, str]:
+    """One check in a JSON document."""
+    return {"file": file, **{key: str(value) for key, value in check._asdict().items()}}
+
+
+def role(machine: Machine, kernel: str) -> str:
+    """What a kernel is to this machine: next, running, both, or neither ("")."""
+    return ", ".join(w for w, k in (("next", machine.next), ("running", machine.running)) if k == kernel)
+
+
+def verdict(machine: Machine, seen: Seen, step: Step) -> Verdict:
+    """The verdict that follows from what was seen and what the planner makes of it."""
+    o = seen.observation
+    ready = o.installed in (Artefact.GOOD, Artefact.OTHER)
+    progress = step.action in _STEPS or (step.action is Action.WAIT and step.why is not Why.BACKOFF)
+    reason, fix = _reason(machine, seen, step)
+    return Verdict(
+        module=o.module,
+        version=o.version,
+        kernel=o.kernel,
+        role=role(machine, o.kernel),
+        state=_state(o, step, ready),
+        ready=ready,
+        progress=progress,
+        proof="analysed" if seen.installed else "none",
+        reason=reason,
+        fix=fix,
+        checks=tuple((proof.path, check) for _, proof in seen.installed for check in proof.checks),
+        why=step.why,
+        log=o.attempt.log if o.attempt else "",
+    )
+
+
+def _state(o: Observation, step: Step, ready: bool) -> str:
+    match step.action:
+        case Action.DONE:
+            if step.why is Why.OUTDATED:
+                return "ready, outdated copy loaded"
+            return "ready" if ready else str(step.why)
+        case Action.GIVE_UP:
+            if ready:
+                return "ready, built for another kernel"
+            return str(step.why)
+        case Action.WAIT:
+            return "failed" if step.why is Why.BACKOFF else str(step.why)
+    return {Action.STAGE: "building", Action.PUBLISH: "publishing", Action.LOAD: "loading"}.get(step.action, "fetching headers")
+
+
+def _reason(machine: Machine, seen: Seen, step: Step) -> tuple[str, str]:
+    """Why it is not simply ready, and what to do about it."""
+    o = seen.observation
+    wrong = next((proof.worst for _, proof in seen.installed if proof.worst is not None), None)
+    match step.action, step.why:
+        case Action.DONE, Why.READY:
+            return "", ""
+        case Action.DONE, Why.OUTDATED:
+            name = names.canonical(seen.installed[0][0])
+            return (
+                "the copy in the running kernel is not the one that is installed",
+                f"When nothing uses it: modprobe -r {name} && modprobe {name}",
+            )
+        case Action.DONE, Why.NO_IMAGE:
+            return f"{o.kernel} has modules but no boot image", "Reinstall its image package, or remove the directory"
+        case Action.DONE, _:
+            return f"/lib/modules/{o.kernel} holds headers or leftovers, not a kernel", ""
+        case Action.GIVE_UP, Why.SOURCE_MISSING | Why.SOURCE_BROKEN:
+            return seen.source_reason, seen.source_fix
+        case Action.GIVE_UP, Why.HEADERS_MISSING | Why.HEADERS_PARTIAL:
+            return seen.headers.reason, kernels.headers_fix(machine.root, o.kernel)
+        case (Action.GIVE_UP, _) | (_, Why.BACKOFF) if o.attempt is not None:
+            reason = o.attempt.reason
+            if step.why is Why.BACKOFF:
+                reason += f"; attempt {o.attempt.times} failed, the next is due in {_soon(o, machine)}"
+            return reason, o.attempt.fix
+        case Action.WAIT, _:
+            who = {Why.TRANSACTION: o.transaction, Why.FOREIGN_DKMS: o.foreign_dkms, Why.OWN_RUN: o.own_run}.get(step.why, "")
+            return _WAITS[step.why] + (f": {who}" if who else ""), ""
+    text = _STEPS[step.action]
+    if step.why is Why.WRONG and wrong is not None:
+        text += f": the installed one is wrong: {wrong.reason or wrong.found}"
+    elif step.action is Action.STAGE:
+        text += ": there is none yet"
+    return text, f"knetstatctl build {o.kernel}"
+
+
+def _soon(o: Observation, machine: Machine) -> str:
+    assert o.attempt is not None
+    seconds = max(0, int(o.attempt.not_before - machine.now()))
+    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
+
+
+def headline(machine: Machine, verdicts: Sequence[Verdict]) -> str:
+    """One line for `systemctl status`: the next kernel's verdict first, then what is wrong elsewhere."""
+    parts = []
+    for kernel in dict.fromkeys((machine.next, machine.running, *(v.kernel for v in verdicts))):
+        mine = [v for v in verdicts if v.kernel == kernel]
+        if not mine or not kernel:
+            continue
+        bad = [v for v in mine if not v.ready]
+        label = f"{kernel} ({role(machine, kernel)})" if role(machine, kernel) else kernel
+        if bad:
+            parts.append("; ".join(f"{v.module} NOT ready for {label}: {v.reason or v.state}" for v in bad))
+        elif kernel == machine.next:
+            parts.append(f"{', '.join(v.module for v in mine)} ready for {label}")
+    if not machine.next:
+        parts.insert(0, "no kernel to boot next was found")
+    if machine.running and machine.running != machine.next:
+        parts.append(f"running {machine.running}")
+    return "; ".join(parts)
+
+
+def document(machine: Machine, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """The document of `status --json`, `check --json` and /run/knetstatd/status.json."""
+    return {
+        "schema": SCHEMA,
+        "next": machine.next,
+        "next_why": machine.next_why,
+        "running": machine.running,
+        "ready": all(v.ready for v in verdicts if v.kernel == machine.next) and bool(machine.next),
+        "modules": list(machine.modules()),
+        "kernels": {kernel: str(machine.state_of(kernel)) for kernel in machine.kernels.kernels},
+        "refused": [{"name": names.show(name), "reason": reason} for name, reason in machine.refused()],
+        "verdicts": [v.json() for v in verdicts],
+    }
+
+
+_COLOURS = {"green": "32", "yellow": "33", "red": "31", "bold": "1"}
+
+
+def paint(text: str, colour: str, enabled: bool) -> str:
+    """Text in a colour, for a terminal that wants it."""
+    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if enabled else text
+
+
+def colour(v: Verdict) -> str:
+    """Green: ready. Yellow: under way, or ready with a remark. Red: not ready."""
+    if v.ready:
+        return "green" if v.state == "ready" else "yellow"
+    return "yellow" if v.progress else "red"
+
+
+def table(rows: Sequence[Sequence[str]], colours: Sequence[str] | None, enabled: bool) -> str:
+    """Rows under a header, padded; the last column is as long as it is. colours: of each row's last column but one."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    lines = []
+    for number, row in enumerate(rows):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        if number == 0:
+            lines.append(paint("  ".join([*cells, row[-1]]).rstrip(), "bold", enabled))
+            continue
+        if colours is not None:
+            cells[-1] = paint(cells[-1], colours[number - 1], enabled)
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    return "\n".join(lines)
+
+
+def status_text(machine: Machine, verdicts: Sequence[Verdict], enabled: bool) -> str:
+    """What `knetstatctl status` prints: a table, and underneath the one thing to do next."""
+    rows = [("KERNEL", "", "MODULE", "STATE", "")]
+    rows += [
+        (v.kernel, v.role, f"{v.module} {v.version}".strip(), v.state, "" if v.state == "ready" else v.reason) for v in verdicts
+    ]
+    text = table(rows, [colour(v) for v in verdicts], enabled)
+    guarded = {v.kernel for v in verdicts}
+    for kernel in machine.kernels.kernels:
+        if kernel not in guarded:
+            text += f"\n{kernel}  not guarded ({machine.state_of(kernel)})"
+    for name, reason in machine.refused():
+        text += f"\n{names.show(name)}  left alone: {reason}"
+    fix = next((v.fix for v in sorted(verdicts, key=_urgency) if v.fix and not (v.ready and v.state == "ready")), "")
+    if fix:
+        text += f"\n\n{paint('Next:', 'bold', enabled)} {fix}"
+    elif verdicts and all(v.ready for v in verdicts):
+        text += "\n\nSafe to reboot."
+    return text
+
+
+def _urgency(v: Verdict) -> tuple[bool, bool, bool]:
+    return (v.ready, v.progress, "next" not in v.role)
+
+
+def explain_text(machine: Machine, seen: Seen, v: Verdict, enabled: bool) -> str:
+    """What `knetstatctl explain` prints for one module and kernel: the verdict, its grounds, the last failure, the cure."""
+    lines = [paint(f"{v.title}: {v.state}", colour(v), enabled)]
+    if v.reason:
+        lines.append(f"  Reason:  {v.reason}")
+    if v.fix:
+        lines.append(f"  Fix:     {v.fix}")
+    attempt = seen.observation.attempt
+    if attempt is not None:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.when))
+        lines.append(f"  Last failure ({attempt.kind}, attempt {attempt.times}, {when}): {attempt.reason}")
+        lines += [f"    | {line}" for line in attempt.evidence]
+        if attempt.log:
+            lines.append(f"  Log:     {attempt.log}")
+    for read in seen.running_kernel_reads:
+        passed = "which dkms.conf sets" if read.passed else "which dkms.conf does not set"
+        what = f"sets {read.variable}, {passed}" if read.variable else "decides by itself"
+        lines.append(f"  Wrong-kernel trap: {read.file} line {read.line} reads the running kernel and {what}:")
+        lines.append(f"    | {read.text}")
+    lines += checks_text(v.checks, enabled)
+    return "\n".join(lines)
+
+
+_MARKS = {Result.PASS: "green", Result.FAIL: "red", Result.WARN: "yellow", Result.UNKNOWN: "yellow"}
+
+
+def checks_text(checks: Sequence[tuple[str, Check]], enabled: bool) -> list[str]:
+    """The lines for checks, grouped by file."""
+    lines, last = [], ""
+    for file, check in checks:
+        if file != last:
+            lines.append(f"  {file}")
+            last = file
+        mark = paint(f"{check.result:<14}", _MARKS.get(check.result, "bold"), enabled)
+        lines.append(f"    {mark}  {check.name}" + (f": {check.found}" if check.found else ""))
+        if check.result in (Result.FAIL, Result.WARN, Result.UNKNOWN):
+            lines += [f"        expected: {check.expected}"] if check.expected else []
+            lines += [f"        reason:   {check.reason}"] if check.reason else []
+            lines += [f"        fix:      {check.fix}"] if check.fix else []
+    return lines

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Signing a module with the key that DKMS uses on this machine (dkms(8), "Module signing").
+
+Compiling is done without a key in reach, so signing is a step of publishing. A kernel without module signatures gets
+unsigned modules; a kernel with them gets signed ones, also where it does not insist: it may, after the next boot.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from . import files, run
+from .errors import BuildError
+from .model import Kind
+
+_SETTING = re.compile(r"""^\s*(sign_file|mok_signing_key|mok_certificate)=["']?([^"'#\s]*)["']?""", re.MULTILINE)
+_UBUNTU = ("/var/lib/shim-signed/mok/MOK.priv", "/var/lib/shim-signed/mok/MOK.der")
+_DKMS = ("/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub")
+
+
+class Key(NamedTuple):
+    """What signs: the kernel's sign-file program, its digest, the private key (a file or a pkcs11: URI), the certificate."""
+
+    program: Path
+    digest: str
+    private: str
+    certificate: str
+
+
+def key_for(headers: Path, work: Path) -> Key | None:
+    """The key for the kernel of these headers, made if there is none yet; None where this kernel has no module signatures.
+
+    Raises BuildError where signatures are wanted and no key can be had: an unsigned module must not pass for a signed one.
+    """
+    config = files.text(headers / ".config") or ""
+    if not re.search(r"^CONFIG_MODULE_SIG=y", config, re.MULTILINE):
+        return None
+    settings = _settings()
+    digest = re.search(r'^CONFIG_MODULE_SIG_HASH="(\w+)"', config, re.MULTILINE)
+    program = Path(settings.get("sign_file") or headers / "scripts" / "sign-file")
+    if not program.is_file():
+        return None
+    private, certificate = settings.get("mok_signing_key", ""), settings.get("mok_certificate", "")
+    if not private or not certificate:
+        private, certificate = _UBUNTU if all(map(os.path.exists, _UBUNTU)) else _DKMS
+    if not private.startswith("pkcs11:") and not (os.path.exists(private) and os.path.exists(certificate)):
+        if shutil.which("openssl", path=run.PATH) is None and "CONFIG_MODULE_SIG_FORCE=y" not in config:
+            return None  # as dkms does; this kernel loads unsigned modules unless Secure Boot says otherwise
+        _make(private, certificate, work)
+    return Key(program, digest[1] if digest else "sha256", private, certificate)
+
+
+def sign(module: Path, key: Key, work: Path) -> None:
+    """Signs one uncompressed module in place. Raises BuildError; dkms itself would go on with an unsigned one."""
+    done = run.run(
+        [os.fspath(key.program), key.digest, key.private, key.certificate, os.fspath(module)],
+        timeout=60, env=run.environment(work),
+    )  # fmt: skip
+    with open(module, "rb") as f:
+        f.seek(-min(28, module.stat().st_size), os.SEEK_END)
+        signed = f.read() == b"~Module signature appended~\n"
+    if done.code or not signed:
+        raise BuildError(
+            Kind.PUBLISH, f"sign-file failed: {done.text.strip()[:300]}", module.name, f"Look at the key {key.private}"
+        )
+
+
+def _settings() -> dict[str, str]:
+    found: dict[str, str] = {}
+    directory = Path("/etc/dkms/framework.conf.d")
+    for path in (Path("/etc/dkms/framework.conf"), *(directory / n for n in files.names(directory) if n.endswith(".conf"))):
+        found.update(_SETTING.findall(files.text(path) or ""))
+    return found
+
+
+def _make(private: str, certificate: str, work: Path) -> None:
+    """Makes the key pair that dkms would have made at its first build, in the same form and place."""
+    temporary = work / "key.pem"
+    done = run.run(
+        ["openssl", "req", "-new", "-x509", "-nodes", "-days", "36500", "-subj", "/CN=DKMS module signing key",
+         "-newkey", "rsa:2048", "-keyout", os.fspath(temporary), "-outform", "DER", "-out", os.fspath(work / "key.der")],
+        timeout=120, env=run.environment(work),
+    )  # fmt: skip
+    if done.code:
+        raise BuildError(Kind.PUBLISH, f"no signing key can be made: {done.text.strip()[:300]}", private, "Install openssl")
+    files.write(Path(private), temporary.read_bytes(), 0o600)
+    files.write(Path(certificate), (work / "key.der").read_bytes(), 0o644)

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the daemon says: each change of a verdict once, in the journal; the current ones in /run/knetstatd/status.json."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from . import files, names, report
+from .events import Event
+from .model import Action, Artefact, KernelState, Why
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .journal import Journal
+    from .model import Step
+    from .notify import Notify
+    from .observe import Machine, Seen
+
+_WORTH_SAYING = {Why.TRANSACTION, Why.FOREIGN_DKMS, Why.BACKOFF}
+
+
+class Teller:
+    """Remembers what was said last, so that nothing is said twice."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self._said: dict[tuple[str, str], tuple[object, ...]] = {}
+        self._wrong: dict[tuple[str, str], str] = {}
+        self._kernels: set[str] | None = None
+        self._next = ""
+        self._refused: set[str] = set()
+        self._unwatched: dict[str, str] = {}
+        self._status: dict[str, Any] = {}
+        self._started = False
+
+    def survey(self, machine: Machine) -> None:
+        """Says which kernels came and went, which is next, and which names are left alone."""
+        for name, reason in machine.refused():
+            if name not in self._refused:
+                text = f"{names.show(name)} is left alone: {reason}"
+                self.journal.log(Event.NAME_REFUSED, text, name=names.show(name))
+        self._refused = {name for name, _ in machine.refused()}
+        found = {k for k in machine.kernels.kernels if machine.state_of(k) is not KernelState.NOT_A_KERNEL}
+        before = self._kernels or set()
+        for kernel in sorted(found - before, key=names.version_key):
+            role = report.role(machine, kernel)
+            self.journal.log(Event.KERNEL_SEEN, f"kernel {kernel}{f' ({role})' if role else ''} is installed", kernel=kernel)
+        for kernel in sorted(before - found, key=names.version_key):
+            self.journal.log(Event.KERNEL_REMOVED, f"kernel {kernel} was removed", kernel=kernel)
+            self._said = {key: said for key, said in self._said.items() if key[0] != kernel}
+        self._kernels = found
+        if machine.next and machine.next != self._next:
+            text = f"the next boot starts {machine.next} ({machine.next_why})"
+            self.journal.log(Event.NEXT_KERNEL, text, kernel=machine.next)
+        self._next = machine.next
+
+    def unwatched(self, failed: Mapping[str, str]) -> None:
+        """Says which directories cannot be watched."""
+        for label, reason in failed.items():
+            if self._unwatched.get(label) != reason:
+                text = f"changes cannot be seen at once: {names.clean(reason)}"
+                self.journal.log(Event.DEGRADED, text, source=label)
+        self._unwatched = dict(failed)
+
+    def verdict(self, verdict: report.Verdict, seen: Seen, step: Step) -> None:
+        """Says a verdict if it differs from the last one said for this module and kernel."""
+        key = (verdict.kernel, verdict.module)
+        self._found_wrong(verdict, seen)
+        attempt = seen.observation.attempt
+        failed = step.why in (Why.FAILED, Why.BACKOFF) and attempt is not None
+        said = (step.action, step.why, verdict.reason if step.action is not Action.WAIT else "")
+        if failed and attempt is not None:
+            # The builder has told of each failure; only one that this daemon has not seen happen is told here.
+            said = (step.action, step.why, verdict.reason)
+            if self._started and self._said.get(key, ("",))[0] in (Action.STAGE, Action.PUBLISH, Action.LOAD):
+                self._said[key] = said
+                return
+        if self._said.get(key) == said:
+            return
+        self._said[key] = said
+        event = _event(step)
+        if event is None:
+            return
+        text = f"{verdict.title}: {verdict.state}"
+        if verdict.reason:
+            text += f": {verdict.reason}"
+        self.journal.log(
+            event, text, module=verdict.module, version=verdict.version, kernel=verdict.kernel, state=verdict.state,
+            why=step.why, reason=verdict.reason, fix=verdict.fix, proof=verdict.proof,
+            evidence="\n".join(attempt.evidence) if failed and attempt else "", log=verdict.log,
+        )  # fmt: skip
+
+    def _found_wrong(self, verdict: report.Verdict, seen: Seen) -> None:
+        """Says that a wrong module is installed, once for each wrong file."""
+        key = (verdict.kernel, verdict.module)
+        wrong = ""
+        if seen.observation.installed in (Artefact.BAD, Artefact.OTHER):
+            wrong = "; ".join(
+                f"{p.path}: {p.worst.reason or p.worst.found}" for _, p in seen.installed if p.path and p.worst is not None
+            )
+        if wrong and self._wrong.get(key) != wrong:
+            consequence = "will not load" if seen.observation.installed is Artefact.BAD else "was built for another kernel"
+            self.journal.log(
+                Event.WRONG_MODULE, f"{verdict.title}: the installed module {consequence}: {wrong}",
+                module=verdict.module, version=verdict.version, kernel=verdict.kernel, reason=wrong,
+            )  # fmt: skip
+        self._wrong[key] = wrong
+
+    def status(self, machine: Machine, verdicts: Sequence[report.Verdict], notify: Notify) -> None:
+        """Publishes all verdicts: the status file, the service manager's line; READY the first time."""
+        document = report.document(machine, verdicts)
+        if document != self._status:
+            try:
+                files.write_json(machine.runtime / "status.json", document, durable=False)
+                self._status = document
+            except OSError as e:
+                self.journal.log(
+                    Event.DEGRADED, f"{machine.runtime}/status.json cannot be written: {os.strerror(e.errno or 0)}"
+                )
+        line = report.headline(machine, verdicts)
+        if not self._started:
+            self._started = True
+            self.journal.log(Event.STARTED, f"knetstatd guards {', '.join(machine.modules()) or 'no module'}: {line}")
+            notify("READY=1", f"STATUS={line}")
+        else:
+            notify(f"STATUS={line}")
+
+
+def _event(step: Step) -> Event | None:
+    """The kind of entry that a step deserves; None for steps that the builder tells of, or that nobody needs to know."""
+    match step.action, step.why:
+        case Action.DONE, Why.READY:
+            return Event.READY
+        case Action.DONE, Why.OUTDATED:
+            return Event.OUTDATED
+        case Action.GIVE_UP, Why.HEADERS_MISSING | Why.HEADERS_PARTIAL:
+            return Event.HEADERS_MISSING
+        case Action.GIVE_UP, Why.SOURCE_MISSING | Why.SOURCE_BROKEN:
+            return Event.SOURCE_MISSING
+        case Action.GIVE_UP, _:
+            return Event.GAVE_UP
+        case Action.WAIT, why if why in _WORTH_SAYING:
+            return Event.WAITING
+    return None

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What every unit test gets: trees made of small files; no child and no descriptor may outlive a test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+def _children() -> set[int]:
+    with open(f"/proc/self/task/{os.getpid()}/children") as f:
+        return {int(word) for word in f.read().split()}
+
+
+@pytest.fixture(autouse=True)
+def settled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fails a test that leaves a child or a descriptor behind, or starts a program without the marker `spawns`."""
+    if not request.node.get_closest_marker("spawns"):
+
+        def refuse(*args: object, **more: object) -> None:
+            raise AssertionError("a unit test that starts programs is marked `spawns`")
+
+        monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+    children, descriptors = _children(), set(os.listdir("/proc/self/fd"))
+    yield
+    assert not _children() - children, "the test left a child behind"
+    assert not set(os.listdir("/proc/self/fd")) - descriptors, "the test left a descriptor open"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Callable[[dict[str, str]], Path]:
+    """Makes a tree below a root: {path: content}; a path that ends in / is a directory, `-> target` a symlink."""
+
+    def make(entries: dict[str, str]) -> Path:
+        for name, content in entries.items():
+            path = tmp_path / name.lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if name.endswith("/"):
+                path.mkdir(exist_ok=True)
+            elif content.startswith("-> "):
+                path.symlink_to(content[3:])
+            else:
+                path.write_text(content)
+        return tmp_path
+
+    return make

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Attempts: kept per fingerprint, damaged files are no attempts, a reboot ends a wait."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from knetstatd import attempts
+from knetstatd.model import Attempt, Kind, Limits
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LIMITS = Limits(retry_first=30, retry_longest=3600)
+FAILED = Attempt(Kind.DISK, 1, reason="full", fix="free", evidence=("a", "b"), log="/l")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    boot = tmp_path / "proc/sys/kernel/random/boot_id"
+    boot.parent.mkdir(parents=True)
+    boot.write_text("one\n")
+    return tmp_path
+
+
+def test_kept_and_read_back(root: Path) -> None:
+    kept = FAILED._replace(not_before=123.5, when=5.0)
+    attempts.save(root, root / "state", "6.1", "m", "1", "mark", kept)
+    assert attempts.load(root, root / "state", "6.1", "m", "mark") == kept
+
+
+def test_another_fingerprint_starts_from_zero(root: Path) -> None:
+    attempts.save(root, root / "state", "6.1", "m", "1", "mark", FAILED)
+    assert attempts.load(root, root / "state", "6.1", "m", "other") is None
+    assert attempts.load(root, root / "state", "6.2", "m", "mark") is None
+
+
+def test_a_reboot_ends_the_wait_but_not_the_count(root: Path) -> None:
+    attempts.save(root, root / "state", "6.1", "m", "1", "mark", FAILED._replace(times=4, not_before=9e9))
+    (root / "proc/sys/kernel/random/boot_id").write_text("two\n")
+    found = attempts.load(root, root / "state", "6.1", "m", "mark")
+    assert found
+    assert (found.times, found.not_before) == (4, 0.0)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": 99}', "null", '{"schema": 1}', "\x00" * 50])
+def test_a_damaged_file_is_no_attempt(root: Path, damage: str) -> None:
+    attempts.save(root, root / "state", "6.1", "m", "1", "mark", FAILED)
+    attempts.path(root / "state", "6.1", "m").write_text(damage)
+    assert attempts.load(root, root / "state", "6.1", "m", "mark") is None
+
+
+@pytest.mark.parametrize(("key", "value"), [("kind", "no such"), ("times", "x"), ("evidence", 5), ("not_before", None)])
+def test_a_wrong_value_is_no_attempt(root: Path, key: str, value: object) -> None:
+    attempts.save(root, root / "state", "6.1", "m", "1", "mark", FAILED)
+    path = attempts.path(root / "state", "6.1", "m")
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    assert attempts.load(root, root / "state", "6.1", "m", "mark") is None
+
+
+def test_forgotten(root: Path) -> None:
+    attempts.forget(root / "state", "6.1", "m")
+    attempts.save(root, root / "state", "6.1", "m", "1", "mark", FAILED)
+    attempts.forget(root / "state", "6.1", "m")
+    assert attempts.load(root, root / "state", "6.1", "m", "mark") is None
+
+
+def test_the_same_failure_counts_up_and_waits_longer() -> None:
+    now = attempts.now()
+    first = attempts.following(None, FAILED, LIMITS)
+    second = attempts.following(first, FAILED, LIMITS)
+    assert (first.times, second.times) == (1, 2)
+    assert 29 < first.not_before - now < 31
+    assert 59 < second.not_before - now < 61
+    assert attempts.following(second, FAILED._replace(kind=Kind.TIMEOUT), LIMITS).times == 1
+
+
+def test_the_first_interruptions_wait_for_nothing() -> None:
+    """Restarts are no failures; a build that brings the machine down every time is one."""
+    before, waits = None, []
+    for _ in range(5):
+        before = attempts.following(before, Attempt(Kind.INTERRUPTED, 1), LIMITS)
+        waits.append(before.not_before > attempts.now() + 1)
+    assert waits == [False, False, False, True, True]

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Causes from logs; whether they are right for real logs is shown in the containers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from knetstatd import diagnose
+from knetstatd.model import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Make = Callable[[dict[str, str]], Path]
+
+COMPILE = """make[1]: Entering directory '/usr/src/linux-headers'
+  CC [M]  /stage/m/1/build/m.o
+/stage/m/1/build/m.c:7:9: error: expected ';' before '}' token
+make[2]: *** [scripts/Makefile.build:250: /stage/m/1/build/m.o] Error 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "output", "code", "kind", "words"),
+    [
+        (COMPILE, "", 10, Kind.COMPILE, "m.c line 7: expected ';'"),
+        (COMPILE + "cc1: No space left on device\n", "", 10, Kind.DISK, "disk is full"),
+        ("a.c:1:2: error: implicit declaration of function 'foo'; did you mean 'bar'?\n", "", 10, Kind.API, "'foo'"),
+        ("a.c:1:10: fatal error: linux/gone.h: No such file or directory\n", "", 10, Kind.API, "linux/gone.h"),
+        ('ERROR: modpost: "gone" [/b/m.ko] undefined!\n', "", 10, Kind.SYMBOL, "symbol gone"),
+        ("ERROR: modpost: GPL-incompatible module m.ko uses GPL-only symbol 'x'\n", "", 10, Kind.SYMBOL, "symbol x"),
+        ("ERROR: modpost: module m uses symbol s from namespace N, but does not import it.\n", "", 10, Kind.SYMBOL, "namespace N"),
+        ("cc1: out of memory allocating 65536 bytes\n", "", 10, Kind.MEMORY, "memory"),
+        ("/bin/sh: 1: gcc-12: not found\n", "", 10, Kind.COMPILER, "gcc-12"),
+        ("", "Your kernel headers for kernel 6.1 cannot be found at /lib/modules", 1, Kind.HEADERS, "headers"),
+        ("make: *** /lib/modules/6.1/build: No such file or directory.  Stop.\n", "", 10, Kind.HEADERS, "/lib/modules/6.1/build"),
+        ("make: *** No rule to make target 'modulez'.  Stop.\n", "", 10, Kind.COMPILE, "modulez"),
+        ("Makefile:3: *** set KDIR.  Stop.\n", "", 10, Kind.COMPILE, "set KDIR"),
+        ("make: *** [Makefile:5: all] Error 2\n", "", 10, Kind.COMPILE, "make failed"),
+        ("", "does not match this kernel: BUILD_EXCLUSIVE", 77, Kind.EXCLUDED, "BUILD_EXCLUSIVE"),
+        ("", "Build of m.ko failed for: 6.1", 7, Kind.NO_MODULE, "did not make"),
+        ("", "This module/version has already been built on: 6.1", 3, Kind.FOREIGN_DKMS, "another dkms"),
+        ("", "Error! No 'PACKAGE_NAME' directive specified", 8, Kind.CONF, "dkms.conf"),
+        ("", "nonsense", 9, Kind.COMPILE, "exit code 9"),
+        ("cp: cannot create regular file: Read-only file system\n", "", 10, Kind.READ_ONLY, "read-only"),
+    ],
+)
+def test_causes(log: str, output: str, code: int, kind: Kind, words: str) -> None:
+    cause = diagnose.classify(log, output, code)
+    assert cause.kind is kind
+    assert words in cause.reason
+    assert all(line in "".join(c if c.isprintable() or c == "\n" else "?" for c in log + output) for line in cause.evidence)
+
+
+def test_evidence_is_quoted_and_cannot_forge_lines() -> None:
+    log = "\x1b[31mm.c:1:1: error: x\rMESSAGE=forged\x07\n<3>y\n"
+    cause = diagnose.classify(log, "", 10)
+    assert cause.evidence
+    assert all(line.isprintable() for line in cause.evidence)
+    assert cause.reason.isprintable()
+
+
+@given(st.text(max_size=300), st.text(max_size=300), st.integers(-64, 255))
+def test_any_log_has_a_cause(log: str, output: str, code: int) -> None:
+    cause = diagnose.classify(log, output, code)
+    assert cause.reason.isprintable()
+    assert len(cause.evidence) <= 6
+
+
+def test_the_line_that_reads_the_running_kernel(tree: Make) -> None:
+    source = tree(
+        {
+            "Makefile": "# uname -r in a comment\nKSRC ?= /lib/modules/$(shell uname -r)/build\nall:\n\tmake -C $(KSRC)\n",
+            "sub/Kbuild": "KVER := $(shell uname -r)\n",
+            "configure": "release=`uname -r`\n",
+            "m.c": "/* uname -r */",
+            ".git/Makefile": "X = $(shell uname -r)",
+        }
+    )
+    reads = diagnose.running_kernel_reads(source, {"KVER"})
+    assert [(r.file, r.line, r.variable, r.passed) for r in reads] == [
+        ("Makefile", 2, "KSRC", False),
+        ("configure", 1, "release", False),
+        ("sub/Kbuild", 1, "KVER", True),
+    ]
+    assert reads[0].text == "KSRC ?= /lib/modules/$(shell uname -r)/build"
+
+
+def test_a_source_that_does_not_ask_has_no_such_line(tree: Make) -> None:
+    assert diagnose.running_kernel_reads(tree({"Makefile": "KDIR ?= /lib/modules/$(KVER)/build\n"}), ()) == ()

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`plan` over every observation there is: total, one answer each, and the rules hold over all of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from knetstatd.model import (
+    Action,
+    Artefact,
+    Attempt,
+    Headers,
+    KernelState,
+    Kind,
+    Limits,
+    Loaded,
+    Observation,
+    Retry,
+    Source,
+    Step,
+    Why,
+)
+from knetstatd.plan import POLL, backoff, plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOW = 1000.0
+WORK = {Action.STAGE, Action.PUBLISH, Action.LOAD, Action.FETCH_HEADERS}
+# The planner tells classes of failure apart only by whether a retry can help.
+ONE_OF_EACH = [next(kind for kind in Kind if kind.retry is retry) for retry in Retry]
+ATTEMPTS: list[Attempt | None] = [
+    None,
+    *(Attempt(kind, count, later) for kind in ONE_OF_EACH for count in (1, 3) for later in (0.0, NOW + 30)),
+]
+
+
+def every_observation() -> Iterator[Observation]:
+    """Each combination of the values that the planner tells apart."""
+    for state, source, headers, installed, staged, loaded, hook, transaction, dkms, own, changed, attempt in itertools.product(
+        KernelState, Source, Headers, Artefact, (Artefact.NONE, Artefact.GOOD, Artefact.BAD), Loaded, (False, True),
+        ("", "apt"), ("", "dkms"), ("", "us"), (0.0, NOW - 1), ATTEMPTS,
+    ):  # fmt: skip
+        yield Observation(
+            "m", "6.1", "1", state, source, headers, installed, staged, loaded, hook, transaction, dkms, own, changed, attempt
+        )
+
+
+def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
+    limits = (Limits(), Limits(install_headers=True))
+    seen: Counter[tuple[Action, Why]] = Counter()
+    count = 0
+    for o in every_observation():
+        count += 1
+        step = plan(o, NOW, limits[count % 2])
+        seen[step.action, step.why] += 1
+        working = step.action in WORK
+        # Never build while anyone builds.
+        assert not (working and o.own_run), o
+        assert not (step.action in {Action.PUBLISH, Action.LOAD, Action.FETCH_HEADERS} and (o.transaction or o.foreign_dkms)), o
+        assert not (step.action is Action.STAGE and o.hook_builds and (o.transaction or o.foreign_dkms)), o
+        # What is good is left alone; only loading may follow.
+        assert not (o.installed is Artefact.GOOD and step.action in {Action.STAGE, Action.PUBLISH}), o
+        # Work needs a kernel, a source, headers, and quiet.
+        if step.action in {Action.STAGE, Action.PUBLISH}:
+            assert o.state is KernelState.BOOTABLE, o
+            assert o.source is Source.REGISTERED, o
+            assert o.headers is Headers.COMPLETE, o
+            assert o.changed + limits[0].settle <= NOW, o
+        # What cannot heal is not tried again.
+        if working and o.attempt is not None:
+            assert o.attempt.kind.retry is not Retry.NEVER, o
+            assert o.attempt.not_before <= NOW or o.attempt.kind.retry is Retry.AFTER_TRANSACTION, o
+        # A wait ends by itself; nothing else has a time. No wait is in the past: that would be a busy loop.
+        assert (step.until is not None) == (step.action is Action.WAIT), o
+        assert step.until is None or step.until > NOW, o
+        # Ready means that a good module is installed.
+        assert (step.why is Why.READY) <= (o.installed is Artefact.GOOD), o
+    assert count > 600_000
+    expected = {
+        (Action.DONE, Why.READY), (Action.DONE, Why.OUTDATED), (Action.DONE, Why.NOT_A_KERNEL), (Action.DONE, Why.NO_IMAGE),
+        (Action.WAIT, Why.OWN_RUN), (Action.WAIT, Why.SETTLING), (Action.WAIT, Why.TRANSACTION),
+        (Action.WAIT, Why.FOREIGN_DKMS), (Action.WAIT, Why.BACKOFF), (Action.STAGE, Why.NOT_BUILT), (Action.STAGE, Why.WRONG),
+        (Action.PUBLISH, Why.STAGED), (Action.LOAD, Why.NOT_LOADED), (Action.FETCH_HEADERS, Why.HEADERS_MISSING),
+        (Action.GIVE_UP, Why.HEADERS_MISSING), (Action.GIVE_UP, Why.HEADERS_PARTIAL), (Action.GIVE_UP, Why.SOURCE_MISSING),
+        (Action.GIVE_UP, Why.SOURCE_BROKEN), (Action.GIVE_UP, Why.FAILED),
+    }  # fmt: skip
+    assert set(seen) == expected
+
+
+BARE = Observation("m", "6.1", "1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer"),
+    [
+        ({}, Step(Action.STAGE, Why.NOT_BUILT)),
+        ({"installed": Artefact.GOOD}, Step(Action.DONE, Why.READY)),
+        ({"installed": Artefact.GOOD, "loaded": Loaded.CURRENT}, Step(Action.DONE, Why.READY)),
+        ({"installed": Artefact.GOOD, "loaded": Loaded.NO}, Step(Action.LOAD, Why.NOT_LOADED)),
+        ({"installed": Artefact.GOOD, "loaded": Loaded.OUTDATED}, Step(Action.DONE, Why.OUTDATED)),
+        ({"installed": Artefact.BAD}, Step(Action.STAGE, Why.WRONG)),
+        ({"installed": Artefact.OTHER}, Step(Action.STAGE, Why.WRONG)),
+        ({"staged": Artefact.GOOD}, Step(Action.PUBLISH, Why.STAGED)),
+        ({"staged": Artefact.BAD}, Step(Action.STAGE, Why.NOT_BUILT)),
+        ({"staged": Artefact.GOOD, "transaction": "apt"}, Step(Action.WAIT, Why.TRANSACTION, NOW + POLL)),
+        ({"staged": Artefact.GOOD, "foreign_dkms": "dkms"}, Step(Action.WAIT, Why.FOREIGN_DKMS, NOW + POLL)),
+        ({"transaction": "apt"}, Step(Action.STAGE, Why.NOT_BUILT)),
+        ({"transaction": "apt", "hook_builds": True}, Step(Action.WAIT, Why.TRANSACTION, NOW + POLL)),
+        ({"changed": NOW - 1}, Step(Action.WAIT, Why.SETTLING, NOW + 2)),
+        ({"headers": Headers.MISSING}, Step(Action.GIVE_UP, Why.HEADERS_MISSING)),
+        ({"headers": Headers.MISSING, "transaction": "apt"}, Step(Action.WAIT, Why.TRANSACTION, NOW + POLL)),
+        ({"headers": Headers.PARTIAL}, Step(Action.GIVE_UP, Why.HEADERS_PARTIAL)),
+        ({"source": Source.MISSING}, Step(Action.GIVE_UP, Why.SOURCE_MISSING)),
+        ({"source": Source.MISSING, "transaction": "apt"}, Step(Action.WAIT, Why.TRANSACTION, NOW + POLL)),
+        ({"source": Source.BROKEN}, Step(Action.GIVE_UP, Why.SOURCE_BROKEN)),
+        ({"state": KernelState.NO_IMAGE}, Step(Action.DONE, Why.NO_IMAGE)),
+        ({"state": KernelState.NO_IMAGE, "transaction": "apt"}, Step(Action.WAIT, Why.TRANSACTION, NOW + POLL)),
+        ({"state": KernelState.NOT_A_KERNEL}, Step(Action.DONE, Why.NOT_A_KERNEL)),
+        ({"own_run": "us"}, Step(Action.WAIT, Why.OWN_RUN, NOW + POLL)),
+        ({"attempt": Attempt(Kind.COMPILE, 1)}, Step(Action.GIVE_UP, Why.FAILED)),
+        ({"attempt": Attempt(Kind.DISK, 9, NOW + 5)}, Step(Action.WAIT, Why.BACKOFF, NOW + 5)),
+        ({"attempt": Attempt(Kind.DISK, 9, NOW)}, Step(Action.STAGE, Why.NOT_BUILT)),
+        ({"attempt": Attempt(Kind.TIMEOUT, 2, NOW)}, Step(Action.STAGE, Why.NOT_BUILT)),
+        ({"attempt": Attempt(Kind.TIMEOUT, 3, NOW)}, Step(Action.GIVE_UP, Why.FAILED)),
+        ({"attempt": Attempt(Kind.DURING_TRANSACTION, 1)}, Step(Action.STAGE, Why.NOT_BUILT)),
+        (
+            {"attempt": Attempt(Kind.DURING_TRANSACTION, 1), "transaction": "apt"},
+            Step(Action.WAIT, Why.TRANSACTION, NOW + POLL),
+        ),
+    ],
+)
+def test_answers(changes: dict[str, object], answer: Step) -> None:
+    """The rows of the decision table, one by one."""
+    assert plan(BARE._replace(**changes), NOW, Limits()) == answer  # type: ignore[arg-type]
+
+
+def test_headers_are_fetched_only_where_the_configuration_says_so() -> None:
+    missing = BARE._replace(headers=Headers.MISSING)
+    assert plan(missing, NOW, Limits(install_headers=True)).action is Action.FETCH_HEADERS
+    assert plan(missing, NOW, Limits()).action is Action.GIVE_UP
+    tried = missing._replace(attempt=Attempt(Kind.PACKAGES, 1, NOW + 7))
+    assert plan(tried, NOW, Limits(install_headers=True)) == Step(Action.WAIT, Why.BACKOFF, NOW + 7)
+
+
+def test_backoff_doubles_up_to_the_limit() -> None:
+    limits = Limits(retry_first=30, retry_longest=3600)
+    assert [backoff(n, limits) for n in (0, 1, 2, 3, 8, 10**6)] == [30, 30, 60, 120, 3600, 3600]
