@@ -153,7 +153,7 @@ def _boot_entry(stem: str, image: str, fields: dict[str, str]) -> _BootEntry:
         stem[: count.start()] if count else stem,
         fields.get("title", ""),
         image,
-        fields.get("version", ""),
+        fields.get("version", "")[:256],
         fields.get("sort-key", ""),
         fields.get("machine-id", ""),
         count is not None and int(count[1]) == 0,

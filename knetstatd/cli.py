@@ -132,8 +132,9 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print(report.document(machine, verdicts))
     else:
-        print(report.status_text(machine, verdicts, _coloured()))
-        if not locks.held(machine.runtime, locks.DAEMON):
+        at_work = locks.held(machine.runtime, locks.DAEMON)
+        print(report.status_text(machine, verdicts, _coloured(), at_work=at_work))
+        if not at_work:
             print("The daemon does not run: systemctl start knetstatd")
     return READY
 
@@ -149,7 +150,7 @@ def _check(arguments: argparse.Namespace) -> int:
         word = {READY: "OK", NOT_READY: "CRITICAL", IN_PROGRESS: "WARNING"}.get(code, "UNKNOWN")
         print(f"{word}: {_summary(machine, arguments.kernel, verdicts)}")
         for v in verdicts:
-            if not v.ready and v.fix:
+            if not v.ready and v.fix and code != IN_PROGRESS:
                 print(f"  {v.module} for {v.kernel}: {v.fix}")
     return code
 

@@ -97,7 +97,7 @@ SETTINGS = (
         "modules",
         _modules,
         'an array of DKMS package names, or ["*"]',
-        "The DKMS packages to guard, as `dkms status` names them. \"*\" stands for every registered one.",
+        'The DKMS packages to guard, as `dkms status` names them. "*" stands for every registered one.',
     ),
     Setting(
         "kernels",
@@ -135,9 +135,8 @@ def read(root: Path) -> tuple[Config, dict[str, str]]:
     for path in _files(root):
         where = names.clean(f"/{path.relative_to(root)}")
         for name, value in _table(path, where, faults).items():
-            if name in _BY_NAME:
-                values[name] = value
-                origins[name] = where
+            values[name] = value
+            origins[name] = where
     config = Config(**values)
     # An unusable value stands here as its default, of which nothing follows.
     if not any(": retry_" in fault for fault in faults) and config.retry_longest_seconds < config.retry_first_seconds:
@@ -154,8 +153,7 @@ def read(root: Path) -> tuple[Config, dict[str, str]]:
 def describe(config: Config, origins: Mapping[str, str]) -> list[Row]:
     """Every setting with its value and where that comes from, for display. `origins` is from `read`."""
     return [
-        Row(s.name, _toml(getattr(config, s.name)), origins.get(s.name, "default"), _toml(s.default), s.doc)
-        for s in SETTINGS
+        Row(s.name, _toml(getattr(config, s.name)), origins.get(s.name, "default"), _toml(s.default), s.doc) for s in SETTINGS
     ]
 
 

@@ -190,5 +190,3 @@ def _conf(shell: Shell, sources: tuple[str, ...]) -> Conf:
         tuple(faults),
         sources,
     )
-
-

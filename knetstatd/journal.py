@@ -63,7 +63,7 @@ class Journal:
                     SYSLOG_IDENTIFIER=IDENTIFIER,
                     DOCUMENTATION="man:knetstatd(8)",
                     CODE_FILE=__file__,
-                    CODE_LINE="0",
+                    CODE_LINE=1,
                     CODE_FUNC=event.name,
                     KNETSTATD_EVENT=event.name.lower().replace("_", "-"),
                     **_FOR_UNIT,

@@ -32,7 +32,7 @@ from .errors import KnetstatdError
 from .model import Artefact, Headers, KernelState, Limits, Loaded, Observation, Proof, Result, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from .config import Config
     from .model import Step
@@ -165,11 +165,14 @@ class Machine:
 
     def prove_file(self, kernel: str, path: Path) -> Proof:
         """What `verify` says of a module file for a kernel; computed again only when a file it depends on has changed."""
-        key = (kernel, os.fspath(path))
+        return self._kept(kernel, os.fspath(path), path, lambda: verify.verify(self.root, kernel, path))
+
+    def _kept(self, kernel: str, about: str, path: Path, prove: Callable[[], Proof]) -> Proof:
+        """A proof that stands for as long as the files that it was made from are the same."""
         now = tuple(files.identity(p) for p in verify.inputs(self.root, kernel, path))
-        known = self._proofs.get(key)
+        known = self._proofs.get((kernel, about))
         if known is None or known[0] != now:
-            self._proofs[key] = known = (now, verify.verify(self.root, kernel, path))
+            self._proofs[kernel, about] = known = (now, prove())
         return known[1]
 
     def prove_installed(self, kernel: str, module: str) -> tuple[Proof, ...]:
@@ -179,12 +182,17 @@ class Machine:
     def _installed(self, kernel: str, module: str) -> tuple[tuple[str, Proof], ...]:
         found = []
         for made in self._made(kernel, module):
-            path = verify.chosen(self.root, kernel, made)
-            if path is not None:
-                found.append((names.canonical(made), self.prove_file(kernel, path)))
-            elif (misplaced := verify.unlisted(self.root, kernel, made)) is not None:
-                found.append((names.canonical(made), misplaced))
+            proof = self._prove_chosen(kernel, made)
+            if proof.path or any(check.name != "file" for check in proof.checks):
+                found.append((names.canonical(made), proof))
         return tuple(found)
+
+    def _prove_chosen(self, kernel: str, made: str) -> Proof:
+        """What `verify` says of the file that modprobe takes for a module."""
+        path = verify.chosen(self.root, kernel, made)
+        if path is None:
+            return verify.prove(self.root, kernel, made)
+        return self._kept(kernel, f"{made} of {path}", path, lambda: verify.prove(self.root, kernel, made))
 
     def _made(self, kernel: str, module: str) -> tuple[str, ...]:
         """The names of the modules that a package makes for a kernel: dkms.conf says, or what was built."""

@@ -50,10 +50,10 @@ def plan(seen: Observation, now: float, limits: Limits) -> Step:
         if seen.transaction:
             return Step(Action.WAIT, Why.TRANSACTION, now + POLL)
         return Step(Action.DONE, Why.NO_IMAGE if seen.state is KernelState.NO_IMAGE else Why.NOT_A_KERNEL)
-    if seen.own_run:
-        return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
     if seen.installed is Artefact.GOOD:
         return _loaded(seen, now)
+    if seen.own_run:
+        return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
     if seen.source is not Source.REGISTERED:
         if seen.transaction:
             return Step(Action.WAIT, Why.TRANSACTION, now + POLL)
@@ -72,7 +72,9 @@ def plan(seen: Observation, now: float, limits: Limits) -> Step:
 
 
 def _busy(seen: Observation, now: float) -> Step | None:
-    """A wait while somebody else may change the shared trees."""
+    """A wait while somebody may change the shared trees."""
+    if seen.own_run:
+        return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
     if seen.transaction:
         return Step(Action.WAIT, Why.TRANSACTION, now + POLL)
     if seen.foreign_dkms:

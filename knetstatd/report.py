@@ -123,9 +123,9 @@ def _state(o: Observation, step: Step, ready: bool) -> str:
                 return "ready, outdated copy loaded"
             return "ready" if ready else str(step.why)
         case Action.GIVE_UP:
-            if ready:
-                return "ready, built for another kernel"
-            return str(step.why)
+            if o.installed is Artefact.GOOD:
+                return "ready, not loaded"
+            return "ready, built for another kernel" if ready else str(step.why)
         case Action.WAIT:
             return "failed" if step.why is Why.BACKOFF else str(step.why)
     return {Action.STAGE: "building", Action.PUBLISH: "publishing", Action.LOAD: "loading"}.get(step.action, "fetching headers")
@@ -239,8 +239,11 @@ def table(rows: Sequence[Sequence[str]], colours: Sequence[str] | None, enabled:
     return "\n".join(lines)
 
 
-def status_text(machine: Machine, verdicts: Sequence[Verdict], enabled: bool) -> str:
-    """What `knetstatctl status` prints: a table, and underneath the one thing to do next."""
+def status_text(machine: Machine, verdicts: Sequence[Verdict], enabled: bool, *, at_work: bool = False) -> str:
+    """What `knetstatctl status` prints: a table, and underneath the one thing to do next.
+
+    at_work: the daemon runs, and takes the steps that are under way by itself.
+    """
     rows = [("KERNEL", "", "MODULE", "STATE", "")]
     rows += [
         (v.kernel, v.role, f"{v.module} {v.version}".strip(), v.state, "" if v.state == "ready" else v.reason) for v in verdicts
@@ -252,7 +255,8 @@ def status_text(machine: Machine, verdicts: Sequence[Verdict], enabled: bool) ->
             text += f"\n{kernel}  not guarded ({machine.state_of(kernel)})"
     for name, reason in machine.refused():
         text += f"\n{names.show(name)}  left alone: {reason}"
-    fix = next((v.fix for v in sorted(verdicts, key=_urgency) if v.fix and not (v.ready and v.state == "ready")), "")
+    left = [v for v in sorted(verdicts, key=_urgency) if v.state != "ready" and not (at_work and v.progress)]
+    fix = next((v.fix for v in left if v.fix), "")
     if fix:
         text += f"\n\n{paint('Next:', 'bold', enabled)} {fix}"
     elif verdicts and all(v.ready for v in verdicts):

@@ -21,17 +21,21 @@ if TYPE_CHECKING:
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\[([^\]\s]*)\])?(\+?)=")
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?:\[([0-9]{1,3})\])?\})")
 _INDEX = re.compile(r"\[([0-9]{1,3})\]=")
-_SPLITS = re.compile(r"[^\"']*[$`*?\[{~]")
+_SPLITS = re.compile(r"[*?\[{~]")
 _BRACKETS = re.compile(r"\\.|'[^']*+'|\"(?:\\.|[^\"\\])*+\"|[(){}]", re.DOTALL)
-_OPENS = ("if", "for", "while", "until", "case", "select", "{", "function")
+_OPENS = ("if", "for", "while", "until", "case", "select", "{")
 _CLOSES = ("fi", "done", "esac", "}")
-_RESERVED = (*_OPENS, *_CLOSES, "then", "do", "else", "elif", "!", "time", "coproc")
+_RESERVED = (*_OPENS, *_CLOSES, "then", "do", "else", "elif", "!", "time", "coproc", "function")
 _SEPARATORS = " \t\n;&|()<>"
 _PLAIN = re.compile(r"[^\"\\'$` \t\n;&|()<>]++")
-_DECLARES = ("export", "declare", "typeset", "local", "readonly")
+_DECLARES = ("export", "declare", "typeset", "local")
 # Commands after which any variable may have any value.
-_OPAQUE = (".", "source", "eval", "exec", "exit", "return", "set", "shopt", "trap", "alias")
+_OPAQUE = (".", "source", "eval", "exec", "exit", "return", "set", "shopt", "trap", "alias", "readonly")
 _NAMES_ITS_RESULTS = ("read", "printf", "mapfile", "readarray", "let", "getopts", "unset")
+# A command's name that an expansion makes: it may be any command, or none.
+_EXPANDS = ("$", "`", '"$', '"`')
+# What may follow export and declare without changing what an assignment means.
+_DECLARED = re.compile(r"[a-z]+$|-[agx]+$|[A-Za-z_]\w*(?:\[[0-9]+\])?(?:\+?=|$)")
 # More than any real value or array has.
 _LARGEST = 4096
 _MOST = 1000
@@ -56,6 +60,8 @@ class Shell:
         self.unset = unset
         self.values: dict[str, dict[int, str]] = {}
         self.dynamic: set[str] = set()
+        # Of these dynamic ones it is not even known which elements they have: a plain assignment sets only the first.
+        self._open: set[str] = set()
 
     def run(self, text: str) -> None:
         """Takes over what the text assigns; a scalar is an array's element 0."""
@@ -82,8 +88,9 @@ class Shell:
                 words = []
                 i += 1 + double
             elif c in "<>":
-                if text.startswith("<<", i):
-                    self.dynamic.add("*")  # a here-document: its text is not commands
+                if text.startswith("<<", i):  # a here-document: what follows is not commands
+                    self.dynamic.add("*")
+                    return
                 i += 1
             else:
                 end = self._end(text, i)
@@ -106,34 +113,58 @@ class Shell:
                 opened.pop()
             if word in ("for", "select", "function"):
                 self.dynamic.update(raw[:1])
-                return
-        declares = bool(raw) and raw[0] in _DECLARES
-        assignments = [(start, m) for start, _ in words if (m := _ASSIGNMENT.match(text, start))]
-        if conditional:
-            self.dynamic.update(m[1] for _, m in assignments)
-        elif declares or len(assignments) == len(words):
-            for start, match in assignments:
-                self._assign(text, start, match)
-        if raw and raw[0] in _OPAQUE:
+                raw, words = raw[1:], words[1:]
+            elif word == "case":
+                raw, words = [], []
+        matches = [_ASSIGNMENT.match(text, start) for start, _ in words]
+        leading = next((n for n, match in enumerate(matches) if not match), len(words))
+        command = raw[leading] if leading < len(raw) else ""
+        declares = command in _DECLARES
+        if command in _OPAQUE or command.startswith(_EXPANDS) or (declares and not all(map(_DECLARED.match, raw[leading:]))):
             self.dynamic.add("*")
-        elif raw and raw[0] in _NAMES_ITS_RESULTS:
-            self.dynamic.update(name for word in raw[1:] for name in re.findall(r"[A-Za-z_]\w*", word))
+        elif command in _NAMES_ITS_RESULTS:
+            for word in raw[leading + 1 :]:
+                self._unknown(re.findall(r"[A-Za-z_]\w*", word))
+        found = [match for match in matches if match]
+        if conditional:
+            self._unknown([match[1] for match in found])
+        elif declares:
+            for match in found[leading:]:
+                self._assign(text, match)
+                # The values are expanded before any is assigned, and so are braces.
+                if len(found) > leading + 1 or text.startswith("(", match.end()) or "{" in "".join(raw):
+                    self._unknown([match[1]])
+        elif leading == len(words):
+            for match in found:
+                self._assign(text, match)
 
-    def _assign(self, text: str, start: int, match: re.Match[str]) -> None:
+    def _unknown(self, variables: Sequence[str]) -> None:
+        """Nothing is known of the variables any more, nor how many elements they have."""
+        self.dynamic.update(variables)
+        self._open.update(variables)
+
+    def _assign(self, text: str, match: re.Match[str]) -> None:
         name, index, append = match[1], match[3], match[4]
         end = match.end()
         array = self.values.setdefault(name, {})
-        whole = not append and index is None and not array.keys() - {0}
         if text.startswith("(", end):
             items = self._items(text, end + 1)[0]
-            whole, array = not append, array if append else {}
+            if not append:
+                array = {}
+                self.dynamic.discard(name)
+                self._open.discard(name)
+            if any(not word.static for _, word in items):
+                self._open.add(name)
         elif index is None or re.fullmatch(r"[0-9]{1,3}", index):
             position, word = int(index or 0), self.value(text, end)
+            if text.startswith("~", end) or ":~" in text[end : word.end]:
+                word = word._replace(static=False)
             items = [(position, word._replace(text=array.get(position, "") + word.text) if append else word)]
+            if not append and index is None and name not in self._open and not array.keys() - {0}:
+                self.dynamic.discard(name)
         else:
-            items, whole = [(0, Word("", False, end))], False
-        if whole:
-            self.dynamic.discard(name)
+            items = []
+            self._unknown([name])
         for wanted, word in items:
             position = max(array, default=-1) + 1 if wanted < 0 else wanted
             if position < _MOST:
@@ -154,12 +185,15 @@ class Shell:
                 match = _INDEX.match(text, i)
                 start = match.end() if match else i
                 word = self.value(text, start)
-                # Unquoted, an element is split into several, and made into names of files.
-                if _SPLITS.match(text, start, word.end):
+                # Outside quotes an element is split into several, and made into names of files.
+                raw = _VARIABLE.sub("$", text[start : word.end])
+                if _SPLITS.search(raw) or ("$" in raw and not (raw[0] == raw[-1] == '"' and raw.count('"') == 2)):
                     word = word._replace(static=False)
                 items.append((int(match[1]) if match else -1, word))
                 i = max(word.end, i + 1)
-        return items, i + 1
+        if i >= len(text):
+            self.dynamic.add("*")  # not closed: bash reads nothing of it
+        return items, min(i + 1, len(text))
 
     def _end(self, text: str, i: int) -> int:
         """Where the word that starts at `i` ends."""
@@ -219,6 +253,8 @@ class Shell:
             return None, _closing(text, i + 1)
         if opening == "'" and not quoted:
             return None, _find(text, "'", i + 2) + 1
+        if opening == '"' and not quoted:  # a text to translate
+            return None, i + 1
         return (None, i + 2) if opening and opening in "0123456789@*#?$!-" else ("$", i + 1)
 
 

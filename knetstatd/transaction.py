@@ -41,9 +41,7 @@ _SHELLS = ("sh", "bash", "dash")
 _COMMANDS = frozenset(name[:15].encode() for name in _SCRIPTS + _SHELLS)
 # Actions that change a dkms tree, and of those the ones that change /lib/modules too, whatever the dkms tree.
 _TREE_ACTIONS = frozenset({"add", "build", "unbuild", "ldtarball"})
-_SHARED_ACTIONS = frozenset(
-    "install uninstall remove autoinstall match kernel_preinst kernel_postinst kernel_prerm".split()
-)
+_SHARED_ACTIONS = frozenset("install uninstall remove autoinstall match kernel_preinst kernel_postinst kernel_prerm".split())
 _VALUE_OPTIONS = re.compile(
     r"-[mvkcaj]|--(?:module|kernelver|templatekernel|dkmstree|sourcetree|installtree|config|arch|kernelsourcedir|"
     r"directive).*"
@@ -94,7 +92,11 @@ def _holder(root: Path, path: Path) -> int | None:
 def _listed(root: Path, path: Path) -> int | None:
     """The same from /proc/locks, for those who may not open the file."""
     status = os.stat(path)
-    for pid, major, minor, inode in _LOCK_LINE.findall(files.read(root / "proc/locks", 4 << 20)):
+    try:
+        listing = files.read(root / "proc/locks", 4 << 20)
+    except OSError as e:
+        raise KnetstatdError(f"{e.strerror}", "/proc/locks") from e
+    for pid, major, minor, inode in _LOCK_LINE.findall(listing):
         # btrfs: the list has the file system's device, stat has the subvolume's; both have major 0.
         device = os.makedev(int(major, 16), int(minor, 16))
         same_device = device == status.st_dev or os.major(device) == os.major(status.st_dev) == 0

@@ -158,6 +158,10 @@ def test_nested_braces_and_entries_in_a_branch_that_is_not_taken() -> None:
     assert env["default"] == "1"
 
 
+def test_damage_gives_a_smaller_menu() -> None:
+    assert grub.menu("} fi if [ a = a ]; then }\nmenuentry title argument { linux /k }", {}) == [Entry("title", "", "/k")]
+
+
 def test_blscfg_puts_the_entry_files_into_the_menu() -> None:
     entries = [Entry("two", "2", "/vmlinuz-2"), Entry("one", "1", "/vmlinuz-1")]
     assert grub.menu("menuentry a { }\ninsmod blscfg\nblscfg\nmenuentry b { }", {}, entries) == [
@@ -186,9 +190,8 @@ def test_a_variable_that_doubles_itself_stays_small() -> None:
 
 
 PIECES = st.sampled_from(
-    "menuentry submenu { } if [ ] ; then else elif fi function linux blscfg set default=1 'a b' \"$x\" \\ ' \" # > = \n do done"
-    .split(" ")
-)
+    ["menuentry", "submenu", "{", "}", "if", "[", "]", ";", "then", "else", "elif", "fi", "function", "linux", "blscfg", "set"]
+) | st.sampled_from(["default=1", "'a b'", '"$x"', "\\", "'", '"', "#", ">", "=", "\n", "do", "done", "\0"])
 
 
 @given(st.lists(PIECES).map(" ".join) | st.text(), st.text())

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Makes the tree of a kernel for tests: its own modules, depmod's tables, headers, configuration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import elf
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+KERNEL = "6.1.0-1-amd64"
+CRCS = {"module_layout": 0x11111111, "printk": 0x22222222, "gpl_thing": 0x33333333, "lib_fn": 0x44444444, "spaced": 0x5555}
+# name: owner, kind, namespace
+EXPORTS = {
+    "module_layout": ("vmlinux", "EXPORT_SYMBOL", ""),
+    "printk": ("vmlinux", "EXPORT_SYMBOL", ""),
+    "gpl_thing": ("vmlinux", "EXPORT_SYMBOL_GPL", ""),
+    "lib_fn": ("lib/my-lib", "EXPORT_SYMBOL", ""),
+    "spaced": ("vmlinux", "EXPORT_SYMBOL", "SPACE"),
+}
+UTS_RELEASE = '#define UTS_RELEASE "{}"\n'
+
+
+def symvers(crcs: Mapping[str, int] = CRCS, exports: Mapping[str, tuple[str, str, str]] = EXPORTS) -> str:
+    """The text of a Module.symvers; 0 for a checksum that is not given."""
+    rows = (f"0x{crcs.get(name, 0):08x}\t{name}\t{where}\t{kind}\t{ns}" for name, (where, kind, ns) in exports.items())
+    return "\n".join(rows) + "\n"
+
+
+def module(name: str = "demo", **more: object) -> bytes:
+    """A module that loads on the kernel that `make` makes; `more` as in elf.module."""
+    values: dict[str, object] = {
+        "undefined": ["printk"],
+        "crcs": {name: CRCS[name] for name in ("module_layout", "printk")},
+    }
+    return elf.module(name, **(values | more))  # type: ignore[arg-type]
+
+
+def make(
+    root: Path, kernel: str = KERNEL, *, modversions: bool = True, config: str = "", headers: bool = True, depmod: bool = True
+) -> Path:
+    """A kernel under `root` as Debian lays it out, with /lib a symlink to usr/lib. Returns its directory."""
+    magic = f"{kernel} SMP preempt mod_unload " + ("modversions " if modversions else "")
+    if not (root / "lib").exists():
+        (root / "usr/lib").mkdir(parents=True)
+        (root / "lib").symlink_to("usr/lib")
+        (root / "boot").mkdir()
+    tree = root / "usr/lib/modules" / kernel
+    crcs = CRCS if modversions else None
+    own = {"intree": "Y", "retpoline": "Y"}
+    for path, size in (("fs/big.ko", 1), ("lib/my-lib.ko", 0)):
+        (tree / "kernel" / path).parent.mkdir(parents=True)
+        made = elf.module(path[4:-3], vermagic=magic, crcs=crcs, undefined=["printk"], info=own, more=[elf.Sec("x", bytes(size))])
+        (tree / "kernel" / path).write_bytes(made)
+    (tree / "modules.order").write_text("kernel/fs/big.ko\nkernel/lib/my-lib.ko\n")
+    if depmod:
+        tables(tree, "kernel/fs/big.ko: kernel/lib/my-lib.ko", "kernel/lib/my-lib.ko:")
+    options = "CONFIG_MODVERSIONS=y\n" if modversions else ""
+    (root / "boot" / f"config-{kernel}").write_text(f"#\n{options}{config}")
+    if headers:
+        build = root / "usr/src" / f"linux-headers-{kernel}"
+        (build / "include/generated").mkdir(parents=True)
+        (build / "include/generated/utsrelease.h").write_text(UTS_RELEASE.format(kernel))
+        (build / "Module.symvers").write_text(symvers(CRCS if modversions else {}))
+        (tree / "build").symlink_to(f"/usr/src/linux-headers-{kernel}")
+    return tree
+
+
+def tables(tree: Path, *lines: str) -> None:
+    """modules.dep with these lines, and a modules.dep.bin that names the same files (real ones are a trie of such lines)."""
+    text = "".join(f"{line}\n" for line in lines)
+    (tree / "modules.dep").write_text(text)
+    (tree / "modules.dep.bin").write_bytes(b"\xb0\x07\xf4\x57" + text.encode().replace(b"\n", b"\0"))
+
+
+def add(tree: Path, name: str, data: bytes, needed: str = "") -> Path:
+    """Installs an added module at `name` below `tree`, as depmod would list it, in front of the others."""
+    path = tree / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    tables(tree, f"{name}: {needed}".rstrip(), *(tree / "modules.dep").read_text().splitlines())
+    return path
