@@ -144,6 +144,10 @@ class Builder:
         text = f"{o.module} {o.version} for {o.kernel}: {e.what}"
         if over:
             text += "; no further attempt until source, headers or compiler change"
+        elif kind is Kind.DURING_TRANSACTION:
+            text += "; trying again when the package transaction is over"
+        else:
+            text += f"; trying again in {max(0, round(attempt.not_before - attempts.now()))} s"
         self.journal.log(
             Event.GAVE_UP if over else Event.FAILED, text, module=o.module, version=o.version, kernel=o.kernel,
             kind=kind, reason=e.what, fix=e.fix, evidence="\n".join(e.evidence), log=attempt.log, attempt=attempt.times,

@@ -182,7 +182,7 @@ def _rebuild(facts: Target) -> str:
 
 
 def _magic(module: Module, facts: Target) -> str:
-    found = f"{module.name}: version magic {names.clean(module.vermagic)!r}"
+    found = f"{names.clean(module.name)}: version magic {names.show(module.vermagic)}"
     return f"{found} should be '{facts.kernel}{facts.flags}'" if facts.witness else f"{found} is not for {facts.kernel}"
 
 

@@ -25,6 +25,8 @@ _TOKEN = re.compile(r"#[^\n]*|\n|;|(?:'[^']*+'|\"(?:\\.|[^\"\\])*+\"|\\.|[^\s;'\
 _PART = re.compile(r"'([^']*+)'|\"((?:\\.|[^\"\\])*+)\"|((?:\\.|[^'\"\\])++)|.", re.DOTALL)
 _VARIABLE = re.compile(r"\\(.)|\$(?:\{(\w+)\}|(\w+))", re.DOTALL)
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+# More than any real menu; what is nested deeper ends the reading.
+_DEEPEST = 64
 
 
 class Entry(NamedTuple):
@@ -110,6 +112,8 @@ def menu(script: str, env: dict[str, str], bls: Sequence[Entry] = ()) -> list[En
     menus = [top]
     blocks: list[_Block] = []
     for raw in _commands(script):
+        if len(blocks) > _DEEPEST:
+            break
         command = raw[0]
         inner = blocks[-1] if blocks else _Block("")
         conditions = [block.taken for block in blocks if block.kind == "if"]

@@ -50,10 +50,11 @@ def plan(seen: Observation, now: float, limits: Limits) -> Step:
         if seen.transaction:
             return Step(Action.WAIT, Why.TRANSACTION, now + POLL)
         return Step(Action.DONE, Why.NO_IMAGE if seen.state is KernelState.NO_IMAGE else Why.NOT_A_KERNEL)
+    # A run keeps an attempt until it has ended well: a module that is there, but not yet on the disk, is not called ready.
+    if seen.own_run and (seen.attempt or seen.installed is not Artefact.GOOD):
+        return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
     if seen.installed is Artefact.GOOD:
         return _loaded(seen, now)
-    if seen.own_run:
-        return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
     if seen.source is not Source.REGISTERED:
         if seen.transaction:
             return Step(Action.WAIT, Why.TRANSACTION, now + POLL)

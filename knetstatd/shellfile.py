@@ -103,19 +103,21 @@ class Shell:
         """One simple command. Inside a block, or after && or ||, what it assigns is dynamic."""
         conditional = conditional or bool(opened)
         raw = [text[start:end] for start, end in words]
-        while raw and raw[0] in _RESERVED:
-            word = raw.pop(0)
-            words = words[1:]
+        first = 0
+        while first < len(raw) and raw[first] in _RESERVED:
+            word = raw[first]
+            first += 1
             if word in _OPENS:
                 opened.append(word)
                 conditional = True
             elif word in _CLOSES and opened:
                 opened.pop()
             if word in ("for", "select", "function"):
-                self.dynamic.update(raw[:1])
-                raw, words = raw[1:], words[1:]
+                self.dynamic.update(raw[first : first + 1])
+                first += 1
             elif word == "case":
-                raw, words = [], []
+                first = len(raw)
+        raw, words = raw[first:], words[first:]
         matches = [_ASSIGNMENT.match(text, start) for start, _ in words]
         leading = next((n for n, match in enumerate(matches) if not match), len(words))
         command = raw[leading] if leading < len(raw) else ""
@@ -167,10 +169,11 @@ class Shell:
             self._unknown([name])
         for wanted, word in items:
             position = max(array, default=-1) + 1 if wanted < 0 else wanted
-            if position < _MOST:
-                array[position] = word.text[:_LARGEST]
-            if position >= _MOST or not word.static or len(word.text) > _LARGEST:
+            if not word.static or len(word.text) > _LARGEST or position >= _MOST:
                 self.dynamic.add(name)
+            if position >= _MOST:
+                break
+            array[position] = word.text[:_LARGEST]
         self.values[name] = array
 
     def _items(self, text: str, i: int) -> tuple[list[tuple[int, Word]], int]:
@@ -255,7 +258,7 @@ class Shell:
             return None, _find(text, "'", i + 2) + 1
         if opening == '"' and not quoted:  # a text to translate
             return None, i + 1
-        return (None, i + 2) if opening and opening in "0123456789@*#?$!-" else ("$", i + 1)
+        return (None, i + 2) if opening and opening in "0123456789@*#?$!-[" else ("$", i + 1)
 
 
 def _find(text: str, what: str, i: int) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from . import files, names, report
@@ -34,6 +35,7 @@ class Teller:
         self._unwatched: dict[str, str] = {}
         self._status: dict[str, Any] = {}
         self._started = False
+        self._since = time.time()
 
     def survey(self, machine: Machine) -> None:
         """Says which kernels came and went, which is next, and which names are left alone."""
@@ -68,20 +70,16 @@ class Teller:
         """Says a verdict if it differs from the last one said for this module and kernel."""
         key = (verdict.kernel, verdict.module)
         self._found_wrong(verdict, seen)
-        attempt = seen.observation.attempt
-        failed = step.why in (Why.FAILED, Why.BACKOFF) and attempt is not None
+        attempt = seen.observation.attempt if step.why in (Why.FAILED, Why.BACKOFF) else None
         said = (step.action, step.why, verdict.reason if step.action is not Action.WAIT else "")
-        if failed and attempt is not None:
-            # The builder has told of each failure; only one that this daemon has not seen happen is told here.
-            said = (step.action, step.why, verdict.reason)
-            if self._started and self._said.get(key, ("",))[0] in (Action.STAGE, Action.PUBLISH, Action.LOAD):
-                self._said[key] = said
-                return
+        if step.why in (Why.OWN_RUN, Why.SETTLING):
+            return
         if self._said.get(key) == said:
             return
         self._said[key] = said
         event = _event(step)
-        if event is None:
+        # The builder tells of each failure; here only those are told that happened before this daemon started.
+        if event is None or (attempt is not None and attempt.when >= self._since):
             return
         text = f"{verdict.title}: {verdict.state}"
         if verdict.reason:
@@ -89,7 +87,7 @@ class Teller:
         self.journal.log(
             event, text, module=verdict.module, version=verdict.version, kernel=verdict.kernel, state=verdict.state,
             why=step.why, reason=verdict.reason, fix=verdict.fix, proof=verdict.proof,
-            evidence="\n".join(attempt.evidence) if failed and attempt else "", log=verdict.log,
+            evidence="\n".join(attempt.evidence) if attempt else "", log=verdict.log,
         )  # fmt: skip
 
     def _found_wrong(self, verdict: report.Verdict, seen: Seen) -> None:

@@ -188,12 +188,18 @@ def test_without_a_boot(suite: str) -> None:
 
 
 def test_nothing_is_left() -> None:
-    with pytest.raises(ZeroDivisionError), rig.container("bookworm") as c:
-        root = c.root
-        c.start(["sh", "-c", "setsid sleep 864 & sleep 864"])
-        c.crash()
-        c.boot()
-        raise ZeroDivisionError
+    def fail() -> None:
+        with rig.container("bookworm") as c:
+            there.append(c.root)
+            c.start(["sh", "-c", "setsid sleep 864 & sleep 864"])
+            c.crash()
+            c.boot()
+            raise ZeroDivisionError
+
+    there: list[Path] = []
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    (root,) = there
     assert not root.parent.exists()
     assert str(root) not in Path("/proc/self/mountinfo").read_text()
     assert not _processes("sleep 864")

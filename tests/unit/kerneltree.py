@@ -51,7 +51,7 @@ def make(
     tree = root / "usr/lib/modules" / kernel
     crcs = CRCS if modversions else None
     own = {"intree": "Y", "retpoline": "Y"}
-    for path, size in (("fs/big.ko", 1), ("lib/my-lib.ko", 0)):
+    for path, size in (("fs/big.ko", 500), ("lib/my-lib.ko", 0)):
         (tree / "kernel" / path).parent.mkdir(parents=True)
         made = elf.module(path[4:-3], vermagic=magic, crcs=crcs, undefined=["printk"], info=own, more=[elf.Sec("x", bytes(size))])
         (tree / "kernel" / path).write_bytes(made)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -187,6 +189,12 @@ def test_a_variable_that_doubles_itself_stays_small() -> None:
     env: dict[str, str] = {}
     grub.menu("a=xxxxxxxx\n" + 'a="$a$a"\n' * 200, env)
     assert len(env["a"]) == 1024
+
+
+def test_a_menu_that_is_nested_without_end() -> None:
+    started = time.process_time()
+    assert len(grub.menu("submenu a {\n" * 20000, {})) == 1
+    assert time.process_time() - started < 2
 
 
 PIECES = st.sampled_from(

@@ -83,6 +83,11 @@ def test_what_is_not_there_is_empty(tmp_path: Path) -> None:
     assert (module.crcs, module.ext_crcs, module.undefined, module.exports) == (None, None, (), {})
 
 
+def test_sections_without_contents_are_empty(tmp_path: Path) -> None:
+    empty = elf.Sec(".modinfo", b"vermagic=1", kind=elf.NOBITS)
+    assert read(tmp_path, elf.file([empty, elf.Sec(".gnu.linkonce.this_module", bytes(64))])).vermagic == ""
+
+
 def test_name_without_modinfo_is_the_files(tmp_path: Path) -> None:
     path = tmp_path / "snd-x.ko.xz"
     path.write_bytes(elf.file([elf.Sec(".gnu.linkonce.this_module", bytes(64))]))
@@ -272,7 +277,7 @@ def test_a_section_too_large_to_be_true(tmp_path: Path) -> None:
 
 def test_every_truncation_is_seen(tmp_path: Path) -> None:
     made = elf.module(**FULL, struct_size=64)
-    for size in (*range(0, 70), *range(70, len(made) - 70, 9), *range(len(made) - 70, len(made))):
+    for size in (*range(70), *range(70, len(made) - 70, 9), *range(len(made) - 70, len(made))):
         refused(tmp_path, made[:size], "is empty|is not an ELF file|is truncated or damaged|no section table")
 
 

@@ -113,7 +113,7 @@ def test_many_modules_are_sampled(tmp_path: Path) -> None:
 def test_symvers_of_other_distributions(tmp_path: Path) -> None:
     tree = kerneltree.make(tmp_path, headers=False)
     data = kerneltree.symvers().encode()
-    places = [tree / "symvers.xz", tree / "symvers.gz", tmp_path / f"boot/symvers-{KERNEL}.gz"]
+    places = [tree / "symvers.gz", tree / "symvers.xz", tmp_path / f"boot/symvers-{KERNEL}.gz"]
     for path in places:
         path.write_bytes(gzip.compress(data))
         assert target.read(tmp_path, KERNEL).symvers == path

@@ -391,17 +391,18 @@ class TestInstalled:
         kerneltree.add(tree, "updates/demo.ko", uses)
         assert not verify.prove(root, KERNEL, "demo").loads
 
-    def test_the_story(self, root: Path, plain: Path) -> None:
-        """A module for the kernel before, in the tree of the new one, where the release decides."""
-        tree = kerneltree.make(plain, "4.10.0-40-generic", modversions=False)
-        magic = "4.10.0-38-generic SMP preempt mod_unload "
-        kerneltree.add(tree, "updates/dkms/knetstat.ko", kerneltree.module("knetstat", vermagic=magic, crcs=None))
-        worst = verify.prove(plain, "4.10.0-40-generic", "knetstat").worst
-        assert worst
-        assert worst.reason == (
-            "knetstat: version magic '4.10.0-38-generic SMP preempt mod_unload ' "
-            "should be '4.10.0-40-generic SMP preempt mod_unload '"
-        )
+
+def test_the_story(tmp_path: Path) -> None:
+    """A module for the kernel before, in the tree of the new one, where the release decides."""
+    tree = kerneltree.make(tmp_path, "4.10.0-40-generic", modversions=False)
+    magic = "4.10.0-38-generic SMP preempt mod_unload "
+    kerneltree.add(tree, "updates/dkms/knetstat.ko", kerneltree.module("knetstat", vermagic=magic, crcs=None))
+    worst = verify.prove(tmp_path, "4.10.0-40-generic", "knetstat").worst
+    assert worst
+    assert worst.reason == (
+        "knetstat: version magic '4.10.0-38-generic SMP preempt mod_unload ' "
+        "should be '4.10.0-40-generic SMP preempt mod_unload '"
+    )
 
 
 def test_inputs_change_whenever_the_answer_may(root: Path) -> None:
