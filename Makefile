@@ -12,7 +12,7 @@ RUN_PACKAGES := python3 python3-venv python3-systemd python3-pyudev python3-sdno
 TEST_PACKAGES := $(RUN_PACKAGES) git gcc libc6-dev mmdebstrap systemd-container apt-utils dpkg-dev qemu-system-x86 busybox-static cpio \
 	util-linux procps xz-utils
 
-.PHONY: help setup setup-test run test unit container bench clean
+.PHONY: help setup setup-test run test unit container container-slow bench clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -48,6 +48,9 @@ unit: setup-test  ## unit tests and linters (seconds)
 
 container: setup-test  ## tests in Debian containers with systemd, real dkms, real kernels (minutes)
 	$(PYTEST) tests/container $(ARGS)
+
+container-slow: setup-test  ## 50 random kills on each suite, 50 installations beside the hook (two hours)
+	$(PYTEST) tests/container -m slow $(ARGS)
 
 test: setup-test  ## all tests
 	$(PYTEST) -m 'not slow' $(ARGS)
