@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LIMIT = 32 << 20  # bytes; 0.7 MB for 4,200 modules
+_BLOCK = 1 << 16
 # Not searched for a module's file: what the kernel brings, and what leads out of the directory.
 _NOT_ADDED = ("kernel", "build", "source")
 _SUFFIXES = (b"", b".gz", b".xz", b".zst")
@@ -44,7 +45,6 @@ class Tables:
         self._root = root
         self.tree = tree
         self._text = _read(tree / "modules.dep")
-        self._canonical = self._text.replace(b"-", b"_")
         self.found = bool(self._text)
 
     def entry(self, module: str) -> Entry | None:
@@ -63,13 +63,13 @@ class Tables:
 
     def _line(self, module: str) -> int:
         """Where the line of a module starts, -1 where there is none. A plain search: 20 times as fast as one by pattern."""
-        name = _stem(module) + b".ko"
-        at = self._canonical.find(name)
+        name, canonical = _stem(module) + b".ko", self._text.replace(b"-", b"_")
+        at = canonical.find(name)
         while at >= 0:
             start = self._text.rfind(b"\n", 0, at) + 1
             if (at == start or self._text[at - 1 : at] == b"/") and _END.match(self._text, at + len(name)):
                 return start
-            at = self._canonical.find(name, at + 1)
+            at = canonical.find(name, at + 1)
         return -1
 
     def in_tree(self) -> list[str]:
@@ -80,7 +80,16 @@ class Tables:
 
     def is_indexed(self, entry: Entry) -> bool:
         """Whether modules.dep.bin, which modprobe reads, names the same file."""
-        return entry.listed + b":" in _read(self.tree / "modules.dep.bin")
+        wanted, before = entry.listed + b":", b""
+        try:
+            with open(self.tree / "modules.dep.bin", "rb") as f:
+                while block := f.read(_BLOCK):
+                    if wanted in before + block:
+                        return True
+                    before = block[-len(wanted) :]
+        except OSError:
+            pass
+        return False
 
     def _path(self, name: bytes) -> Path:
         text = os.fsdecode(name)

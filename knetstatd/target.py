@@ -13,7 +13,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import depmod, files, ko
-from .errors import ModuleFileError
+from .errors import KnetstatdError, ModuleFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,6 +25,7 @@ _SUFFIXES = ("", ".xz", ".zst", ".gz")
 _OPTIONS = ("MODVERSIONS", "MODULE_FORCE_LOAD", "MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS")
 # Of so many modules, spread over the list, the smallest are read; with 4,200 modules that costs 0.3 ms and finds one of 10 KB.
 _SAMPLE, _TRIES = 48, 6
+_CONFIGURATION = 4 << 20  # bytes; Debian's has 280 KB
 _UTS_RELEASE = re.compile(r'#define\s+UTS_RELEASE\s+"([^"]*)"')
 
 
@@ -113,8 +114,12 @@ def _configurations(root: Path, kernel: str) -> list[Path]:
 
 def _options(root: Path, kernel: str) -> frozenset[str] | None:
     for path in _configurations(root, kernel):
-        if text := files.text(path):
-            return frozenset(name for name in _OPTIONS if f"\nCONFIG_{name}=y\n" in text)
+        try:
+            text = files.read(path, _CONFIGURATION)
+        except (OSError, KnetstatdError):
+            continue
+        if text:
+            return frozenset(name for name in _OPTIONS if f"\nCONFIG_{name}=y\n".encode() in text)
     return None
 
 

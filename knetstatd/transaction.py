@@ -47,7 +47,6 @@ _VALUE_OPTIONS = re.compile(
     r"directive).*"
 )
 _DKMS_TREE = "/var/lib/dkms"
-_TREES = (_DKMS_TREE, "/usr/lib/modules", "/lib/modules")
 _LOCK_LINE = re.compile(
     rb"^\d+: (?:POSIX|OFDLCK) +\S+ +WRITE +(-?\d{1,10}) ([0-9a-f]{1,5}):([0-9a-f]{1,5}):(\d{1,20}) ", re.MULTILINE
 )
@@ -122,7 +121,7 @@ def foreign_dkms(root: Path, ours: int | None) -> str | None:
         # Empty for a zombie and for a kernel's thread.
         command = _read(f"{proc}/{pid}/cmdline", 65536).decode("utf-8", "replace").rstrip("\0").split("\0")
         work = _work(command)
-        if work and not _descends(proc, pid, ours) and _shares_trees(root / "proc", pid):
+        if work and not _descends(proc, pid, ours) and _shares_trees(root, pid):
             return f"{names.clean(work, 120)} (pid {pid})"
     return None
 
@@ -187,25 +186,27 @@ def _descends(proc: str, pid: str, ours: int | None) -> bool:
     return False
 
 
-def _shares_trees(proc: Path, pid: str) -> bool:
+def _shares_trees(root: Path, pid: str) -> bool:
     """Whether the process sees one of our trees, from its mounts and ours.
 
     Not from its pid namespace: a container may have the machine's /lib/modules mounted, and a chroot has no namespace.
     Not from /proc/PID/root, which only a tracer may follow; mountinfo is for everybody and ends at the process's root.
     """
-    theirs, mine = _places(proc / pid / "mountinfo"), _places(proc / "self/mountinfo")
+    # mountinfo has no links in its paths: /lib is one to /usr/lib on most systems.
+    trees = [f"/{os.path.relpath(files.inside(root, tree), root)}" for tree in (_DKMS_TREE, "/lib/modules")]
+    theirs, mine = (_places(root / "proc" / who / "mountinfo", trees) for who in (pid, "self"))
     # Nothing of our own: we live in a chroot ourselves, and cannot tell.
     return theirs is None or not mine or not theirs.isdisjoint(mine)
 
 
-def _places(mountinfo: Path) -> set[tuple[str, str]] | None:
+def _places(mountinfo: Path, trees: list[str]) -> set[tuple[str, str]] | None:
     """Where the trees are for a process, as (device, path in that file system); None where it cannot be read."""
     text = files.text(mountinfo)
     if text is None:
         return None
     mounts = [fields for line in text.splitlines() if len(fields := line.split()) > 4]
     places = set()
-    for tree in _TREES:
+    for tree in trees:
         covering = [(len(f[4]), f) for f in mounts if tree == f[4] or tree.startswith(f[4].rstrip("/") + "/")]
         if covering:
             # The longest mount point; of several mounts on it, the last.

@@ -163,7 +163,7 @@ class Container:
         return [*argv, *([kernel.image] if image else []), *([kernel.headers] if headers else [])]
 
     def install_kernel(self, kernel: Kernel, *, image: bool = True, headers: bool = True, check: bool = True) -> Result:
-        return self.run(self.install_argv(kernel, image=image, headers=headers), check=check, timeout=300)
+        return self.run(self.install_argv(kernel, image=image, headers=headers), check=check, timeout=600)
 
     def package_state(self, package: str) -> str:
         """dpkg's two letters: "ii" installed, "iF" half-configured, "iU" unpacked, "" never heard of."""

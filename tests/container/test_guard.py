@@ -86,7 +86,7 @@ def test_the_story(machine: Container) -> None:
     story = product.story(c, new.release)
     assert ordered(story, ["wrong-module", "stage-started", "staged", "publish-started", "published", "ready"]), story
     explained = c.output("knetstatctl", "explain", new.release)
-    assert "Makefile line 5 reads the running kernel and sets KSRC, which dkms.conf does not set" in explained
+    assert "Makefile line 4 reads the running kernel and sets KSRC, which dkms.conf does not set" in explained
     assert "KSRC ?= /lib/modules/$(shell uname -r)/build" in explained
 
 
@@ -151,7 +151,7 @@ def test_an_undefined_symbol_is_named(machine: Container) -> None:
 def test_noise_forges_nothing(machine: Container) -> None:
     """Megabytes of output, control characters, lines that look like journal fields: a quiet journal, a kept log."""
     c = machine
-    c.add_fixture("noisy", autoinstall=False, files={"outcome": "fail\n"})
+    c.add_fixture("noisy", autoinstall=False, files={"outcome": "false\n"})
     product.start(c, ["kt-noisy"])
     product.wait("it gives up", lambda: "gave-up" in product.kinds(c, "kt-noisy"))
     entries = c.journal("knetstatd.service")

@@ -139,8 +139,8 @@ def module(
         if kind == "flag":
             symbols.append(Sym(f"__flags_{symbol}", "__kflagstab", len(flags), LOCAL))
             flags += b"\1"
-        where = (ABS, crc) if old_exports else ("__kcrctab", len(sums))
-        symbols.append(Sym(f"__crc_{symbol}", *where, GLOBAL if old_exports else LOCAL))
+        old, new = Sym(f"__crc_{symbol}", ABS, crc), Sym(f"__crc_{symbol}", "__kcrctab", len(sums), LOCAL)
+        symbols.append(old if old_exports else new)
         sums += struct.pack(order + "I", crc)
         text += namespace.encode() + b"\0"
     if exports is not None:

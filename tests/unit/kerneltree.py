@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import elf
 
@@ -30,13 +30,10 @@ def symvers(crcs: Mapping[str, int] = CRCS, exports: Mapping[str, tuple[str, str
     return "\n".join(rows) + "\n"
 
 
-def module(name: str = "demo", **more: object) -> bytes:
+def module(name: str = "demo", **more: Any) -> bytes:
     """A module that loads on the kernel that `make` makes; `more` as in elf.module."""
-    values: dict[str, object] = {
-        "undefined": ["printk"],
-        "crcs": {name: CRCS[name] for name in ("module_layout", "printk")},
-    }
-    return elf.module(name, **(values | more))  # type: ignore[arg-type]
+    crcs = {name: CRCS[name] for name in ("module_layout", "printk")}
+    return elf.module(name, **({"undefined": ["printk"], "crcs": crcs} | more))
 
 
 def make(
@@ -53,7 +50,8 @@ def make(
     own = {"intree": "Y", "retpoline": "Y"}
     for path, size in (("fs/big.ko", 500), ("lib/my-lib.ko", 0)):
         (tree / "kernel" / path).parent.mkdir(parents=True)
-        made = elf.module(path[4:-3], vermagic=magic, crcs=crcs, undefined=["printk"], info=own, more=[elf.Sec("x", bytes(size))])
+        padding = [elf.Sec("padding", bytes(size))]
+        made = elf.module(path[4:-3], vermagic=magic, crcs=crcs, undefined=["printk"], info=own, more=padding)
         (tree / "kernel" / path).write_bytes(made)
     (tree / "modules.order").write_text("kernel/fs/big.ko\nkernel/lib/my-lib.ko\n")
     if depmod:

@@ -75,7 +75,14 @@ def test_index(tables: depmod.Tables, tmp_path: Path) -> None:
     entry = tables.entry("demo")
     assert entry
     assert tables.is_indexed(entry)
-    (tmp_path / "modules.dep.bin").unlink()
+    index = tmp_path / "modules.dep.bin"
+    line = b"updates/dkms/demo.ko: kernel/net/nf-nat.ko.xz"
+    for before in (0, 1 << 16, (1 << 16) - 1, (1 << 16) - 10, (1 << 16) - 21, (3 << 16) - 5):
+        index.write_bytes(bytes(before) + line + bytes(200000))
+        assert tables.is_indexed(entry)
+    index.write_bytes(bytes(200000) + line[:20] + b"\0" + line[20:])
+    assert not tables.is_indexed(entry)
+    index.unlink()
     assert not tables.is_indexed(entry)
 
 
@@ -103,7 +110,7 @@ def test_added_files(tmp_path: Path) -> None:
     assert list(depmod.added(tree / "absent", "demo")) == []
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200), st.text(max_size=8))
 def test_any_bytes(tmp_path: Path, data: bytes, name: str) -> None:
     (tmp_path / "modules.dep").write_bytes(data + b"/" + name.encode("utf-8", "replace") + b".ko")

@@ -59,6 +59,10 @@ def test_configuration_places(tmp_path: Path) -> None:
     assert target.read(tmp_path, KERNEL).options == {"MODULE_FORCE_LOAD"}
     (tree / "config").write_text("#\nCONFIG_MODVERSIONS=y\n")
     assert target.read(tmp_path, KERNEL).options == {"MODVERSIONS"}
+    (tmp_path / f"boot/config-{KERNEL}").write_text("")
+    assert target.read(tmp_path, KERNEL).options == {"MODVERSIONS"}
+    (tree / "config").write_bytes(bytes(5 << 20))
+    assert target.read(tmp_path, KERNEL).options == {"MODULE_FORCE_LOAD"}
 
 
 def test_depmod_has_not_run(tmp_path: Path) -> None:

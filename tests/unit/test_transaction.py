@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +19,7 @@ from knetstatd import transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     Tree = Callable[[dict[str, str]], Path]
 
@@ -257,6 +257,8 @@ OURS = "20 1 254:1 / / rw - ext4 /dev/vda1 rw\n21 20 254:2 / /usr/src rw - ext4 
         ("40 1 0:50 / / rw - overlay overlay rw\n", False),
         ("40 1 254:1 /var/lib/machines/d / rw - ext4 /dev/vda1 rw\n", False),
         ("41 40 0:6 / /dev rw - devtmpfs dev rw\n", False),
+        # A test rig: overlays on both trees of the same root.
+        (OURS + "31 20 0:51 / /usr/lib/modules rw - overlay o rw\n32 20 0:52 / /var/lib/dkms rw - overlay o rw\n", False),
         # A container with the machine's modules in it.
         ("40 1 0:50 / / rw - overlay overlay rw\n41 40 254:1 /usr/lib/modules /usr/lib/modules rw - ext4 x rw\n", True),
         # The last of several mounts on one place is what is seen.
@@ -264,7 +266,10 @@ OURS = "20 1 254:1 / / rw - ext4 /dev/vda1 rw\n21 20 254:2 / /usr/src rw - ext4 
     ],
 )
 def test_a_dkms_on_other_trees_is_not_in_the_way(tree: Tree, theirs: str, foreign: bool) -> None:
-    root = tree({"proc/self/mountinfo": OURS} | process(12, "dkms install x/1", mounts=theirs))
+    root = tree(
+        {"lib": "-> usr/lib", "usr/lib/modules/": "", "proc/self/mountinfo": OURS}
+        | process(12, "dkms install x/1", mounts=theirs)
+    )
     assert (transaction.foreign_dkms(root, None) is not None) is foreign
 
 
@@ -302,11 +307,16 @@ def test_a_real_script_that_is_called_dkms(tmp_path: Path) -> None:
     script = tmp_path / "dkms"
     script.write_text("#!/bin/bash\nread line\n")
     script.chmod(0o755)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/self").symlink_to("/proc/self")
     with subprocess.Popen([script, "build", "x/1"], stdin=subprocess.PIPE) as run:
-        deadline = time.monotonic() + 5
-        while not (found := transaction.foreign_dkms(Path("/"), None)) and time.monotonic() < deadline:
+        # Only these two of the machine's processes: somebody may really run dkms just now.
+        for pid in (run.pid, os.getpid()):
+            (tmp_path / f"proc/{pid}").symlink_to(f"/proc/{pid}")
+        deadline = time.monotonic() + 10
+        while not (found := transaction.foreign_dkms(tmp_path, None)) and time.monotonic() < deadline:
             time.sleep(0.01)
-        ours = transaction.foreign_dkms(Path("/"), os.getpid())
+        ours = transaction.foreign_dkms(tmp_path, os.getpid())
     assert found == f"dkms build x/1 (pid {run.pid})"
     assert ours is None
 

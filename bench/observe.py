@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Observe and plan where there is nothing to do, against `dkms status`, on a machine with 50 kernels and 10 modules.
+
+One kernel is real, its ten modules are built and installed by dkms. The other 49 are copies of it: every file that names
+the release has it replaced by another of the same length, in modules too. Modules of the kernel that are too large to be
+read for comparison are hard links.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+from typing import TYPE_CHECKING
+
+from . import box
+from .box import Side
+from .table import Row, ratio, seconds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.container.rig import Container
+
+KERNELS, MODULES = 50, 10
+_LIMIT = 50
+_SMALL = 24 << 10
+
+
+def run(suite: str, rounds: int) -> list[Row]:
+    """The rows of `observe`."""
+    with box.box(suite) as c:
+        kernel = c.kernels()[0].release
+        box.install(c, ["*"], kernels="all")
+        names = box.add_modules(c, MODULES)
+        for name in names:
+            c.run(["dkms", "install", f"{name}/1.0", "-k", kernel], check=True)
+        for number in range(1, KERNELS):
+            _clone(c, kernel, f"{kernel[:2]}{number:02}{kernel[4:]}", names)
+        looks = max(3, rounds)
+        sides = {
+            "cold": Side([*box.PYTHON, f"{box.INSIDE}/look.py", "1"]),
+            "steady": Side([*box.PYTHON, f"{box.INSIDE}/look.py", str(looks + 1)]),
+            "dkms": Side(["/usr/sbin/dkms", "status"]),
+        }
+        found = box.alternate(c, sides, min(rounds, 3))
+        count = found["dkms"][0].out.count(": installed\n")
+        assert count == KERNELS * MODULES, f"dkms status knows {count}"
+        for sample in found["cold"] + found["steady"]:
+            verdicts = json.loads(sample.out)["verdicts"]
+            assert verdicts == {"ready": KERNELS * MODULES}, verdicts
+    peer = box.cpu(found["dkms"])
+    steady = statistics.median(cpu for s in found["steady"] for _, cpu in json.loads(s.out)["looks"][1:])
+    rows = []
+    for what, ours in (("first look, fresh process", box.cpu(found["cold"])), ("steady state", steady)):
+        rows.append(
+            Row(f"observe and plan, {KERNELS} x {MODULES}, {what}", seconds(ours), f"dkms status {seconds(peer)}",
+                ratio(ours, peer), "cpu", f"1/{_LIMIT}", ours * _LIMIT <= peer)
+        )  # fmt: skip
+    return rows
+
+
+def _clone(c: Container, kernel: str, release: str, modules: list[str]) -> None:
+    """A second kernel that looks like the first, and its modules, installed as dkms leaves them."""
+    old, new = kernel.encode(), release.encode()
+    assert len(old) == len(new)
+    _copy(c.path(f"/lib/modules/{kernel}"), c.path(f"/lib/modules/{release}"), old, new)
+    _copy(c.path(f"/usr/src/linux-headers-{kernel}"), c.path(f"/usr/src/linux-headers-{release}"), old, new)
+    for path in list(c.path("/boot").glob(f"*-{kernel}")):
+        os.link(path, path.with_name(path.name.replace(kernel, release)))
+    for name in modules:
+        tree = c.path(f"/var/lib/dkms/{name}")
+        _copy(tree / "1.0" / kernel, tree / "1.0" / release, old, new)
+        mark = next(tree.glob(f"kernel-{kernel}-*"))
+        (tree / mark.name.replace(kernel, release)).symlink_to(os.readlink(mark).replace(kernel, release))
+
+
+def _copy(source: Path, target: Path, old: bytes, new: bytes) -> None:
+    for where, directories, files in os.walk(source):
+        here = target / os.path.relpath(where, source)
+        here.mkdir(exist_ok=True)
+        for name in [*files, *(d for d in directories if os.path.islink(os.path.join(where, d)))]:
+            path = os.path.join(where, name)
+            if os.path.islink(path):
+                (here / name).symlink_to(os.readlink(path).replace(os.fsdecode(old), os.fsdecode(new)))
+            elif ".ko" in name and os.path.getsize(path) > _SMALL and "/updates/" not in path:
+                os.link(path, here / name)
+            else:
+                with open(path, "rb") as f:
+                    data = f.read()
+                (here / name).write_bytes(data.replace(old, new))
+                shutil.copystat(path, here / name)
