@@ -262,9 +262,9 @@ def rehearse(
 ) -> Rehearsal:
     """Boots `image`, carries out `plan` and says how it went.
 
-    root: where busybox is.  arguments: more for the kernel's command line.  kvm: not unless asked for, since /dev/kvm in a
-    virtual machine may be there and hang, and emulation answers in seconds, the same everywhere.  Raises KnetstatdError where QEMU or busybox is
-    missing. Leaves nothing behind.
+    root: where busybox is.  arguments: more for the kernel's command line.  kvm: not unless asked for, since a virtual
+    machine's own /dev/kvm may be there and hang, and emulation answers in seconds and the same everywhere.  Raises
+    KnetstatdError where QEMU or busybox is missing. Leaves nothing behind.
     """
     mark = f"@{secrets.token_hex(8)}"
     with tempfile.TemporaryDirectory(prefix="knetstatd-rehearse-") as directory:

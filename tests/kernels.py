@@ -44,7 +44,11 @@ ARCHIVES = {
 # The suite where a series is looked for, unless the test says.
 HOME = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie"}
 # The compiler that each suite's kernels are built with.
-COMPILERS = {"bullseye": "gcc-10,libelf1,sparse", "bookworm": "gcc-12,libelf1,pahole,sparse", "trixie": "gcc-14,libelf1t64,pahole,sparse"}
+COMPILERS = {
+    "bullseye": "gcc-10,libelf1,sparse",
+    "bookworm": "gcc-12,libelf1,pahole,sparse",
+    "trixie": "gcc-14,libelf1t64,pahole,sparse",
+}
 
 
 class Unavailable(Exception):
@@ -74,8 +78,13 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "knetstatd"
 
 
-def fetch(series: str, flavour: str = "cloud-amd64", suite: str | None = None, back: int = 0) -> Kernel:
-    """The newest kernel of a series (back=1: the one before it), unpacked in the cache."""
+def fetch(
+    series: str, flavour: str = "cloud-amd64", suite: str | None = None, *, back: int = 0, boot: bool = True
+) -> Kernel:
+    """The newest kernel of a series (back=1: the one before it), unpacked in the cache.
+
+    boot=False: the headers alone; `vmlinuz` and `modules` may then not be there.
+    """
     suite = suite or HOME.get(series, "trixie-backports")
     with locked("fetch"):
         found = releases(series, flavour, suite)
@@ -83,8 +92,10 @@ def fetch(series: str, flavour: str = "cloud-amd64", suite: str | None = None, b
             raise Unavailable(f"{suite} has {len(found)} kernel(s) {series} {flavour}, {back + 1} wanted")
         release = found[-1 - back]
         tree = cache() / "kernels" / release
-        if not tree.exists():
-            unpack(suite, packages(suite, release), tree)
+        if not (tree / "headers").exists():
+            unpack(suite, headers_packages(suite, release), tree, "headers")
+        if boot and not (tree / "image").exists():
+            unpack(suite, image_packages(suite, release), tree, "image")
         return kernel_in(tree, series, flavour, suite, release)
 
 
@@ -104,48 +115,49 @@ def natural(release: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", release) if part]
 
 
-def packages(suite: str, release: str) -> list[str]:
-    """The image's and the headers' packages, and what they need to be used."""
-    wanted = [f"linux-headers-{release}"]
-    names = set(apt(suite, "apt-cache", "pkgnames", "linux-").split())
-    if f"linux-binary-{release}" in names:
-        # From 7.x on, linux-image-K is empty.
-        wanted += [f"linux-binary-{release}", f"linux-modules-{release}"]
-    else:
-        wanted.append(f"linux-image-{release}")
-    depends = apt(suite, "apt-cache", "--important", "depends", wanted[0])
-    wanted += sorted(set(re.findall(r"Depends: (linux-(?:headers|kbuild)-\S+)", depends)))
-    return wanted
+def headers_packages(suite: str, release: str) -> list[str]:
+    depends = apt(suite, "apt-cache", "--important", "depends", f"linux-headers-{release}")
+    return [f"linux-headers-{release}", *sorted(set(re.findall(r"Depends: (linux-(?:headers|kbuild)-\S+)", depends)))]
 
 
-def unpack(suite: str, wanted: list[str], tree: Path) -> None:
-    work = tree.with_name(tree.name + ".new")
-    shutil.rmtree(work, ignore_errors=True)
-    debs = work / "debs"
+def image_packages(suite: str, release: str) -> list[str]:
+    """From 7.x on, linux-image-K is empty, and its two parts are packages of their own."""
+    if f"linux-binary-{release}" in apt(suite, "apt-cache", "pkgnames", "linux-binary-").split():
+        return [f"linux-binary-{release}", f"linux-modules-{release}"]
+    return [f"linux-image-{release}"]
+
+
+def unpack(suite: str, wanted: list[str], tree: Path, stamp: str) -> None:
+    """Add packages to a tree; the stamp comes last, so a tree without it is half done and done again."""
+    debs = tree / "debs"
+    shutil.rmtree(debs, ignore_errors=True)
     debs.mkdir(parents=True)
     apt(suite, "apt-get", "-q", "download", *wanted, cwd=debs)
     for deb in debs.iterdir():
-        subprocess.run(["dpkg-deb", "-x", deb, work], check=True)
+        subprocess.run(["dpkg-deb", "-x", deb, tree], check=True)
     shutil.rmtree(debs)
-    relocate(work, tree)
-    work.rename(tree)
+    relocate(tree)
+    (tree / stamp).touch()
 
 
-def relocate(work: Path, tree: Path) -> None:
+def relocate(tree: Path) -> None:
     """Turn the absolute paths of Debian's headers to where they now are."""
-    for makefile in work.glob("usr/src/linux-headers-*/Makefile"):
-        if len(text := makefile.read_text()) < 1000:
+    for makefile in tree.glob("usr/src/linux-headers-*/Makefile"):
+        # The flavour's own is two lines; the common one is the kernel's and names no place.
+        text = makefile.read_text()
+        if len(text) < 1000 and os.fspath(tree) not in text:
             makefile.write_text(text.replace("/usr/src/", f"{tree}/usr/src/"))
-    for link in [*work.glob("lib/modules/*/*"), *work.glob("usr/lib/modules/*/*")]:
-        if link.is_symlink() and os.readlink(link).startswith("/"):
+    for link in [*tree.glob("lib/modules/*/*"), *tree.glob("usr/lib/modules/*/*")]:
+        if link.is_symlink() and os.readlink(link).startswith("/usr/"):
             target = os.readlink(link)
             link.unlink()
             link.symlink_to(f"{tree}{target}")
 
 
 def kernel_in(tree: Path, series: str, flavour: str, suite: str, release: str) -> Kernel:
-    modules = next(d for d in (tree / "lib/modules" / release, tree / "usr/lib/modules" / release) if d.exists())
-    vmlinuz = next(f for f in (tree / "boot" / f"vmlinuz-{release}", modules / "vmlinuz") if f.exists())
+    merged = (tree / "usr/lib/modules" / release).exists()
+    modules = tree / ("usr/lib/modules" if merged else "lib/modules") / release
+    vmlinuz = modules / "vmlinuz" if merged else tree / "boot" / f"vmlinuz-{release}"
     return Kernel(
         series, flavour, suite, release, vmlinuz, tree / "usr/src" / f"linux-headers-{release}", modules, tree
     )
