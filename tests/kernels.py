@@ -171,6 +171,16 @@ def make(kernel: Kernel, source: Path, into: Path, args: list[str], timeout: flo
     return Built(done.returncode, done.stdout, into)
 
 
+def make_here(headers: Path, source: Path, into: Path, args: list[str], timeout: float = 300) -> Built:
+    """As `make`, with this machine's compiler and for any kernel's build directory."""
+    shutil.copytree(source, into, dirs_exist_ok=True)
+    done = subprocess.run(
+        ["nice", "make", "-C", into, f"KDIR={headers}", *args],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout,
+    )  # fmt: skip
+    return Built(done.returncode, done.stdout, into)
+
+
 def enter(root: Path, binds: list[Path], command: list[str], timeout: float) -> "subprocess.CompletedProcess[str]":
     """Run a command in a root, in which the directories `binds` lie at their own paths. Needs root."""
     for bind in binds:

@@ -30,8 +30,6 @@ SERIES = [
 # `make test` boots these two, the oldest and the newest; `make test-vm` boots all.
 QUICK = (SERIES[0], SERIES[-1])
 
-Build = "Callable[[kernels.Kernel], rehearse.Module]"
-
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes `booted` runs on a cloud kernel of every series."""

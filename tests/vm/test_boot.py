@@ -22,8 +22,6 @@ TCP_HEADER = "Recv-Q Send-Q Local Address           Foreign Address         Stat
 UDP_HEADER = "Recv-Q Send-Q Local Address           Foreign Address         Options\n"
 TIMEOUT = 180.0  # the machine may be shared
 
-Build = "Callable[[kernels.Kernel], Module]"
-
 
 def test_loads(booted: kernels.Kernel, build: Callable[[kernels.Kernel], Module]) -> None:
     files = ("/proc/net/tcpstat", "/proc/net/tcp6stat", "/proc/net/udpstat", "/proc/net/udp6stat", "/proc/net/nonestat")

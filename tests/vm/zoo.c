@@ -325,6 +325,9 @@ static int zoo(void)
 		if (!seen[state] && state != 7)
 			fail("no socket is in state %d", state);
 	free_lines(&lines);
+	for (int i = 0; i < DIAGS; i++)
+		if (!diag_seen[i])
+			fail("no established socket is '%s'", diags[i]);
 	return failures ? 1 : 0;
 }
 

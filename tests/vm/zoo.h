@@ -27,6 +27,9 @@ struct lines {
 };
 
 /* zoo_rows.c */
+#define DIAGS 5
+extern const char *const diags[DIAGS];
+extern bool diag_seen[DIAGS];	/* by compare_options, as expected ones */
 extern int failures;
 void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void die(const char *what);

@@ -19,6 +19,8 @@
 #include "zoo.h"
 
 int failures;
+const char *const diags[DIAGS] = { "", ">|<", "|<", ">|", ">#" };
+bool diag_seen[DIAGS];
 
 void fail(const char *format, ...)
 {
@@ -253,6 +255,8 @@ static void expected_options(char *p, const struct animal *a)
 			       info.tcpi_unacked && info.tcpi_last_ack_recv > 1000 ? ">#" : "";
 		}
 		p = add(p, "%-4s ", diag);
+		for (int i = 0; i < DIAGS; i++)
+			diag_seen[i] |= info.tcpi_state == 1 && !strcmp(diag, diags[i]);
 	}
 	p = add(p, "SO_REUSEADDR=%d,SO_REUSEPORT=%d", get(a, SOL_SOCKET, SO_REUSEADDR), get(a, SOL_SOCKET, SO_REUSEPORT));
 	if (!a->tcp) {
