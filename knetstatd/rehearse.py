@@ -191,7 +191,7 @@ def read(console: bytes, plan: Plan, mark: str, *, timed_out: bool, elapsed: flo
     code, output = found.get("program", (None, ""))
     panic = "Kernel panic - not syncing" in text
     if panic:
-        words = kernel_lines(text[text.rfind("\n" + mark) :])[-200:]
+        words = [line for line in kernel_lines(text[text.rfind("\n" + mark) :]) if not line.startswith(mark)][-200:]
 
     if panic:
         outcome = Outcome.PANIC

@@ -74,8 +74,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]
         if name not in made:
             out = tmp_path_factory.mktemp("program") / name
             sources = sorted(Path(__file__).parent.glob(f"{name}*.c"))
-            argv: list[str | Path] = ["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-o", out, *sources]
-            subprocess.run(argv, check=True)
+            warnings = ["-Wall", "-Wextra", "-Werror"]
+            subprocess.run(["gcc", "-std=gnu11", "-O2", *warnings, "-static", "-pthread", "-o", out, *sources], check=True)
             made[name] = out.read_bytes()
         return made[name]
 

@@ -68,6 +68,8 @@ CONFIG_PROVE_RCU=y
 CONFIG_NET_NS_REFCNT_TRACKER=y
 CONFIG_DEBUG_INFO_NONE=y
 # CONFIG_WERROR is not set
+# CONFIG_SLUB_TINY is not set
+# CONFIG_CC_OPTIMIZE_FOR_SIZE is not set
 END
 mkdir -p build
 make -C "$tree" O="$out/build" tinyconfig >/dev/null

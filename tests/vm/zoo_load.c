@@ -80,8 +80,12 @@ int listen_on(int family, const char *address, int port, int backlog)
 	int fd = socket(family, SOCK_STREAM, 0), one = 1;
 
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (bind(fd, (void *)&name, size) || listen(fd, backlog))
-		die("listen");
+	/* A forked child may hold the last listener on this port a little longer. */
+	for (int tries = 0; bind(fd, (void *)&name, size) || listen(fd, backlog); tries++) {
+		if (errno != EADDRINUSE || tries == 1000)
+			die("listen");
+		usleep(10000);
+	}
 	return fd;
 }
 
@@ -228,6 +232,7 @@ static void *namespaces(void *argument)
 		pid_t child = fork();
 
 		if (!child) {
+			syscall(SYS_close_range, 3, ~0U, 0);
 			if (unshare(CLONE_NEWNET))
 				_exit(2);
 			lo_up();
