@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel's own answer: boot it in a throwaway machine, insert the modules there, and bring back what it says.
+
+Rules:
+
+1. Everything but `boot` and `rehearse` is pure: the initramfs, the command line and the reading of the console are values
+   made from values, and need no privilege.
+2. The machine has no disk, no network and no way back but its console. Its memory and its time are bounded.
+3. What comes back on the console is marked with a word made for this one run, so that no program and no kernel message in
+   the machine can be taken for the init's own lines.
+4. A hang, a panic and a machine that never started are outcomes, not errors. An error is: there is no QEMU, no busybox.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+import secrets
+import shlex
+import stat
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import run
+from .errors import KnetstatdError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+QEMU = "qemu-system-x86_64"
+BUSYBOX = ("usr/bin/busybox", "bin/busybox")
+# Two to four seconds is what a Debian kernel takes by emulation alone; a loaded machine may take ten times that.
+TIMEOUT = 60.0
+MEMORY = 256  # MB: a generic kernel and its initramfs need about half
+CONSOLE_LIMIT = 32 << 20
+
+# console: where the results go; loglevel=1 keeps the kernel's messages off it (they are read from its log), but for those of
+# a panic, which speaks at any level; panic=-1 with QEMU's -no-reboot makes a panic the machine's end; mitigations=off saves
+# a third of the boot under emulation and is not in any module's way.
+COMMAND_LINE = ("console=ttyS0", "quiet", "loglevel=1", "panic=-1", "oops=panic", "mitigations=off", "rdinit=/init")
+
+
+class Outcome(enum.Enum):
+    LOADED = "loaded"  # every module was inserted, and the program, if any, ended with 0
+    REFUSED = "refused"  # the kernel refused a module
+    FAILED = "failed"  # the modules were inserted, and the program ended with another status
+    PANIC = "panic"  # the kernel gave up
+    HANG = "hang"  # the time limit passed
+    NO_BOOT = "no-boot"  # the machine ended without reaching the init, or before its last line
+
+
+class Module(NamedTuple):
+    """A module to insert: its name, its uncompressed file, and parameters for it."""
+
+    name: str
+    data: bytes
+    parameters: tuple[str, ...] = ()
+
+
+class Program(NamedTuple):
+    """A statically linked program, or a script for busybox's sh, that is run after the modules are in."""
+
+    data: bytes
+    arguments: tuple[str, ...] = ()
+
+
+class Plan(NamedTuple):
+    """What happens in the machine: the modules in this order, then the program, then the files whose contents are wanted."""
+
+    modules: tuple[Module, ...]
+    program: Program | None = None
+    files: tuple[str, ...] = ()
+
+
+class Insertion(NamedTuple):
+    module: str
+    loaded: bool
+    message: str  # insmod's, where it failed
+
+
+class Rehearsal(NamedTuple):
+    outcome: Outcome
+    insertions: tuple[Insertion, ...]
+    words: tuple[str, ...]  # the kernel's log while the modules went in; in a panic, its last lines
+    log: tuple[str, ...]  # the kernel's log after that
+    code: int | None  # the program's exit status
+    output: str  # what the program wrote
+    files: Mapping[str, str]  # the files asked for that were there
+    elapsed: float
+    console: str  # all of it, for the one who has to find out
+
+
+class Entry(NamedTuple):
+    """A file for the initramfs; `device` is (major, minor) of a character device."""
+
+    path: str
+    mode: int
+    data: bytes = b""
+    device: tuple[int, int] = (0, 0)
+
+
+def cpio(entries: Sequence[Entry]) -> bytes:
+    """An archive in the kernel's "newc" format (Documentation/driver-api/early-userspace/buffer-format.rst)."""
+    out = bytearray()
+
+    def pad() -> None:
+        out.extend(bytes(-len(out) % 4))
+
+    for number, entry in enumerate([*entries, Entry("TRAILER!!!", 0)], start=1):
+        name = entry.path.encode() + b"\0"
+        fields = (number, entry.mode, 0, 0, 1, 0, len(entry.data), 0, 0, *entry.device, len(name), 0)
+        out.extend(b"070701" + b"".join(b"%08X" % field for field in fields) + name)
+        pad()
+        out.extend(entry.data)
+        pad()
+    return bytes(out)
+
+
+def initramfs(busybox: bytes, plan: Plan, mark: str) -> bytes:
+    """The throwaway machine's whole file system."""
+    directory, executable = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o755
+    entries = [Entry(path, directory) for path in ("bin", "dev", "proc", "sys", "tmp", "modules")]
+    entries += [
+        Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
+        Entry("bin/busybox", executable, busybox),
+        Entry("bin/sh", stat.S_IFLNK | 0o777, b"busybox"),
+        Entry("init", executable, script(plan, mark).encode()),
+    ]
+    entries += [Entry(f"modules/{i}.ko", stat.S_IFREG | 0o644, module.data) for i, module in enumerate(plan.modules)]
+    if plan.program:
+        entries.append(Entry("program", executable, plan.program.data))
+    return cpio(entries)
+
+
+def script(plan: Plan, mark: str) -> str:
+    """The init. A section is `MARK begin NAME`, its lines, and `MARK end NAME STATUS`."""
+    lines = [
+        "#!/bin/busybox sh",
+        "bb=/bin/busybox",
+        "$bb mount -t proc proc /proc; $bb mount -t sysfs sysfs /sys; $bb mount -t devtmpfs dev /dev",
+        "$bb stty -F /dev/console -opost 2>/dev/null",
+        # The newline: a program's last line may lack its own.
+        f'begin() {{ echo "{mark} begin $1"; }}',
+        f'end() {{ echo; echo "{mark} end $1 $2"; }}',
+        f'off() {{ section log $bb dmesg -c; echo "{mark} off"; $bb sync; $bb reboot -f; $bb sleep 60; }}',
+        'section() { begin "$1"; n=$1; shift; "$@" 2>&1; end "$n" $?; }',
+        "$bb dmesg -c >/dev/null",
+    ]
+    for i, module in enumerate(plan.modules):
+        parameters = shlex.join(module.parameters)
+        lines.append(f"section insert-{i} $bb insmod /modules/{i}.ko {parameters}; section words-{i} $bb dmesg -c")
+        # Exit statuses do not outlive `section`: /sys/module tells.
+        lines.append(f"[ -d /sys/module/{shlex.quote(sys_name(module.name))} ] || off")
+    if plan.program:
+        lines.append(f"section program /program {shlex.join(plan.program.arguments)}")
+    lines += [f"[ -e {shlex.quote(f)} ] && section file-{i} $bb cat {shlex.quote(f)}" for i, f in enumerate(plan.files)]
+    return "\n".join([*lines, "off", ""])
+
+
+def sys_name(module: str) -> str:
+    """The name that a module has in /sys/module."""
+    return module.replace("-", "_")
+
+
+def command(
+    image: Path, initrd: Path, *, kvm: bool, memory: int = MEMORY, arguments: Sequence[str] = ()
+) -> list[str]:
+    """QEMU's argv. `arguments` go to the kernel's command line, e.g. module.sig_enforce=1."""
+    accelerator = ["-accel", "kvm", "-cpu", "host"] if kvm else ["-accel", "tcg,thread=multi", "-cpu", "Haswell-noTSX-IBRS"]
+    return [
+        QEMU, *accelerator, "-M", "pc", "-smp", "2", "-m", f"{memory}",
+        "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
+        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny",
+        "-kernel", os.fspath(image), "-initrd", os.fspath(initrd), "-append", " ".join([*COMMAND_LINE, *arguments]),
+    ]  # fmt: skip
+
+
+def read(console: bytes, plan: Plan, mark: str, *, timed_out: bool, elapsed: float) -> Rehearsal:
+    """What the console of a machine that ran `plan` says."""
+    text = console.decode("utf-8", "replace").replace("\r\n", "\n")
+    found = sections(text, mark)
+    insertions = []
+    words: list[str] = []
+    for i, module in enumerate(plan.modules):
+        if f"insert-{i}" in found:
+            code, said = found[f"insert-{i}"]
+            insertions.append(Insertion(module.name, code == 0, message(said)))
+        words += kernel_lines(found.get(f"words-{i}", (None, ""))[1])
+    code, output = found.get("program", (None, ""))
+    panic = "Kernel panic - not syncing" in text
+    if panic:
+        words = [line for line in kernel_lines(text[text.rfind("\n" + mark) :]) if not line.startswith(mark)][-200:]
+
+    if panic:
+        outcome = Outcome.PANIC
+    elif timed_out:
+        outcome = Outcome.HANG
+    elif f"\n{mark} off\n" not in text:
+        outcome = Outcome.NO_BOOT
+    elif not all(insertion.loaded for insertion in insertions):
+        outcome = Outcome.REFUSED
+    elif len(insertions) < len(plan.modules) or (plan.program and code != 0):
+        outcome = Outcome.FAILED
+    else:
+        outcome = Outcome.LOADED
+    return Rehearsal(
+        outcome, tuple(insertions), tuple(words), tuple(kernel_lines(found.get("log", (None, ""))[1])), code, output,
+        {path: found[f"file-{i}"][1] for i, path in enumerate(plan.files) if f"file-{i}" in found}, elapsed, text,
+    )  # fmt: skip
+
+
+def sections(text: str, mark: str) -> dict[str, tuple[int | None, str]]:
+    """Each section's exit status and text; the status is None where the machine ended inside of it."""
+    found: dict[str, tuple[int | None, str]] = {}
+    for name in re.findall(rf"^{mark} begin (\S+)$", text, re.MULTILINE):
+        body = text.partition(f"{mark} begin {name}\n")[2]
+        inside, ended, rest = body.partition(f"\n{mark} end {name} ")
+        found[name] = (int(rest.split("\n", 1)[0]), inside) if ended else (None, body)
+    return found
+
+
+def message(said: str) -> str:
+    """insmod's reason, without its own name and the file's: those exist in the machine only."""
+    return re.sub(r"^insmod: can't insert '[^']*': ", "", said.strip())
+
+
+def kernel_lines(log: str) -> list[str]:
+    """The kernel's messages without their times."""
+    return [re.sub(r"^(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ", "", line) for line in log.splitlines() if line.strip()]
+
+
+def static_busybox(root: Path) -> bytes:
+    """Raises KnetstatdError where there is none, or one that needs a loader."""
+    fix = "Install busybox-static"
+    for path in (root / name for name in BUSYBOX):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        if b"/ld-linux" in data[:4096] or b"/ld-musl" in data[:4096]:
+            raise KnetstatdError("is not statically linked", os.fspath(path), fix)
+        return data
+    raise KnetstatdError("there is no busybox for the rehearsal's machine", os.fspath(root / BUSYBOX[0]), fix)
+
+
+def boot(argv: list[str], timeout: float) -> run.Finished:
+    """The one place that starts the machine; its console is the program's output."""
+    return run.run(argv, timeout=timeout, limit=CONSOLE_LIMIT)
+
+
+def rehearse(
+    image: Path,
+    plan: Plan,
+    *,
+    root: Path = Path("/"),
+    memory: int = MEMORY,
+    timeout: float = TIMEOUT,
+    arguments: Sequence[str] = (),
+    kvm: bool = False,
+) -> Rehearsal:
+    """Boots `image`, carries out `plan` and says how it went.
+
+    root: where busybox is.  arguments: more for the kernel's command line.  kvm: not unless asked for, since a virtual
+    machine's own /dev/kvm may be there and hang, and emulation answers in seconds and the same everywhere.  Raises
+    KnetstatdError where QEMU or busybox is missing. Leaves nothing behind.
+    """
+    mark = f"@{secrets.token_hex(8)}"
+    with tempfile.TemporaryDirectory(prefix="knetstatd-rehearse-") as directory:
+        initrd = Path(directory, "initrd")
+        initrd.write_bytes(initramfs(static_busybox(root), plan, mark))
+        finished = boot(command(image, initrd, kvm=kvm, memory=memory, arguments=arguments), timeout)
+    return read(finished.output, plan, mark, timed_out=finished.timed_out, elapsed=finished.seconds)

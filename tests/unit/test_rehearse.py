@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The pure parts of knetstatd.rehearse; tests/vm/test_boot.py has the machine. python3 -m pytest tests/unit/test_rehearse.py"""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from knetstatd.errors import KnetstatdError
+from knetstatd.rehearse import (
+    Entry,
+    Insertion,
+    Module,
+    Outcome,
+    Plan,
+    Program,
+    Rehearsal,
+    command,
+    cpio,
+    initramfs,
+    read,
+    script,
+    static_busybox,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MARK = "@0123456789abcdef"
+PLAN = Plan((Module("dep", b"1"), Module("knet-stat", b"22", ("a=b c",))), Program(b"333", ("x y",)), ("/proc/a", "/proc/b"))
+
+
+def unpack(archive: bytes) -> dict[str, tuple[int, bytes]]:
+    """A reader of the format, written apart from the writer."""
+    files = {}
+    at = 0
+    while True:
+        assert archive[at : at + 6] == b"070701"
+        assert at % 4 == 0
+        field = [int(archive[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
+        name = archive[at + 110 : at + 110 + field[11] - 1].decode()
+        data = at + 110 + field[11] + -(110 + field[11]) % 4
+        at = data + field[6] + -field[6] % 4
+        if name == "TRAILER!!!":
+            return files
+        files[name] = (field[1], archive[data : data + field[6]])
+
+
+def test_cpio() -> None:
+    entries = [Entry("a", stat.S_IFREG | 0o644, b"12345"), Entry("dir", stat.S_IFDIR | 0o755), Entry("e", stat.S_IFREG)]
+    assert unpack(cpio(entries)) == {e.path: (e.mode, e.data) for e in entries}
+
+
+def test_initramfs() -> None:
+    files = unpack(initramfs(b"busybox", PLAN, MARK))
+    assert files["modules/0.ko"][1] == b"1"
+    assert files["modules/1.ko"][1] == b"22"
+    assert files["program"] == (stat.S_IFREG | 0o755, b"333")
+    assert files["init"][0] == stat.S_IFREG | 0o755
+    assert stat.S_ISCHR(files["dev/console"][0])
+    assert "program" not in unpack(initramfs(b"busybox", Plan(()), MARK))
+
+
+def test_script_quotes() -> None:
+    text = script(PLAN, MARK)
+    assert "insmod /modules/1.ko 'a=b c'" in text
+    assert "[ -d /sys/module/knet_stat ]" in text
+    assert "/program 'x y'" in text
+
+
+def test_command(tmp_path: Path) -> None:
+    argv = command(tmp_path / "vmlinuz", tmp_path / "initrd", kvm=False, memory=300, arguments=["module.sig_enforce=1"])
+    assert "tcg,thread=multi" in argv
+    assert argv[argv.index("-m") + 1] == "300"
+    assert argv[argv.index("-append") + 1].endswith(" rdinit=/init module.sig_enforce=1")
+    assert "-nodefaults" in argv
+    assert "kvm" in command(tmp_path, tmp_path, kvm=True)
+
+
+def section(name: str, text: str, code: int) -> str:
+    return f"{MARK} begin {name}\n{text}\n{MARK} end {name} {code}\n"
+
+
+def told(console: str, plan: Plan = PLAN, *, timed_out: bool = False) -> Rehearsal:
+    return read(("SeaBIOS\n" + console).replace("\n", "\r\n").encode(), plan, MARK, timed_out=timed_out, elapsed=1.5)
+
+
+INSERTED = (
+    section("insert-0", "", 0) + section("words-0", "[    1.000000] dep: hello\n", 0)
+    + section("insert-1", "", 0) + section("words-1", "[    1.2][  T42] knet_stat: hello\n\n", 0)
+)  # fmt: skip
+END = section("log", "<4>[    3.141592] later\n", 0) + f"{MARK} off\n"
+
+
+def test_loaded() -> None:
+    answer = told(INSERTED + section("program", "fine", 0) + section("file-1", "text\n", 0) + END)
+    assert answer.outcome is Outcome.LOADED
+    assert answer.insertions == (Insertion("dep", True, ""), Insertion("knet-stat", True, ""))
+    assert answer.words == ("dep: hello", "knet_stat: hello")
+    assert answer.log == ("later",)
+    assert (answer.code, answer.output, answer.files, answer.elapsed) == (0, "fine", {"/proc/b": "text\n"}, 1.5)
+
+
+def test_refused() -> None:
+    refusal = "insmod: can't insert '/modules/0.ko': invalid module format\n"
+    answer = told(section("insert-0", refusal, 1) + section("words-0", "[ 1.0] dep: version magic\n", 0) + END)
+    assert answer.outcome is Outcome.REFUSED
+    assert answer.insertions == (Insertion("dep", False, "invalid module format"),)
+    assert answer.words == ("dep: version magic",)
+
+
+def test_program_failed() -> None:
+    answer = told(INSERTED + section("program", "no\n", 3) + END)
+    assert (answer.outcome, answer.code, answer.output) == (Outcome.FAILED, 3, "no\n")
+
+
+def test_inserted_but_not_there() -> None:
+    """insmod ended well, and yet /sys/module has no such module: the init stopped there."""
+    assert told(section("insert-0", "", 0) + section("words-0", "", 0) + END).outcome is Outcome.FAILED
+
+
+def test_panic() -> None:
+    answer = told(f"{MARK} begin insert-0\n[    2.0] Oops: 0000\n[    2.1] Kernel panic - not syncing: Fatal exception\n")
+    assert answer.outcome is Outcome.PANIC
+    assert answer.words == ("Oops: 0000", "Kernel panic - not syncing: Fatal exception")
+    assert [(i.module, i.loaded) for i in answer.insertions] == [("dep", False)]
+
+
+def test_hang() -> None:
+    answer = told(INSERTED + f"{MARK} begin program\nbefore\n", timed_out=True)
+    assert (answer.outcome, answer.code, answer.output) == (Outcome.HANG, None, "before\n")
+
+
+@pytest.mark.parametrize("console", ["", INSERTED, INSERTED + f"{MARK}x off\n"])
+def test_no_boot(console: str) -> None:
+    assert told(console).outcome is Outcome.NO_BOOT
+
+
+def test_the_mark_cannot_be_guessed() -> None:
+    forged = "@ffffffffffffffff end program 0\n"
+    assert told(INSERTED + section("program", forged, 1) + END).output == forged
+
+
+def test_busybox(tmp_path: Path) -> None:
+    with pytest.raises(KnetstatdError, match="Install busybox-static"):
+        static_busybox(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/busybox").write_bytes(b"\x7fELF/lib64/ld-linux-x86-64.so.2")
+    with pytest.raises(KnetstatdError, match="not statically linked"):
+        static_busybox(tmp_path)
+    (tmp_path / "bin/busybox").write_bytes(b"\x7fELF")
+    assert static_busybox(tmp_path) == b"\x7fELF"

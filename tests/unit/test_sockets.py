@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""knetstatd.sockets: python3 -m pytest tests/unit/test_sockets.py"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from knetstatd.sockets import TCP_HEADER, UDP_HEADER, Endpoint, Kind, MalformedError, Socket, parse, probe, read
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ESTB = (
+    "    12      0 127.0.0.1:22            10.0.0.1:40000          ESTB >#   "
+    "SO_REUSEADDR=1,SO_REUSEPORT=0,SO_KEEPALIVE=1,TCP_KEEPIDLE=60,SO_RCVTIMEO=1500ms,TCP_NODELAY=1,TCP_DEFER_ACCEPT=0"
+)
+UDP = "     0    768 0.0.0.0:68              0.0.0.0:*               SO_REUSEADDR=0,SO_REUSEPORT=0,SO_LINGER=3s,SO_BROADCAST=1"
+
+
+def tcp(*rows: str) -> str:
+    return "".join(line + "\n" for line in (TCP_HEADER, *rows))
+
+
+def udp(*rows: str) -> str:
+    return "".join(line + "\n" for line in (UDP_HEADER, *rows))
+
+
+def test_no_rows() -> None:
+    assert parse(tcp(), Kind.TCP6) == []
+    assert parse(udp(), Kind.UDP) == []
+
+
+def test_established() -> None:
+    (row,) = parse(tcp(ESTB), Kind.TCP)
+    assert row == Socket(
+        12, 0, Endpoint("127.0.0.1", 22), Endpoint("10.0.0.1", 40000), "ESTB", ">#",
+        {
+            "SO_REUSEADDR": 1, "SO_REUSEPORT": 0, "SO_KEEPALIVE": 1, "TCP_KEEPIDLE": 60, "SO_RCVTIMEO": 1500,
+            "TCP_NODELAY": 1, "TCP_DEFER_ACCEPT": 0,
+        },
+    )  # fmt: skip
+    assert list(row.options) == sorted(row.options, key=ESTB.index)
+
+
+def test_udp() -> None:
+    (row,) = parse(udp(UDP), Kind.UDP)
+    assert (row.state, row.diag, row.send_q, row.foreign) == ("", "", 768, Endpoint("0.0.0.0", 0))
+    assert row.options["SO_LINGER"] == 3
+
+
+@pytest.mark.parametrize("state", ["TIMW", "SYNR", "FNW2"])
+def test_bare_row(state: str) -> None:
+    (row,) = parse(tcp(f"     0      0 ::1:22                  ::1:40000               {state} "), Kind.TCP6)
+    assert (row.state, row.options) == (state, {})
+
+
+def test_wide_fields() -> None:
+    address = "fe80:1111:2222:3333:4444:5555:6666:7777"
+    row = f"1234567 -12345 {address}:65535 ::ffff:10.1.2.3:1       LSTN      SO_REUSEADDR=1"
+    (socket,) = parse(tcp(row), Kind.TCP6)
+    assert (socket.recv_q, socket.send_q) == (1234567, -12345)
+    assert socket.local == Endpoint(address, 65535)
+    assert socket.foreign == Endpoint("::ffff:10.1.2.3", 1)
+
+
+@pytest.mark.parametrize("diag", ["", ">|<", "|<", ">|", ">#"])
+def test_diag(diag: str) -> None:
+    (row,) = parse(tcp(ESTB.replace(">#  ", f"{diag:4}")), Kind.TCP)
+    assert row.diag == diag
+
+
+def test_options_of_older_versions() -> None:
+    row = ESTB.partition("SO_")[0] + "SO_KEEPALIVE=0,TCP_NODELAY=0"
+    assert parse(tcp(row), Kind.TCP)[0].options == {"SO_KEEPALIVE": 0, "TCP_NODELAY": 0}
+
+
+def changed(old: str, new: str, row: str = ESTB) -> str:
+    assert old in row
+    return row.replace(old, new, 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "expected"),
+    [
+        ("", 1, "a queue's length"),
+        (changed("    12", "     x"), 1, "a queue's length and a blank"),
+        (changed("    12", "   12"), 1, "in 6 columns"),
+        (changed("127.0.0.1:22 ", "127.0.0.1 "), 15, "an address and port"),
+        (changed("127.0.0.1", "127.0.0.256"), 15, "an IPv4 address"),
+        (changed("127.0.0.1", "::1      "), 15, "an IPv4 address"),
+        (changed(":22 ", ":70000 "), 15, "a port"),
+        (changed(":22 ", ":0 "), 15, "a port"),
+        (changed(":22            ", ":22           "), 15, "in 23 columns"),
+        (changed("ESTB", "EST "), 63, "a state and a blank"),
+        (changed("ESTB", "ESTA"), 63, "a state: ESTB, "),
+        (changed(">#  ", "##  "), 68, "a Diag"),
+        (changed(">#   SO", ">#  SO"), 68, "a Diag"),
+        (ESTB[:70], 68, "a Diag"),
+        (ESTB[:72], 73, "an option"),
+        (changed("SO_REUSEADDR=1", "SO_REUSEADDR"), 73, "an option"),
+        (changed("SO_REUSEADDR=1", "SO_BROADCAST=1"), 73, "an option of tcp"),
+        (ESTB + ",SO_KEEPALIVE=0", len(ESTB) + 2, "an option that comes after TCP_DEFER_ACCEPT"),
+        (ESTB + ",TCP_DEFER_ACCEPT=0", len(ESTB) + 2, "an option that comes after TCP_DEFER_ACCEPT"),
+        (changed("1500ms", "1500"), 134, "SO_RCVTIMEO in ms"),
+        (changed("TCP_KEEPIDLE=60", "TCP_KEEPIDLE=60s"), 118, "TCP_KEEPIDLE without a unit"),
+        (ESTB + " ", len(ESTB) + 1, "a comma"),
+        (ESTB + ",", len(ESTB) + 2, "an option"),
+        (changed("ESTB", "CLSW")[:67], 68, "a Diag"),
+    ],
+)
+def test_malformed_row(row: str, column: int, expected: str) -> None:
+    with pytest.raises(MalformedError) as caught:
+        parse(tcp(ESTB, row), Kind.TCP)
+    assert (caught.value.line, caught.value.column) == (3, column), str(caught.value)
+    assert expected in str(caught.value)
+    assert str(caught.value).startswith("tcpstat: line 3, column ")
+
+
+def test_malformed_udp() -> None:
+    with pytest.raises(MalformedError, match="an IPv6 address"):
+        parse(udp(UDP), Kind.UDP6)
+    with pytest.raises(MalformedError, match="an option of udp"):
+        parse(udp(changed("SO_BROADCAST", "TCP_NODELAY", UDP)), Kind.UDP)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column"),
+    [
+        ("", 1, 1),
+        (UDP_HEADER + "\n", 1, 63),
+        (TCP_HEADER, 1, 80),
+        (tcp(ESTB)[:-1], 2, len(ESTB) + 1),
+    ],
+)
+def test_malformed_file(text: str, line: int, column: int) -> None:
+    with pytest.raises(MalformedError) as caught:
+        parse(text, Kind.TCP)
+    assert (caught.value.line, caught.value.column) == (line, column), str(caught.value)
+
+
+def test_long_text_is_cut() -> None:
+    with pytest.raises(MalformedError, match="…") as caught:
+        parse("x" * 1000, Kind.TCP)
+    assert len(str(caught.value)) < 150
+
+
+def test_probe(tmp_path: Path) -> None:
+    directory = tmp_path / "proc/net"
+    directory.mkdir(parents=True)
+    (directory / "tcpstat").write_text(tcp(ESTB))
+    (directory / "tcp6stat").write_text(tcp())
+    (directory / "udpstat").write_text(udp(UDP))
+    assert probe(tmp_path) == ("/proc/net/udp6stat: No such file or directory",)
+    (directory / "udp6stat").write_text(tcp())
+    assert probe(tmp_path) == (
+        "/proc/net/udp6stat: line 1, column 63: expected the header, found " + repr(TCP_HEADER[:40] + "…"),
+    )
+    (directory / "udp6stat").write_text(udp())
+    assert probe(tmp_path) == ()
+    assert [row.local.port for row in read(tmp_path, Kind.UDP)] == [68]

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kernels, modules and programs for the virtual machines; each is made once in a run.
+
+To add a kernel, add a line to SERIES.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from knetstatd import rehearse
+from tests import kernels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SOURCE = Path(__file__).parents[2]
+SERIES = [
+    ("5.10", "bullseye"),
+    ("6.1", "bookworm"),
+    ("6.12", "bookworm"),
+    ("6.12", "trixie"),
+    ("7.2", "trixie-backports"),
+    ("7.3", "trixie-backports"),
+]
+# `make test` boots these two, the oldest and the newest; `make test-vm` boots all.
+QUICK = (SERIES[0], SERIES[-1])
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes `booted` runs on a cloud kernel of every series."""
+    if "booted" in metafunc.fixturenames:
+        metafunc.parametrize(
+            "booted",
+            [
+                pytest.param(row, id="-".join(row), marks=() if row in QUICK else (pytest.mark.slow,))
+                for row in SERIES
+            ],
+            indirect=True,
+        )
+
+
+@pytest.fixture(scope="session")
+def booted(request: pytest.FixtureRequest) -> kernels.Kernel:
+    series, suite = request.param
+    return kernels.fetch(series, "cloud-amd64", suite)
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[kernels.Kernel], rehearse.Module]:
+    """knetstat for a kernel."""
+    made: dict[str, rehearse.Module] = {}
+
+    def knetstat(kernel: kernels.Kernel) -> rehearse.Module:
+        if kernel.release not in made:
+            built = kernels.make(kernel, SOURCE / "module", tmp_path_factory.mktemp("knetstat"), [])
+            assert built.returncode == 0, built.log
+            made[kernel.release] = rehearse.Module("knetstat", (built.directory / "knetstat.ko").read_bytes())
+        return made[kernel.release]
+
+    return knetstat
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
+    """A test program of this directory, statically linked."""
+    made: dict[str, bytes] = {}
+
+    def program(name: str) -> bytes:
+        if name not in made:
+            out = tmp_path_factory.mktemp("program") / name
+            sources = sorted(Path(__file__).parent.glob(f"{name}*.c"))
+            warnings = ["-Wall", "-Wextra", "-Werror"]
+            subprocess.run(["gcc", "-std=gnu11", "-O2", *warnings, "-static", "-pthread", "-o", out, *sources], check=True)
+            made[name] = out.read_bytes()
+        return made[name]
+
+    return program
