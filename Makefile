@@ -6,16 +6,19 @@ PYTHON := /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+SOURCE := /usr/src/knetstat-$(VERSION)
+MODULE_FILES := Kbuild Makefile compat.h dkms.conf knetstat.c
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300
 
 RUN_PACKAGES := python3 python3-venv python3-systemd python3-pyudev python3-sdnotify dkms kmod openssl zstd xz-utils
 TEST_PACKAGES := $(RUN_PACKAGES) git gcc libc6-dev mmdebstrap systemd-container apt-utils dpkg-dev qemu-system-x86 busybox-static cpio \
 	util-linux procps xz-utils
 
-.PHONY: help setup setup-test run test unit container container-slow bench clean
+.PHONY: help setup setup-test module-install module-uninstall run test unit container container-slow bench clean
 
 help:  ## show the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 # apt is asked only for what is missing, so that a second run works offline and in no time.
 define need
@@ -40,7 +43,18 @@ setup-test: setup  ## what the tests need besides
 	$(call need,$(TEST_PACKAGES))
 	@$(MAKE) --no-print-directory $(BIN)/pytest
 
-run: setup  ## run the daemon on this machine's kernels, in the foreground
+module-install: setup  ## put knetstat's source under /usr/src and into DKMS
+	@if ! cmp -s module/knetstat.c $(SOURCE)/knetstat.c || ! cmp -s module/compat.h $(SOURCE)/compat.h; then \
+		install -d $(SOURCE) && install -m 644 $(addprefix module/,$(MODULE_FILES)) $(SOURCE)/ && \
+		echo "knetstat $(VERSION) is in $(SOURCE)"; fi
+	@[ -e /var/lib/dkms/knetstat/$(VERSION)/source ] || dkms add knetstat/$(VERSION)
+
+module-uninstall:  ## take it out of DKMS, off every kernel, and delete its source
+	if [ -e /var/lib/dkms/knetstat/$(VERSION) ]; then dkms remove knetstat/$(VERSION) --all; fi
+	rm -rf $(SOURCE) /var/lib/dkms/knetstat/$(VERSION)
+	-rmdir --ignore-fail-on-non-empty /var/lib/dkms/knetstat
+
+run: setup module-install  ## run the daemon on this machine's kernels, in the foreground
 	$(BIN)/knetstatd --foreground
 
 unit: setup-test  ## unit tests and linters (seconds)

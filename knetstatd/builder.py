@@ -19,7 +19,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from . import artefact, attempts, diagnose, kernels, publish, run, stage
+from . import artefact, attempts, diagnose, files, kernels, names, publish, run, stage
 from .errors import BuildError, KnetstatdError
 from .events import Event
 from .model import Action, Artefact, Attempt, Headers, Kind, Retry
@@ -36,6 +36,11 @@ _PASSED_ON = ("JOURNAL_STREAM", "STATE_DIRECTORY", "RUNTIME_DIRECTORY")
 def passed_environment() -> dict[str, str]:
     """What a builder that the daemon starts gets from the daemon's environment."""
     return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+
+
+def remembered(state: Path) -> set[str]:
+    """The kernels for which something is kept."""
+    return {kernel for place in ("kernels", "stage") for kernel in files.names(state / place) if names.is_kernel(kernel)}
 
 
 def forget(state: Path, kernel: str) -> None:

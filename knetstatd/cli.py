@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__, attempts, builder, config, locks, names, report, run
+from . import __version__, attempts, builder, config, locks, names, report, run, sockettable
 from .errors import KnetstatdError, UsageError
 from .journal import Journal, read
 from .model import Action, Why
@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     history.add_argument("--kernel", "-k", metavar="KERNEL", help="only this kernel")
     history.add_argument("--module", metavar="NAME", help="only this module")
     history.add_argument("--lines", "-n", type=int, default=50, metavar="N", help="at most N entries (default: 50)")
+    sockettable.arguments(verb("sockets", "knetstat's files: every socket with its options", _sockets))
     verb("config", "show the configuration in force, and where each value comes from", _config)
     return top
 
@@ -295,6 +296,15 @@ def _history(arguments: argparse.Namespace) -> int:
     if not entries:
         print("The journal has no entries of knetstatd that you may read.", file=sys.stderr)
         return UNKNOWN
+    return READY
+
+
+def _sockets(arguments: argparse.Namespace) -> int:
+    rows = sockettable.select(arguments)
+    if arguments.json:
+        _print(sockettable.document(rows))
+    else:
+        print(sockettable.text(rows, _coloured()))
     return READY
 
 

@@ -205,7 +205,9 @@ class Daemon:
         self.teller.survey(machine)
         for kernel in self.known - found:
             self._forget(kernel)
-            self.changed.pop(kernel, None)
+        self.changed = {kernel: when for kernel, when in self.changed.items() if kernel in found}
+        at_work = self.child[2] if self.child is not None else ""
+        for kernel in builder.remembered(machine.state) - found - {at_work}:
             builder.forget(machine.state, kernel)
         self.known = found
         if self.watch is not None:
@@ -246,6 +248,8 @@ class Daemon:
         run.ended(process)
         self.child = None
         self.due[kernel] = 0.0
+        if not (self.machine.root / "lib/modules" / kernel).is_dir():
+            self.due[""] = 0.0  # removed while it was built for: a survey clears up after it
         for other in self.machine.wanted():  # those that wanted a builder while this one ran
             self.due.setdefault(other, 0.0)
 

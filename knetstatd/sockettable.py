@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`knetstatctl sockets`: knetstat's four files as a table or as JSON, filtered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import report, sockets
+from .errors import KnetstatdError, UsageError
+from .sockets import Kind
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+    from .sockets import Endpoint, Socket
+
+
+def arguments(verb: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    kinds = [kind.value for kind in Kind]
+    verb.add_argument("kinds", nargs="*", metavar="FILE", help=f"of {', '.join(kinds)} (default: all)")
+    verb.add_argument("--state", metavar="STATE", help=f"only these, separated by commas: {', '.join(sockets.STATES)}")
+    verb.add_argument(
+        "--option", action="append", default=[], metavar="NAME[=VALUE]", help="only with this option, or this value of it"
+    )
+
+
+def select(asked: argparse.Namespace) -> list[tuple[Kind, Socket]]:
+    """The sockets that were asked for. Raises UsageError, and KnetstatdError where the module is not loaded."""
+    known = {kind.value: kind for kind in Kind}
+    if unknown := [word for word in asked.kinds if word not in known]:
+        raise UsageError(f"there is no file {unknown[0]!r}", fix=f"There are: {', '.join(known)}")
+    states = {word.upper() for word in asked.state.split(",")} if asked.state else set()
+    if unknown := sorted(states - set(sockets.STATES)):
+        raise UsageError(f"there is no state {unknown[0]!r}", fix=f"There are: {', '.join(sockets.STATES)}")
+    options = [_option(text) for text in asked.option]
+    found = []
+    for kind in [known[word] for word in dict.fromkeys(asked.kinds)] or list(Kind):
+        for row in _read(kind):
+            if states and row.state not in states:
+                continue
+            if all(row.options.get(name) == value if value is not None else name in row.options for name, value in options):
+                found.append((kind, row))
+    return found
+
+
+def _option(text: str) -> tuple[str, int | None]:
+    name, equals, value = text.partition("=")
+    name = name.upper()
+    if name not in (*sockets.TCP_OPTIONS, *sockets.UDP_OPTIONS):
+        there = ", ".join(dict.fromkeys((*sockets.TCP_OPTIONS, *sockets.UDP_OPTIONS)))
+        raise UsageError(f"there is no option {name!r}", fix=f"There are: {there}")
+    number = value.removesuffix(sockets.UNITS.get(name, "")) if equals else ""
+    if equals and not number.lstrip("-").isdecimal():
+        raise UsageError(f"{text!r}: the value must be a number", fix="For example: --option SO_KEEPALIVE=1")
+    return name, int(number) if equals else None
+
+
+def _read(kind: Kind) -> Sequence[Socket]:
+    try:
+        return sockets.read(Path("/"), kind)
+    except OSError as e:
+        raise KnetstatdError(f"cannot be read: {e.strerror}", f"/{kind.path}", "Run: modprobe knetstat") from e
+
+
+def text(rows: Sequence[tuple[Kind, Socket]], coloured: bool) -> str:
+    """The table."""
+    lines = [("FILE", "RECV-Q", "SEND-Q", "LOCAL", "FOREIGN", "STATE", "DIAG", "OPTIONS")]
+    lines += [
+        (kind.value, str(s.recv_q), str(s.send_q), _address(s.local), _address(s.foreign), s.state, s.diag, _options(s))
+        for kind, s in rows
+    ]
+    return report.table(lines, None, coloured)
+
+
+def _address(endpoint: Endpoint) -> str:
+    address = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
+    return f"{address}:{endpoint.port or '*'}"
+
+
+def _options(row: Socket) -> str:
+    return ",".join(f"{name}={value}{sockets.UNITS.get(name, '')}" for name, value in row.options.items())
+
+
+def document(rows: Sequence[tuple[Kind, Socket]]) -> dict[str, Any]:
+    """The JSON document."""
+    return {"schema": report.SCHEMA, "sockets": list(_json(rows))}
+
+
+def _json(rows: Sequence[tuple[Kind, Socket]]) -> Iterator[dict[str, Any]]:
+    for kind, s in rows:
+        yield {
+            "file": kind.value,
+            "recv_q": s.recv_q,
+            "send_q": s.send_q,
+            "local": s.local._asdict(),
+            "foreign": s.foreign._asdict(),
+            "state": s.state,
+            "diag": s.diag,
+            "options": dict(s.options),
+        }
