@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import statistics
 from typing import TYPE_CHECKING
@@ -37,7 +38,7 @@ def run(suite: str, rounds: int) -> list[Row]:
         for name in names:
             c.run(["dkms", "install", f"{name}/1.0", "-k", kernel], check=True)
         for number in range(1, KERNELS):
-            _clone(c, kernel, f"{kernel[:2]}{number:02}{kernel[4:]}", names)
+            clone(c, kernel, number, names)
         looks = max(3, rounds)
         sides = {
             "cold": Side([*box.PYTHON, f"{box.INSIDE}/look.py", "1"]),
@@ -61,8 +62,16 @@ def run(suite: str, rounds: int) -> list[Row]:
     return rows
 
 
-def _clone(c: Container, kernel: str, release: str, modules: list[str]) -> None:
-    """A second kernel that looks like the first, and its modules, installed as dkms leaves them."""
+def _others(kernel: str) -> list[str]:
+    """Releases as long as `kernel`: 6.1.0-55-cloud-amd64 gives 6.1.0-00-cloud-amd64 and so on."""
+    made = [re.sub(r"\d\d(?=(\+deb\d+)?-cloud)", f"{number:02}", kernel) for number in range(100)]
+    assert len(set(made)) == 100, kernel
+    return [release for release in made if release != kernel]
+
+
+def clone(c: Container, kernel: str, number: int, modules: list[str]) -> None:
+    """Another kernel that looks like the first, and its modules, installed as dkms leaves them."""
+    release = _others(kernel)[number - 1]
     old, new = kernel.encode(), release.encode()
     assert len(old) == len(new)
     _copy(c.path(f"/lib/modules/{kernel}"), c.path(f"/lib/modules/{release}"), old, new)

@@ -72,11 +72,14 @@ class Tables:
             at = canonical.find(name, at + 1)
         return -1
 
-    def in_tree(self) -> list[str]:
-        """The files that the kernel itself brought, relative to `tree`; from modules.order where depmod has not run."""
+    def in_tree(self, count: int) -> list[str]:
+        """Some `count` to 2 * `count` of the files that the kernel itself brought, spread over all of them, relative to `tree`.
+
+        From modules.order where depmod has not run; that leaves out how a file is compressed.
+        """
         text = self._text or _read(self.tree / "modules.order")
-        found = [line.partition(b":")[0] for line in text.split(b"\n") if line.startswith(b"kernel/")]
-        return [os.fsdecode(name) for name in found]
+        found = [line for line in text.split(b"\n") if line.startswith(b"kernel/")]
+        return [os.fsdecode(line.partition(b":")[0]) for line in found[:: max(1, len(found) // count)]]
 
     def is_indexed(self, entry: Entry) -> bool:
         """Whether modules.dep.bin, which modprobe reads, names the same file."""

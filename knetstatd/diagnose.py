@@ -74,7 +74,7 @@ _RULES = (
         "Give the build more memory; `journalctl -k` shows what was killed",
     ),
     _rule(
-        r"^.*?([^\s/]+): (?:command )?not found$|/bin/sh: \d+: (\S+): not found|make.*: (\S*(?:gcc|clang)\S*): No such file",
+        r"(?:^|[\s/])([^\s/:]+): (?:command )?not found$|^make.*: (\S*(?:gcc|clang)\S*): No such file",
         Kind.COMPILER,
         "a program that the build needs is missing: {1}",
         "Install it: apt install {1}",
@@ -146,7 +146,7 @@ def classify(log: str, dkms_output: str, code: int) -> Cause:
         lines = _evidence(dkms_output, re.compile(r"BUILD_EXCLUSIVE|does not match"))
         reason = "dkms.conf's BUILD_EXCLUSIVE says that this module is not for this kernel"
         return Cause(Kind.EXCLUDED, reason, "If it should be, correct BUILD_EXCLUSIVE_* in dkms.conf", lines)
-    for text in (log, dkms_output):
+    for text in (_telling(log), _telling(dkms_output)):
         for rule in _RULES:
             if found := rule.pattern.search(text):
                 groups = [names.clean(group, 160) for group in found.groups() if group is not None]
@@ -163,6 +163,14 @@ def classify(log: str, dkms_output: str, code: int) -> Cause:
     return Cause(
         Kind.COMPILE, f"the build failed (dkms exit code {code})", "The log has all of it", last_lines(log or dkms_output, 6)
     )
+
+
+_WORDS = re.compile(r"error|\*\*\*|not found|no space|read-only|memory|killed|headers", re.IGNORECASE)
+
+
+def _telling(text: str) -> str:
+    """The lines that a rule could fit, cut: a log may be megabytes, and one line of it a megabyte."""
+    return "\n".join(line for line in (line[:400] for line in text.splitlines()) if _WORDS.search(line))
 
 
 def _fill(template: str, groups: list[str]) -> str:

@@ -244,6 +244,9 @@ def status_text(machine: Machine, verdicts: Sequence[Verdict], enabled: bool, *,
 
     at_work: the daemon runs, and takes the steps that are under way by itself.
     """
+    if not verdicts:
+        missing = "no module is guarded: set `modules`" if not machine.modules() else "no kernel in /lib/modules can be booted"
+        return f"Nothing to guard: {missing}."
     rows = [("KERNEL", "", "MODULE", "STATE", "")]
     rows += [
         (v.kernel, v.role, f"{v.module} {v.version}".strip(), v.state, "" if v.state == "ready" else v.reason) for v in verdicts

@@ -15,7 +15,6 @@ import fcntl
 import itertools
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -29,6 +28,7 @@ from typing import IO
 from . import roots
 from .cgroups import Cgroup
 from .command import HOST_ENVIRONMENT, Command
+from .overlay import assemble, dismantle
 
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -63,7 +63,7 @@ class Machine:
         try:
             self._cgroup.make()
             self.sys_module.mkdir()
-            _assemble(self.root, layers, self.directory)
+            assemble(self.directory, layers)
             (self.root / "etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")
         except BaseException:
             self.close()
@@ -128,9 +128,7 @@ class Machine:
     def close(self) -> None:
         self.crash()
         self._cgroup.remove()
-        if os.path.ismount(self.root):
-            roots.unmount(self.root)
-        roots.remove(self.directory)
+        dismantle(self.directory)
         self._alive.close()
 
     def start(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, stdin: str | bytes | None = None) -> Command:
@@ -194,32 +192,6 @@ def _leader(nspawn: int) -> int:
     raise RuntimeError(f"no PID 1 among the children of {nspawn}")
 
 
-def _assemble(root: Path, layers: Sequence[Path], directory: Path) -> None:
-    """An overlay; where the file system cannot carry one, a copy."""
-    for name in ("root", "upper", "work"):
-        (directory / name).mkdir(mode=0o755)
-    try:
-        roots.mount_overlay(root, layers, directory / "upper", directory / "work")
-    except RuntimeError:
-        root.rmdir()
-        shutil.rmtree(directory / "work")
-        with tempfile.TemporaryDirectory(dir=directory) as scratch:
-            _copy(root, layers, Path(scratch))
-
-
-def _copy(root: Path, layers: Sequence[Path], scratch: Path) -> None:
-    """The topmost layer may hide files of those below, so an overlay without an upper directory is what is copied."""
-    if len(layers) == 1:
-        subprocess.run(["cp", "-a", "--reflink=auto", layers[0], root], check=True)
-        return
-    options = "lowerdir=" + ":".join(map(os.fspath, layers))
-    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, scratch], check=True)
-    try:
-        subprocess.run(["cp", "-a", "--reflink=auto", scratch, root], check=True)
-    finally:
-        roots.unmount(scratch)
-
-
 def _claim(directory: Path) -> IO[str]:
     """Make `directory`, held by the lock that is returned; remove those that a killed test run left."""
     run = directory.parent
@@ -229,9 +201,7 @@ def _claim(directory: Path) -> IO[str]:
             with contextlib.suppress(OSError), (left / "alive").open() as alive:
                 fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 Cgroup(left.name).remove()
-                if os.path.ismount(left / "root"):
-                    roots.unmount(left / "root")
-                roots.remove(left)
+                dismantle(left)
                 _forget_name(left.name)
         directory.mkdir()
         mine = (directory / "alive").open("w")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.container
 
 # What may die: the daemon, our builder, dkms, make, and the compiler below it.
-VICTIMS = ("/usr/sbin/knetstatd", "knetstatd.cli", "dkms", "make", "cc1")
+VICTIMS = ("[/]usr/sbin/knetstatd", "[k]netstatd.cli", "dkms", "make", "cc1")
 
 
 def _undo(c: Container, kernel: Kernel, module: str) -> None:
@@ -55,7 +55,7 @@ def _kill_at_random(c: Container, times: int, seed: int) -> None:
         victim = chance.choice(VICTIMS)
         delay = chance.uniform(0, span * 1.1)  # some come too late, which must do no harm either
         time.sleep(delay)
-        c.run(["pkill", "-KILL", "-f" if "knetstatd" in victim else "-x", victim])
+        c.run(["pkill", "-KILL", "-f" if "netstatd" in victim else "-x", victim])
         try:
             _verified(c, kernel)
         except AssertionError as e:

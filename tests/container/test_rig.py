@@ -187,6 +187,18 @@ def test_without_a_boot(suite: str) -> None:
         assert list(c.path("/lib/modules").glob("*")) == []
 
 
+@pytest.mark.parametrize("first_kernel", [True, False])
+def test_where_no_overlay_can_be_mounted(monkeypatch: pytest.MonkeyPatch, first_kernel: bool) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(roots, "mount_overlay", refuse)
+    with rig.container("bookworm", first_kernel=first_kernel) as c:
+        assert c.output("dkms", "--version") == DKMS["bookworm"]
+        assert len(list(c.path("/lib/modules").glob("*"))) == first_kernel
+        assert not c.root.is_mount()
+
+
 def test_nothing_is_left() -> None:
     def fail() -> None:
         with rig.container("bookworm") as c:
@@ -201,7 +213,7 @@ def test_nothing_is_left() -> None:
         fail()
     (root,) = there
     assert not root.parent.exists()
-    assert str(root) not in Path("/proc/self/mountinfo").read_text()
+    assert str(root.parent) not in Path("/proc/self/mountinfo").read_text()
     assert not _processes("sleep 864")
     assert not rig.live
 

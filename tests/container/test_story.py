@@ -29,7 +29,7 @@ def test_the_story_across_a_series_has_other_checksums(bookworm: rig.Container) 
     bookworm.add_fixture("story")
     bookworm.install_kernel(last)
     assert bookworm.vermagic(last, "kt_story").split()[0] == first.release
-    assert len(_wrong_checksums(bookworm, last, "kt_story")) > 5
+    assert {"init_net", "module_layout", "seq_printf"} <= _wrong_checksums(bookworm, last, "kt_story")
     bookworm.add_fixture("good")
     bookworm.run(["dkms", "install", "kt-good/1.0", "-k", last.release], check=True)
     assert _wrong_checksums(bookworm, last, "kt_good") == set()

@@ -90,14 +90,15 @@ def test_no_tables(tmp_path: Path) -> None:
     tables = depmod.Tables(tmp_path, tmp_path)
     assert not tables.found
     assert tables.entry("demo") is None
-    assert tables.in_tree() == []
+    assert tables.in_tree(100) == []
     (tmp_path / "modules.order").write_text("kernel/a.ko\nkernel/b-c.ko\n")
-    assert tables.in_tree() == ["kernel/a.ko", "kernel/b-c.ko"]
+    assert tables.in_tree(100) == ["kernel/a.ko", "kernel/b-c.ko"]
 
 
 def test_in_tree(tables: depmod.Tables) -> None:
     expected = ["kernel/net/nf-nat.ko.xz", "kernel/net/nf_conntrack.ko.xz", "kernel/net/xnf_nat2.ko", "kernel/x/odd.ko.old"]
-    assert tables.in_tree() == expected
+    assert tables.in_tree(100) == tables.in_tree(3) == expected
+    assert tables.in_tree(2) == expected[::2]
 
 
 def test_added_files(tmp_path: Path) -> None:
@@ -115,5 +116,5 @@ def test_added_files(tmp_path: Path) -> None:
 def test_any_bytes(tmp_path: Path, data: bytes, name: str) -> None:
     (tmp_path / "modules.dep").write_bytes(data + b"/" + name.encode("utf-8", "replace") + b".ko")
     tables = depmod.Tables(tmp_path, tmp_path)
-    tables.in_tree()
+    tables.in_tree(100)
     tables.entry(name.encode("utf-8", "replace").decode())

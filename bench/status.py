@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`knetstatctl status` against `dkms status`, with the start of the interpreter beside it: two kernels, one or ten modules."""
+
+from __future__ import annotations
+
+from . import box
+from .box import Side
+from .observe import clone
+from .table import Row, ratio, seconds
+
+_LIMIT = 0.5
+
+
+def run(suite: str, rounds: int) -> list[Row]:
+    """The rows of `status`."""
+    rows = []
+    for count in (1, 10):
+        with box.box(suite) as c:
+            kernel = c.kernels()[0].release
+            box.install(c, ["*"], kernels="all")
+            names = box.add_modules(c, count)
+            for name in names:
+                c.run(["dkms", "install", f"{name}/1.0", "-k", kernel], check=True)
+            clone(c, kernel, 1, names)
+            sides = {
+                "ours": Side([*box.CTL, "status"]),
+                "dkms": Side(["/usr/sbin/dkms", "status"]),
+                "python": Side([*box.PYTHON, "-c", "pass"]),
+            }
+            found = box.alternate(c, sides, max(rounds, 7))
+            assert all(sample.out.count(": installed\n") == 2 * count for sample in found["dkms"]), found["dkms"][0].out
+            assert all("Safe to reboot." in sample.out for sample in found["ours"]), found["ours"][0].out
+        ours, dkms, python = (box.cpu(found[name]) for name in sides)
+        what = f"knetstatctl status, 2 kernels, {count} module{'s' * (count > 1)}"
+        rows += [
+            Row(what, seconds(ours), f"dkms status {seconds(dkms)}", ratio(ours, dkms), "cpu", f"{_LIMIT:g} x", ours < _LIMIT * dkms),
+            Row("  the same", seconds(ours), f"python3 -c pass {seconds(python)}", ratio(ours, python), "cpu", short=False),
+        ]  # fmt: skip
+    return rows
