@@ -72,14 +72,19 @@ static void deafen(int fd)
 }
 
 /* Sends until the other end's window is closed and our own buffer full. */
-static void fill(int fd)
+static void fill_by(int fd, size_t piece)
 {
 	static const char data[65536];
 
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 	for (int idle = 0; idle < 5; usleep(20000), idle++)
-		while (send(fd, data, sizeof(data), MSG_NOSIGNAL) > 0)
+		while (send(fd, data, piece, MSG_NOSIGNAL) > 0)
 			idle = 0;
+}
+
+static void fill(int fd)
+{
+	fill_by(fd, 65536);
 }
 
 static const char *loopback(int family)
@@ -170,9 +175,12 @@ static void state_animals(int family)
 	fd = small_pair(family, listener, &accepted);
 	send(fd, "twelve bytes", 12, 0);
 	fill(small_pair(family, listener, &accepted));
-	fd = small_pair(family, listener, &accepted);
-	fill(fd);
-	fill(accepted);
+	/* Which size closes both windows for good, a kernel's memory accounting decides. */
+	for (size_t piece = 512; piece <= 65536; piece *= 8) {
+		fd = small_pair(family, listener, &accepted);
+		fill_by(fd, piece);
+		fill_by(accepted, piece);
+	}
 	fd = small_pair(family, listener, &accepted);
 	deafen(accepted);
 	send(fd, "unheard", 7, 0);

@@ -181,15 +181,23 @@ static int get(const struct animal *a, int level, int name)
 	return value;
 }
 
-static struct tcp_info info_of(int fd)
+/* 6.2 tells our receive window too, in a field behind those that the C library's headers may know. */
+struct tcp_info_62 {
+	struct tcp_info known;
+	uint32_t rcv_wnd, rehash;
+};
+
+static struct tcp_info info_of(int fd, long long *rcv_wnd)
 {
-	struct tcp_info info;
+	struct tcp_info_62 info;
 	socklen_t size = sizeof(info);
 
 	memset(&info, 0, sizeof(info));
 	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size))
 		die("TCP_INFO");
-	return info;
+	if (rcv_wnd)
+		*rcv_wnd = size >= offsetof(struct tcp_info_62, rehash) ? (long long)info.rcv_wnd : -1;
+	return info.known;
 }
 
 /* getsockopt gives seconds, the row the retransmits that last that long (RFC 6298: doubling from 1 s to 120 s). */
@@ -244,13 +252,15 @@ static char *add_buffers(char *p, const struct animal *a)
 static void expected_options(char *p, const struct animal *a)
 {
 	if (a->tcp) {
-		struct tcp_info info = info_of(a->fd), peer = { 0 };
+		long long rcv_wnd;
+		struct tcp_info info = info_of(a->fd, &rcv_wnd);
 		const char *diag = "";
 
 		if (info.tcpi_state == 1 && a->peer >= 0) {
-			peer = info_of(a->peer);
-			/* Our receive window is what the peer may send. */
-			diag = !peer.tcpi_snd_wnd && !info.tcpi_snd_wnd ? ">|<" : !peer.tcpi_snd_wnd ? "|<" :
+			/* Before 6.2: what the peer may send. */
+			if (rcv_wnd < 0)
+				rcv_wnd = info_of(a->peer, NULL).tcpi_snd_wnd;
+			diag = !rcv_wnd && !info.tcpi_snd_wnd ? ">|<" : !rcv_wnd ? "|<" :
 			       !info.tcpi_snd_wnd ? ">|" :
 			       info.tcpi_unacked && info.tcpi_last_ack_recv > 1000 ? ">#" : "";
 		}
@@ -275,7 +285,7 @@ static void expected_options(char *p, const struct animal *a)
 		p = add(p, ",TCP_USER_TIMEOUT=%d", get(a, IPPROTO_TCP, TCP_USER_TIMEOUT));
 	p = add_buffers(p, a);
 	p = add(p, ",TCP_NODELAY=%d", get(a, IPPROTO_TCP, TCP_NODELAY));
-	if (info_of(a->fd).tcpi_state == 10)
+	if (info_of(a->fd, NULL).tcpi_state == 10)
 		p = add(p, ",TCP_FASTOPEN=%d", get(a, IPPROTO_TCP, TCP_FASTOPEN));
 	add(p, ",TCP_DEFER_ACCEPT=%d", retransmits(get(a, IPPROTO_TCP, TCP_DEFER_ACCEPT)));
 }
