@@ -40,7 +40,7 @@ def assert_fine(told: Rehearsal) -> None:
 @pytest.mark.parametrize(
     ("arguments", "memory"),
     [
-        pytest.param((), 256, id="options-and-states"),
+        pytest.param((), 512, id="options-and-states"),
         pytest.param(("many", "0"), 256, id="0"),
         pytest.param(("many", "10000"), 768, id="10000"),
         pytest.param(("many", "100000"), 2048, id="100000", marks=pytest.mark.slow),
@@ -83,7 +83,7 @@ def test_the_zoo_sees_a_mutant(name: str, tmp_path: Path, compiled: Callable[[st
     built = kernels.make(kernel, source, tmp_path / "build", [])
     assert built.returncode == 0, built.log
     module = Module("knetstat", (tmp_path / "build/knetstat.ko").read_bytes())
-    told = run_zoo(kernel.vmlinuz, module, compiled("zoo"), memory=256, timeout=400)
+    told = run_zoo(kernel.vmlinuz, module, compiled("zoo"), memory=512, timeout=400)
     assert told.outcome is Outcome.FAILED, told.console[-4000:]
     assert "FAIL" in told.output
 
