@@ -28,7 +28,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-MIRROR = os.environ.get("KNETSTATD_MIRROR", "http://mirror.example")
+from .container import archive
+
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 FLAVOURS = ("amd64", "cloud-amd64", "rt-amd64")
 LISTS_MAX_AGE = 24 * 3600.0
@@ -49,6 +50,15 @@ COMPILERS = {
     "bookworm": "gcc-12,libelf1,pahole,sparse",
     "trixie": "gcc-14,libelf1t64,pahole,sparse",
 }
+
+
+def _mirror(name: str) -> str:
+    """Where the host's own apt finds `name` ("debian" or "debian-security")."""
+    main, security = archive.host_mirrors()
+    found = main if name == "debian" else security
+    if found is None:
+        raise Unavailable(f"this machine's apt has no source for {name}")
+    return found
 
 
 class Unavailable(Exception):
@@ -211,7 +221,7 @@ def buildroot(suite: str) -> Path:
                 [
                     "mmdebstrap", "--variant=essential", f"--keyring={KEYRING}", "--quiet",
                     '--aptopt=APT::Install-Recommends "false"', f"--include=make,kmod,{COMPILERS[base]}",
-                    base, work, f"deb [signed-by={KEYRING}] {MIRROR}/debian {base} main",
+                    base, work, f"deb [signed-by={KEYRING}] {_mirror('debian')} {base} main",
                 ],
                 check=True, stdin=subprocess.DEVNULL,
             )
@@ -228,7 +238,7 @@ def apt(suite: str, *command: str, cwd: Path | None = None) -> str:
             (home / directory).mkdir(parents=True, exist_ok=True)
         (home / "status").touch()
         (home / "sources.list").write_text("".join(
-            f"deb [signed-by={KEYRING}] {MIRROR}/{archive} {name} main\n" for archive, name in ARCHIVES[suite]
+            f"deb [signed-by={KEYRING}] {_mirror(which)} {name} main\n" for which, name in ARCHIVES[suite]
         ))
         config.write_text(
             f'Dir::State "{home}/state";\nDir::State::status "{home}/status";\nDir::Cache "{home}/cache";\n'
