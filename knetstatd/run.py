@@ -87,7 +87,7 @@ def kill_family(pid: int) -> None:
     """Kills `pid` and all that it left behind; a few rounds, since a process may fork between the look and the signal."""
     for _ in range(20):
         others = family(pid) - {pid}
-        for member in {pid} | others:
+        for member in (pid, *others):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(member, signal.SIGKILL)
         for member in others:  # adopted ones are ours to reap; of the others waitpid knows nothing

@@ -67,15 +67,16 @@ def test_the_tick_comes_while_it_runs() -> None:
 
 def test_a_timeout_kills_the_whole_family_also_one_that_fled() -> None:
     """A grandchild in a session of its own, whose parent has gone, deaf to SIGTERM: it dies all the same."""
+    nap = f"98.{os.getpid():07}"
     script = textwrap.dedent("""
         import sys; sys.path.insert(0, sys.argv[1])
         from knetstatd import run
         run.adopt_orphans()
-        done = run.run(["/bin/sh", "-c", "trap '' TERM; (setsid sleep 98.7654 &); sleep 98.7654"], timeout=1)
+        done = run.run(["/bin/sh", "-c", "trap '' TERM; (setsid sleep NAP &); sleep NAP"], timeout=1)
         assert done.timed_out and done.code == -9, done
-    """)
+    """).replace("NAP", nap)
     subprocess.run([sys.executable, "-c", script, os.fspath(HERE)], check=True, timeout=30)
-    left = subprocess.run(["pgrep", "-f", "sleep 98.7654"], capture_output=True, check=False)
+    left = subprocess.run(["pgrep", "-f", f"sleep {nap}"], capture_output=True, check=False)
     assert left.stdout == b""
 
 
