@@ -13,10 +13,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import files, plan
+from . import files, names, plan
 from .model import Attempt, Kind
 
 if TYPE_CHECKING:
@@ -88,6 +89,17 @@ def following(before: Attempt | None, failed: Attempt, limits: Limits) -> Attemp
     free = failed.kind is Kind.INTERRUPTED and count < 3
     delay = 0.0 if free else plan.backoff(count + 1, limits)
     return failed._replace(times=count + 1, not_before=now() + delay, when=time.time())
+
+
+def remembered(state: Path) -> set[str]:
+    """The kernels for which something is kept: attempts, logs, staged artefacts."""
+    return {kernel for place in ("kernels", "stage") for kernel in files.names(state / place) if names.is_kernel(kernel)}
+
+
+def forget_kernel(state: Path, kernel: str) -> None:
+    """Deletes all that is kept for a kernel that is gone."""
+    for place in (state / "kernels" / kernel, state / "stage" / kernel):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def forget(state: Path, kernel: str, module: str) -> None:

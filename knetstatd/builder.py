@@ -19,34 +19,15 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from . import artefact, attempts, diagnose, files, kernels, names, publish, run, stage
+from . import artefact, attempts, diagnose, kernels, publish, run, stage
 from .errors import BuildError, KnetstatdError
 from .events import Event
 from .model import Action, Artefact, Attempt, Headers, Kind, Retry
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from .journal import Journal
+    from .model import Proof
     from .observe import Machine, Seen
-
-_PASSED_ON = ("JOURNAL_STREAM", "STATE_DIRECTORY", "RUNTIME_DIRECTORY")
-
-
-def passed_environment() -> dict[str, str]:
-    """What a builder that the daemon starts gets from the daemon's environment."""
-    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-
-
-def remembered(state: Path) -> set[str]:
-    """The kernels for which something is kept."""
-    return {kernel for place in ("kernels", "stage") for kernel in files.names(state / place) if names.is_kernel(kernel)}
-
-
-def forget(state: Path, kernel: str) -> None:
-    """Deletes what was kept for a kernel that is gone: attempts, logs, staged artefacts."""
-    for place in (state / "kernels" / kernel, state / "stage" / kernel):
-        shutil.rmtree(place, ignore_errors=True)
 
 
 class Progress:
@@ -177,7 +158,7 @@ class Builder:
         self._say(Event.STAGE_STARTED, seen, f"compiling in a private tree, {why}")
         begin = time.monotonic()
         job = self._job(seen, self.machine.config.compile_timeout_seconds)
-        stage.stage(job, lambda path: self.machine.prove_file(o.kernel, path), self.progress.tick)
+        stage.stage(job, lambda path: self.machine.prove_file(self.machine.look(o.kernel), path), self.progress.tick)
         took = time.monotonic() - begin
         self._say(Event.STAGED, seen, f"compiled and verified in {took:.1f} s", duration_usec=int(took * 1e6))
 
@@ -187,15 +168,16 @@ class Builder:
         staged = artefact.find(job.state, o.kernel, o.module, o.version, job.fingerprint)
         assert staged is not None, "the planner publishes what is staged"
         assert seen.headers.path is not None, "and has headers"
+
+        def prove() -> tuple[Proof, ...]:
+            return self.machine.prove_installed(self.machine.look(o.kernel), o.module)
+
         self.progress.phase(f"Publishing {o.module} {o.version} for {o.kernel}")
         self._say(Event.PUBLISH_STARTED, seen, "publishing into DKMS and /lib/modules")
         # From here on neither a service manager's stop nor Ctrl-C may leave half of it; what is started inherits this.
         before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
         try:
-            publish.publish(
-                job, staged, seen.headers.path, lambda: self.machine.prove_installed(o.kernel, o.module), [self.lock],
-                self.progress.tick,
-            )  # fmt: skip
+            publish.publish(job, staged, seen.headers.path, prove, [self.lock], self.progress.tick)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -206,7 +188,6 @@ class Builder:
         self._say(Event.PUBLISHED, seen, f"published and verified from the disk in {took:.1f} s", duration_usec=int(took * 1e6))
 
     def _load(self, seen: Seen) -> None:
-        o = seen.observation
         for name, _ in seen.installed:
             done = run.run(["modprobe", "--", name], timeout=60)
             if not (self.machine.root / "sys/module" / name).is_dir():
@@ -216,7 +197,6 @@ class Builder:
                     "", "journalctl -k -b shows the kernel's own words", lines,
                 )  # fmt: skip
         self._say(Event.LOADED, seen, "loaded")
-        self.machine.observe(o.kernel, o.module)
 
     def _fetch_headers(self, seen: Seen) -> None:
         o = seen.observation

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """knetstatctl: asks the machine itself, with or without the daemon.
 
+What only one verb needs is imported by that verb: starting Python is most of what `status` and `check` cost.
+
 Exit codes: 0 ready or done, 1 not ready or failed, 2 wrong usage, 3 unknown, 75 in progress, 78 faulty configuration.
 """
 
@@ -14,15 +16,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__, attempts, builder, config, locks, names, report, run, sockettable
+from . import __version__, attempts, config, locks, names, report
 from .errors import KnetstatdError, UsageError
-from .journal import Journal, read
 from .model import Action, Why
 from .observe import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .builder import Builder
+    from .diagnose import RunningKernelRead
     from .observe import Seen
 
 READY, NOT_READY, USAGE, UNKNOWN, IN_PROGRESS = 0, 1, 2, 3, 75
@@ -58,7 +61,12 @@ def parser() -> argparse.ArgumentParser:
     history.add_argument("--kernel", "-k", metavar="KERNEL", help="only this kernel")
     history.add_argument("--module", metavar="NAME", help="only this module")
     history.add_argument("--lines", "-n", type=int, default=50, metavar="N", help="at most N entries (default: 50)")
-    sockettable.arguments(verb("sockets", "knetstat's files: every socket with its options", _sockets))
+    sockets = verb("sockets", "knetstat's files: every socket with its options", _sockets)
+    sockets.add_argument("kinds", nargs="*", metavar="FILE", help="of tcp, tcp6, udp, udp6 (default: all)")
+    sockets.add_argument("--state", metavar="STATE", help="only these, separated by commas: ESTB, LSTN, ...")
+    sockets.add_argument(
+        "--option", action="append", default=[], metavar="NAME[=VALUE]", help="only with this option, or this value of it"
+    )
     verb("config", "show the configuration in force, and where each value comes from", _config)
     return top
 
@@ -114,13 +122,17 @@ def _kernels(machine: Machine, word: str) -> tuple[str, ...]:
     return (word,)
 
 
-def _look(machine: Machine, kernel: str, module: str) -> tuple[Seen, report.Verdict]:
-    seen = machine.observe(kernel, module)
-    return seen, report.verdict(machine, seen, machine.plan(seen, attempts.now()))
+def _looks(machine: Machine, kernels: Sequence[str], modules: Sequence[str]) -> list[tuple[Seen, report.Verdict]]:
+    found = []
+    for look in map(machine.look, kernels):
+        for module in modules:
+            seen = machine.observe(look, module)
+            found.append((seen, report.verdict(machine, seen, machine.plan(seen, attempts.now()))))
+    return found
 
 
 def _verdicts(machine: Machine, kernels: Sequence[str]) -> list[report.Verdict]:
-    return [_look(machine, kernel, module)[1] for kernel in kernels for module in machine.modules()]
+    return [verdict for _, verdict in _looks(machine, kernels, machine.modules())]
 
 
 def _guarded(machine: Machine) -> tuple[str, ...]:
@@ -184,9 +196,9 @@ def _verify(arguments: argparse.Namespace) -> int:
         raise UsageError("no kernel to boot next was found", fix="Name one with --kernel")
     kernel = kernels[0]
     if arguments.file is not None:
-        proofs = [machine.prove_file(kernel, Path(arguments.file).absolute())]
+        proofs = [machine.prove_file(machine.look(kernel), Path(arguments.file).absolute())]
     else:
-        proofs = [proof for module in machine.modules() for proof in machine.prove_installed(kernel, module)]
+        proofs = [proof for module in machine.modules() for proof in machine.prove_installed(machine.look(kernel), module)]
         if not proofs:
             raise KnetstatdError(f"no guarded module is installed for {kernel}", fix=f"Run: knetstatctl build {kernel}")
     loads = all(proof.loads for proof in proofs)
@@ -206,6 +218,9 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    from . import builder, run
+    from .journal import Journal
+
     if os.geteuid() != 0:
         raise KnetstatdError("building needs root", fix=f"Run: sudo knetstatctl build {arguments.kernel}")
     run.adopt_orphans()
@@ -226,7 +241,7 @@ def _build(arguments: argparse.Namespace) -> int:
                 attempts.forget(machine.state, kernel, module)
                 _to_the_end(hand, kernel, module, wait=not arguments.no_wait)
     machine.refresh()
-    verdicts = [_look(machine, kernel, module)[1] for kernel in kernels for module in modules]
+    verdicts = [verdict for _, verdict in _looks(machine, kernels, modules)]
     if arguments.json:
         _print(report.document(machine, verdicts))
     else:
@@ -234,18 +249,18 @@ def _build(arguments: argparse.Namespace) -> int:
     return READY if all(v.ready for v in verdicts) else NOT_READY
 
 
-def _one_step(hand: builder.Builder, kernel: str, module: str, action: Action) -> int:
-    seen = hand.machine.observe(kernel, module, own=True)
+def _one_step(hand: Builder, kernel: str, module: str, action: Action) -> int:
+    seen = hand.machine.observe(hand.machine.look(kernel), module, own=True)
     if hand.machine.plan(seen, attempts.now()).action is not action:
         return IN_PROGRESS  # the machine has moved on since the daemon looked; it will look again
     return READY if hand.step(seen, action) else NOT_READY
 
 
-def _to_the_end(hand: builder.Builder, kernel: str, module: str, *, wait: bool) -> None:
+def _to_the_end(hand: Builder, kernel: str, module: str, *, wait: bool) -> None:
     """Step after step, until the planner has none or a step fails."""
     while True:
         hand.machine.refresh_locks()
-        seen = hand.machine.observe(kernel, module, own=True)
+        seen = hand.machine.observe(hand.machine.look(kernel), module, own=True)
         step = hand.machine.plan(seen, attempts.now())
         if step.action in _STEPS:
             if not hand.step(seen, step.action):
@@ -265,20 +280,30 @@ def _explain(arguments: argparse.Namespace) -> int:
     kernels = _kernels(machine, arguments.kernel)
     if not kernels:
         raise UsageError("no kernel to boot next was found", fix="Name one: knetstatctl explain KERNEL")
-    looks = [_look(machine, kernel, module) for kernel in kernels for module in machine.modules()]
+    looks = _looks(machine, kernels, machine.modules())
     if arguments.json:
         document = report.document(machine, [v for _, v in looks])
         for found, (seen, _) in zip(document["verdicts"], looks, strict=True):
             attempt = seen.observation.attempt
             found["last_failure"] = None if attempt is None else {**attempt._asdict(), "evidence": list(attempt.evidence)}
-            found["running_kernel_reads"] = [r._asdict() for r in seen.running_kernel_reads]
+            found["running_kernel_reads"] = [r._asdict() for r in _reads(seen)]
         _print(document)
     else:
-        print("\n\n".join(report.explain_text(machine, seen, v, _coloured()) for seen, v in looks) or "No module is guarded.")
+        print(
+            "\n\n".join(report.explain_text(seen, v, _reads(seen), _coloured()) for seen, v in looks) or "No module is guarded."
+        )
     return READY
 
 
+def _reads(seen: Seen) -> tuple[RunningKernelRead, ...]:
+    from . import diagnose
+
+    return diagnose.running_kernel_reads(seen.source, seen.passed) if seen.source is not None else ()
+
+
 def _history(arguments: argparse.Namespace) -> int:
+    from .journal import read
+
     if arguments.lines < 1:
         raise UsageError("--lines must be at least 1")
     entries = list(read(arguments.lines, arguments.module, arguments.kernel))[::-1]
@@ -300,6 +325,8 @@ def _history(arguments: argparse.Namespace) -> int:
 
 
 def _sockets(arguments: argparse.Namespace) -> int:
+    from . import sockettable
+
     rows = sockettable.select(arguments)
     if arguments.json:
         _print(sockettable.document(rows))

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import __version__, builder, config, locks, report, run, tell
+from . import __version__, attempts, config, locks, report, run, tell
 from .attempts import now
 from .errors import KnetstatdError
 from .events import Event
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # An event storm must not put the look off for ever.
 _LONGEST_QUIET = 60.0
+# What the builder gets from our environment: where to log, and where things lie.
+_PASSED_ON = ("JOURNAL_STREAM", "STATE_DIRECTORY", "RUNTIME_DIRECTORY")
 _STEPS = {Action.STAGE, Action.PUBLISH, Action.LOAD, Action.FETCH_HEADERS}
 
 
@@ -185,8 +187,9 @@ class Daemon:
             self._forget(kernel)
             return
         self.machine.refresh_locks()
+        look = self.machine.look(kernel)
         for module in self.machine.modules():
-            seen = self.machine.observe(kernel, module, self.changed.get(kernel, 0.0))
+            seen = self.machine.observe(look, module, self.changed.get(kernel, 0.0))
             step = self.machine.plan(seen, now())
             verdict = report.verdict(self.machine, seen, step)
             self.teller.verdict(verdict, seen, step)
@@ -207,14 +210,15 @@ class Daemon:
             self._forget(kernel)
         self.changed = {kernel: when for kernel, when in self.changed.items() if kernel in found}
         at_work = self.child[2] if self.child is not None else ""
-        for kernel in builder.remembered(machine.state) - found - {at_work}:
-            builder.forget(machine.state, kernel)
+        for kernel in attempts.remembered(machine.state) - found - {at_work}:
+            attempts.forget_kernel(machine.state, kernel)
         self.known = found
         if self.watch is not None:
             self.watch.refresh(machine.watched())
             self.teller.unwatched(self.watch.failed)
         for kernel in machine.wanted():
             self.due.setdefault(kernel, 0.0)
+        run.give_back_memory()
         for kernel in {k for k, _ in self.steps} - machine.wanted():
             self._forget(kernel)
         self._publish_status()
@@ -231,7 +235,9 @@ class Daemon:
             return
         argv = [*self_argv(), "build", kernel, f"--module={module}", f"--step={action}"]
         try:
-            process = run.start(argv, env=run.environment(more=builder.passed_environment()))
+            process = run.start(
+                argv, env=run.environment(more={name: os.environ[name] for name in _PASSED_ON if name in os.environ})
+            )
         except KnetstatdError as e:
             self.journal.log(Event.DEGRADED, f"the builder cannot be started: {e}", kernel=kernel, module=module)
             self.due[kernel] = now() + self.machine.config.retry_first_seconds

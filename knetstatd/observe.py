@@ -16,7 +16,6 @@ from . import (
     artefact,
     attempts,
     bootloader,
-    diagnose,
     dkms,
     dkmsconf,
     files,
@@ -25,6 +24,7 @@ from . import (
     locks,
     names,
     plan,
+    target,
     transaction,
     verify,
 )
@@ -32,7 +32,7 @@ from .errors import KnetstatdError
 from .model import Artefact, Headers, KernelState, Limits, Loaded, Observation, Proof, Result, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from .config import Config
     from .model import Step
@@ -52,10 +52,32 @@ class Seen(NamedTuple):
     passed: frozenset[str] = frozenset()
     fingerprint: str = ""
 
+
+class Look:
+    """One kernel, looked at once for all modules: what they share is read once, and what only some need, when they do."""
+
+    def __init__(self, root: Path, kernel: str) -> None:
+        self.root = root
+        self.kernel = kernel
+        self.headers = kernels.headers(root, kernel)
+        # What every proof for this kernel depends on, besides the module's own file.
+        self.inputs = tuple(map(files.identity, verify.inputs(root, kernel, root)))[1:]
+        self._facts: target.Target | None = None
+
     @property
-    def running_kernel_reads(self) -> tuple[diagnose.RunningKernelRead, ...]:
-        """The lines of the module's build files that ask for the running kernel."""
-        return diagnose.running_kernel_reads(self.source, self.passed) if self.source else ()
+    def facts(self) -> target.Target:
+        """The kernel's facts for `verify`; large, and needed only where something changed."""
+        if self._facts is None:
+            self._facts = target.read(self.root, self.kernel)
+        return self._facts
+
+
+class _Kept(NamedTuple):
+    """A proof, and the identities of the files that it was made from."""
+
+    inputs: tuple[files.Identity | None, ...]
+    file: files.Identity | None
+    proof: Proof
 
 
 class Machine:
@@ -75,7 +97,8 @@ class Machine:
         self._states: dict[str, KernelState] = {}
         self._transaction = ""
         self._foreign = ""
-        self._proofs: dict[tuple[str, str], tuple[tuple[files.Identity | None, ...], Proof]] = {}
+        self._proofs: dict[tuple[str, str], _Kept] = {}
+        self._confs: dict[tuple[str, str], dkmsconf.Conf] = {}
 
     @staticmethod
     def now() -> float:
@@ -106,7 +129,8 @@ class Machine:
         self.refresh_locks()
 
     def refresh_locks(self) -> str:
-        """Reads who is at work on packages and in DKMS; returns the package transaction's holder, "" for none."""
+        """Begins to observe anew: who is at work on packages (returned, "" for nobody) and in DKMS."""
+        self._confs = {}
         self._transaction = transaction.package(self.root) or ""
         self._foreign = transaction.foreign_dkms(self.root, os.getpid()) or ""
         return self._transaction
@@ -163,60 +187,71 @@ class Machine:
 
     # -- proofs -----------------------------------------------------------------------------------------------------------
 
-    def prove_file(self, kernel: str, path: Path) -> Proof:
+    def look(self, kernel: str) -> Look:
+        """A new look at a kernel, to be shared by all modules that are observed on it now."""
+        return Look(self.root, kernel)
+
+    def prove_file(self, look: Look, path: Path) -> Proof:
         """What `verify` says of a module file for a kernel; computed again only when a file it depends on has changed."""
-        return self._kept(kernel, os.fspath(path), path, lambda: verify.verify(self.root, kernel, path))
+        key = (look.kernel, os.fspath(path))
+        known = self._known(key, look)
+        if known is None or known.proof.path != key[1]:
+            proof = verify.verify(self.root, look.kernel, path, facts=look.facts)
+            self._proofs[key] = known = _Kept(look.inputs, files.identity(path), proof)
+        return known.proof
 
-    def _kept(self, kernel: str, about: str, path: Path, prove: Callable[[], Proof]) -> Proof:
-        """A proof that stands for as long as the files that it was made from are the same."""
-        now = tuple(files.identity(p) for p in verify.inputs(self.root, kernel, path))
-        known = self._proofs.get((kernel, about))
-        if known is None or known[0] != now:
-            self._proofs[kernel, about] = known = (now, prove())
-        return known[1]
+    def _known(self, key: tuple[str, str], look: Look) -> _Kept | None:
+        """A proof that still stands: every file that it was made from is the same."""
+        known = self._proofs.get(key)
+        same = known is not None and known.inputs == look.inputs and known.file == files.identity(Path(known.proof.path))
+        return known if same else None
 
-    def prove_installed(self, kernel: str, module: str) -> tuple[Proof, ...]:
+    def prove_installed(self, look: Look, module: str) -> tuple[Proof, ...]:
         """What `verify` says of the modules that modprobe would load, one for each that the package makes."""
-        return tuple(proof for _, proof in self._installed(kernel, module))
+        return tuple(proof for _, proof in self._installed(look, module))
 
-    def _installed(self, kernel: str, module: str) -> tuple[tuple[str, Proof], ...]:
+    def _installed(self, look: Look, module: str) -> tuple[tuple[str, Proof], ...]:
         found = []
-        for made in self._made(kernel, module):
-            proof = self._prove_chosen(kernel, made)
+        for made in map(names.canonical, self._made(look.kernel, module)):
+            key = (look.kernel, made)
+            known = self._known(key, look)
+            proof = known.proof if known is not None else verify.prove(self.root, look.kernel, made, look.facts)
+            if proof.path:
+                self._proofs[key] = known or _Kept(look.inputs, files.identity(Path(proof.path)), proof)
             if proof.path or any(check.name != "file" for check in proof.checks):
-                found.append((names.canonical(made), proof))
+                found.append((made, proof))
         return tuple(found)
-
-    def _prove_chosen(self, kernel: str, made: str) -> Proof:
-        """What `verify` says of the file that modprobe takes for a module."""
-        path = verify.chosen(self.root, kernel, made)
-        if path is None:
-            return verify.prove(self.root, kernel, made)
-        return self._kept(kernel, f"{made} of {path}", path, lambda: verify.prove(self.root, kernel, made))
 
     def _made(self, kernel: str, module: str) -> tuple[str, ...]:
         """The names of the modules that a package makes for a kernel: dkms.conf says, or what was built."""
         package = self._registered.get(module)
         if package is None:
             return (module,)
-        conf = dkms.conf(self.root, module, package.highest, kernel)
+        conf = self._conf(package, kernel)
         if conf.knows("BUILT_MODULE_NAME") and conf.knows("DEST_MODULE_NAME") and conf.modules:
             return tuple(made.dest_name for made in conf.modules)
         built = package.highest.build(kernel)
         return tuple(name.partition(".ko")[0] for name in built.files) if built is not None and built.files else (module,)
 
+    def _conf(self, package: dkms.Package, kernel: str) -> dkmsconf.Conf:
+        """A package's dkms.conf for a kernel, read once for each `refresh_locks`."""
+        key = (package.name, kernel)
+        if key not in self._confs:
+            self._confs[key] = dkms.conf(self.root, package.name, package.highest, kernel)
+        return self._confs[key]
+
     # -- observing --------------------------------------------------------------------------------------------------------
 
-    def observe(self, kernel: str, module: str, changed: float = 0.0, *, own: bool = False) -> Seen:
-        """One module on one kernel, now. changed: when the kernel's directory last moved.  own: the caller holds our lock."""
-        installed = self._installed(kernel, module)
-        found = kernels.headers(self.root, kernel)
+    def observe(self, look: Look, module: str, changed: float = 0.0, *, own: bool = False) -> Seen:
+        """One module on one kernel. changed: when the kernel's directory last moved.  own: the caller holds our lock."""
+        kernel = look.kernel
+        installed = self._installed(look, module)
         seen = Seen(
             Observation(
                 module,
                 kernel,
                 state=self.state_of(kernel),
-                headers=found.state,
+                headers=look.headers.state,
                 installed=self._judge(kernel, module, installed),
                 loaded=self._loaded(kernel, installed),
                 transaction=self._transaction,
@@ -225,11 +260,11 @@ class Machine:
                 changed=changed,
             ),
             installed=installed,
-            headers=found,
+            headers=look.headers,
         )
-        return self._with_source(seen)
+        return self._with_source(look, seen)
 
-    def _with_source(self, seen: Seen) -> Seen:
+    def _with_source(self, look: Look, seen: Seen) -> Seen:
         """Adds what DKMS and the module's source say."""
         o = seen.observation
         package = self._registered.get(o.module)
@@ -241,7 +276,7 @@ class Machine:
             )
         version, source = package.highest.version, package.highest.source
         o = o._replace(version=version)
-        conf = dkms.conf(self.root, o.module, package.highest, o.kernel)
+        conf = self._conf(package, o.kernel)
         broken = package.highest.broken or "; ".join(conf.faults)
         if broken:
             return seen._replace(
@@ -250,20 +285,19 @@ class Machine:
                 source_fix=f"Reinstall its -dkms package, or restore /usr/src/{o.module}-{version}",
             )
         make = dkmsconf.chosen_make(conf, o.kernel)
-        mark = kernels.fingerprint(self.root, source, seen.headers.path)
+        passed = frozenset(name for name, _ in make.variables) if make else frozenset()
+        seen = seen._replace(observation=o, source=source, passed=passed)
+        if o.installed is Artefact.GOOD and o.loaded is not Loaded.NO and not o.own_run:
+            return seen  # nothing is to be done, so nothing is asked of the stage and of earlier attempts
+        mark = kernels.fingerprint(self.root, source, look.headers.path)
         staged = artefact.find(self.state, o.kernel, o.module, version, mark)
-        good = staged is not None and all(self._fits(self.prove_file(o.kernel, path)) for path in staged.modules)
+        good = staged is not None and all(self._fits(self.prove_file(look, path)) for path in staged.modules)
         o = o._replace(
             staged=Artefact.NONE if staged is None else Artefact.GOOD if good else Artefact.BAD,
             hook_builds=bool(conf.autoinstall) and dkms.hook_present(self.root),
             attempt=attempts.load(self.root, self.state, o.kernel, o.module, mark),
         )
-        return seen._replace(
-            observation=o,
-            source=source,
-            passed=frozenset(name for name, _ in make.variables) if make else frozenset(),
-            fingerprint=mark,
-        )
+        return seen._replace(observation=o, fingerprint=mark)
 
     @staticmethod
     def _fits(proof: Proof) -> bool:

@@ -15,8 +15,9 @@ from . import kernels, names
 from .model import Action, Artefact, Check, Result, Why
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from .diagnose import RunningKernelRead
     from .model import Observation, Step
     from .observe import Machine, Seen
 
@@ -271,7 +272,7 @@ def _urgency(v: Verdict) -> tuple[bool, bool, bool]:
     return (v.ready, v.progress, "next" not in v.role)
 
 
-def explain_text(machine: Machine, seen: Seen, v: Verdict, enabled: bool) -> str:
+def explain_text(seen: Seen, v: Verdict, reads: Iterable[RunningKernelRead], enabled: bool) -> str:
     """What `knetstatctl explain` prints for one module and kernel: the verdict, its grounds, the last failure, the cure."""
     lines = [paint(f"{v.title}: {v.state}", colour(v), enabled)]
     if v.reason:
@@ -285,7 +286,7 @@ def explain_text(machine: Machine, seen: Seen, v: Verdict, enabled: bool) -> str
         lines += [f"    | {line}" for line in attempt.evidence]
         if attempt.log:
             lines.append(f"  Log:     {attempt.log}")
-    for read in seen.running_kernel_reads:
+    for read in reads:
         passed = "which dkms.conf sets" if read.passed else "which dkms.conf does not set"
         what = f"sets {read.variable}, {passed}" if read.variable else "decides by itself"
         lines.append(f"  Wrong-kernel trap: {read.file} line {read.line} reads the running kernel and {what}:")

@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from .sockets import Endpoint, Socket
 
 
-def arguments(verb: argparse.ArgumentParser) -> None:
-    """Adds the verb's arguments."""
-    kinds = [kind.value for kind in Kind]
-    verb.add_argument("kinds", nargs="*", metavar="FILE", help=f"of {', '.join(kinds)} (default: all)")
-    verb.add_argument("--state", metavar="STATE", help=f"only these, separated by commas: {', '.join(sockets.STATES)}")
-    verb.add_argument(
-        "--option", action="append", default=[], metavar="NAME[=VALUE]", help="only with this option, or this value of it"
-    )
-
-
 def select(asked: argparse.Namespace) -> list[tuple[Kind, Socket]]:
     """The sockets that were asked for. Raises UsageError, and KnetstatdError where the module is not loaded."""
     known = {kind.value: kind for kind in Kind}

@@ -59,9 +59,12 @@ def verify(root: Path, kernel: str, path: Path, *, others: Iterable[Path] = (), 
     return Proof(os.fspath(path), tuple(done))
 
 
-def prove(root: Path, kernel: str, module: str) -> Proof:
-    """The proof of an installed module: which file modprobe takes for `module` on `kernel`, and whether that will load."""
-    facts = target.read(root, kernel)
+def prove(root: Path, kernel: str, module: str, facts: Target | None = None) -> Proof:
+    """The proof of an installed module: which file modprobe takes for `module` on `kernel`, and whether that will load.
+
+    facts: of that kernel, where the caller has them already.
+    """
+    facts = facts or target.read(root, kernel)
     tables, fix = facts.tables, f"Run: depmod {kernel}"
     entry = tables.entry(module)
     if entry is None:

@@ -50,9 +50,10 @@ def release_key(release: str) -> list[tuple[int, int, str]]:
 
 
 def pick_releases(available: Iterable[str], pick: Pick) -> list[str]:
-    """The releases that `pick` stands for, oldest first. Fewer than asked where the archive has fewer."""
+    """The releases that `pick` stands for, oldest first. Fewer than asked where the archive has fewer. A name of a
+    whole series ("7.9-x", a meta package's) is not a release."""
     prefix = pick.series + "."
-    found = sorted((r for r in set(available) if r.startswith(prefix)), key=release_key)
+    found = sorted((r for r in set(available) if r.startswith(prefix) and re.match(r"\d+\.\d+\.", r)), key=release_key)
     if "." in pick.series:
         return found[-pick.n :]
     newest = {".".join(release.split(".")[:2]): release for release in found}

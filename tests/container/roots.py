@@ -148,11 +148,11 @@ def bootstrap(suite: str, tree: Path) -> None:
 
 def choose(tree: Path, suite: str) -> list[Kernel]:
     """The picked kernels, oldest first: those whose image and headers are both in the archive."""
-    wanted = re.compile(rf"linux-(image|headers)-(\d+\..*-{FLAVOUR})")
+    # One part between version and flavour at most, and that a number: "-rt-cloud-amd64" is another flavour.
+    wanted = re.compile(rf"linux-(image|headers)-(\d[^-]*(?:-\d[^-]*)?-{FLAVOUR})")
     there: dict[str, set[str]] = {"image": set(), "headers": set()}
     for name in _call(["chroot", tree, "apt-cache", "pkgnames", "linux-"]).split():
-        # Without the flavours whose names only end like ours ("6.1.0-1-rt-cloud-amd64", "...-cloud-amd64-dbg").
-        if (match := wanted.fullmatch(name)) and match[2].count("-") <= FLAVOUR.count("-") + 2:
+        if match := wanted.fullmatch(name):
             there[match[1]].add(match[2])
     both = there["image"] & there["headers"]
     releases = [release for pick in PICKS[suite] for release in archive.pick_releases(both, pick)]

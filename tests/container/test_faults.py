@@ -23,7 +23,7 @@ VICTIMS = ("[/]usr/sbin/knetstatd", "[k]netstatd.cli", "dkms", "make", "cc1")
 
 def _undo(c: Container, kernel: Kernel, module: str) -> None:
     """As if the module had never been built for this kernel; done behind the daemon's back."""
-    c.run(["dkms", "remove", f"{module}/1.0", "-k", kernel.release], timeout=60)
+    c.run(["dkms", "unbuild", f"{module}/1.0", "-k", kernel.release], timeout=60)
     shutil.rmtree(c.path(f"/var/lib/dkms/{module}/1.0/{kernel.release}"), ignore_errors=True)
     shutil.rmtree(c.path("/var/lib/knetstatd/kernels"), ignore_errors=True)
 

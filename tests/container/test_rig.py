@@ -26,7 +26,7 @@ def test_picks_of_a_series_are_its_newest() -> None:
 
 
 def test_picks_of_a_major_number_are_of_different_series() -> None:
-    available = ["7.9.12+d-x", "7.9.9+d-x", "7.10.2+d-x", "7.10.2+d.1-x", "7.2.1+d-x"]
+    available = ["7.9.12+d-x", "7.9.9+d-x", "7.10.2+d-x", "7.10.2+d.1-x", "7.2.1+d-x", "7.11-x"]
     assert archive.pick_releases(available, Pick("7", 2)) == ["7.9.12+d-x", "7.10.2+d.1-x"]
 
 
