@@ -6,7 +6,7 @@ Layers, lowest first; a module imports only from layers below its own (tests/uni
 1. values     errors, names, model, events
 2. decisions  plan, config
 3. reading    files, unpack, symvers, elf, ko, depmod, kernels, target, checks, verify, shellfile, dkmsconf, dkms, grub,
-              bootloader, transaction, artefact, attempts, locks, sockets,
+              bootloader, transaction, artefact, attempts, locks, sockets, proofs,
               observe
 4. doing      run, rehearse, diagnose, journal, notify, signing, stage, publish
 5. programs   watch, uevents, report, tell, builder, sockettable, cli, daemon

@@ -17,7 +17,7 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import files, grub, names
+from . import files, names
 from .errors import KnetstatdError
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ def _release(root: Path, image: str, installed: Sequence[str], depth: int = 0) -
 
 def _grub(root: Path) -> tuple[str, str, str] | None:
     """GRUB's choice as (image, source, detail); None where there is no GRUB menu."""
+    from . import grub  # large, and not every machine has GRUB
+
     for directory in (root / "boot/grub", root / "boot/grub2"):
         script = files.text(directory / "grub.cfg", 4 << 20)
         if script is None:

@@ -64,9 +64,7 @@ def parser() -> argparse.ArgumentParser:
     sockets = verb("sockets", "knetstat's files: every socket with its options", _sockets)
     sockets.add_argument("kinds", nargs="*", metavar="FILE", help="of tcp, tcp6, udp, udp6 (default: all)")
     sockets.add_argument("--state", metavar="STATE", help="only these, separated by commas: ESTB, LSTN, ...")
-    sockets.add_argument(
-        "--option", action="append", default=[], metavar="NAME[=VALUE]", help="only with this option, or this value of it"
-    )
+    sockets.add_argument("--option", action="append", default=[], metavar="NAME[=VALUE]", help="only with this option (value)")
     verb("config", "show the configuration in force, and where each value comes from", _config)
     return top
 

@@ -24,12 +24,11 @@ from . import (
     locks,
     names,
     plan,
-    target,
     transaction,
-    verify,
 )
 from .errors import KnetstatdError
 from .model import Artefact, Headers, KernelState, Limits, Loaded, Observation, Proof, Result, Source
+from .proofs import Look, Proofs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,33 +52,6 @@ class Seen(NamedTuple):
     fingerprint: str = ""
 
 
-class Look:
-    """One kernel, looked at once for all modules: what they share is read once, and what only some need, when they do."""
-
-    def __init__(self, root: Path, kernel: str) -> None:
-        self.root = root
-        self.kernel = kernel
-        self.headers = kernels.headers(root, kernel)
-        # What every proof for this kernel depends on, besides the module's own file.
-        self.inputs = tuple(map(files.identity, verify.inputs(root, kernel, root)))[1:]
-        self._facts: target.Target | None = None
-
-    @property
-    def facts(self) -> target.Target:
-        """The kernel's facts for `verify`; large, and needed only where something changed."""
-        if self._facts is None:
-            self._facts = target.read(self.root, self.kernel)
-        return self._facts
-
-
-class _Kept(NamedTuple):
-    """A proof, and the identities of the files that it was made from."""
-
-    inputs: tuple[files.Identity | None, ...]
-    file: files.Identity | None
-    proof: Proof
-
-
 class Machine:
     """One machine's kernels and guarded modules, as they were at the last `refresh`."""
 
@@ -97,7 +69,7 @@ class Machine:
         self._states: dict[str, KernelState] = {}
         self._transaction = ""
         self._foreign = ""
-        self._proofs: dict[tuple[str, str], _Kept] = {}
+        self._proofs = Proofs(root)
         self._confs: dict[tuple[str, str], dkmsconf.Conf] = {}
 
     @staticmethod
@@ -125,7 +97,7 @@ class Machine:
         self._registered = tree.packages
         reason = "not a DKMS module name or version; a name like this could be run as a command by dkms"
         self._refused = [*self.kernels.refused, *((path, reason) for path in tree.refused)]
-        self._proofs = {key: value for key, value in self._proofs.items() if key[0] in self._states}
+        self._proofs.keep_only(self._states)
         self.refresh_locks()
 
     def refresh_locks(self) -> str:
@@ -192,35 +164,15 @@ class Machine:
         return Look(self.root, kernel)
 
     def prove_file(self, look: Look, path: Path) -> Proof:
-        """What `verify` says of a module file for a kernel; computed again only when a file it depends on has changed."""
-        key = (look.kernel, os.fspath(path))
-        known = self._known(key, look)
-        if known is None or known.proof.path != key[1]:
-            proof = verify.verify(self.root, look.kernel, path, facts=look.facts)
-            self._proofs[key] = known = _Kept(look.inputs, files.identity(path), proof)
-        return known.proof
-
-    def _known(self, key: tuple[str, str], look: Look) -> _Kept | None:
-        """A proof that still stands: every file that it was made from is the same."""
-        known = self._proofs.get(key)
-        same = known is not None and known.inputs == look.inputs and known.file == files.identity(Path(known.proof.path))
-        return known if same else None
+        """What `verify` says of a module file for a kernel."""
+        return self._proofs.file(look, path)
 
     def prove_installed(self, look: Look, module: str) -> tuple[Proof, ...]:
         """What `verify` says of the modules that modprobe would load, one for each that the package makes."""
         return tuple(proof for _, proof in self._installed(look, module))
 
     def _installed(self, look: Look, module: str) -> tuple[tuple[str, Proof], ...]:
-        found = []
-        for made in map(names.canonical, self._made(look.kernel, module)):
-            key = (look.kernel, made)
-            known = self._known(key, look)
-            proof = known.proof if known is not None else verify.prove(self.root, look.kernel, made, look.facts)
-            if proof.path:
-                self._proofs[key] = known or _Kept(look.inputs, files.identity(Path(proof.path)), proof)
-            if proof.path or any(check.name != "file" for check in proof.checks):
-                found.append((made, proof))
-        return tuple(found)
+        return self._proofs.installed(look, tuple(map(names.canonical, self._made(look.kernel, module))))
 
     def _made(self, kernel: str, module: str) -> tuple[str, ...]:
         """The names of the modules that a package makes for a kernel: dkms.conf says, or what was built."""

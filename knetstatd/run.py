@@ -62,7 +62,7 @@ def adopt_orphans() -> None:
 
 
 def give_back_memory() -> None:
-    """Returns to the system what the C library keeps of freed memory: half a megabyte after start-up (malloc_trim(3), glibc)."""
+    """Returns to the system what the C library keeps of freed memory: half a megabyte after start-up (malloc_trim(3))."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Proofs that are kept for as long as the files that they were made from are the same.
+
+Rule: what is kept is a pure function of files, beside the identities of those files. It is never the ground of a verdict
+without a look at them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import files, kernels, target, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from .model import Proof
+
+
+class Look:
+    """One kernel, looked at once for all modules: what they share is read once, and what only some need, when they do."""
+
+    def __init__(self, root: Path, kernel: str) -> None:
+        self.root = root
+        self.kernel = kernel
+        self.headers = kernels.headers(root, kernel)
+        # What every proof for this kernel depends on, besides the module's own file.
+        self.inputs = tuple(map(files.identity, verify.inputs(root, kernel, root)))[1:]
+        self._facts: target.Target | None = None
+
+    @property
+    def facts(self) -> target.Target:
+        """The kernel's facts for `verify`; large, and needed only where something changed."""
+        if self._facts is None:
+            self._facts = target.read(self.root, self.kernel)
+        return self._facts
+
+
+class _Kept(NamedTuple):
+    """A proof, and the identities of the files that it was made from."""
+
+    inputs: tuple[files.Identity | None, ...]
+    file: files.Identity | None
+    proof: Proof
+
+
+class Proofs:
+    """What `verify` says of module files, computed again only when a file that it depends on has changed."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._kept: dict[tuple[str, str], _Kept] = {}
+
+    def keep_only(self, kernels: Container[str]) -> None:
+        """Forgets the proofs for other kernels."""
+        self._kept = {key: kept for key, kept in self._kept.items() if key[0] in kernels}
+
+    def file(self, look: Look, path: Path) -> Proof:
+        """The proof of a module file, wherever it lies, for the kernel of `look`."""
+        key = (look.kernel, os.fspath(path))
+        known = self._known(key, look)
+        if known is None or known.proof.path != key[1]:
+            proof = verify.verify(self._root, look.kernel, path, facts=look.facts)
+            self._kept[key] = known = _Kept(look.inputs, files.identity(path), proof)
+        return known.proof
+
+    def installed(self, look: Look, modules: tuple[str, ...]) -> tuple[tuple[str, Proof], ...]:
+        """The proofs of the files that modprobe would take for the modules, for those that are installed."""
+        found = []
+        for module in modules:
+            key = (look.kernel, module)
+            known = self._known(key, look)
+            proof = known.proof if known is not None else verify.prove(self._root, look.kernel, module, look.facts)
+            if proof.path:
+                self._kept[key] = known or _Kept(look.inputs, files.identity(Path(proof.path)), proof)
+            if proof.path or any(check.name != "file" for check in proof.checks):
+                found.append((module, proof))
+        return tuple(found)
+
+    def _known(self, key: tuple[str, str], look: Look) -> _Kept | None:
+        """A proof that still stands: every file that it was made from is the same."""
+        known = self._kept.get(key)
+        same = known is not None and known.inputs == look.inputs and known.file == files.identity(Path(known.proof.path))
+        return known if same else None
