@@ -23,8 +23,9 @@ def look(machine: Machine) -> collections.Counter[str]:
     found: collections.Counter[str] = collections.Counter()
     for kernel in machine.wanted():
         machine.refresh_locks()
+        shared = machine.look(kernel)
         for module in machine.modules():
-            found[machine.plan(machine.observe(kernel, module), attempts.now()).why] += 1
+            found[machine.plan(machine.observe(shared, module), attempts.now()).why] += 1
     return found
 
 

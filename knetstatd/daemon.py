@@ -199,6 +199,7 @@ class Daemon:
             if step.until is not None:
                 self.due[kernel] = min(self.due.get(kernel, step.until), step.until)
         self._publish_status()
+        run.give_back_memory()
 
     def _survey(self) -> None:
         """Looks at which kernels there are, which will be booted, and which directories are watched."""
@@ -218,7 +219,6 @@ class Daemon:
             self.teller.unwatched(self.watch.failed)
         for kernel in machine.wanted():
             self.due.setdefault(kernel, 0.0)
-        run.give_back_memory()
         for kernel in {k for k, _ in self.steps} - machine.wanted():
             self._forget(kernel)
         self._publish_status()

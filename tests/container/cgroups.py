@@ -50,13 +50,16 @@ class Cgroup:
         return ["sh", "-c", JOIN, "sh", *map(os.fspath, parts), "--"]
 
     def end(self, label: str = "") -> None:
-        """SIGKILL to all of it, or to one part."""
+        """SIGKILL to all of it, or to one part; returns when the processes are gone, not only signalled."""
+        deadline = time.monotonic() + 5
         for group in self._groups:
             with contextlib.suppress(OSError):
                 (group / label / "cgroup.kill").write_text("1")
+                while "populated 1" in (group / label / "cgroup.events").read_text() and time.monotonic() < deadline:
+                    time.sleep(0.005)
 
     def clear(self) -> None:
-        """Remove all parts. Their processes have been ended, and may take a moment to go."""
+        """Remove all parts, once end() has emptied them."""
         deadline = time.monotonic() + 5
         for group in self._groups:
             while (below := list(_directories(group))) and time.monotonic() < deadline:
