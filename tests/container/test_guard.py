@@ -188,9 +188,10 @@ def test_headers_before_image(machine: Container) -> None:
     product.start(c, ["kt-good"])
     product.wait_ready(c)
     c.install_kernel(new, image=False)
-    status = c.output("knetstatctl", "status")
-    assert f"{new.release}  not guarded (headers or an orphan)" in status
-    assert not c.path(f"/var/lib/dkms/kt-good/1.0/{new.release}").exists()
+    if not c.package_state(new.image):  # Debian 13's headers bring their image with them
+        status = c.output("knetstatctl", "status")
+        assert f"{new.release}  not guarded (headers or an orphan)" in status
+        assert not c.path(f"/var/lib/dkms/kt-good/1.0/{new.release}").exists()
     c.install_kernel(new, headers=False)
     product.wait_ready(c, new.release)
 
