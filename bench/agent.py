@@ -28,7 +28,9 @@ def once(argv: list[str]) -> tuple[float, float, str]:
         err.seek(0)
         said = out.read().decode(errors="replace")
         if process.returncode:
-            sys.exit(f"{' '.join(argv)}: exit {process.returncode}\n{said[-2000:]}\n{err.read().decode(errors='replace')[-2000:]}")
+            sys.exit(
+                f"{' '.join(argv)}: exit {process.returncode}\n{said[-2000:]}\n{err.read().decode(errors='replace')[-2000:]}"
+            )
     return wall, usage.ru_utime + usage.ru_stime, said
 
 

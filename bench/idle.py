@@ -60,7 +60,9 @@ def _memory(ours: Memory, peer: Memory) -> list[Row]:
     def row(name: str, a: int, b: int, *, judged: bool = False) -> Row:
         budget, met = (f"{_LIMIT} x", a <= _LIMIT * b) if judged else ("", None)
         shown = f"bare python3, four packages {b / 1024:.1f} MiB"
-        return Row("idle memory" if judged else "  the same", f"{a / 1024:.1f} MiB", shown, ratio(a, b), name, budget, met, judged)
+        return Row(
+            "idle memory" if judged else "  the same", f"{a / 1024:.1f} MiB", shown, ratio(a, b), name, budget, met, judged
+        )
 
     return [
         row("rss", ours.rss, peer.rss, judged=True),
@@ -77,7 +79,9 @@ def _minute(c: Container, pid: str) -> list[Row]:
     allowed = round(MINUTE / dogs) + 1 if dogs else 0
     return [
         Row("CPU time in an idle minute", f"{cpu / 100:.2f} s", "", "-", "cpu", "0.00 s", cpu == 0),
-        Row("wake-ups in an idle minute", str(waking), f"watchdog {allowed}", "-", "count", "the watchdog's", waking <= allowed),
+        Row(
+            "wake-ups in an idle minute", str(waking), f"watchdog {allowed}", "-", "count", "the watchdog's", waking <= allowed
+        ),
     ]
 
 

@@ -46,7 +46,9 @@ def run(suite: str, rounds: int) -> list[Row]:
         took = [_once(c, old) for _ in range(min(rounds, 5))]
     ours = statistics.median(took)
     what = "end of a package transaction to published and green"
-    return [Row(what, seconds(ours), f"settle time {seconds(SETTLE)}", ratio(ours, SETTLE), "wall", seconds(_LIMIT), ours <= _LIMIT)]
+    return [
+        Row(what, seconds(ours), f"settle time {seconds(SETTLE)}", ratio(ours, SETTLE), "wall", seconds(_LIMIT), ours <= _LIMIT)
+    ]
 
 
 def _once(c: Container, kernel: str) -> float:
@@ -55,7 +57,7 @@ def _once(c: Container, kernel: str) -> float:
     holder = c.start([*box.PYTHON, "-c", _HOLDER, kernel])
     product.wait("the lock is held", lambda: "held" in holder.output())
     begin = time.time()
-    c.run(["dkms", "unbuild", f"kt-good/1.0", "-k", kernel])
+    c.run(["dkms", "unbuild", "kt-good/1.0", "-k", kernel])
     _since(c, kernel, "staged", begin)
     time.sleep(1)
     c.run(["touch", "/run/bench-end"], check=True)

@@ -75,13 +75,14 @@ def test_kill_9_at_fifty_random_instants(machine: Container) -> None:
 
 
 # The states that kills leave behind in dkms's tree, by the point at which dkms died; each made for real from a good build.
+HALVE = "for f in {}; do truncate -s $(($(stat -c %s $f) / 2)) $f; done; "
 KILL_POINTS = {
     "directory": "rm -r $BUILT/module $BUILT/log; rm -f $LINK $FILE",
     "no module": "rm $BUILT/module/*; rm -f $LINK $FILE",
-    "torn in dkms's tree": "for f in $BUILT/module/kt_good.ko*; do truncate -s $(($(stat -c %s $f) / 2)) $f; done; rm -f $LINK $FILE",
+    "torn in dkms's tree": HALVE.format("$BUILT/module/kt_good.ko*") + "rm -f $LINK $FILE",
     "empty in dkms's tree": "truncate -s 0 $BUILT/module/kt_good.ko*; rm -f $LINK $FILE",
     "built only": "rm -f $LINK $FILE",
-    "torn in /lib/modules": "truncate -s $(($(stat -c %s $FILE) / 2)) $FILE; rm -f $LINK",
+    "torn in /lib/modules": HALVE.format("$FILE") + "rm -f $LINK",
     "empty in /lib/modules": "truncate -s 0 $FILE",
     "no mark": "rm -f $LINK; depmod $K",
     "no depmod": "mv $FILE $FILE.away; depmod $K; mv $FILE.away $FILE",

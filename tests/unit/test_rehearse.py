@@ -34,7 +34,7 @@ PLAN = Plan((Module("dep", b"1"), Module("knet-stat", b"22", ("a=b c",))), Progr
 
 def unpack(archive: bytes) -> dict[str, tuple[int, bytes]]:
     """A reader of the format, written apart from the writer."""
-    files = {}
+    files: dict[str, tuple[int, bytes]] = {}
     at = 0
     while True:
         assert archive[at : at + 6] == b"070701"
