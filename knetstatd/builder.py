@@ -189,8 +189,13 @@ class Builder:
 
     def _load(self, seen: Seen) -> None:
         for name, _ in seen.installed:
-            done = run.run(["modprobe", "--", name], timeout=60)
+            done = run.run(["modprobe", "-b", "--", name], timeout=60)
             if not (self.machine.root / "sys/module" / name).is_dir():
+                if not done.code:
+                    raise BuildError(
+                        Kind.DENIED, f"{name} is denied by modprobe's configuration", "/etc/modprobe.d",
+                        "Take it out of the blacklist, or out of `load` in knetstatd.toml",
+                    )  # fmt: skip
                 lines = diagnose.last_lines(done.text, 3)
                 raise BuildError(
                     Kind.REFUSED, f"the kernel does not load {name}: {lines[-1] if lines else 'modprobe says nothing'}",

@@ -31,6 +31,7 @@ class Config(NamedTuple):
     """What the administrator decided; the fields are the settings of `SETTINGS`, durations in seconds."""
 
     modules: tuple[str, ...] = ("knetstat",)
+    load: tuple[str, ...] = ("knetstat",)
     kernels: str | int = "next+running"
     settle_seconds: float = 3.0
     compile_timeout_seconds: float = 1800.0
@@ -98,6 +99,13 @@ SETTINGS = (
         _modules,
         'an array of DKMS package names, or ["*"]',
         'The DKMS packages to guard, as `dkms status` names them. "*" stands for every registered one.',
+    ),
+    Setting(
+        "load",
+        _modules,
+        'an array of DKMS package names, or ["*"]',
+        "Those of the guarded packages whose modules are to be in the running kernel: they are loaded when they are not. "
+        "A module that modprobe.d denies is left alone.",
     ),
     Setting(
         "kernels",

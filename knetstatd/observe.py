@@ -205,7 +205,7 @@ class Machine:
                 state=self.state_of(kernel),
                 headers=look.headers.state,
                 installed=self._judge(kernel, module, installed),
-                loaded=self._loaded(kernel, installed),
+                loaded=self._loaded(kernel, module, installed),
                 transaction=self._transaction,
                 foreign_dkms=self._foreign,
                 own_run="" if own or not locks.held(self.runtime, locks.BUILD) else "another run of knetstatd",
@@ -265,15 +265,16 @@ class Machine:
         fit = all(self._fits(proof) or _WEAK in proof.path for _, proof in installed)
         return Artefact.GOOD if fit else Artefact.OTHER
 
-    def _loaded(self, kernel: str, installed: tuple[tuple[str, Proof], ...]) -> Loaded:
+    def _loaded(self, kernel: str, module: str, installed: tuple[tuple[str, Proof], ...]) -> Loaded:
         """Whether the running kernel has the modules, and whether they are the installed ones."""
-        if kernel != self.running or not (self.root / "proc/modules").exists():
+        contained = (self.root / "run/systemd/container").exists()  # shares its host's kernel, and may load nothing
+        if kernel != self.running or contained or not (self.root / "proc/modules").exists():
             return Loaded.NOT_HERE
         answer = Loaded.CURRENT
         for name, proof in installed:
             place = self.root / "sys/module" / name
             if not (place / "initstate").exists():
-                return Loaded.NO
+                return Loaded.NO if {module, "*"} & set(self.config.load) else Loaded.NOT_HERE
             live = (files.text(place / "srcversion", 128) or "").strip()
             try:
                 wanted = ko.read(Path(proof.path)).srcversion if live else ""
