@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import files
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+# How the working directories of publications begin, beside those of the kernels.
+PUBLISHING = ".publish."
 
 
 class Staged(NamedTuple):
@@ -45,3 +50,19 @@ def built(tree: Path, kernel: str, module: str, version: str) -> Staged | None:
         if modules:
             return Staged(tree, modules, built / "log" / "make.log")
     return None
+
+
+def clear(state: Path, kernel: str, module: str) -> None:
+    """Removes the staged artefact and what killed runs left behind. The caller holds our lock."""
+    base = directory(state, kernel, module).parent
+    for name in files.names(base.parent):
+        if name.startswith(PUBLISHING):
+            shutil.rmtree(base.parent / name, ignore_errors=True)
+    for name in files.names(base):
+        if name == module or name.startswith(f".{module}."):
+            shutil.rmtree(base / name, ignore_errors=True)
+    for empty in (base, base.parent):
+        try:
+            empty.rmdir()
+        except OSError:
+            return

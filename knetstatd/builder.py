@@ -181,7 +181,7 @@ class Builder:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        stage.clear(job.state, o.kernel, o.module)
+        artefact.clear(job.state, o.kernel, o.module)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(artefact.log_path(job.state, o.kernel, o.module))
         took = time.monotonic() - begin

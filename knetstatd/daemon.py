@@ -7,6 +7,7 @@ the next look; a daemon that missed every event still converges, by its resync t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import __version__, attempts, config, locks, report, run, tell
+from . import __version__, artefact, attempts, config, locks, report, run, tell
 from .attempts import now
 from .errors import KnetstatdError
 from .events import Event
@@ -196,10 +197,22 @@ class Daemon:
             self.steps[kernel, module] = verdict
             if step.action in _STEPS:
                 self._start(kernel, module, step.action)
+            elif step.action is Action.DONE:
+                self._tidy(kernel, module)
             if step.until is not None:
                 self.due[kernel] = min(self.due.get(kernel, step.until), step.until)
         self._publish_status()
         run.give_back_memory()
+
+    def _tidy(self, kernel: str, module: str) -> None:
+        """Removes what a run left that was killed after it had done its work; not while another one is at work."""
+        state = self.machine.state
+        staged, remembered = artefact.directory(state, kernel, module), attempts.path(state, kernel, module)
+        if not (staged.parent.parent.exists() or remembered.exists()):
+            return
+        with contextlib.suppress(KnetstatdError), locks.locked(self.machine.runtime, locks.BUILD, 0.0):
+            artefact.clear(state, kernel, module)
+            attempts.forget(state, kernel, module)
 
     def _survey(self) -> None:
         """Looks at which kernels there are, which will be booted, and which directories are watched."""
@@ -284,8 +297,8 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 def self_argv() -> list[str]:
     """The command line that runs this installation's knetstatctl, whichever way this process was started."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    code = f"import sys; sys.path.insert(0, {package!r}); from knetstatd.cli import main; sys.exit(main())"
-    return [sys.executable, "-I", "-B", "-c", code]
+    code = f"import sys; sys.path[:] = {[package, *sys.path]!r}; from knetstatd.cli import main; sys.exit(main())"
+    return [sys.executable, "-I", "-S", "-B", "-c", code]
 
 
 def main() -> int:

@@ -45,7 +45,7 @@ def publish(
 ) -> None:
     """Publishes; raises BuildError. headers: the kernel's.  prove: verifies what is installed.  inherit: our lock."""
     parent = job.state / "stage"
-    work = Path(tempfile.mkdtemp(prefix=".publish.", dir=parent))
+    work = Path(tempfile.mkdtemp(prefix=artefact.PUBLISHING, dir=parent))
     try:
         archive = _archive(job, staged, headers, work, inherit)
         _dkms(["ldtarball", "--force", f"--archive={archive}"], job, work, inherit, tick)

@@ -53,25 +53,12 @@ class Job(NamedTuple):
     timeout: float
 
 
-def clear(state: Path, kernel: str, module: str) -> None:
-    """Removes the staged artefact and what killed builds left behind."""
-    base = artefact.directory(state, kernel, module).parent
-    for name in files.names(base):
-        if name == module or name.startswith(f".{module}."):
-            shutil.rmtree(base / name, ignore_errors=True)
-    for empty in (base, base.parent):
-        try:
-            empty.rmdir()
-        except OSError:
-            return
-
-
 def stage(job: Job, prove: Callable[[Path], Proof], tick: Callable[[], None] | None = None) -> artefact.Staged:
     """Compiles the module and proves it; raises BuildError with the cause.
 
     prove: what `verify` says of a .ko for the target kernel.  tick: called while it compiles.
     """
-    clear(job.state, job.kernel, job.module)
+    artefact.clear(job.state, job.kernel, job.module)
     final = artefact.directory(job.state, job.kernel, job.module)
     final.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(final.parent).free

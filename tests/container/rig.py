@@ -56,9 +56,10 @@ WantedBy=multi-user.target
 """
 
 SCRIPT = """\
-#!/usr/bin/python3 -I
+#!/usr/bin/python3 -IS
 import sys
 
+sys.path.append("/usr/lib/python3/dist-packages")
 from knetstatd.{module} import main
 
 sys.exit(main())
