@@ -74,6 +74,12 @@ _RULES = (
         "Give the build more memory; `journalctl -k` shows what was killed",
     ),
     _rule(
+        r": line \d+: +\d+ (?:Killed|Terminated)\b|\*\*\* \[.*\] (?:Killed|Terminated)\b|exit status: 1(?:37|43)\b",
+        Kind.INTERRUPTED,
+        "a program of the build was killed",
+        "`journalctl -k` shows whether memory ran out",
+    ),
+    _rule(
         r"(?:^|[\s/])([^\s/:]+): (?:command )?not found$|^make.*: (\S*(?:gcc|clang)\S*): No such file",
         Kind.COMPILER,
         "a program that the build needs is missing: {1}",
@@ -165,7 +171,7 @@ def classify(log: str, dkms_output: str, code: int) -> Cause:
     )
 
 
-_WORDS = re.compile(r"error|\*\*\*|not found|no space|read-only|memory|killed|headers", re.IGNORECASE)
+_WORDS = re.compile(r"error|\*\*\*|not found|no space|read-only|memory|killed|terminated|exit status|headers", re.IGNORECASE)
 
 
 def _telling(text: str) -> str:

@@ -42,6 +42,9 @@ make[2]: *** [scripts/Makefile.build:250: /stage/m/1/build/m.o] Error 1
             "namespace N",
         ),
         ("cc1: out of memory allocating 65536 bytes\n", "", 10, Kind.MEMORY, "memory"),
+        ("/usr/sbin/dkms: line 88:   266 Killed                  make -j2\n", "", 10, Kind.INTERRUPTED, "killed"),
+        ("make[2]: *** [scripts/Makefile.build:250: m.o] Killed\n", "", 10, Kind.INTERRUPTED, "killed"),
+        ("", "make -j2 ...(bad exit status: 137)\n", 10, Kind.INTERRUPTED, "killed"),
         ("/bin/sh: 1: gcc-12: not found\n", "", 10, Kind.COMPILER, "gcc-12"),
         ("", "Your kernel headers for kernel 6.1 cannot be found at /lib/modules", 1, Kind.HEADERS, "headers"),
         (
