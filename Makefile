@@ -15,7 +15,7 @@ RUN_PACKAGES := python3 python3-venv python3-systemd python3-pyudev python3-sdno
 TEST_PACKAGES := $(RUN_PACKAGES) git gcc libc6-dev mmdebstrap systemd-container apt-utils dpkg-dev qemu-system-x86 busybox-static cpio \
 	util-linux procps xz-utils
 
-.PHONY: help setup setup-test module-install module-uninstall run test unit container container-slow bench clean
+.PHONY: help setup setup-test module-install module-uninstall run test unit container container-slow test-vm bench clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -66,7 +66,10 @@ container: setup-test  ## tests in Debian containers with systemd, real dkms, re
 container-slow: setup-test  ## 50 random kills on each suite, 50 installations beside the hook (two hours)
 	$(PYTEST) tests/container -m slow $(ARGS)
 
-test: setup-test  ## all tests
+test-vm: setup-test  ## the bundled module on every kernel series, in virtual machines (half an hour)
+	$(PYTEST) tests/vm $(ARGS)
+
+test: setup-test  ## all tests but the slow ones
 	$(PYTEST) -m 'not slow' $(ARGS)
 
 bench: setup-test  ## the budgets, as ratios measured in one run
