@@ -15,7 +15,7 @@ RUN_PACKAGES := python3 python3-venv python3-systemd python3-pyudev python3-sdno
 TEST_PACKAGES := $(RUN_PACKAGES) git gcc libc6-dev mmdebstrap systemd-container apt-utils dpkg-dev qemu-system-x86 busybox-static cpio \
 	util-linux procps xz-utils
 
-.PHONY: help setup setup-test module-install module-uninstall run test unit container container-slow test-vm bench clean
+.PHONY: help setup setup-test module-install module-uninstall run test unit coverage container container-slow test-vm bench clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -59,6 +59,15 @@ run: setup module-install  ## run the daemon on this machine's kernels, in the f
 
 unit: setup-test  ## unit tests and linters (seconds)
 	$(PYTEST) tests/unit $(ARGS)
+
+# The planner and everything that reads what others wrote.
+PARSERS := plan names files config sockets shellfile dkmsconf dkms grub bootloader transaction unpack symvers elf ko depmod target \
+	checks verify diagnose
+comma := ,
+coverage: setup-test  ## unit tests; fails unless the planner and all parsers are covered by branch
+	$(PYTEST) tests/unit --cov=knetstatd --cov-branch --cov-report= $(ARGS)
+	$(BIN)/python -m coverage report --fail-under=100 \
+		--include=$(subst $() $(),$(comma),$(foreach m,$(PARSERS),knetstatd/$(m).py))
 
 container: setup-test  ## tests in Debian containers with systemd, real dkms, real kernels (minutes)
 	$(PYTEST) tests/container $(ARGS)

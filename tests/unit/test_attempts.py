@@ -68,6 +68,18 @@ def test_forgotten(root: Path) -> None:
     assert attempts.load(root, root / "state", "6.1", "m", "mark") is None
 
 
+def test_what_is_kept_for_a_kernel_that_is_gone_is_deleted(root: Path) -> None:
+    state = root / "state"
+    assert attempts.remembered(state) == set()
+    attempts.save(root, state, "6.1", "m", "1", "mark", FAILED)
+    (state / "stage" / "6.2" / "m").mkdir(parents=True)
+    (state / "stage" / ".publish.x").mkdir()
+    assert attempts.remembered(state) == {"6.1", "6.2"}
+    attempts.forget_kernel(state, "6.1")
+    attempts.forget_kernel(state, "6.2")
+    assert attempts.remembered(state) == set()
+
+
 def test_the_same_failure_counts_up_and_waits_longer() -> None:
     now = attempts.now()
     first = attempts.following(None, FAILED, LIMITS)

@@ -106,5 +106,16 @@ def test_the_line_that_reads_the_running_kernel(tree: Make) -> None:
     assert reads[0].text == "KSRC ?= /lib/modules/$(shell uname -r)/build"
 
 
+def test_a_huge_source_is_not_searched_for_ever(tree: Make) -> None:
+    line = "X = $(shell uname -r)\n"
+    source = tree({f"{number:03}/Makefile": line for number in range(250)} | {"m.c": "error:\n"})
+    assert len(diagnose.running_kernel_reads(source, ())) == 201
+
+
+def test_evidence_is_at_most_three_different_lines() -> None:
+    log = "a.c:1:1: error: x\n" * 5 + "".join(f"b{n}.c:1:1: error: y\n" for n in range(5))
+    assert diagnose.classify(log, "", 10).evidence == ("a.c:1:1: error: x", "b0.c:1:1: error: y", "b1.c:1:1: error: y")
+
+
 def test_a_source_that_does_not_ask_has_no_such_line(tree: Make) -> None:
     assert diagnose.running_kernel_reads(tree({"Makefile": "KDIR ?= /lib/modules/$(KVER)/build\n"}), ()) == ()
