@@ -93,6 +93,8 @@ class Teller:
     def _found_wrong(self, verdict: report.Verdict, seen: Seen) -> None:
         """Says that a wrong module is installed, once for each wrong file."""
         key = (verdict.kernel, verdict.module)
+        if seen.observation.transaction or seen.observation.foreign_dkms or seen.observation.own_run:
+            return  # somebody is about to put something better there
         wrong = ""
         if seen.observation.installed in (Artefact.BAD, Artefact.OTHER):
             wrong = "; ".join(
