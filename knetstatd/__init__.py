@@ -8,8 +8,8 @@ Layers, lowest first; a module imports only from layers below its own (tests/uni
 3. reading    files, unpack, symvers, elf, ko, depmod, kernels, target, checks, verify, shellfile, dkmsconf, dkms, grub,
               bootloader, transaction, artefact, attempts, locks, sockets, proofs,
               observe
-4. doing      run, rehearse, diagnose, journal, notify, signing, stage, publish
-5. programs   watch, uevents, report, tell, builder, sockettable, cli, daemon
+4. doing      run, units, rehearse, diagnose, journal, notify, signing, compiler, stage, publish
+5. programs   watch, uevents, report, tell, builder, worker, sockettable, cli, daemon
 """
 
 __version__ = "1.0.0"

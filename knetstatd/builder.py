@@ -19,12 +19,15 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from . import artefact, attempts, diagnose, kernels, publish, run, stage
+from . import artefact, attempts, diagnose, kernels, locks, publish, report, run, stage
+from .compiler import Job
 from .errors import BuildError, KnetstatdError
 from .events import Event
-from .model import Action, Artefact, Attempt, Headers, Kind, Retry
+from .model import Action, Artefact, Attempt, Headers, Kind, Retry, Why
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from .journal import Journal
     from .model import Proof
     from .observe import Machine, Seen
@@ -146,10 +149,10 @@ class Builder:
             module=o.module, version=o.version, kernel=o.kernel, **fields,
         )  # fmt: skip
 
-    def _job(self, seen: Seen, timeout: float) -> stage.Job:
+    def _job(self, seen: Seen, timeout: float) -> Job:
         o = seen.observation
         assert seen.source is not None, "the planner stages and publishes only what DKMS has a source of"
-        return stage.Job(self.machine.state, o.kernel, o.module, o.version, seen.source, seen.passed, seen.fingerprint, timeout)
+        return Job(self.machine.state, o.kernel, o.module, o.version, seen.source, seen.passed, seen.fingerprint, timeout)
 
     def _stage(self, seen: Seen) -> None:
         o = seen.observation
@@ -219,6 +222,63 @@ class Builder:
                 f"Run: {tool} install {package}", diagnose.last_lines(done.text, 4),
             )  # fmt: skip
         self._say(Event.HEADERS_INSTALLED, seen, f"{package} is installed, as the configuration asks")
+
+
+# Done by programs, or units, of their own: each with other privileges.
+STEPS = {"build": (Action.STAGE, Action.PUBLISH), "load": (Action.LOAD,), "headers": (Action.FETCH_HEADERS,)}
+
+
+def by_hand(
+    machine: Machine, journal: Journal, progress: Progress, kernels: Sequence[str], modules: Sequence[str], *, wait: bool
+) -> None:
+    """All steps for these kernels and modules, whatever failed before. wait: for package managers and for other runs.
+
+    Raises KnetstatdError where another run does not end.
+    """
+    run.adopt_orphans()
+    every = tuple(action for actions in STEPS.values() for action in actions)
+    with locks.locked(machine.runtime, locks.BUILD, 3600.0 if wait else 0.0) as lock:
+        hand = Builder(machine, journal, progress, lock)
+        for kernel in kernels:
+            for module in modules:
+                attempts.forget(machine.state, kernel, module)
+                _to_the_end(hand, kernel, module, every, wait=wait)
+
+
+def step_by_step(machine: Machine, journal: Journal, kernel: str, modules: Sequence[str], kind: str) -> bool:
+    """What the daemon starts: the steps of one kind that are due now, for one kernel. False where another run is at work."""
+    run.adopt_orphans()
+    # A service manager that stops everything waits for what has begun; what is started from here inherits this.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        lock = locks.hold(machine.runtime, locks.BUILD)
+    except KnetstatdError:
+        return False
+    hand = Builder(machine, journal, Progress(shown=False), lock)
+    for module in modules:
+        _to_the_end(hand, kernel, module, STEPS[kind], wait=False)
+    run.kill_orphans()
+    os.close(lock)
+    return True
+
+
+def _to_the_end(hand: Builder, kernel: str, module: str, steps: Collection[Action], *, wait: bool) -> None:
+    """Step after step, until the next one is none of `steps`, or one fails."""
+    while True:
+        hand.machine.refresh_locks()
+        seen = hand.machine.observe(hand.machine.look(kernel), module, own=True)
+        step = hand.machine.plan(seen, attempts.now())
+        if step.action in steps:
+            if not hand.step(seen, step.action):
+                return
+            continue
+        if step.action is not Action.WAIT or not wait or step.why is Why.BACKOFF:
+            return
+        verdict = report.verdict(hand.machine, seen, step)
+        hand.progress.phase(f"{verdict.title}: {verdict.reason}")
+        while (step.until or 0) > attempts.now():
+            time.sleep(0.1)
+            hand.progress.tick()
 
 
 _INTERRUPTED = "the last attempt was interrupted (killed, or the machine went down)"

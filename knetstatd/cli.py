@@ -12,19 +12,17 @@ import argparse
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__, attempts, config, locks, names, report
 from .errors import KnetstatdError, UsageError
-from .model import Action, Why
+from .model import Why
 from .observe import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .builder import Builder
     from .diagnose import RunningKernelRead
     from .observe import Seen
 
@@ -53,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     build = verb("build", "build, prove and publish the guarded modules for a kernel", _build)
     build.add_argument("kernel", metavar="KERNEL", help="a release, next, running or all")
     build.add_argument("--module", metavar="NAME", help="only this one")
-    build.add_argument("--step", choices=[a.value for a in _STEPS], help="only this step, if it is the next one")
+    build.add_argument("--step", choices=["build", "load", "headers"], help="only such steps, and without waiting")
     build.add_argument("--no-wait", action="store_true", help="do not wait for package managers or other runs")
     explain = verb("explain", "why is it as it is, and what to do", _explain)
     explain.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default) or running")
@@ -65,11 +63,11 @@ def parser() -> argparse.ArgumentParser:
     sockets.add_argument("kinds", nargs="*", metavar="FILE", help="of tcp, tcp6, udp, udp6 (default: all)")
     sockets.add_argument("--state", metavar="STATE", help="only these, separated by commas: ESTB, LSTN, ...")
     sockets.add_argument("--option", action="append", default=[], metavar="NAME[=VALUE]", help="only with this option (value)")
+    compile_ = verbs.add_parser("compile")  # the program of knetstatd-compile@.service; not for people, so not listed
+    compile_.add_argument("what", metavar="KERNEL:MODULE")
+    compile_.set_defaults(act=_compile)
     verb("config", "show the configuration in force, and where each value comes from", _config)
     return top
-
-
-_STEPS = (Action.STAGE, Action.PUBLISH, Action.LOAD, Action.FETCH_HEADERS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -216,28 +214,22 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from . import builder, run
+    from . import builder
     from .journal import Journal
 
     if os.geteuid() != 0:
         raise KnetstatdError("building needs root", fix=f"Run: sudo knetstatctl build {arguments.kernel}")
-    run.adopt_orphans()
     machine = _machine()
-    by_hand = arguments.step is None
     modules = machine.modules() if arguments.module is None else (names.module(arguments.module),)
     kernels = _kernels(machine, arguments.kernel)
     if not kernels or not modules:
         raise UsageError(_summary(machine, arguments.kernel, []))
-    progress = builder.Progress(shown=by_hand and not arguments.json)
     journal = Journal(quiet="JOURNAL_STREAM" in os.environ)
-    with locks.locked(machine.runtime, locks.BUILD, 0.0 if arguments.no_wait or not by_hand else 3600.0) as lock:
-        hand = builder.Builder(machine, journal, progress, lock)
-        if not by_hand:
-            return _one_step(hand, kernels[0], modules[0], Action(arguments.step))
-        for kernel in kernels:
-            for module in modules:
-                attempts.forget(machine.state, kernel, module)
-                _to_the_end(hand, kernel, module, wait=not arguments.no_wait)
+    if arguments.step is not None:
+        # Told and remembered by the builder; busy: somebody builds by hand, and the daemon looks again after that.
+        return READY if builder.step_by_step(machine, journal, kernels[0], modules, arguments.step) else IN_PROGRESS
+    progress = builder.Progress(shown=not arguments.json)
+    builder.by_hand(machine, journal, progress, kernels, modules, wait=not arguments.no_wait)
     machine.refresh()
     verdicts = [verdict for _, verdict in _looks(machine, kernels, modules)]
     if arguments.json:
@@ -247,30 +239,11 @@ def _build(arguments: argparse.Namespace) -> int:
     return READY if all(v.ready for v in verdicts) else NOT_READY
 
 
-def _one_step(hand: Builder, kernel: str, module: str, action: Action) -> int:
-    seen = hand.machine.observe(hand.machine.look(kernel), module, own=True)
-    if hand.machine.plan(seen, attempts.now()).action is not action:
-        return IN_PROGRESS  # the machine has moved on since the daemon looked; it will look again
-    return READY if hand.step(seen, action) else NOT_READY
+def _compile(arguments: argparse.Namespace) -> int:
+    from . import compiler
 
-
-def _to_the_end(hand: Builder, kernel: str, module: str, *, wait: bool) -> None:
-    """Step after step, until the planner has none or a step fails."""
-    while True:
-        hand.machine.refresh_locks()
-        seen = hand.machine.observe(hand.machine.look(kernel), module, own=True)
-        step = hand.machine.plan(seen, attempts.now())
-        if step.action in _STEPS:
-            if not hand.step(seen, step.action):
-                return
-            continue
-        if step.action is not Action.WAIT or not wait or step.why is Why.BACKOFF:
-            return
-        verdict = report.verdict(hand.machine, seen, step)
-        hand.progress.phase(f"{verdict.title}: {verdict.reason}")
-        while (step.until or 0) > attempts.now():
-            time.sleep(0.1)
-            hand.progress.tick()
+    compiler.unit_program(_machine(), arguments.what, os.environ.get("CACHE_DIRECTORY", ""))
+    return READY
 
 
 def _explain(arguments: argparse.Namespace) -> int:

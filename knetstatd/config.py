@@ -37,6 +37,8 @@ class Config(NamedTuple):
     compile_timeout_seconds: float = 1800.0
     publish_timeout_seconds: float = 300.0
     headers: str = "report"
+    inhibit: str = "delay"
+    inhibit_longest_seconds: float = 300.0
     retry_first_seconds: float = 30.0
     retry_longest_seconds: float = 3600.0
     resync_seconds: float = 900.0
@@ -87,10 +89,14 @@ def _kernels(value: Any) -> str | int:
     raise ValueError
 
 
-def _headers(value: Any) -> str:
-    if value not in ("report", "install"):
-        raise ValueError
-    return value  # type: ignore[no-any-return]
+def _word(name: str, allowed: tuple[str, ...], doc: str) -> Setting:
+    def parse(value: Any) -> str:
+        if value not in allowed:
+            raise ValueError
+        return value  # type: ignore[no-any-return]
+
+    *first, last = (f'"{word}"' for word in allowed)
+    return Setting(name, parse, f"{', '.join(first)} or {last}", doc)
 
 
 SETTINGS = (
@@ -117,12 +123,19 @@ SETTINGS = (
     _seconds("settle_seconds", 0.1, 600, "How long a kernel's files must be quiet before anything is done about it."),
     _seconds("compile_timeout_seconds", 10, 86400, "How long one module's compilation for one kernel may take."),
     _seconds("publish_timeout_seconds", 10, 3600, "How long signing, installing and depmod may take."),
-    Setting(
+    _word(
         "headers",
-        _headers,
-        '"report" or "install"',
+        ("report", "install"),
         "What to do for a kernel whose headers are missing: report the package that has them, or install it.",
     ),
+    _word(
+        "inhibit",
+        ("delay", "block", "off"),
+        "What to ask of logind while modules are built for the next kernel: to delay a shutdown for its InhibitDelayMaxSec, or "
+        "to block it. On systemd 257 and later a block refuses every reboot, root's too; before, root's is never refused. "
+        "Whatever stands here, a build that has begun is completed before the machine goes down.",
+    ),
+    _seconds("inhibit_longest_seconds", 1, 3600, "After how long such a request is withdrawn, the build finished or not."),
     _seconds("retry_first_seconds", 1, 86400, "The pause after a first failure that can heal; it doubles each time."),
     _seconds("retry_longest_seconds", 1, 604800, "The longest such pause; not less than retry_first_seconds."),
     _seconds("resync_seconds", 10, 86400, "How often everything is looked at again, should an event be lost."),

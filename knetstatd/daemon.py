@@ -26,15 +26,13 @@ from .notify import Notify
 from .observe import Machine
 from .uevents import Uevents
 from .watch import Mounts, Watch
+from .worker import KINDS, Worker
 
 if TYPE_CHECKING:
     from types import FrameType
 
 # An event storm must not put the look off for ever.
 _LONGEST_QUIET = 60.0
-# What the builder gets from our environment: where to log, and where things lie.
-_PASSED_ON = ("JOURNAL_STREAM", "STATE_DIRECTORY", "RUNTIME_DIRECTORY")
-_STEPS = {Action.STAGE, Action.PUBLISH, Action.LOAD, Action.FETCH_HEADERS}
 
 
 class Daemon:
@@ -50,7 +48,7 @@ class Daemon:
         self.first_mark: dict[str, float] = {}
         self.changed: dict[str, float] = {}
         self.known: set[str] = set()
-        self.child: tuple[run.Process, int, str, str] | None = None
+        self.worker = Worker(self.machine, journal, self.notify)
         self.steps: dict[tuple[str, str], report.Verdict] = {}
         self.selector = selectors.DefaultSelector()
         self.stopping = False
@@ -195,8 +193,8 @@ class Daemon:
             verdict = report.verdict(self.machine, seen, step)
             self.teller.verdict(verdict, seen, step)
             self.steps[kernel, module] = verdict
-            if step.action in _STEPS:
-                self._start(kernel, module, step.action)
+            if step.action in KINDS:
+                self._start(kernel, KINDS[step.action])
             elif step.action is Action.DONE:
                 self._tidy(kernel, module)
             if step.until is not None:
@@ -223,8 +221,7 @@ class Daemon:
         for kernel in self.known - found:
             self._forget(kernel)
         self.changed = {kernel: when for kernel, when in self.changed.items() if kernel in found}
-        at_work = self.child[2] if self.child is not None else ""
-        for kernel in attempts.remembered(machine.state) - found - {at_work}:
+        for kernel in attempts.remembered(machine.state) - found - {self.worker.kernel}:
             attempts.forget_kernel(machine.state, kernel)
         self.known = found
         if self.watch is not None:
@@ -242,30 +239,19 @@ class Daemon:
 
     # -- the builder --------------------------------------------------------------------------------------------------
 
-    def _start(self, kernel: str, module: str, action: Action) -> None:
-        """Starts the builder for one step, unless one runs; then this kernel is looked at again when that one ends."""
-        if self.child is not None:
+    def _start(self, kernel: str, kind: str) -> None:
+        """Starts a builder for a kernel, unless one runs; then this kernel is looked at again when that one ends."""
+        if self.worker.kernel:
             return
-        argv = [*self_argv(), "build", kernel, f"--module={module}", f"--step={action}"]
-        try:
-            process = run.start(
-                argv, env=run.environment(more={name: os.environ[name] for name in _PASSED_ON if name in os.environ})
-            )
-        except KnetstatdError as e:
-            self.journal.log(Event.DEGRADED, f"the builder cannot be started: {e}", kernel=kernel, module=module)
-            self.due[kernel] = now() + self.machine.config.retry_first_seconds
-            return
-        fd = os.pidfd_open(process.pid)
-        self.child = (process, fd, kernel, module)
-        self.selector.register(fd, selectors.EVENT_READ, self._ended)
+        if now() >= self.worker.rest_until and self.worker.start(kernel, kind):
+            self.selector.register(self.worker, selectors.EVENT_READ, self._ended)
+        else:
+            self.due[kernel] = max(now(), self.worker.rest_until)
 
     def _ended(self) -> None:
-        assert self.child is not None
-        process, fd, kernel, _ = self.child
-        self.selector.unregister(fd)
-        os.close(fd)
-        run.ended(process)
-        self.child = None
+        kernel = self.worker.kernel
+        self.selector.unregister(self.worker)
+        self.worker.ended()
         self.due[kernel] = 0.0
         if not (self.machine.root / "lib/modules" / kernel).is_dir():
             self.due[""] = 0.0  # removed while it was built for: a survey clears up after it
@@ -292,13 +278,6 @@ class Daemon:
 
 def _ignore(number: int, frame: FrameType | None) -> None:
     """Signals are read from the wake-up descriptor."""
-
-
-def self_argv() -> list[str]:
-    """The command line that runs this installation's knetstatctl, whichever way this process was started."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    code = f"import sys; sys.path[:] = {[package, *sys.path]!r}; from knetstatd.cli import main; sys.exit(main())"
-    return [sys.executable, "-I", "-S", "-B", "-c", code]
 
 
 def main() -> int:

@@ -11,13 +11,14 @@ import sdnotify
 class Notify:
     """The service manager's socket, if there is one; without it every call does nothing.
 
+    managed: whether a service manager started us and listens.
     watchdog: seconds between the signs of life that the manager wants, halved; None where it wants none.
     """
 
     def __init__(self) -> None:
         self._notifier = sdnotify.SystemdNotifier()
         # Taken out of the environment: dkms and make must not speak for us.
-        os.environ.pop("NOTIFY_SOCKET", None)
+        self.managed = bool(os.environ.pop("NOTIFY_SOCKET", ""))
         interval, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
         wanted = interval.isdigit() and pid in ("", str(os.getpid()))
         self.watchdog: float | None = int(interval) / 2_000_000 if wanted and int(interval) else None

@@ -21,13 +21,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import artefact, diagnose, files, run, signing, stage
+from . import artefact, diagnose, files, run, signing
 from .errors import BuildError
 from .model import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from .compiler import Job
     from .model import Proof
 
 _MAX_MODULE = 512 << 20
@@ -36,7 +37,7 @@ _XZ = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}]
 
 
 def publish(
-    job: stage.Job,
+    job: Job,
     staged: artefact.Staged,
     headers: Path,
     prove: Callable[[], Iterable[Proof]],
@@ -76,7 +77,7 @@ def _kind(output: str) -> Kind:
     return Kind.READ_ONLY if "Read-only file system" in output else Kind.PUBLISH
 
 
-def _archive(job: stage.Job, staged: artefact.Staged, headers: Path, work: Path, inherit: Sequence[int]) -> Path:
+def _archive(job: Job, staged: artefact.Staged, headers: Path, work: Path, inherit: Sequence[int]) -> Path:
     """The artefact in dkms's interchange format, its modules signed where this kernel has signatures."""
     tree = work / "tree"
     registered = tree / job.module / job.version
@@ -136,14 +137,14 @@ def _sign(path: Path, key: signing.Key, work: Path) -> None:
         plain.unlink()
 
 
-def _dkms(words: list[str], job: stage.Job, work: Path, inherit: Sequence[int], tick: Callable[[], None] | None) -> str:
+def _dkms(words: list[str], job: Job, work: Path, inherit: Sequence[int], tick: Callable[[], None] | None) -> str:
     done = run.run(["dkms", *words], timeout=job.timeout, env=run.environment(work), cwd=work, keep=inherit, tick=tick)
     if done.timed_out:
         raise BuildError(Kind.TIMEOUT, f"dkms {words[0]} did not end within {job.timeout:g} s and was killed")
     return done.text
 
 
-def _sync(job: stage.Job, proofs: Iterable[Proof]) -> None:
+def _sync(job: Job, proofs: Iterable[Proof]) -> None:
     """Makes what was published durable: the modules, depmod's files, dkms's copy, and the directories between."""
     tree = Path("/lib/modules").resolve() / job.kernel
     for proof in proofs:

@@ -104,6 +104,14 @@ def kill_family(pid: int) -> None:
         time.sleep(0.01)
 
 
+def kill_orphans() -> None:
+    """Kills what programs left behind that ended long ago: dkms forgets a `sleep` (needs `adopt_orphans`)."""
+    left = family(os.getpid()) - {os.getpid(), *_mine}
+    for member in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member, signal.SIGKILL)
+
+
 # Children that somebody waits for; every other child of this process was adopted.
 _mine: set[int] = set()
 

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Compiling a module in a private DKMS tree, and proving the result, before anything in the system changes.
+"""Staging: a module is compiled and proven before anything in the system changes.
 
 Rules:
 
-1. Nothing is written outside the stage directory: not /var/lib/dkms, not /lib/modules, no signing key is read or made.
-2. The program that answers `uname -r` to the build answers the target kernel: half of all broken packages compile for the
-   running one. dkms is not misled where it matters: it compares the two only when it installs.
-3. The result appears under its final name by one rename, and only after `verify` found nothing against it.
-4. dkms's exit code decides nothing. The files do.
+1. Nothing is written outside the stage directory (see compiler for what the compilation itself may do).
+2. The result appears under its final name by one rename, and only after `verify` found nothing against it.
 """
 
 from __future__ import annotations
@@ -16,41 +13,19 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from . import artefact, diagnose, files, run
+from . import artefact, compiler, diagnose, files
 from .errors import BuildError
 from .model import Kind, Proof
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
+
+    from .compiler import Job
 
 # What a compile of one module was seen to need, several times over; less than this is called a full disk at once.
 _FREE = 64 << 20
-_LOG_LIMIT = 1 << 20
-
-_UNAME = """#!/bin/sh
-# Answers the kernel that the module is built for, where the real one would answer the kernel that runs.
-real=$({real} -r)
-answer=$({real} "$@") || exit
-case $answer in
-*"$real"*) printf '%s\\n' "${{answer%%"$real"*}}{kernel}${{answer#*"$real"}}" ;;
-*) printf '%s\\n' "$answer" ;;
-esac
-"""
-
-
-class Job(NamedTuple):
-    """One module for one kernel. source: the module's source directory.  passed: make variables that dkms.conf sets."""
-
-    state: Path
-    kernel: str
-    module: str
-    version: str
-    source: Path
-    passed: Collection[str]
-    fingerprint: str
-    timeout: float
 
 
 def stage(job: Job, prove: Callable[[Path], Proof], tick: Callable[[], None] | None = None) -> artefact.Staged:
@@ -73,8 +48,6 @@ def stage(job: Job, prove: Callable[[Path], Proof], tick: Callable[[], None] | N
         for path in staged.modules:
             files.sync(path)
         (work / "fingerprint").write_text(job.fingerprint)
-        shutil.rmtree(work / "bin")
-        shutil.rmtree(work / "tmp")
         work.rename(final)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -84,51 +57,20 @@ def stage(job: Job, prove: Callable[[Path], Proof], tick: Callable[[], None] | N
 
 
 def _compile(job: Job, work: Path, tick: Callable[[], None] | None) -> artefact.Staged:
-    tree, temporary, programs = work / "tree", work / "tmp", work / "bin"
-    registered = tree / job.module / job.version
-    registered.mkdir(parents=True)
-    (registered / "source").symlink_to(job.source)
-    temporary.mkdir()
-    programs.mkdir()
-    real = shutil.which("uname", path=run.PATH) or "/bin/uname"
-    (programs / "uname").write_text(_UNAME.format(real=real, kernel=job.kernel))
-    (programs / "uname").chmod(0o755)
-    done = run.run(
-        ["dkms", "build", "-m", job.module, "-v", job.version, "-k", job.kernel, "--dkmstree", os.fspath(tree)],
-        timeout=job.timeout,
-        # No program of this name: dkms then leaves the module unsigned, and makes no key. Publishing signs.
-        env=run.environment(temporary, [os.fspath(programs)], {"sign_file": os.fspath(work / "no-signing-here")}),
-        cwd=work,
-        tick=tick,
-    )
-    found = artefact.built(tree, job.kernel, job.module, job.version)
-    if found is not None and not done.timed_out:
-        return found
-    made = registered / "build" / "make.log"
-    log = (files.text(made, _LOG_LIMIT // 2) or "") + _end_of(made, _LOG_LIMIT // 2)
-    kept = _keep_log(job, log, done.text)
+    """The compiled modules, or the reason why there are none."""
+    done = compiler.compile_module(job, work, tick)
+    if done.staged is not None:
+        return done.staged
+    kept = _keep_log(job, done.log, done.output)
     if done.timed_out:
         raise BuildError(
             Kind.TIMEOUT, f"the build did not end within {job.timeout:g} s and was killed", kept,
-            "If it needs longer, raise compile_timeout_seconds", diagnose.last_lines(log, 3),
+            "If it needs longer, raise compile_timeout_seconds", diagnose.last_lines(done.log, 3),
         )  # fmt: skip
     if done.code < 0:
         raise BuildError(Kind.INTERRUPTED, f"dkms was killed by signal {-done.code}", kept)
-    cause = diagnose.classify(log, done.text, done.code)
+    cause = diagnose.classify(done.log, done.output, done.code)
     raise BuildError(cause.kind, cause.reason, kept, cause.fix, cause.evidence)
-
-
-def _end_of(path: Path, limit: int) -> str:
-    """What `text` with this limit has left out, from the end."""
-    try:
-        with open(path, "rb") as f:
-            size = f.seek(0, os.SEEK_END)
-            if size <= limit:
-                return ""
-            f.seek(max(limit, size - limit))
-            return f"\n[{max(0, size - 2 * limit)} bytes left out]\n" + f.read(limit).decode("utf-8", "replace")
-    except OSError:
-        return ""
 
 
 def _keep_log(job: Job, log: str, output: str) -> str:

@@ -39,22 +39,6 @@ SUITES = tuple(roots.PICKS)
 # Containers that exist now: when a test fails, their journals are shown.
 live: list["Container"] = []
 
-SERVICE = """\
-[Unit]
-Description=Kernel module guardian
-
-[Service]
-Type=notify
-NotifyAccess=main
-ExecStart=/usr/sbin/knetstatd
-ExecReload=kill -HUP $MAINPID
-StateDirectory=knetstatd
-RuntimeDirectory=knetstatd
-
-[Install]
-WantedBy=multi-user.target
-"""
-
 SCRIPT = """\
 #!/usr/bin/python3 -IS
 import sys
@@ -211,7 +195,6 @@ class Container:
         self._install_units(checkout / "units")
 
     def _install_units(self, units: Path) -> None:
-        self.write("/etc/systemd/system/knetstatd.service", SERVICE)
         for path in sorted(units.glob("*")):
             if path.suffix in (".service", ".socket", ".timer", ".path", ".target", ".slice"):
                 shutil.copy(path, self.path("/etc/systemd/system"))

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.container
 
-# What may die: the daemon, our builder, dkms, make, and the compiler below it.
-VICTIMS = ("[/]usr/sbin/knetstatd", "[k]netstatd.cli", "dkms", "make", "cc1")
+# What may die: the daemon, our builder, the program that compiles, dkms, make, and the compiler below it.
+VICTIMS = ("[/]usr/sbin/knetstatd", "[k]netstatctl build", "[k]netstatctl compile", "dkms", "make", "cc1")
 
 
 def _undo(c: Container, kernel: Kernel, module: str) -> None:
@@ -39,7 +39,7 @@ def _kill_at_random(c: Container, times: int, seed: int) -> None:
     kernel = c.kernels()[0]
     c.add_fixture("good", autoinstall=False)
     c.write(
-        "/etc/systemd/system/knetstatd.service.d/restart.conf", "[Service]\nRestart=always\nRestartSec=0\nKillMode=process\n"
+        "/etc/systemd/system/knetstatd.service.d/restart.conf", "[Service]\nRestart=always\nRestartSec=0\n"
     )
     product.install(c, ["kt-good"], settle_seconds=0.1, retry_first_seconds=1)
     c.run(["systemctl", "daemon-reload"], check=True)

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Compiling a module in a private DKMS tree: as a program of a unit without privileges where systemd is, else as our child.
+
+Rules:
+
+1. Nothing is written outside the working directory: not /var/lib/dkms, not /lib/modules, no signing key is read or made.
+2. The program that answers `uname -r` to the build answers the target kernel: half of all broken packages compile for the
+   running one. dkms is not misled where it matters: it compares the two only when it installs.
+3. dkms's exit code decides nothing. The files do.
+4. What comes out of the unit was made by a stranger: it is copied, each file of it opened below the unit's own directory
+   without following a link, a regular file of the unit's user, of a bounded size. It is looked at only after that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import artefact, files, names, run, units
+from .errors import BuildError, KnetstatdError
+from .model import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from .observe import Machine
+
+TEMPLATE = "compile"
+# Where systemd lets the unit write (CacheDirectory= with DynamicUser=, systemd.exec(5)).
+CACHE = Path("/var/cache/private/knetstatd-compile")
+_RESULT = "result"
+_LOG_LIMIT = 1 << 20
+_MAX_MODULE, _MAX_MODULES = 512 << 20, 256
+
+_UNAME = """#!/bin/sh
+# Answers the kernel that the module is built for, where the real one would answer the kernel that runs.
+real=$({real} -r)
+answer=$({real} "$@") || exit
+case $answer in
+*"$real"*) printf '%s\\n' "${{answer%%"$real"*}}{kernel}${{answer#*"$real"}}" ;;
+*) printf '%s\\n' "$answer" ;;
+esac
+"""
+
+
+class Job(NamedTuple):
+    """One module for one kernel. source: the module's source directory.  passed: make variables that dkms.conf sets."""
+
+    state: Path
+    kernel: str
+    module: str
+    version: str
+    source: Path
+    passed: Collection[str]
+    fingerprint: str
+    timeout: float
+
+
+class Outcome(NamedTuple):
+    """How a compilation ended. staged: what it made, None where it made nothing.  output: dkms's.  log: make's.
+
+    code: dkms's exit status, -N when signal N killed it.
+    """
+
+    staged: artefact.Staged | None
+    code: int
+    timed_out: bool
+    output: str
+    log: str
+
+
+def compile_module(job: Job, work: Path, tick: Callable[[], None] | None = None) -> Outcome:
+    """Compiles in `work`, an empty directory, with as few privileges as this machine can give; tick is called meanwhile.
+
+    Raises BuildError where the unit that compiles ended by something else than its own work.
+    """
+    if units.available(TEMPLATE):
+        return _in_unit(job, work, tick)
+    return _here(job, work, tick)
+
+
+def _here(job: Job, work: Path, tick: Callable[[], None] | None) -> Outcome:
+    tree, temporary, programs = work / "tree", work / "tmp", work / "bin"
+    registered = tree / job.module / job.version
+    registered.mkdir(parents=True)
+    (registered / "source").symlink_to(job.source)
+    temporary.mkdir()
+    programs.mkdir()
+    real = shutil.which("uname", path=run.PATH) or "/bin/uname"
+    (programs / "uname").write_text(_UNAME.format(real=real, kernel=job.kernel))
+    (programs / "uname").chmod(0o755)
+    done = run.run(
+        ["dkms", "build", "-m", job.module, "-v", job.version, "-k", job.kernel, "--dkmstree", os.fspath(tree)],
+        timeout=job.timeout,
+        # No program of this name: dkms then leaves the module unsigned, and makes no key. Publishing signs.
+        env=run.environment(temporary, [os.fspath(programs)], {"sign_file": os.fspath(work / "no-signing-here")}),
+        cwd=work,
+        tick=tick,
+    )
+    shutil.rmtree(programs)
+    shutil.rmtree(temporary, ignore_errors=True)
+    found = artefact.built(tree, job.kernel, job.module, job.version) if not done.timed_out else None
+    made = registered / "build" / "make.log" if found is None else found.log
+    log = (files.text(made, _LOG_LIMIT // 2) or "") + _end_of(made, _LOG_LIMIT // 2)
+    return Outcome(found, done.code, done.timed_out, done.text, log)
+
+
+def _end_of(path: Path, limit: int) -> str:
+    """What `text` with this limit has left out, from the end."""
+    try:
+        with open(path, "rb") as f:
+            size = f.seek(0, os.SEEK_END)
+            if size <= limit:
+                return ""
+            f.seek(max(limit, size - limit))
+            return f"\n[{max(0, size - 2 * limit)} bytes left out]\n" + f.read(limit).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+# -- the unit's side ------------------------------------------------------------------------------------------------------
+
+
+def unit_program(machine: Machine, what: str, cache: str) -> None:
+    """The program of the unit. what: KERNEL:MODULE.  cache: the directory in which it may write, emptied first.
+
+    Compiles there, and leaves the result there and nothing else.  Raises KnetstatdError where that cannot be done.
+    """
+    # The machine's stop waits for it, as for the builder that waits for this.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    run.adopt_orphans()
+    kernel, _, module = what.partition(":")
+    names.kernel(kernel)
+    names.module(module)
+    if not cache:
+        raise KnetstatdError("this is the program of knetstatd-compile@.service", fix=f"Run: knetstatctl build {kernel}")
+    seen = machine.observe(machine.look(kernel), module, own=True)
+    if seen.source is None:
+        raise KnetstatdError(seen.source_reason or f"{module} has no source", fix=seen.source_fix)
+    timeout = machine.config.compile_timeout_seconds
+    _serve(
+        Job(Path(cache), kernel, module, seen.observation.version, seen.source, seen.passed, seen.fingerprint, timeout),
+        Path(cache),
+    )
+
+
+def _serve(job: Job, cache: Path) -> None:
+    for name in files.names(cache):
+        shutil.rmtree(cache / name, ignore_errors=True)
+    work, result = cache / "work", cache / "new"
+    work.mkdir()
+    result.mkdir()
+    outcome = _here(job, work, None)
+    made = () if outcome.staged is None else outcome.staged.modules
+    for path in made:
+        shutil.copyfile(path, result / path.name, follow_symlinks=False)
+    document = {
+        "of": [job.kernel, job.module, job.version],
+        "arch": made[0].parent.parent.name if made else "",
+        "modules": [path.name for path in made],
+        "code": outcome.code,
+        "timed_out": outcome.timed_out,
+        "output": outcome.output,
+        "log": outcome.log,
+    }
+    (result / "outcome.json").write_text(json.dumps(document))
+    run.kill_orphans()
+    shutil.rmtree(work)
+    result.rename(cache / _RESULT)
+
+
+# -- the builder's side ---------------------------------------------------------------------------------------------------
+
+
+def _in_unit(job: Job, work: Path, tick: Callable[[], None] | None) -> Outcome:
+    unit = units.instance(TEMPLATE, job.kernel, job.module)
+    # The unit's program keeps to the time limit itself, and says so; this one is for a program that does not.
+    result = units.complete(unit, job.timeout + 60, tick)
+    if result == "oom-kill":
+        raise BuildError(Kind.MEMORY, "the compilation was killed for want of memory", unit, _MEMORY_FIX)
+    if result == "timeout":
+        return Outcome(None, -9, True, "", "")
+    if result == "success":
+        return _adopt(job, work)
+    raise BuildError(
+        Kind.INTERRUPTED, f"the unit that compiles failed ({result or 'no result'})", unit, f"Run: journalctl -u '{unit}'"
+    )
+
+
+_MEMORY_FIX = "Give the machine more memory, or raise MemoryMax= with: systemctl edit knetstatd-compile@.service"
+
+
+def _adopt(job: Job, work: Path) -> Outcome:
+    """Copies what the unit left into `work`, as a dkms tree. Raises BuildError where it is not what was asked for."""
+    try:
+        with _directory(CACHE / _RESULT) as result:
+            owner = os.fstat(result).st_uid
+            document = json.loads(_read(result, "outcome.json", owner, 8 * _LOG_LIMIT))
+            arch, listed = str(document["arch"]), [str(name) for name in document["modules"]]
+            if document["of"] != [job.kernel, job.module, job.version]:
+                raise ValueError("it is the result of another run")
+            if len(listed) > _MAX_MODULES or not all(names.is_module(name) for name in (arch or "x", *listed)):
+                raise ValueError("its names are not names of modules")
+            built = work / "tree" / job.module / job.version / job.kernel / arch
+            (built / "module").mkdir(parents=True)
+            (built / "log").mkdir()
+            for name in listed:
+                (built / "module" / name).write_bytes(_read(result, name, owner, _MAX_MODULE))
+            log = str(document["log"])
+            (built / "log" / "make.log").write_text(log)
+            found = artefact.built(work / "tree", job.kernel, job.module, job.version)
+            return Outcome(found, int(document["code"]), bool(document["timed_out"]), str(document["output"]), log)
+    except (OSError, ValueError, KeyError, TypeError, KnetstatdError) as e:
+        reason = e.strerror if isinstance(e, OSError) else str(e)
+        raise BuildError(Kind.INTERRUPTED, f"the compilation left no usable result: {reason}", os.fspath(CACHE)) from e
+
+
+@contextlib.contextmanager
+def _directory(path: Path) -> Iterator[int]:
+    """A directory, for openat(2); the last part of the path is no link."""
+    with files.opened(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as fd:
+        yield fd
+
+
+def _read(directory: int, name: str, owner: int, limit: int) -> bytes:
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    with os.fdopen(fd, "rb") as f:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != owner:
+            raise ValueError(f"{name} is not a file of the unit's own")
+        data = f.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{name} is larger than {limit} bytes")
+    return data

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Our own units: their names, and running one to its end (systemctl(1), systemd.unit(5)).
+
+Rule: that `systemctl start` has returned says nothing. A stop of the machine cancels the job and leaves the program at work;
+so a unit has ended when its state says so.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from . import run
+from .errors import KnetstatdError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PLACES = ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
+_AT_WORK = ("activating", "active", "deactivating", "reloading", "maintenance")
+_TICK = 0.2
+
+
+def instance(template: str, *arguments: str) -> str:
+    """The unit `knetstatd-TEMPLATE@…` for arguments that are names; systemd's %I gives them back, separated by colons."""
+    return f"knetstatd-{template}@{':'.join(map(_escape, arguments))}.service"
+
+
+def _escape(name: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_.") else f"\\x{ord(c):02x}" for c in name)
+
+
+def available(template: str) -> bool:
+    """Whether systemd manages this machine and has the template."""
+    name = f"systemd/system/knetstatd-{template}@.service"
+    return os.path.isdir("/run/systemd/system") and any(os.path.exists(f"{place}/{name}") for place in _PLACES)
+
+
+def complete(unit: str, timeout: float, tick: Callable[[], None] | None = None) -> str:
+    """Starts a unit, waits until it has ended, and returns its result: `success`, `exit-code`, `oom-kill`, `timeout`, …
+
+    timeout: seconds, then everything in it is killed and the result is `timeout`.  tick: called while it runs. Raises
+    KnetstatdError where it could not be started at all.
+    """
+    deadline = time.monotonic() + timeout
+    started = run.run(["systemctl", "start", "--", unit], timeout=timeout, tick=tick)
+    state = _state(unit)
+    while state.get("ActiveState") in _AT_WORK and time.monotonic() < deadline:
+        time.sleep(_TICK)
+        if tick is not None:
+            tick()
+        state = _state(unit)
+    if state.get("ActiveState") in _AT_WORK:
+        run.run(["systemctl", "kill", "--signal=KILL", "--", unit], timeout=30)
+        run.run(["systemctl", "stop", "--", unit], timeout=120)
+        result = "timeout"
+    elif started.code and state.get("ActiveState") != "failed":
+        said = started.text.strip().splitlines()
+        raise KnetstatdError(f"cannot be started: {said[0] if said else 'systemctl does not say why'}", unit)
+    else:
+        result = state.get("Result", "")
+    run.run(["systemctl", "reset-failed", "--", unit], timeout=30)  # it is told elsewhere; the machine is not degraded by it
+    return result
+
+
+def _state(unit: str) -> dict[str, str]:
+    shown = run.run(["systemctl", "show", "--property=ActiveState,Result", "--", unit], timeout=30)
+    return dict(line.partition("=")[::2] for line in shown.text.splitlines())
