@@ -180,6 +180,7 @@ def _serve(job: Job, cache: Path) -> None:
 
 def _in_unit(job: Job, work: Path, tick: Callable[[], None] | None) -> Outcome:
     unit = units.instance(TEMPLATE, job.kernel, job.module)
+    units.kill_all(TEMPLATE)  # of a builder that was killed: we hold the lock, and all of them share one cache
     # The unit's program keeps to the time limit itself, and says so; this one is for a program that does not.
     result = units.complete(unit, job.timeout + 60, tick)
     if result == "oom-kill":

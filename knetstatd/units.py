@@ -46,6 +46,7 @@ def complete(unit: str, timeout: float, tick: Callable[[], None] | None = None) 
     deadline = time.monotonic() + timeout
     started = run.run(["systemctl", "start", "--", unit], timeout=timeout, tick=tick)
     state = _state(unit)
+    ran = not started.code or state.get("ActiveState") in _AT_WORK
     while state.get("ActiveState") in _AT_WORK and time.monotonic() < deadline:
         time.sleep(_TICK)
         if tick is not None:
@@ -55,13 +56,18 @@ def complete(unit: str, timeout: float, tick: Callable[[], None] | None = None) 
         run.run(["systemctl", "kill", "--signal=KILL", "--", unit], timeout=30)
         run.run(["systemctl", "stop", "--", unit], timeout=120)
         result = "timeout"
-    elif started.code and state.get("ActiveState") != "failed":
+    elif not ran and state.get("ActiveState") != "failed":
         said = started.text.strip().splitlines()
         raise KnetstatdError(f"cannot be started: {said[0] if said else 'systemctl does not say why'}", unit)
     else:
         result = state.get("Result", "")
     run.run(["systemctl", "reset-failed", "--", unit], timeout=30)  # it is told elsewhere; the machine is not degraded by it
     return result
+
+
+def kill_all(template: str) -> None:
+    """Kills what earlier starters left at work, every instance of a template."""
+    run.run(["systemctl", "kill", "--signal=KILL", "--", f"knetstatd-{template}@*.service"], timeout=30)
 
 
 def _state(unit: str) -> dict[str, str]:

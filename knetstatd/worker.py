@@ -12,7 +12,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from . import plan, run, units
+from . import locks, plan, run, units
 from .attempts import now
 from .errors import KnetstatdError
 from .events import Event
@@ -68,7 +68,8 @@ class Worker:
         os.close(self._fd)
         code = run.ended(self._process)
         kernel, self.kernel, self._process, self._fd = self.kernel, "", None, -1
-        if code in _ORDERLY:
+        # A cancelled job (the machine goes down, systemd starts anew) leaves the unit at work: its lock tells.
+        if code in _ORDERLY or locks.held(self._machine.runtime, locks.BUILD):
             self._disorderly = 0
         else:
             self._rest(kernel, f"it ended with {f'signal {-code}' if code < 0 else f'status {code}'}")

@@ -109,8 +109,9 @@ class Container:
         # The boot is complete for systemd-nspawn a moment before it is for systemctl.
         self.run(["systemctl", "is-system-running", "--wait"], timeout=60)
 
-    def power_off(self) -> None:
-        self._machine.power_off()
+    def power_off(self, timeout: float = 60.0) -> None:
+        """As `systemctl poweroff` does: units are stopped in order. Fails where that takes longer than `timeout` seconds."""
+        self._machine.power_off(timeout)
 
     def crash(self) -> None:
         """End every process at once. The file system stays as it is."""
