@@ -174,7 +174,9 @@ class Daemon:
             self.alive_at = at
 
     def _priority(self, kernel: str) -> tuple[int, str]:
-        return (0 if kernel == "" else 1 if kernel == self.machine.next else 2, kernel)
+        # The running one first: loading a module takes a second, and its users are waiting.
+        order = ("", self.machine.running, self.machine.next)
+        return (order.index(kernel) if kernel in order else len(order), kernel)
 
     def _look(self, kernel: str) -> None:
         self.due.pop(kernel, None)

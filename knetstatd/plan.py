@@ -107,9 +107,11 @@ def _loaded(seen: Observation, now: float) -> Step:
     """The file is good; is it what the running kernel has?"""
     match seen.loaded:
         case Loaded.NO:
-            busy = _busy(seen, now)
+            # Changes no tree, so it waits for nobody else's work: a package manager may take an hour.
+            if seen.own_run:
+                return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
             held = seen.attempt and _held_back(seen.attempt, seen.transaction, now)
-            return busy or held or Step(Action.LOAD, Why.NOT_LOADED)
+            return held or Step(Action.LOAD, Why.NOT_LOADED)
         case Loaded.OUTDATED:
             return Step(Action.DONE, Why.OUTDATED)
         case _:

@@ -90,9 +90,9 @@ class Worker:
         if mode == "off" or kernel != self._machine.next or not os.path.isdir(_LOGIND):
             return argv
         why = f"--why=Building kernel modules for {kernel}, which the next boot starts"
-        # Ended by the time limit, systemctl leaves the unit at work and lets go of the lock.
-        held = ["systemd-inhibit", "--what=shutdown", f"--mode={mode}", "--who=knetstatd", why]
-        return [*held, "timeout", f"{longest:g}", *argv]
+        # When its time is over the lock is let go of, and the unit goes on without its starter.
+        held = ["timeout", f"{longest:g}", "systemd-inhibit", "--what=shutdown", f"--mode={mode}", "--who=knetstatd", why]
+        return [*held, *argv]
 
 
 def self_argv() -> list[str]:

@@ -62,6 +62,11 @@ class Container:
         return self._machine.root
 
     @property
+    def repository(self) -> Path:
+        """On the host: the packages that its apt finds in /srv/repo."""
+        return self._root.repo
+
+    @property
     def booted(self) -> bool:
         return self._machine.booted
 

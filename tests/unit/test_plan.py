@@ -60,7 +60,7 @@ def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
         working = step.action in WORK
         # Never build while anyone builds.
         assert not (working and o.own_run), o
-        assert not (step.action in {Action.PUBLISH, Action.LOAD, Action.FETCH_HEADERS} and (o.transaction or o.foreign_dkms)), o
+        assert not (step.action in {Action.PUBLISH, Action.FETCH_HEADERS} and (o.transaction or o.foreign_dkms)), o
         assert not (step.action is Action.STAGE and o.hook_builds and (o.transaction or o.foreign_dkms)), o
         # What is good is left alone; only loading may follow.
         assert not (o.installed is Artefact.GOOD and step.action in {Action.STAGE, Action.PUBLISH}), o
@@ -102,6 +102,7 @@ BARE = Observation("m", "6.1", "1")
         ({"installed": Artefact.GOOD}, Step(Action.DONE, Why.READY)),
         ({"installed": Artefact.GOOD, "loaded": Loaded.CURRENT}, Step(Action.DONE, Why.READY)),
         ({"installed": Artefact.GOOD, "loaded": Loaded.NO}, Step(Action.LOAD, Why.NOT_LOADED)),
+        ({"installed": Artefact.GOOD, "loaded": Loaded.NO, "transaction": "apt"}, Step(Action.LOAD, Why.NOT_LOADED)),
         ({"installed": Artefact.GOOD, "loaded": Loaded.OUTDATED}, Step(Action.DONE, Why.OUTDATED)),
         ({"installed": Artefact.BAD}, Step(Action.STAGE, Why.WRONG)),
         ({"installed": Artefact.OTHER}, Step(Action.STAGE, Why.WRONG)),
