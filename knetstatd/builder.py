@@ -123,8 +123,9 @@ class Builder:
             kind = Kind.DURING_TRANSACTION
         if kind is not Kind.DURING_TRANSACTION and shutil.disk_usage(self.machine.state).free < 1 << 20:
             kind = Kind.DISK
+        fix = e.fix or f"Run: knetstatctl explain {o.kernel}"
         failed = Attempt(
-            kind, 1, reason=e.what, fix=e.fix, evidence=e.evidence, log=e.where if e.where.endswith(".log") else ""
+            kind, 1, reason=e.what, fix=fix, evidence=e.evidence, log=e.where if e.where.endswith(".log") else ""
         )
         attempt = attempts.following(before, failed, self.machine.limits)
         with contextlib.suppress(OSError):  # a full disk must not hide the reason
@@ -139,7 +140,7 @@ class Builder:
             text += f"; trying again in {max(0, round(attempt.not_before - attempts.now()))} s"
         self.journal.log(
             Event.GAVE_UP if over else Event.FAILED, text, module=o.module, version=o.version, kernel=o.kernel,
-            kind=kind, reason=e.what, fix=e.fix, evidence="\n".join(e.evidence), log=attempt.log, attempt=attempt.times,
+            kind=kind, reason=e.what, fix=fix, evidence="\n".join(e.evidence), log=attempt.log, attempt=attempt.times,
         )  # fmt: skip
 
     def _say(self, event: Event, seen: Seen, text: str, **fields: object) -> None:
@@ -221,7 +222,7 @@ class Builder:
                 Kind.PACKAGES, f"{package} could not be installed ({tool} ended with {done.code})", "",
                 f"Run: {tool} install {package}", diagnose.last_lines(done.text, 4),
             )  # fmt: skip
-        self._say(Event.HEADERS_INSTALLED, seen, f"{package} is installed, as the configuration asks")
+        self._say(Event.HEADERS_INSTALLED, seen, f"{package} is installed, as the configuration asks", package=package)
 
 
 # Done by programs, or units, of their own: each with other privileges.

@@ -33,16 +33,17 @@ def parser() -> argparse.ArgumentParser:
     """The command line; also what the manual page and the completions are held against."""
     top = argparse.ArgumentParser(prog="knetstatctl", description="Will the kernel modules still load after the reboot?")
     top.add_argument("--version", action="version", version=f"knetstatctl {__version__}")
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
 
-    def verb(name: str, text: str, act: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    def verb(name: str, text: str, act: Callable[[argparse.Namespace], int], more: str = "") -> argparse.ArgumentParser:
+        sentence = text[0].upper() + text[1:] + ("" if text.endswith("?") else ".")
+        made = verbs.add_parser(name, help=text, description=f"{sentence} {more}".rstrip())
         made.add_argument("--json", action="store_true", help="print JSON")
         made.set_defaults(act=act)
         return made
 
     verb("status", "show every guarded module on every kernel", _status)
-    check = verb("check", "is it safe to reboot? exit status 0 yes, 1 no, 3 unknown, 75 in progress", _check)
+    check = verb("check", "is it safe to reboot?", _check, "Exit status: 0 yes, 1 no, 3 unknown, 75 in progress.")
     check.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default), running or all")
     check.add_argument("--quiet", "-q", action="store_true", help="say nothing")
     prove = verb("verify", "will this module file load on that kernel?", _verify)
@@ -102,6 +103,14 @@ def _coloured() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def _width() -> int:
+    """The terminal's columns; 0 where standard output is something else."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):
+        return 0
+
+
 def _kernels(machine: Machine, word: str) -> tuple[str, ...]:
     """The kernels that a word on the command line means. Raises UsageError; `UNKNOWN` is for words without an answer."""
     match word:
@@ -142,7 +151,7 @@ def _status(arguments: argparse.Namespace) -> int:
         _print(report.document(machine, verdicts))
     else:
         at_work = locks.held(machine.runtime, locks.DAEMON)
-        print(report.status_text(machine, verdicts, _coloured(), at_work=at_work))
+        print(report.status_text(machine, verdicts, _coloured(), at_work=at_work, width=_width()))
         if not at_work:
             print("The daemon does not run: systemctl start knetstatd")
     return READY
@@ -158,9 +167,8 @@ def _check(arguments: argparse.Namespace) -> int:
     elif not arguments.quiet:
         word = {READY: "OK", NOT_READY: "CRITICAL", IN_PROGRESS: "WARNING"}.get(code, "UNKNOWN")
         print(f"{word}: {_summary(machine, arguments.kernel, verdicts)}")
-        for v in verdicts:
-            if not v.ready and v.fix and code != IN_PROGRESS:
-                print(f"  {v.module} for {v.kernel}: {v.fix}")
+        for v in _not_ready(verdicts) if code != IN_PROGRESS else ():
+            print(f"  {v.title}: {v.fix or v.reason or v.state}")
     return code
 
 
@@ -179,10 +187,15 @@ def _summary(machine: Machine, word: str, verdicts: Sequence[report.Verdict]) ->
         if not machine.modules():
             return "no module is guarded; set `modules` in /etc/knetstatd/knetstatd.toml"
         return f"no kernel is {word}"
-    worst = sorted(verdicts, key=lambda v: (v.ready, v.progress))
-    if worst[0].ready:
+    bad = _not_ready(verdicts)
+    if not bad:
         return ", ".join(f"{v.title} is {v.state}" for v in verdicts)
-    return "; ".join(f"{v.title} is not ready: {v.reason or v.state}" for v in worst if not v.ready)
+    more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+    return f"{bad[0].title} is not ready: {bad[0].reason or bad[0].state}{more}"
+
+
+def _not_ready(verdicts: Sequence[report.Verdict]) -> list[report.Verdict]:
+    return sorted((v for v in verdicts if not v.ready), key=report.urgency)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -235,7 +248,7 @@ def _build(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print(report.document(machine, verdicts))
     else:
-        print(report.status_text(machine, verdicts, _coloured()))
+        print(report.status_text(machine, verdicts, _coloured(), width=_width()))
     return READY if all(v.ready for v in verdicts) else NOT_READY
 
 

@@ -275,6 +275,7 @@ class Daemon:
         """Ends: the builder, if one runs, goes on by itself; the next daemon sees it by its lock."""
         self.notify("STOPPING=1")
         self.journal.log(Event.STOPPING, "knetstatd ends")
+        tell.withdraw(self.machine.runtime)
         self.selector.close()
 
 
@@ -301,6 +302,7 @@ def main() -> int:
         settings = config.load(root)
     except KnetstatdError as e:
         journal.log(Event.CONFIG_REJECTED, "the configuration is faulty; knetstatd does not start", evidence=str(e))
+        tell.not_started(Machine(root, config.Config()).runtime)
         return e.exit_code
     try:
         lock = locks.hold(Machine(root, settings).runtime, locks.DAEMON)

@@ -155,7 +155,7 @@ def classify(log: str, dkms_output: str, code: int) -> Cause:
     for text in (_telling(log), _telling(dkms_output)):
         for rule in _RULES:
             if found := rule.pattern.search(text):
-                groups = [names.clean(group, 160) for group in found.groups() if group is not None]
+                groups = [names.clean(_BUILD.sub("", group), 160) for group in found.groups() if group is not None]
                 reason, fix = (_fill(part, groups) for part in (rule.reason, rule.fix))
                 return Cause(rule.kind, reason, fix, _evidence(text, rule.pattern))
     if code == 7:
@@ -177,6 +177,10 @@ _WORDS = re.compile(r"error|\*\*\*|not found|no space|read-only|memory|killed|te
 def _telling(text: str) -> str:
     """The lines that a rule could fit, cut: a log may be megabytes, and one line of it a megabyte."""
     return "\n".join(line for line in (line[:400] for line in text.splitlines()) if _WORDS.search(line))
+
+
+# Where dkms compiles; what follows is the path that the module's author knows.
+_BUILD = re.compile(r"/\S*/tree/[^/\s]+/[^/\s]+/build/")
 
 
 def _fill(template: str, groups: list[str]) -> str:

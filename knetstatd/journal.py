@@ -47,12 +47,14 @@ class Journal:
         self._quiet = quiet or "JOURNAL_STREAM" in os.environ
 
     def log(self, event: Event, message: str, **fields: object) -> None:
-        """Says `message`, one sentence, with fields (module, kernel, …); a field that is None or "" is left out.
+        """Says `message`, one sentence, with fields (module, kernel, …); one that is None or "" is left out.
 
+        Those that the event always carries are sent empty instead: for one that is missing, journalctl -x prints its name.
         A field's lines are kept as lines of that one field; the message itself is one line.
         """
         line = names.clean(message, 2000)
-        more = {f"KNETSTATD_{key.upper()}": str(value) for key, value in fields.items() if value not in (None, "")}
+        more = {f"KNETSTATD_{key.upper()}": "" for key in event.fields}
+        more |= {f"KNETSTATD_{key.upper()}": str(value) for key, value in fields.items() if value not in (None, "")}
         try:
             sent = _takes_entries()
             if sent:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 _WAITS = {
-    Why.OWN_RUN: "being built now",
+    Why.OWN_RUN: "being built, or the next in line",
     Why.SETTLING: "waiting until the kernel's files have been quiet for a moment",
     Why.TRANSACTION: "waiting for the end of a package transaction",
     Why.FOREIGN_DKMS: "waiting for somebody else's dkms to end",
@@ -127,9 +127,9 @@ def _state(o: Observation, step: Step, ready: bool) -> str:
             if o.installed is Artefact.GOOD:
                 return "ready, not loaded"
             return "ready, built for another kernel" if ready else str(step.why)
-        case Action.WAIT:
-            return "failed" if step.why is Why.BACKOFF else str(step.why)
-    return {Action.STAGE: "building", Action.PUBLISH: "publishing", Action.LOAD: "loading"}.get(step.action, "fetching headers")
+        case Action.WAIT if step.why is Why.BACKOFF:
+            return str(Why.FAILED)
+    return "ready, not loaded" if step.action is Action.LOAD else str(step.why)
 
 
 def _reason(machine: Machine, seen: Seen, step: Step) -> tuple[str, str]:
@@ -159,7 +159,7 @@ def _reason(machine: Machine, seen: Seen, step: Step) -> tuple[str, str]:
                 reason += f"; attempt {o.attempt.times} failed, the next is due in {_soon(o, machine)}"
             return reason, o.attempt.fix
         case Action.WAIT, _:
-            who = {Why.TRANSACTION: o.transaction, Why.FOREIGN_DKMS: o.foreign_dkms, Why.OWN_RUN: o.own_run}.get(step.why, "")
+            who = {Why.TRANSACTION: o.transaction, Why.FOREIGN_DKMS: o.foreign_dkms}.get(step.why, "")
             return _WAITS[step.why] + (f": {who}" if who else ""), ""
     text = _STEPS[step.action]
     if step.why is Why.WRONG and wrong is not None:
@@ -173,26 +173,6 @@ def _soon(o: Observation, machine: Machine) -> str:
     assert o.attempt is not None
     seconds = max(0, int(o.attempt.not_before - machine.now()))
     return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
-
-
-def headline(machine: Machine, verdicts: Sequence[Verdict]) -> str:
-    """One line for `systemctl status`: the next kernel's verdict first, then what is wrong elsewhere."""
-    parts = []
-    for kernel in dict.fromkeys((machine.next, machine.running, *(v.kernel for v in verdicts))):
-        mine = [v for v in verdicts if v.kernel == kernel]
-        if not mine or not kernel:
-            continue
-        bad = [v for v in mine if not v.ready]
-        label = f"{kernel} ({role(machine, kernel)})" if role(machine, kernel) else kernel
-        if bad:
-            parts.append("; ".join(f"{v.module} NOT ready for {label}: {v.reason or v.state}" for v in bad))
-        elif kernel == machine.next:
-            parts.append(f"{', '.join(v.module for v in mine)} ready for {label}")
-    if not machine.next:
-        parts.insert(0, "no kernel to boot next was found")
-    if machine.running and machine.running != machine.next:
-        parts.append(f"running {machine.running}")
-    return "; ".join(parts)
 
 
 def document(machine: Machine, verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -225,8 +205,16 @@ def colour(v: Verdict) -> str:
     return "yellow" if v.progress else "red"
 
 
-def table(rows: Sequence[Sequence[str]], colours: Sequence[str] | None, enabled: bool) -> str:
-    """Rows under a header, padded; the last column is as long as it is. colours: of each row's last column but one."""
+def command(fix: str) -> str:
+    """A cure after a word that says already that it is one."""
+    return fix.removeprefix("Run: ")
+
+
+def table(rows: Sequence[Sequence[str]], colours: Sequence[str] | None, enabled: bool, width: int = 0) -> str:
+    """Rows under a header, padded. colours: of each row's last column but one.
+
+    width: the terminal's; the last column of a row that is wider goes below it, wrapped. 0: it is as long as it is.
+    """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     lines = []
     for number, row in enumerate(rows):
@@ -234,41 +222,63 @@ def table(rows: Sequence[Sequence[str]], colours: Sequence[str] | None, enabled:
         if number == 0:
             lines.append(paint("  ".join([*cells, row[-1]]).rstrip(), "bold", enabled))
             continue
+        last, below = row[-1], ""
+        if 0 < width < len("  ".join([*cells, last])):
+            last, below = "", last
         if colours is not None:
             cells[-1] = paint(cells[-1], colours[number - 1], enabled)
-        lines.append("  ".join([*cells, row[-1]]).rstrip())
+        lines.append("  ".join([*cells, last]).rstrip())
+        if below:
+            lines += _wrapped(below, width)
     return "\n".join(lines)
 
 
-def status_text(machine: Machine, verdicts: Sequence[Verdict], enabled: bool, *, at_work: bool = False) -> str:
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most `width` columns, indented, broken only between words."""
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + len(word) + 5 > width:
+            lines.append("")
+        lines[-1] += f" {word}"
+    return [f"   {line}" for line in lines]
+
+
+def status_text(
+    machine: Machine, verdicts: Sequence[Verdict], enabled: bool, *, at_work: bool = False, width: int = 0
+) -> str:
     """What `knetstatctl status` prints: a table, and underneath the one thing to do next.
 
-    at_work: the daemon runs, and takes the steps that are under way by itself.
+    at_work: the daemon runs, and takes the steps that are under way by itself.  width: see `table`.
     """
     if not verdicts:
-        missing = "no module is guarded: set `modules`" if not machine.modules() else "no kernel in /lib/modules can be booted"
-        return f"Nothing to guard: {missing}."
-    rows = [("KERNEL", "", "MODULE", "STATE", "")]
-    rows += [
-        (v.kernel, v.role, f"{v.module} {v.version}".strip(), v.state, "" if v.state == "ready" else v.reason) for v in verdicts
-    ]
-    text = table(rows, [colour(v) for v in verdicts], enabled)
+        if machine.modules():
+            return "There is nothing to guard: no kernel in /lib/modules can be booted."
+        return "No module is guarded.\n\nNext: set `modules` in /etc/knetstatd/knetstatd.toml, see knetstatd.toml(5)"
+    rows, above = [("KERNEL", "", "MODULE", "STATE", "")], ""
+    for v in verdicts:
+        which = ("", "") if width and v.kernel == above else (v.kernel, v.role)
+        reason = "" if v.state == "ready" or v.why == Why.OWN_RUN else v.reason
+        rows.append((*which, f"{v.module} {v.version}".strip(), v.state, reason))
+        above = v.kernel
+    text = table(rows, [colour(v) for v in verdicts], enabled, width)
     guarded = {v.kernel for v in verdicts}
     for kernel in machine.kernels.kernels:
         if kernel not in guarded:
             text += f"\n{kernel}  not guarded ({machine.state_of(kernel)})"
     for name, reason in machine.refused():
         text += f"\n{names.show(name)}  left alone: {reason}"
-    left = [v for v in sorted(verdicts, key=_urgency) if v.state != "ready" and not (at_work and v.progress)]
-    fix = next((v.fix for v in left if v.fix), "")
-    if fix:
-        text += f"\n\n{paint('Next:', 'bold', enabled)} {fix}"
+    left = [v for v in sorted(verdicts, key=urgency) if v.state != "ready" and not (at_work and v.progress)]
+    first = next((v for v in left if v.fix), None)
+    if first is not None:
+        label = f"Next, for {first.module} on {first.kernel}:" if len(left) > 1 else "Next:"
+        text += f"\n\n{paint(label, 'bold', enabled)} {command(first.fix)}"
     elif verdicts and all(v.ready for v in verdicts):
         text += "\n\nSafe to reboot."
     return text
 
 
-def _urgency(v: Verdict) -> tuple[bool, bool, bool]:
+def urgency(v: Verdict) -> tuple[bool, bool, bool]:
+    """A key by which the verdict to do something about comes first."""
     return (v.ready, v.progress, "next" not in v.role)
 
 

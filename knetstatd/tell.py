@@ -1,25 +1,30 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the daemon says: each change of a verdict once, in the journal; the current ones in /run/knetstatd/status.json."""
+"""What the daemon says: each change of a verdict once, in the journal; the current ones in /run/knetstatd/status.json, and,
+where something is wrong, in /run/knetstatd/motd, which pam_motd(8) shows at each login.
+
+Rule: what is in /run is true now. Both files go when the daemon does; one that was killed is started again, and renews them.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import files, names, report
+from . import files, locks, names, report
 from .events import Event
 from .model import Action, Artefact, KernelState, Why
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from .journal import Journal
     from .model import Step
     from .notify import Notify
     from .observe import Machine, Seen
 
-_WORTH_SAYING = {Why.TRANSACTION, Why.FOREIGN_DKMS, Why.BACKOFF}
 
 
 class Teller:
@@ -34,6 +39,7 @@ class Teller:
         self._refused: set[str] = set()
         self._unwatched: dict[str, str] = {}
         self._status: dict[str, Any] = {}
+        self._motd: str | None = None
         self._started = False
         self._since = time.time()
 
@@ -42,7 +48,7 @@ class Teller:
         for name, reason in machine.refused():
             if name not in self._refused:
                 text = f"{names.show(name)} is left alone: {reason}"
-                self.journal.log(Event.NAME_REFUSED, text, name=names.show(name))
+                self.journal.log(Event.NAME_REFUSED, text, name=names.show(name), reason=reason)
         self._refused = {name for name, _ in machine.refused()}
         found = {k for k in machine.kernels.kernels if machine.state_of(k) is not KernelState.NOT_A_KERNEL}
         before = self._kernels or set()
@@ -55,7 +61,7 @@ class Teller:
         self._kernels = found
         if machine.next and machine.next != self._next:
             text = f"the next boot starts {machine.next} ({machine.next_why})"
-            self.journal.log(Event.NEXT_KERNEL, text, kernel=machine.next)
+            self.journal.log(Event.NEXT_KERNEL, text, kernel=machine.next, reason=machine.next_why)
         self._next = machine.next
 
     def unwatched(self, failed: Mapping[str, str]) -> None:
@@ -87,7 +93,7 @@ class Teller:
         self.journal.log(
             event, text, module=verdict.module, version=verdict.version, kernel=verdict.kernel, state=verdict.state,
             why=step.why, reason=verdict.reason, fix=verdict.fix, proof=verdict.proof,
-            evidence="\n".join(attempt.evidence) if attempt else "", log=verdict.log,
+            kind=attempt.kind if attempt else "", evidence="\n".join(attempt.evidence) if attempt else "", log=verdict.log,
         )  # fmt: skip
 
     def _found_wrong(self, verdict: report.Verdict, seen: Seen) -> None:
@@ -110,22 +116,77 @@ class Teller:
 
     def status(self, machine: Machine, verdicts: Sequence[report.Verdict], notify: Notify) -> None:
         """Publishes all verdicts: the status file, the service manager's line; READY the first time."""
-        document = report.document(machine, verdicts)
-        if document != self._status:
-            try:
+        document, text = report.document(machine, verdicts), motd(verdicts)
+        try:
+            if document != self._status:
                 files.write_json(machine.runtime / "status.json", document, durable=False)
                 self._status = document
-            except OSError as e:
-                self.journal.log(
-                    Event.DEGRADED, f"{machine.runtime}/status.json cannot be written: {os.strerror(e.errno or 0)}"
-                )
-        line = report.headline(machine, verdicts)
+            if text != self._motd:
+                write_motd(machine.runtime, text)
+                self._motd = text
+        except OSError as e:
+            self.journal.log(
+                Event.DEGRADED, f"{machine.runtime} cannot be written: {os.strerror(e.errno or 0)}", source="status"
+            )
+        line = headline(machine, verdicts)
         if not self._started:
             self._started = True
             self.journal.log(Event.STARTED, f"knetstatd guards {', '.join(machine.modules()) or 'no module'}: {line}")
             notify("READY=1", f"STATUS={line}")
         else:
             notify(f"STATUS={line}")
+
+
+def headline(machine: Machine, verdicts: Sequence[report.Verdict]) -> str:
+    """One line for `systemctl status`: the next kernel's verdict, the worst elsewhere, the running kernel."""
+    bad = sorted((v for v in verdicts if not v.ready), key=report.urgency)
+    parts = [f"{bad[0].title} is NOT ready: {bad[0].reason or bad[0].state}"] if bad else []
+    if len(bad) > 1:
+        parts.append(f"{len(bad) - 1} more not ready")
+    mine = [v for v in verdicts if v.kernel == machine.next]
+    if not machine.next:
+        parts.insert(0, "no kernel to boot next was found")
+    elif mine and all(v.ready for v in mine):
+        label = report.role(machine, machine.next)
+        parts.insert(0, f"{', '.join(v.module for v in mine)} ready for {machine.next} ({label})")
+    if machine.running and machine.running != machine.next:
+        parts.append(f"running {machine.running}")
+    return "; ".join(parts)
+
+
+def motd(verdicts: Sequence[report.Verdict]) -> str:
+    """What a login is to show: the worst verdict that does not heal by itself, and its cure; "" where there is none."""
+    wrong = [v for v in verdicts if not v.progress and (not v.ready or v.why in (Why.FAILED, Why.BACKOFF))]
+    if not wrong:
+        return ""
+    worst = min(wrong, key=report.urgency)
+    text = f"knetstatd: {worst.title}: {worst.state if worst.ready else 'NOT ready'}"
+    text += f": {worst.reason}\n" if worst.reason else "\n"
+    if worst.fix:
+        text += f"  To do: {report.command(worst.fix)}\n"
+    return text + "  See: knetstatctl status" + (f" ({len(wrong) - 1} more)\n" if len(wrong) > 1 else "\n")
+
+
+def write_motd(runtime: Path, text: str) -> None:
+    """What a login shows, with the time at which it was found; nothing where there is no text."""
+    if text:
+        files.write(runtime / "motd", f"{time.strftime('%Y-%m-%d %H:%M')} {text}".encode(), durable=False)
+    else:
+        (runtime / "motd").unlink(missing_ok=True)
+
+
+def not_started(runtime: Path) -> None:
+    """Shows at logins that nobody guards this machine, unless another daemon does."""
+    if not locks.held(runtime, locks.DAEMON):
+        with contextlib.suppress(OSError):
+            write_motd(runtime, "knetstatd does not run: its configuration is faulty\n  See: knetstatctl config\n")
+
+
+def withdraw(runtime: Path) -> None:
+    """Takes back what is in /run: nobody keeps it true any more."""
+    for name in ("status.json", "motd"):
+        with contextlib.suppress(OSError):
+            (runtime / name).unlink()
 
 
 def _event(step: Step) -> Event | None:
@@ -141,6 +202,8 @@ def _event(step: Step) -> Event | None:
             return Event.SOURCE_MISSING
         case Action.GIVE_UP, _:
             return Event.GAVE_UP
-        case Action.WAIT, why if why in _WORTH_SAYING:
+        case Action.WAIT, Why.BACKOFF:
+            return Event.FAILED
+        case Action.WAIT, Why.TRANSACTION | Why.FOREIGN_DKMS:
             return Event.WAITING
     return None
