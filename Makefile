@@ -13,9 +13,9 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300
 
 RUN_PACKAGES := python3 python3-venv python3-systemd python3-pyudev python3-sdnotify dkms kmod openssl zstd xz-utils
 TEST_PACKAGES := $(RUN_PACKAGES) git gcc libc6-dev mmdebstrap systemd-container apt-utils dpkg-dev qemu-system-x86 busybox-static cpio \
-	util-linux procps xz-utils
+	util-linux procps xz-utils scdoc groff-base bash zsh fish
 
-.PHONY: help setup setup-test module-install module-uninstall run test unit coverage container container-slow test-vm bench clean
+.PHONY: help setup setup-test module-install module-uninstall run man test unit coverage container container-slow test-vm bench clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -56,6 +56,14 @@ module-uninstall:  ## take it out of DKMS, off every kernel, and delete its sour
 
 run: setup module-install  ## run the daemon on this machine's kernels, in the foreground
 	$(BIN)/knetstatd --foreground
+
+# scdoc(5) turns man/NAME.SECTION.scd into a page.
+man: $(patsubst man/%.scd,build/man/%,$(wildcard man/*.scd))  ## build the manual pages, in build/man
+
+build/man/%: man/%.scd
+	@command -v scdoc >/dev/null || { $(APT) update && $(APT) install -y --no-install-recommends scdoc; }
+	@mkdir -p $(@D)
+	scdoc <$< >$@.new && mv $@.new $@
 
 unit: setup-test  ## unit tests and linters (seconds)
 	$(PYTEST) tests/unit $(ARGS)

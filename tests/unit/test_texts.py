@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The texts that ship beside the program say what the program does: the message catalog, the manuals, the completions."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import re
+import subprocess
+import textwrap
+from pathlib import Path
+
+import pytest
+from test_linters import tool
+
+from knetstatd import cli, config, sockets
+from knetstatd.events import Event
+from knetstatd.model import Kind
+
+ROOT = Path(__file__).parents[2]
+CATALOG = ROOT / "units/knetstatd.catalog"
+
+
+def man(name: str) -> str:
+    return (ROOT / "man" / f"{name}.scd").read_text()
+
+
+def entries() -> dict[str, tuple[dict[str, str], str]]:
+    """The catalog by message id: header and text."""
+    found = {}
+    for part in re.split(r"^-- ", CATALOG.read_text(), flags=re.M)[1:]:
+        message_id, _, rest = part.partition("\n")
+        head, _, text = rest.partition("\n\n")
+        assert message_id not in found, f"{message_id} is there twice"
+        found[message_id] = (dict(line.split(": ", 1) for line in head.splitlines()), text)
+    return found
+
+
+# -- the catalog ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_catalog_has_a_text_for_every_event_and_no_other() -> None:
+    assert list(entries()) == [event.message_id for event in Event], "in the order of events.py"
+
+
+@pytest.mark.parametrize("event", Event, ids=lambda event: event.name)
+def test_a_catalog_text(event: Event) -> None:
+    head, text = entries()[event.message_id]
+    assert head["Subject"]
+    assert head["Defined-By"] == "knetstatd"
+    assert head["Documentation"] == "man:knetstatd(8)"
+    used = set(re.findall(r"@(\w+)@", head["Subject"] + text)) - {"MESSAGE"}
+    assert used <= {f"KNETSTATD_{name.upper()}" for name in event.fields}, "journalctl prints the name of a missing field"
+    assert all(len(re.sub(r"@\w+@", "", line)) <= 79 for line in text.splitlines())
+    if event.priority <= 4:
+        assert "To do" in text or "There is nothing to do" in text
+    for verb in re.findall(r"knetstatctl (\w+)", text):
+        assert verb in verbs(), f"knetstatctl {verb}"
+
+
+def test_what_an_event_always_carries_is_sent_by_everyone_who_sends_it() -> None:
+    """Empty is sent for what a caller leaves out, but no caller may leave anything out."""
+    seen = set()
+    for path in (ROOT / "knetstatd").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        choices = next((n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "_event"), None)
+        for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call) and n.args):
+            name = ast.unparse(call.func)
+            if not name.endswith(("ournal.log", "._say")):
+                continue
+            given = {k.arg for k in call.keywords} | ({"module", "version", "kernel"} if name.endswith("._say") else set())
+            where = choices if ast.unparse(call.args[0]) == "event" and choices is not None else call.args[0]
+            for event in re.findall(r"\bEvent\.([A-Z_]+)", ast.unparse(where)):
+                assert set(Event[event].fields) <= given, f"{path.name}:{call.lineno} sends {event} without its fields"
+                seen.add(event)
+    assert seen == {event.name for event in Event}, "every event is sent by somebody"
+
+
+# -- the manuals ------------------------------------------------------------------------------------------------------------
+
+
+def verbs() -> dict[str, argparse.ArgumentParser]:
+    """The verbs that are for people."""
+    [action] = [a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    listed = {choice.dest for choice in action._choices_actions}
+    return {name: verb for name, verb in action.choices.items() if name in listed}
+
+
+def options(verb: argparse.ArgumentParser) -> list[list[str]]:
+    """Each option's spellings."""
+    return [list(a.option_strings) for a in verb._actions if a.option_strings and a.help != argparse.SUPPRESS]
+
+
+@pytest.mark.parametrize("verb", verbs())
+def test_the_manual_has_every_verb_and_option(verb: str) -> None:
+    sections = re.split(r"^## ", man("knetstatctl.1").split("# VERBS")[1].split("\n# ")[0], flags=re.M)
+    [section] = [s for s in sections if s.startswith(verb)]
+    written = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", section.replace("\\", "")))
+    common = {"-h", "--help", "--json"}
+    known = {word for words in options(verbs()[verb]) for word in words}
+    assert written - common == known - common
+    for positional in (a for a in verbs()[verb]._actions if not a.option_strings):
+        assert str(positional.metavar) in section
+
+
+def test_the_manual_lists_every_event() -> None:
+    text = man("knetstatd.8")
+    table = re.findall(r"^\*([a-z-]+)\*, ([0-9a-f]{32})\n\t(.+)$", text, flags=re.M)
+    assert table == [(e.name.lower().replace("_", "-"), e.message_id, f"{e.meaning[0].upper()}{e.meaning[1:]}.") for e in Event]
+
+
+def test_the_manual_explains_every_kind_of_failure() -> None:
+    section = man("knetstatd.8").split("# FAILURES")[1].split("\n# ")[0]
+    assert re.findall(r"^\*([a-z-]+)\*$", section, flags=re.M) == [str(kind) for kind in Kind]
+
+
+def setting(row: config.Setting) -> str:
+    """How knetstatd.toml.5.scd describes a setting."""
+    escape = str.maketrans({c: f"\\{c}" for c in "*`_["})
+    text = f"{row.doc} Takes {row.allowed}. The default is {config._toml(row.default)}.".translate(escape)
+    return f"*{row.name}*\n" + textwrap.fill(
+        text, 110, initial_indent="\t", subsequent_indent="\t", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def test_the_manual_says_of_each_setting_what_the_program_does() -> None:
+    text = man("knetstatd.toml.5").split("# SETTINGS")[1].split("\n# ")[0]
+    wanted = "\n\n".join(map(setting, config.SETTINGS))
+    assert wanted in text, f"these are the settings:\n{wanted}"
+    assert len(re.findall(r"^\*", text, flags=re.M)) == len(config.SETTINGS)
+
+
+def test_help_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for name, parser in {"": cli.parser(), **verbs()}.items():
+        lines = parser.format_help().splitlines()
+        assert len(lines) <= 23, f"{name}: {len(lines)} lines, and one is the prompt's"
+        assert max(map(len, lines)) <= 80
+
+
+# -- the completions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["knetstatctl.bash", "_knetstatctl", "knetstatctl.fish"])
+def test_the_completions_know_every_verb_and_option(path: str) -> None:
+    text = (ROOT / "completion" / path).read_text()
+    for name, verb in verbs().items():
+        assert re.search(rf"\b{name}\b", text), name
+        for words in options(verb):
+            for word in words:
+                bare = word.lstrip("-")
+                spelled = rf"-l {bare}\b" if word.startswith("--") else rf"-s {bare}\b"
+                wanted = spelled if path.endswith(".fish") else rf"(?<![\w-]){re.escape(word)}(?![\w-])"
+                assert re.search(wanted, text), f"{name} {word}"
+    assert all(re.search(rf"\b{state}\b", text) for state in sockets.STATES)
+
+
+@pytest.fixture
+def directories(tmp_path: Path) -> Path:
+    """Where the completions find two kernels and a module, and a file to verify."""
+    for name in ("lib/modules/6.1.0-9-amd64", "lib/modules/6.12.1+deb13-amd64", "var/lib/dkms/kt-good", "there"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "there/a.ko.xz").touch()
+    (tmp_path / "there/b.c").touch()
+    return tmp_path
+
+
+KERNELS = {"6.1.0-9-amd64", "6.12.1+deb13-amd64"}
+LINES = [
+    ("", {"status", "check", "verify", "build", "explain", "history", "sockets", "config"}),
+    ("ch", {"check"}),
+    ("check ", {"next", "running", "all", *KERNELS}),
+    ("check --json 6.12", {"6.12.1+deb13-amd64"}),
+    ("build --module ", {"kt-good"}),
+    ("build --step ", {"build", "load", "headers"}),
+    ("verify -k 6", KERNELS),
+    ("verify --kernel=6.1.", {"6.1.0-9-amd64"}),
+    ("verify there/", {"there/a.ko.xz"}),
+    ("history --kernel ", KERNELS),
+    ("sockets ud", {"udp", "udp6"}),
+    ("config --j", {"--json"}),
+]
+
+
+def local(path: str, root: Path) -> Path:
+    """A completion that looks below `root`."""
+    copy = root / path
+    text = (ROOT / "completion" / path).read_text()
+    copy.write_text(text.replace("/lib/modules", f"{root}/lib/modules").replace("/var/lib/dkms", f"{root}/var/lib/dkms"))
+    return copy
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize(("line", "wanted"), LINES, ids=[line for line, _ in LINES])
+def test_bash_completes(directories: Path, line: str, wanted: set[str]) -> None:
+    words = re.findall(r"=|[^\s=]+", f"knetstatctl {line}") + ([""] if line.endswith((" ", "=")) or not line else [])
+    script = f"""
+        set -u
+        . {local("knetstatctl.bash", directories)}
+        COMP_WORDS=({" ".join(f"'{word}'" for word in words)}); COMP_CWORD={len(words) - 1}
+        _knetstatctl
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    assert wanted <= set(_run([tool("bash"), "-c", script], directories).split()) <= wanted | {"--version", "--help", "-h"}
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize(("line", "wanted"), LINES, ids=[line for line, _ in LINES])
+def test_fish_completes(directories: Path, line: str, wanted: set[str]) -> None:
+    script = f"source {local('knetstatctl.fish', directories)}; complete -C 'knetstatctl {line}'"
+    lines = _run([tool("fish"), "-c", script], directories).splitlines()
+    offered = {word.partition("\t")[0].removeprefix("--kernel=") for word in lines}
+    assert offered - {"there/b.c"} == wanted, "fish offers every file where one is wanted"
+
+
+@pytest.mark.spawns
+def test_zsh_understands_its_completion() -> None:
+    _run([tool("zsh"), "-n", str(ROOT / "completion/_knetstatctl")], ROOT)
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("path", sorted((ROOT / "man").glob("*.scd")), ids=lambda path: path.stem)
+def test_a_manual_is_built_without_a_warning(path: Path, tmp_path: Path) -> None:
+    page = tmp_path / path.stem
+    page.write_text(_run([tool("scdoc")], ROOT, path.read_text()))
+    assert _run([tool("groff"), "-man", "-Tutf8", "-ww", "-z", str(page)], ROOT) == ""
+    assert re.search(r"\.SH (EXAMPLES|SEE ALSO)", page.read_text())
+
+
+def _run(argv: list[str], cwd: Path, stdin: str = "") -> str:
+    """What a program prints, which must succeed and complain of nothing."""
+    env = {"PATH": "/usr/bin:/bin", "HOME": os.fspath(cwd), "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(argv, cwd=cwd, env=env, input=stdin, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout
