@@ -104,7 +104,9 @@ class Teller:
         wrong = ""
         if seen.observation.installed in (Artefact.BAD, Artefact.OTHER):
             wrong = "; ".join(
-                f"{p.path}: {p.worst.reason or p.worst.found}" for _, p in seen.installed if p.path and p.worst is not None
+                ": ".join(filter(None, (p.path, p.worst.found, p.worst.reason)))
+                for _, p in seen.installed
+                if p.path and p.worst is not None
             )
         if wrong and self._wrong.get(key) != wrong:
             consequence = "will not load" if seen.observation.installed is Artefact.BAD else "was built for another kernel"
