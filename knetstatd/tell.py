@@ -2,7 +2,7 @@
 """What the daemon says: each change of a verdict once, in the journal; the current ones in /run/knetstatd/status.json, and,
 where something is wrong, in /run/knetstatd/motd, which pam_motd(8) shows at each login.
 
-Rule: what is in /run is true now. Both files go when the daemon does; one that was killed is started again, and renews them.
+Rule: what is in /run is true now. Both files go when the daemon does; its unit removes them where it was killed.
 """
 
 from __future__ import annotations

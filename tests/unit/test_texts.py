@@ -6,9 +6,12 @@ from __future__ import annotations
 import argparse
 import ast
 import os
+import pty
 import re
+import select
 import subprocess
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -139,6 +142,14 @@ def test_help_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
         assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_every_make_target_that_is_named_exists(name: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    named = set(re.findall(r"(?:`|^ {4}|&& )make ([a-z-]+)", (ROOT / name).read_text(), flags=re.M))
+    assert named
+    assert named <= targets
+
+
 # -- the completions --------------------------------------------------------------------------------------------------------
 
 
@@ -215,8 +226,41 @@ def test_fish_completes(directories: Path, line: str, wanted: set[str]) -> None:
 
 
 @pytest.mark.spawns
-def test_zsh_understands_its_completion() -> None:
-    _run([tool("zsh"), "-n", str(ROOT / "completion/_knetstatctl")], ROOT)
+@pytest.mark.parametrize(("line", "wanted"), LINES[::2], ids=[line for line, _ in LINES[::2]])  # it takes its time
+def test_zsh_completes(directories: Path, line: str, wanted: set[str]) -> None:
+    """Its completion needs its line editor, and that a terminal."""
+    local("_knetstatctl", directories)
+    setup = (
+        f"PS1= fpath=({directories} $fpath); autoload -U compinit; compinit -u -D; bindkey '^I' list-choices; print REA''DY\n"
+    )
+    offered = set(
+        _typed([tool("zsh"), "-f", "-i"], directories, setup, f"knetstatctl {line}\t", {os.path.basename(w) for w in wanted})
+    )
+    assert {os.path.basename(word) for word in wanted} <= offered
+    assert not offered & {"-default-", "b.c"}
+
+
+def _typed(argv: list[str], cwd: Path, setup: str, keys: str, wanted: set[str]) -> list[str]:
+    """The words that an interactive shell shows for some keys, read until the wanted ones are there or ten seconds are over."""
+    master, slave = pty.openpty()
+    env = {"PATH": "/usr/bin:/bin", "HOME": os.fspath(cwd), "LC_ALL": "C.UTF-8", "TERM": "xterm", "COLUMNS": "200"}
+    shell = subprocess.Popen(argv, cwd=cwd, env=env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    text, sent = "", False
+    try:
+        os.write(master, setup.encode())
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and not (sent and wanted <= set(text.split())):
+            if select.select([master], [], [], 0.1)[0]:
+                text += re.sub(r"\x1b[\[(][0-9;?]*[A-Za-z]|[\r\x07]", " ", os.read(master, 65536).decode(errors="replace"))
+            if not sent and "READY" in text:
+                text, sent = text.partition("READY")[2], True
+                os.write(master, keys.encode())
+        return text.split()
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(master)
+        os.close(slave)
 
 
 @pytest.mark.spawns
