@@ -163,10 +163,10 @@ def motd(verdicts: Sequence[report.Verdict]) -> str:
         return ""
     worst = min(wrong, key=report.urgency)
     text = f"knetstatd: {worst.title}: {worst.state if worst.ready else 'NOT ready'}"
-    text += f": {worst.reason}\n" if worst.reason else "\n"
-    if worst.fix:
-        text += f"  To do: {report.command(worst.fix)}\n"
-    return text + "  See: knetstatctl status" + (f" ({len(wrong) - 1} more)\n" if len(wrong) > 1 else "\n")
+    lines = [text + (f": {worst.reason}" if worst.reason else ""), f"  To do: {report.command(worst.fix)}" if worst.fix else ""]
+    more = f" ({len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    # Some of it was said by programs, and this goes to root's terminal.
+    return "".join(f"{names.clean(line, 500)}\n" for line in (*lines, f"  See: knetstatctl status{more}") if line)
 
 
 def write_motd(runtime: Path, text: str) -> None:

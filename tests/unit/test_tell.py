@@ -51,6 +51,9 @@ def test_a_login_shows_the_worst_and_what_to_do() -> None:
     )  # fmt: skip
     old = BAD._replace(module="old", kernel="5.10", role="")
     assert tell.motd([old, GOOD, BAD]) == tell.motd([BAD]).replace("status\n", "status (1 more)\n")
+    forged = BAD._replace(reason="\x1b]0;owned\x07\nroot password: ")
+    assert len(tell.motd([forged]).splitlines()) == 3
+    assert tell.motd([forged]).replace("\n", "").isprintable()
 
 
 def test_a_login_shows_nothing_that_is_well_or_heals_by_itself() -> None:
