@@ -4,17 +4,18 @@
 Rule 1: one entry is one event; what a program printed is inside a field, so it can forge no entry and no priority.
 Rule 2: writing never blocks and never fails: a hung journald costs entries (they are counted), not the guard.
 Rule 3: where standard error is not the journal, the same sentence goes there, as a plain line.
+
+sd_journal_send(3) waits, for good, for a journald that has hung. So entries are written as systemd's "Native Journal Protocol"
+describes, to a socket that does not wait; systemd.journal reads them back, and is loaded only where somebody does that.
 """
 
 from __future__ import annotations
 
 import os
-import select
 import socket
+import struct
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from systemd import journal as _journal
 
 from . import names
 from .events import Event
@@ -28,6 +29,8 @@ IDENTIFIER = "knetstatd"
 UNIT = "knetstatd.service"
 # `journalctl -u knetstatd` also shows entries of root's processes that carry this field (journalctl(1), -u).
 _FOR_UNIT = {"OBJECT_SYSTEMD_UNIT": UNIT}
+# A datagram has room for 208 KiB (socket(7), net.core.wmem_default); an entry has under 20 fields.
+_LONGEST = 8192
 
 
 class Entry(NamedTuple):
@@ -40,10 +43,11 @@ class Entry(NamedTuple):
 
 
 class Journal:
-    """Where events go. quiet: nothing on standard error (the caller shows its own progress)."""
+    """Where events go. quiet: nothing on standard error (the caller shows its own progress).  path: journald's socket."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, path: str = SOCKET) -> None:
         self.dropped = 0
+        self._path = path
         self._quiet = quiet or "JOURNAL_STREAM" in os.environ
 
     def log(self, event: Event, message: str, **fields: object) -> None:
@@ -55,36 +59,35 @@ class Journal:
         line = names.clean(message, 2000)
         more = {f"KNETSTATD_{key.upper()}": "" for key in event.fields}
         more |= {f"KNETSTATD_{key.upper()}": str(value) for key, value in fields.items() if value not in (None, "")}
-        try:
-            sent = _takes_entries()
-            if sent:
-                _journal.send(
-                    line,
-                    MESSAGE_ID=event.message_id,
-                    PRIORITY=str(event.priority),
-                    SYSLOG_IDENTIFIER=IDENTIFIER,
-                    DOCUMENTATION="man:knetstatd(8)",
-                    CODE_FILE=__file__,
-                    CODE_LINE=1,
-                    CODE_FUNC=event.name,
-                    KNETSTATD_EVENT=event.name.lower().replace("_", "-"),
-                    **_FOR_UNIT,
-                    **more,
-                )
-        except OSError:
-            sent = False
-        self.dropped += not sent
+        entry = {
+            "MESSAGE": line,
+            "MESSAGE_ID": event.message_id,
+            "PRIORITY": str(event.priority),
+            "SYSLOG_IDENTIFIER": IDENTIFIER,
+            "DOCUMENTATION": "man:knetstatd(8)",
+            "CODE_FUNC": event.name,
+            "KNETSTATD_EVENT": event.name.lower().replace("_", "-"),
+            **_FOR_UNIT,
+            **more,
+        }
+        self.dropped += not self._send(b"".join(_field(name, value) for name, value in entry.items()))
         if not self._quiet:
             _stderr(event.priority, line, more)
 
+    def _send(self, entry: bytes) -> bool:
+        """Whether journald took the entry; its queue may be full, or nobody there to take it."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as out:
+            try:
+                out.sendto(entry, self._path)
+            except OSError:
+                return False
+        return True
 
-def _takes_entries() -> bool:
-    """Whether journald would take an entry now: a socket connected to it is not writable while its queue is full."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
-        probe.connect(SOCKET)
-        poll = select.poll()
-        poll.register(probe, select.POLLOUT)
-        return bool(poll.poll(0))
+
+def _field(name: str, value: str) -> bytes:
+    """One field as journald takes it: its length before its value, so that a line in it cannot pass for another field."""
+    data = value.encode("utf-8", "replace")[:_LONGEST]
+    return name.encode() + b"\n" + struct.pack("<Q", len(data)) + data + b"\n"
 
 
 def _stderr(priority: int, line: str, fields: dict[str, str]) -> None:
@@ -101,8 +104,10 @@ def _stderr(priority: int, line: str, fields: dict[str, str]) -> None:
 
 def read(limit: int, module: str | None = None, kernel: str | None = None) -> Iterator[Entry]:
     """Our entries, newest first, at most `limit`; nothing where there is no journal that this user may read."""
+    from systemd import journal
+
     by_id = {event.message_id: event for event in Event}
-    with _journal.Reader() as reader:
+    with journal.Reader() as reader:
         reader.add_match(SYSLOG_IDENTIFIER=IDENTIFIER)
         for key, value in (("KNETSTATD_MODULE", module), ("KNETSTATD_KERNEL", kernel)):
             if value is not None:
