@@ -115,7 +115,7 @@ class Daemon:
 
     def _modules(self, source: Uevents) -> None:
         gone_or_come = source.read()
-        if gone_or_come is None or gone_or_come & self.machine.module_names():
+        if gone_or_come is None or (gone_or_come and gone_or_come & self.machine.module_names()):
             self.mark(self.machine.running)
 
     def _mounted(self, source: Mounts) -> None:

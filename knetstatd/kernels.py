@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import stat
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,7 +36,7 @@ class HeadersFound(NamedTuple):
 
 def running() -> str:
     """The running kernel's release."""
-    return platform.uname().release
+    return os.uname().release
 
 
 def directories(root: Path) -> Directories:
