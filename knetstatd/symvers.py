@@ -51,14 +51,16 @@ def find(path: Path, wanted: Collection[str]) -> dict[str, Export]:
     Raises KernelFileError where the file is missing, larger than 64 MiB, or no whole Module.symvers.
     """
     keys = frozenset(name.encode("utf-8", "surrogateescape") for name in wanted)
+    # A name that is wanted begins like one of these, as few others do: to look at that first takes half the time.
+    width = min(map(len, keys), default=0) + 1
+    near, end = {(key + b"\t")[:width] for key in keys}, _NAME + width
     found: dict[str, Export] = {}
     line, count = b"", 0
     try:
         with _open(path) as lines:
-            for line in lines:
-                count += 1
+            for count, line in enumerate(lines, 1):
                 # The first line is parsed whatever it says: a file of another kind is refused, not searched in vain.
-                if line[_NAME : line.find(b"\t", _NAME)] in keys or count == 1:
+                if (line[_NAME:end] in near and line[_NAME : line.find(b"\t", _NAME)] in keys) or count == 1:
                     name, export = _parse(line)
                     if name in keys:
                         found.setdefault(name.decode("utf-8", "surrogateescape"), export)
