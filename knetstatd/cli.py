@@ -207,7 +207,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.file is not None:
         proofs = [machine.prove_file(machine.look(kernel), Path(arguments.file).absolute())]
     else:
-        proofs = [proof for module in machine.modules() for proof in machine.prove_installed(machine.look(kernel), module)]
+        proofs = list(machine.prove_installed(machine.look(kernel), *machine.modules()))
         if not proofs:
             raise KnetstatdError(f"no guarded module is installed for {kernel}", fix=f"Run: knetstatctl build {kernel}")
     loads = all(proof.loads for proof in proofs)

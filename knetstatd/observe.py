@@ -167,12 +167,13 @@ class Machine:
         """What `verify` says of a module file for a kernel."""
         return self._proofs.file(look, path)
 
-    def prove_installed(self, look: Look, module: str) -> tuple[Proof, ...]:
-        """What `verify` says of the modules that modprobe would load, one for each that the package makes."""
-        return tuple(proof for _, proof in self._installed(look, module))
+    def prove_installed(self, look: Look, *modules: str) -> tuple[Proof, ...]:
+        """What `verify` says of the modules that modprobe would load, one for each that the packages make."""
+        return tuple(proof for _, proof in self._installed(look, *modules))
 
-    def _installed(self, look: Look, module: str) -> tuple[tuple[str, Proof], ...]:
-        return self._proofs.installed(look, tuple(map(names.canonical, self._made(look.kernel, module))))
+    def _installed(self, look: Look, *modules: str) -> tuple[tuple[str, Proof], ...]:
+        made = [names.canonical(name) for module in modules for name in self._made(look.kernel, module)]
+        return self._proofs.installed(look, made)
 
     def _made(self, kernel: str, module: str) -> tuple[str, ...]:
         """The names of the modules that a package makes for a kernel: dkms.conf says, or what was built."""
@@ -197,6 +198,9 @@ class Machine:
     def observe(self, look: Look, module: str, changed: float = 0.0, *, own: bool = False) -> Seen:
         """One module on one kernel. changed: when the kernel's directory last moved.  own: the caller holds our lock."""
         kernel = look.kernel
+        if not look.proven:  # the guarded modules all at once, so that what the kernel exports is read once
+            look.proven = True
+            self._installed(look, *self.modules())
         installed = self._installed(look, module)
         seen = Seen(
             Observation(

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import files, kernels, target, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Sequence
 
     from .model import Proof
 
 
 class Look:
-    """One kernel, looked at once for all modules: what they share is read once, and what only some need, when they do."""
+    """One kernel, looked at once for all modules: what they share is read once, and what only some need, when they do.
+
+    proven: the guarded modules that are installed have been proven, as far as that was needed.
+    """
 
     def __init__(self, root: Path, kernel: str) -> None:
         self.root = root
@@ -28,6 +31,7 @@ class Look:
         self.headers = kernels.headers(root, kernel)
         # What every proof for this kernel depends on, besides the module's own file.
         self.inputs = tuple(map(files.identity, verify.inputs(root, kernel, root)))[1:]
+        self.proven = False
         self._facts: target.Target | None = None
 
     @property
@@ -66,18 +70,16 @@ class Proofs:
             self._kept[key] = known = _Kept(look.inputs, files.identity(path), proof)
         return known.proof
 
-    def installed(self, look: Look, modules: tuple[str, ...]) -> tuple[tuple[str, Proof], ...]:
+    def installed(self, look: Look, modules: Sequence[str]) -> tuple[tuple[str, Proof], ...]:
         """The proofs of the files that modprobe would take for the modules, for those that are installed."""
-        found = []
-        for module in modules:
-            key = (look.kernel, module)
-            known = self._known(key, look)
-            proof = known.proof if known is not None else verify.prove(self._root, look.kernel, module, look.facts)
-            if proof.path:
-                self._kept[key] = known or _Kept(look.inputs, files.identity(Path(proof.path)), proof)
-            if proof.path or any(check.name != "file" for check in proof.checks):
-                found.append((module, proof))
-        return tuple(found)
+        known = {module: kept.proof for module in modules if (kept := self._known((look.kernel, module), look)) is not None}
+        if new := [module for module in modules if module not in known]:
+            for module, proof in zip(new, verify.prove(self._root, look.kernel, new, look.facts), strict=True):
+                known[module] = proof
+                if proof.path:
+                    self._kept[look.kernel, module] = _Kept(look.inputs, files.identity(Path(proof.path)), proof)
+        found = ((module, known[module]) for module in modules)
+        return tuple((m, proof) for m, proof in found if proof.path or any(check.name != "file" for check in proof.checks))
 
     def _known(self, key: tuple[str, str], look: Look) -> _Kept | None:
         """A proof that still stands: every file that it was made from is the same."""

@@ -8,7 +8,7 @@ Rule 2: the answer depends on nothing but the files that `inputs` names.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import checks, depmod, files, kernels, ko, names, symvers, target
 from .errors import KernelFileError, ModuleFileError
@@ -22,6 +22,23 @@ if TYPE_CHECKING:
     from .target import Target
 
 
+class _Asked(NamedTuple):
+    """A module that was read, and what is known of it before the kernel's exports are.
+
+    checks: done so far.  others: what the modules export that will be loaded before it, by module.
+    """
+
+    path: Path
+    checks: tuple[Check, ...]
+    module: ko.Module
+    others: dict[str, Mapping[str, Export]]
+
+    @property
+    def used(self) -> set[str]:
+        """The symbols that it takes from elsewhere."""
+        return {checks.LAYOUT, *self.module.undefined, *self.module.weak}
+
+
 def verify(root: Path, kernel: str, path: Path, *, others: Iterable[Path] = (), facts: Target | None = None) -> Proof:
     """Whether the module file `path`, wherever it lies, will load on `kernel` of the system under `root`.
 
@@ -29,43 +46,20 @@ def verify(root: Path, kernel: str, path: Path, *, others: Iterable[Path] = (), 
     facts: of that kernel, where the caller has them. Raises nothing for whatever the files contain.
     """
     facts = facts or target.read(root, kernel)
-    try:
-        module = ko.read(path)
-    except ModuleFileError as e:
-        fix = f"Run: knetstatctl build {kernel}"
-        return Proof(os.fspath(path), (Check("file", Result.FAIL, "a kernel module", e.what, f"It {e.what}", fix),))
-    found = " ".join(names.clean(word) for word in (module.name, module.version) if word)
-    done = [
-        Check("file", Result.PASS, found=found),
-        checks.machine(module, facts),
-        checks.release(module, facts),
-        checks.vermagic(module, facts),
-        checks.struct_module(module, facts),
-    ]
-    loaded = _others(path, others)
-    try:
-        exported = _exported(root, facts, module, loaded)
-    except KernelFileError as e:
-        unknown = Check("", Result.UNKNOWN, "the kernel's Module.symvers", e.where, e.what, e.fix)
-        done += [unknown._replace(name=name) for name in ("symbols", "crcs")]
-    else:
-        came = frozenset(loaded)
-        done += [
-            checks.symbols(module, facts, exported),
-            checks.exports(module, exported),
-            checks.depends(module, facts, exported, came),
-            checks.crcs(module, facts, exported, came),
-        ]
-    return Proof(os.fspath(path), tuple(done))
+    return _answers(root, facts, [_ask(facts, path, others)])[0]
 
 
-def prove(root: Path, kernel: str, module: str, facts: Target | None = None) -> Proof:
-    """The proof of an installed module: which file modprobe takes for `module` on `kernel`, and whether that will load.
+def prove(root: Path, kernel: str, modules: Iterable[str], facts: Target | None = None) -> list[Proof]:
+    """The proofs of installed modules, one for each: which file modprobe takes for it on `kernel`, and whether that will load.
 
-    facts: of that kernel, where the caller has them already.
+    What the kernel exports is read once for all. facts: of that kernel, where the caller has them already.
     """
     facts = facts or target.read(root, kernel)
-    tables, fix = facts.tables, f"Run: depmod {kernel}"
+    return _answers(root, facts, [_installed(facts, module) for module in modules])
+
+
+def _installed(facts: Target, module: str) -> _Asked | Proof:
+    tables, fix = facts.tables, f"Run: depmod {facts.kernel}"
     entry = tables.entry(module)
     if entry is None:
         path = min(depmod.added(tables.tree, module), default=None)
@@ -75,12 +69,12 @@ def prove(root: Path, kernel: str, module: str, facts: Target | None = None) -> 
                 Result.FAIL,
                 f"{names.canonical(module)}.ko",
                 "no such file",
-                f"The module is not installed for {kernel}",
-                f"Run: knetstatctl build {kernel}",
+                f"The module is not installed for {facts.kernel}",
+                f"Run: knetstatctl build {facts.kernel}",
             )
             return Proof("", (missing,))
         why = "modprobe does not find it: " + ("modules.dep lacks it" if tables.found else "depmod has not run")
-        return _and(Check("depmod", Result.FAIL, os.fspath(path), "nothing", why, fix), verify(root, kernel, path, facts=facts))
+        return _ask(facts, path, (), Check("depmod", Result.FAIL, os.fspath(path), "nothing", why, fix))
     if not os.path.lexists(entry.file):
         why = "modules.dep names a file that is gone"
         return Proof("", (Check("depmod", Result.FAIL, os.fspath(entry.file), "no such file", why, fix),))
@@ -88,7 +82,59 @@ def prove(root: Path, kernel: str, module: str, facts: Target | None = None) -> 
     if not tables.is_indexed(entry):
         why = "modules.dep names it; modules.dep.bin, which modprobe reads, does not"
         found = Check("depmod", Result.FAIL, os.fspath(entry.file), "nothing", why, fix)
-    return _and(found, verify(root, kernel, entry.file, others=entry.added, facts=facts))
+    return _ask(facts, entry.file, entry.added, found)
+
+
+def _ask(facts: Target, path: Path, others: Iterable[Path], *before: Check) -> _Asked | Proof:
+    """Does the checks that need the module's own file only; `before` are those already done."""
+    try:
+        module = ko.read(path)
+    except ModuleFileError as e:
+        fix = f"Run: knetstatctl build {facts.kernel}"
+        failed = Check("file", Result.FAIL, "a kernel module", e.what, f"It {e.what}", fix)
+        return Proof(os.fspath(path), (*before, failed))
+    done = (
+        *before,
+        Check("file", Result.PASS, found=" ".join(names.clean(word) for word in (module.name, module.version) if word)),
+        checks.machine(module, facts),
+        checks.release(module, facts),
+        checks.vermagic(module, facts),
+        checks.struct_module(module, facts),
+    )
+    return _Asked(path, done, module, _others(path, others))
+
+
+def _answers(root: Path, facts: Target, asked: Iterable[_Asked | Proof]) -> list[Proof]:
+    """The proofs of what was asked, complete."""
+    asked = list(asked)
+    open_ones = [one for one in asked if isinstance(one, _Asked)]
+    wanted = set().union(*(one.used | one.module.exports.keys() for one in open_ones))
+    fault, exported = None, {}
+    try:
+        exported = _exported(root, facts, wanted) if open_ones else {}
+    except KernelFileError as e:
+        fault = Check("", Result.UNKNOWN, "the kernel's Module.symvers", e.where, e.what, e.fix)
+    return [one if isinstance(one, Proof) else _proof(facts, one, exported, fault) for one in asked]
+
+
+def _proof(facts: Target, one: _Asked, exported: Mapping[str, Export], fault: Check | None) -> Proof:
+    """Does the checks that need the kernel's exports, which cannot be known where there is a `fault`."""
+    if fault is not None:
+        return Proof(os.fspath(one.path), (*one.checks, *(fault._replace(name=name) for name in ("symbols", "crcs"))))
+    here = dict(exported)
+    for name, exports in one.others.items():
+        for symbol in one.used & exports.keys():
+            # An added module wins over the kernel's of the same name; a symbol of anything else is where it always was.
+            if symbol not in here or here[symbol].module == name:
+                here[symbol] = exports[symbol]
+    came = frozenset(one.others)
+    last = (
+        checks.symbols(one.module, facts, here),
+        checks.exports(one.module, here),
+        checks.depends(one.module, facts, here, came),
+        checks.crcs(one.module, facts, here, came),
+    )
+    return Proof(os.fspath(one.path), (*one.checks, *last))
 
 
 def chosen(root: Path, kernel: str, module: str) -> Path | None:
@@ -104,10 +150,6 @@ def inputs(root: Path, kernel: str, path: Path, others: Iterable[Path] = ()) -> 
     return (path, *others, *added, *target.inputs(root, kernel))
 
 
-def _and(first: Check, proof: Proof) -> Proof:
-    return proof._replace(checks=(first, *proof.checks))
-
-
 def _others(path: Path, others: Iterable[Path]) -> dict[str, Mapping[str, Export]]:
     """What the modules loaded before export, by module. One that cannot be read exports nothing: it will not load either."""
     found: dict[str, Mapping[str, Export]] = {}
@@ -121,25 +163,19 @@ def _others(path: Path, others: Iterable[Path]) -> dict[str, Mapping[str, Export
     return found
 
 
-def _exported(root: Path, facts: Target, module: ko.Module, others: Mapping[str, Mapping[str, Export]]) -> dict[str, Export]:
-    """All exports that matter to `module`. Raises KernelFileError where the kernel's cannot be known."""
+def _exported(root: Path, facts: Target, wanted: set[str]) -> dict[str, Export]:
+    """The kernel's exports among `wanted`. Raises KernelFileError where they cannot be known."""
     if facts.symvers is None:
         raise KernelFileError(
             "What the kernel exports cannot be known: its headers are not installed, or are not this kernel's",
             "not found",
             kernels.headers_fix(root, facts.kernel),
         )
-    used = {checks.LAYOUT, *module.undefined, *module.weak}
-    found = symvers.find(facts.symvers, {*used, *module.exports, *facts.witness_crcs})
+    found = symvers.find(facts.symvers, wanted | facts.witness_crcs.keys())
     if any(name in found and found[name].crc != crc for name, crc in facts.witness_crcs.items()):
         raise KernelFileError(
             "The headers are of another build of this kernel: checksums differ from those in the kernel's own modules",
             os.fspath(facts.symvers),
             kernels.headers_fix(root, facts.kernel),
         )
-    for name, exports in others.items():
-        for symbol in used & exports.keys():
-            # An added module wins over the kernel's of the same name; a symbol of anything else is where it always was.
-            if symbol not in found or found[symbol].module == name:
-                found[symbol] = exports[symbol]
     return found

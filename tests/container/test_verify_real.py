@@ -144,5 +144,5 @@ def test_the_file_that_modprobe_takes(kernels: Kernels) -> None:
             chosen = verify.chosen(kernels.root, release, name)
             assert chosen is not None
             assert chosen.samefile(expected)
-            proof = verify.prove(kernels.root, release, name)
+            proof = verify.prove(kernels.root, release, [name])[0]
             assert proof.loads, (release, name, proof.worst)

@@ -349,49 +349,65 @@ class TestInstalled:
     def test_good(self, root: Path, tree: Path) -> None:
         path = kerneltree.add(tree, "updates/dkms/my-demo.ko", kerneltree.module("my-demo"))
         for name in ("my-demo", "my_demo"):
-            proof = verify.prove(root, KERNEL, name)
+            proof = verify.prove(root, KERNEL, [name])[0]
             assert proof.loads
             assert proof.path == str(path)
             assert proof.checks[0] == Check("depmod", PASS, found=str(path))
             assert verify.chosen(root, KERNEL, name) == path
 
     def test_nowhere(self, root: Path) -> None:
-        proof = verify.prove(root, KERNEL, "demo")
+        proof = verify.prove(root, KERNEL, ["demo"])[0]
         assert (proof.path, results(proof)) == ("", {"file": FAIL})
         assert not proof.loads
         assert verify.chosen(root, KERNEL, "demo") is None
-        assert results(verify.prove(root, "6.9.9-no-such", "demo")) == {"file": FAIL}
+        assert results(verify.prove(root, "6.9.9-no-such", ["demo"])[0]) == {"file": FAIL}
 
     def test_depmod_did_not_run_after_it(self, root: Path, tree: Path) -> None:
         path = kerneltree.add(tree, "updates/demo.ko", kerneltree.module())
         kerneltree.tables(tree, "kernel/lib/my-lib.ko:")
-        proof = verify.prove(root, KERNEL, "demo")
+        proof = verify.prove(root, KERNEL, ["demo"])[0]
         assert (proof.path, proof.checks[0].result, results(proof)["crcs"]) == (str(path), FAIL, PASS)
         assert "modules.dep lacks it" in proof.checks[0].reason
         assert not proof.loads
         (tree / "modules.dep").unlink()
-        assert "depmod has not run" in verify.prove(root, KERNEL, "demo").checks[0].reason
+        assert "depmod has not run" in verify.prove(root, KERNEL, ["demo"])[0].checks[0].reason
 
     def test_the_file_is_gone(self, root: Path, tree: Path) -> None:
         path = kerneltree.add(tree, "updates/demo.ko", kerneltree.module())
         path.unlink()
-        proof = verify.prove(root, KERNEL, "demo")
+        proof = verify.prove(root, KERNEL, ["demo"])[0]
         assert (proof.path, results(proof)) == ("", {"depmod": FAIL})
         assert verify.chosen(root, KERNEL, "demo") == path
 
     def test_half_of_depmods_work(self, root: Path, tree: Path) -> None:
         kerneltree.add(tree, "updates/demo.ko", kerneltree.module())
         (tree / "modules.dep.bin").write_bytes(b"updates/other.ko:")
-        proof = verify.prove(root, KERNEL, "demo")
+        proof = verify.prove(root, KERNEL, ["demo"])[0]
         assert (results(proof)["depmod"], results(proof)["crcs"]) == (FAIL, PASS)
 
     def test_with_a_module_of_the_same_package(self, root: Path, tree: Path) -> None:
         kerneltree.add(tree, "updates/other.ko", kerneltree.module("other", exports={"fn": (7, "", "")}))
         uses = kerneltree.module(undefined=["printk", "fn"], crcs={**CRCS, "fn": 7})
         kerneltree.add(tree, "updates/demo.ko", uses, "updates/other.ko kernel/lib/my-lib.ko")
-        assert verify.prove(root, KERNEL, "demo").loads
+        assert verify.prove(root, KERNEL, ["demo"])[0].loads
         kerneltree.add(tree, "updates/demo.ko", uses)
-        assert not verify.prove(root, KERNEL, "demo").loads
+        assert not verify.prove(root, KERNEL, ["demo"])[0].loads
+
+    def test_together_as_alone(self, root: Path, tree: Path) -> None:
+        """What one module of them needs, exports or brings with it is nothing to the others."""
+        kerneltree.add(tree, "updates/first.ko", kerneltree.module("first", exports={"fn": (7, "", "")}))
+        uses = ["printk", "fn"]
+        for number, needs in enumerate(("updates/first.ko", "")):
+            data = kerneltree.module(f"user{number}", undefined=uses, crcs={**CRCS, "fn": 7})
+            kerneltree.add(tree, f"updates/user{number}.ko", data, needs)
+        kerneltree.add(tree, "updates/damaged.ko", b"\x7fELF")
+        modules = ["first", "user0", "user1", "damaged", "absent"]
+        proofs = verify.prove(root, KERNEL, modules)
+        assert [proof.loads for proof in proofs] == [True, True, False, False, False]
+        assert proofs == [verify.prove(root, KERNEL, [name])[0] for name in modules]
+        next((root / "usr/src").glob("*/Module.symvers")).unlink()
+        proofs = verify.prove(root, KERNEL, modules)
+        assert [results(proof).get("symbols") for proof in proofs] == [UNKNOWN, UNKNOWN, UNKNOWN, None, None]
 
 
 def test_the_story(tmp_path: Path) -> None:
@@ -399,7 +415,7 @@ def test_the_story(tmp_path: Path) -> None:
     tree = kerneltree.make(tmp_path, "4.10.0-40-generic", modversions=False)
     magic = "4.10.0-38-generic SMP preempt mod_unload "
     kerneltree.add(tree, "updates/dkms/knetstat.ko", kerneltree.module("knetstat", vermagic=magic, crcs=None))
-    worst = verify.prove(tmp_path, "4.10.0-40-generic", "knetstat").worst
+    worst = verify.prove(tmp_path, "4.10.0-40-generic", ["knetstat"])[0].worst
     assert worst
     assert worst.reason == (
         "knetstat: version magic '4.10.0-38-generic SMP preempt mod_unload ' "
@@ -439,7 +455,7 @@ def test_hostile_kernel_files_raise_nothing(root: Path, data: bytes, name: str, 
     before = [path.read_bytes() if path.exists() else b"" for path in paths]
     for path, was in zip(paths, before, strict=True):
         path.write_bytes((was if keep else b"") + data)
-    proof = verify.prove(root, KERNEL, "demo")
+    proof = verify.prove(root, KERNEL, ["demo"])[0]
     assert not proof.loads
     judge(root, kerneltree.module())
     for path, was in zip(paths, before, strict=True):
