@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -178,13 +177,8 @@ class Builder:
 
         self.progress.phase(f"Publishing {o.module} {o.version} for {o.kernel}")
         self._say(Event.PUBLISH_STARTED, seen, "publishing into DKMS and /lib/modules")
-        # From here on neither a service manager's stop nor Ctrl-C may leave half of it; what is started inherits this.
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-        try:
+        with run.undisturbed():  # from here on nothing may leave half of it
             publish.publish(job, staged, seen.headers.path, prove, [self.lock], self.progress.tick)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
         artefact.clear(job.state, o.kernel, o.module)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(artefact.log_path(job.state, o.kernel, o.module))
@@ -249,15 +243,14 @@ def by_hand(
 def step_by_step(machine: Machine, journal: Journal, kernel: str, modules: Sequence[str], kind: str) -> bool:
     """What the daemon starts: the steps of one kind that are due now, for one kernel. False where another run is at work."""
     run.adopt_orphans()
-    # A service manager that stops everything waits for what has begun; what is started from here inherits this.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         lock = locks.hold(machine.runtime, locks.BUILD)
     except KnetstatdError:
         return False
     hand = Builder(machine, journal, Progress(shown=False), lock)
-    for module in modules:
-        _to_the_end(hand, kernel, module, STEPS[kind], wait=False)
+    with run.undisturbed():  # a service manager that stops everything waits for what has begun
+        for module in modules:
+            _to_the_end(hand, kernel, module, STEPS[kind], wait=False)
     run.kill_orphans()
     os.close(lock)
     return True

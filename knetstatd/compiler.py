@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -132,8 +131,6 @@ def unit_program(machine: Machine, what: str, cache: str) -> None:
 
     Compiles there, and leaves the result there and nothing else.  Raises KnetstatdError where that cannot be done.
     """
-    # The machine's stop waits for it, as for the builder that waits for this.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     run.adopt_orphans()
     kernel, _, module = what.partition(":")
     names.kernel(kernel)
@@ -144,10 +141,9 @@ def unit_program(machine: Machine, what: str, cache: str) -> None:
     if seen.source is None:
         raise KnetstatdError(seen.source_reason or f"{module} has no source", fix=seen.source_fix)
     timeout = machine.config.compile_timeout_seconds
-    _serve(
-        Job(Path(cache), kernel, module, seen.observation.version, seen.source, seen.passed, seen.fingerprint, timeout),
-        Path(cache),
-    )
+    job = Job(Path(cache), kernel, module, seen.observation.version, seen.source, seen.passed, seen.fingerprint, timeout)
+    with run.undisturbed():  # the machine's stop waits for it, as for the builder that waits for this
+        _serve(job, Path(cache))
 
 
 def _serve(job: Job, cache: Path) -> None:

@@ -20,8 +20,9 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from .errors import KnetstatdError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
+    from types import FrameType
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -102,6 +103,25 @@ def kill_family(pid: int) -> None:
         if not others:
             return
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within it a service manager's stop and Ctrl-C do nothing to this process.
+
+    By a handler, not by SIG_IGN, which programs inherit: dkms ends its own children with SIGTERM, and waits for them.
+    """
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.signal(number, _ignored) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ignored(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 def kill_orphans() -> None:
