@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from . import grub
+
 _LOADER_GUID = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 _ESP = ("efi", "boot/efi", "boot")
 _IMAGE = re.compile(r"(?:vmlinu[xz]|kernel|linux|[Ii]mage|bzImage)-(.+?)(?:\.efi)?(?:\.signed)?", re.DOTALL)
+_VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 _COUNTER = re.compile(r"\+([0-9]{1,6})(?:-[0-9]{1,6})?$")
 
 
@@ -65,6 +68,41 @@ def next_kernel(root: Path, installed: Sequence[str]) -> Next | None:
     return Next(newest, "newest installed") if newest else None
 
 
+def command_lines(root: Path, kernel: str) -> list[str]:
+    """The kernel command lines that the boot loaders' entries give to `kernel`; none where none of them can be read."""
+    entries: list[tuple[str, str]] = []
+    menu = _grub_menu(root)
+    if menu is not None:
+        from . import grub
+
+        entries += [(entry.image, entry.arguments) for entry in grub.flat(menu[0])]
+    for place in ("boot", *_ESP[:2]):
+        entries += [(entry.image, entry.options) for entry in _bls(root / place / "loader/entries")]
+    return [arguments for image, arguments in entries if arguments and _release(root, image, [kernel]) == kernel]
+
+
+def command_line(root: Path, kernel: str) -> str:
+    """What `kernel` will be told when the boot loader starts it; where no entry names it, what the running one was told.
+
+    The first entry of a kernel is the usual one, its recovery entry comes later. GRUB's variables are those that it saved.
+    """
+    found = command_lines(root, kernel)
+    if not found:
+        return (files.text(root / "proc/cmdline", 65536) or "").strip()
+    saved: dict[str, str] = {}
+    for directory in ("boot/grub", "boot/grub2"):
+        block = files.text(root / directory / "grubenv", 4096) or ""
+        saved |= dict(line.partition("=")[::2] for line in block.splitlines() if not line.startswith("#"))
+    return _VARIABLE.sub(lambda match: saved.get(match[1], ""), found[0])
+
+
+def inputs(root: Path) -> tuple[Path, ...]:
+    """The files, and the directories of files, on which command lines depend; also those that do not exist."""
+    grub = [root / f"boot/{name}/{file}" for name in ("grub", "grub2") for file in ("grub.cfg", "grubenv")]
+    entries = [root / d / "loader/entries" for d in ("boot", *_ESP)]
+    return (*grub, *entries, *(place / name for place in entries for name in files.names(place)))
+
+
 def _release(root: Path, image: str, installed: Sequence[str], depth: int = 0) -> str:
     """The kernel release that a boot image's path stands for; "" where it stands for none."""
     directory, _, name = image.rpartition("/")
@@ -97,6 +135,23 @@ def _release(root: Path, image: str, installed: Sequence[str], depth: int = 0) -
 
 def _grub(root: Path) -> tuple[str, str, str] | None:
     """GRUB's choice as (image, source, detail); None where there is no GRUB menu."""
+    found = _grub_menu(root)
+    if found is None:
+        return None
+    from . import grub
+
+    menu, env, saved, script = found
+    default = env.get("default") or "0"
+    source = "grub default entry"
+    for name, text in (("saved_entry", "grub saved entry"), ("next_entry", "grub next entry")):
+        if saved.get(name) == default and name in script:
+            source = text
+    image, detail = grub.choose(menu, default)
+    return image, source, detail
+
+
+def _grub_menu(root: Path) -> tuple[list[grub.Entry], dict[str, str], dict[str, str], str] | None:
+    """GRUB's menu, its variables, those that were saved, and the script; None where there is no menu."""
     from . import grub  # large, and not every machine has GRUB
 
     for directory in (root / "boot/grub", root / "boot/grub2"):
@@ -108,16 +163,9 @@ def _grub(root: Path) -> tuple[str, str, str] | None:
         env = {"grub_platform": platform, "feature_menuentry_id": "y", "menuentry_id_option": "--id"} | saved
         # GRUB orders the entries by file name alone.
         bls = sorted(_bls(root / "boot/loader/entries"), key=lambda e: names.version_key(e.id), reverse=True)
-        menu = grub.menu(script, env, [grub.Entry(e.title, e.id, e.image) for e in bls])
-        if not menu:
-            continue
-        default = env.get("default") or "0"
-        source = "grub default entry"
-        for name, text in (("saved_entry", "grub saved entry"), ("next_entry", "grub next entry")):
-            if saved.get(name) == default and name in script:
-                source = text
-        image, detail = grub.choose(menu, default)
-        return image, source, detail
+        menu = grub.menu(script, env, [grub.Entry(e.title, e.id, e.image, None, e.options) for e in bls])
+        if menu:
+            return menu, env, saved, script
     return None
 
 
@@ -130,6 +178,7 @@ class _BootEntry(NamedTuple):
     version: str
     sort_key: str
     machine: str
+    options: str
     bad: bool
 
 
@@ -158,6 +207,7 @@ def _boot_entry(stem: str, image: str, fields: dict[str, str]) -> _BootEntry:
         fields.get("version", "")[:256],
         fields.get("sort-key", ""),
         fields.get("machine-id", ""),
+        fields.get("options", ""),
         count is not None and int(count[1]) == 0,
     )
 

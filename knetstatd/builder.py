@@ -173,6 +173,7 @@ class Builder:
         assert seen.headers.path is not None, "and has headers"
 
         def prove() -> tuple[Proof, ...]:
+            self.machine.refresh()  # DKMS has marked another version as installed
             return self.machine.prove_installed(self.machine.look(o.kernel), o.module)
 
         self.progress.phase(f"Publishing {o.module} {o.version} for {o.kernel}")

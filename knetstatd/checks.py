@@ -9,6 +9,7 @@ Rule 3: "compiled for another kernel" and "will not load" are two facts. Where b
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ _SHOWN = 5
 # license_is_gpl_compatible(), linux/license.h.
 _GPL = ("GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL")
 _X86 = (3, 62)  # e_machine
+# "gcc-12 (Debian 12.2.0-14) 12.2.0", "GCC: (crosstool-NG 1.25.0) 12.2.0", "clang version 17.0.6": not what is in brackets.
+_PACKAGED, _VERSION = re.compile(r"\([^()]*\)"), re.compile(r"(?:^|\s)(\d+)\.\d")
 _FORCE_LOAD, _NAMESPACES = "MODULE_FORCE_LOAD", "MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS"
 _NO_WITNESS = "none of the kernel's own modules can be read to compare with"
 
@@ -50,11 +53,11 @@ def release(module: Module, facts: Target) -> Check:
     found = names.clean(module.release)
     if facts.modversions and module.crcs is not None:
         reason = "Compiled for another kernel; this one ignores that and compares checksums (CONFIG_MODVERSIONS)"
-        return Check("release", Result.WARN, facts.kernel, found, reason, _rebuild(facts))
+        return Check("release", Result.WARN, facts.kernel, found, reason, rebuild(facts))
     if facts.modversions is None:
         reason = "Compiled for another kernel; whether this one ignores that (CONFIG_MODVERSIONS) cannot be seen"
-        return Check("release", Result.UNKNOWN, facts.kernel, found, reason, _rebuild(facts))
-    return Check("release", Result.FAIL, facts.kernel, found, _magic(module, facts), _rebuild(facts))
+        return Check("release", Result.UNKNOWN, facts.kernel, found, reason, rebuild(facts))
+    return Check("release", Result.FAIL, facts.kernel, found, _magic(module, facts), rebuild(facts))
 
 
 def vermagic(module: Module, facts: Target) -> Check:
@@ -66,7 +69,7 @@ def vermagic(module: Module, facts: Target) -> Check:
         return Check("vermagic", Result.NOT_APPLICABLE, expected, reason="The module has no vermagic")
     if module.flags == facts.flags:
         return Check("vermagic", Result.PASS, expected, found)
-    return Check("vermagic", Result.FAIL, expected, found, _magic(module, facts), _rebuild(facts))
+    return Check("vermagic", Result.FAIL, expected, found, _magic(module, facts), rebuild(facts))
 
 
 def struct_module(module: Module, facts: Target) -> Check:
@@ -80,7 +83,7 @@ def struct_module(module: Module, facts: Target) -> Check:
         "Compiled for a kernel with another struct module: '.gnu.linkonce.this_module section size must match the "
         "kernel's built struct module size at run time'"
     )
-    return Check("struct-module", Result.FAIL, expected, found, reason, _rebuild(facts))
+    return Check("struct-module", Result.FAIL, expected, found, reason, rebuild(facts))
 
 
 def symbols(module: Module, facts: Target, exports: Mapping[str, Export]) -> Check:
@@ -92,7 +95,7 @@ def symbols(module: Module, facts: Target, exports: Mapping[str, Export]) -> Che
 
     absent = [name for name in module.undefined if name not in exports and not _ignored(module, name)]
     if absent:
-        return fail(absent, f"The kernel does not export them: 'Unknown symbol {absent[0]}'", _rebuild(facts))
+        return fail(absent, f"The kernel does not export them: 'Unknown symbol {absent[0]}'", rebuild(facts))
     free = module.license in _GPL
     withheld = [name for name in module.undefined if name in exports and exports[name].gpl_only and not free]
     if withheld:
@@ -168,7 +171,24 @@ def crcs(module: Module, facts: Target, exports: Mapping[str, Export], others: C
         return Check("crcs", Result.PASS, expected, "all equal")
     found = [f"{len(which)} {what}: {some(which)}" for what, which in (("differ", differ), ("missing", absent)) if which]
     reason = f"'disagrees about version of symbol {differ[0]}'" if differ else f"'no symbol version for {absent[0]}'"
-    return Check("crcs", Result.FAIL, expected, "; ".join(found), reason, _rebuild(facts))
+    return Check("crcs", Result.FAIL, expected, "; ".join(found), reason, rebuild(facts))
+
+
+def compiler(module: Module, facts: Target) -> Check:
+    """The compiler of the module against the kernel's; kbuild itself only warns of it, plugins and BTF may break by it."""
+    expected, found = facts.compiler, names.clean(module.compiler, 120)
+    if not expected or not found:
+        missing = "the kernel's configuration" if not expected else "the module (it has no .comment)"
+        return Check("compiler", Result.UNKNOWN, expected, found, f"Which compiler it was cannot be read from {missing}")
+    kind, other = ("clang" if "clang" in text else "gcc" for text in (expected, found))
+    wanted, had = (_VERSION.search(_PACKAGED.sub("", text)) for text in (expected, found))
+    if wanted is None or had is None:
+        return Check("compiler", Result.UNKNOWN, expected, found, "The version cannot be read")
+    if (kind, wanted[1]) == (other, had[1]):
+        return Check("compiler", Result.PASS, expected, found)
+    reason = "Another compiler than the kernel's, or another major version of it"
+    fix = f"Install {kind}-{wanted[1]}, then run: knetstatctl build {facts.kernel}"
+    return Check("compiler", Result.WARN, expected, found, reason, fix)
 
 
 def some(words: Collection[str]) -> str:
@@ -177,7 +197,8 @@ def some(words: Collection[str]) -> str:
     return ", ".join(names.clean(word, 100) for word in islice(words, _SHOWN)) + more
 
 
-def _rebuild(facts: Target) -> str:
+def rebuild(facts: Target) -> str:
+    """The cure for a file that is wrong."""
     return f"Run: knetstatctl build {facts.kernel}"
 
 
@@ -190,9 +211,9 @@ def _forced(check: str, facts: Target, expected: str, found: str, why: str) -> C
     """What try_to_force_load() answers, for a module that lacks what is to be compared."""
     if _FORCE_LOAD in facts.options:
         reason = f"It loads, unchecked, and taints the kernel: '{why}: kernel tainted.' (CONFIG_MODULE_FORCE_LOAD)"
-        return Check(check, Result.WARN, expected, found, reason, _rebuild(facts))
+        return Check(check, Result.WARN, expected, found, reason, rebuild(facts))
     reason = "Nothing to compare, and this kernel does not load such modules: 'Exec format error'"
-    return Check(check, Result.FAIL, expected, found, reason, _rebuild(facts))
+    return Check(check, Result.FAIL, expected, found, reason, rebuild(facts))
 
 
 def _ignored(module: Module, name: str) -> bool:

@@ -73,6 +73,19 @@ class Tables:
             at = canonical.find(name, at + 1)
         return -1
 
+    def shipped(self, module: str) -> list[Path]:
+        """The files of that module name that the kernel itself brought, whichever one modprobe takes."""
+        text, name = _read(self.tree / "modules.order").replace(b"-", b"_"), b"/" + _stem(module) + b".ko\n"
+        original = _read(self.tree / "modules.order") if name in text else b""
+        found = []
+        at = text.find(name) if original else -1
+        while at >= 0:
+            line = original[original.rfind(b"\n", 0, at) + 1 : at + len(name) - 1]
+            paths = (self.tree / (os.fsdecode(line) + os.fsdecode(suffix)) for suffix in _SUFFIXES)
+            found += [path for path in paths if path.is_file()]
+            at = text.find(name, at + 1)
+        return found
+
     def in_tree(self, count: int) -> list[str]:
         """Some `count` to 2 * `count` of the files that the kernel itself brought, spread over all of them, relative to `tree`.
 

@@ -30,12 +30,13 @@ _DEEPEST = 64
 
 
 class Entry(NamedTuple):
-    """A menu entry, or a submenu (`children` is not None)."""
+    """A menu entry, or a submenu (`children` is not None). arguments: the kernel's command line."""
 
     title: str
     id: str
     image: str = ""
     children: list[Entry] | None = None
+    arguments: str = ""
 
 
 def environment(text: str) -> dict[str, str]:
@@ -69,6 +70,12 @@ def choose(entries: Sequence[Entry], default: str) -> tuple[str, str]:
             return entry.image, " > ".join(way)
         entries = entry.children
     return "", " > ".join([*way, "an empty submenu"])
+
+
+def flat(entries: Sequence[Entry]) -> Iterator[Entry]:
+    """All entries that start something, those of the submenus too."""
+    for entry in entries:
+        yield from [entry] if entry.children is None else flat(entry.children)
 
 
 def _commands(script: str) -> Iterator[list[str]]:
@@ -136,7 +143,8 @@ def menu(script: str, env: dict[str, str], bls: Sequence[Entry] = ()) -> list[En
             if raw[-1] == "{":
                 blocks.append(_Block("skip"))
             elif not menus[-1][-1].image and (image := _image([_expand(word, env) for word in raw[:2]])):
-                menus[-1][-1] = menus[-1][-1]._replace(image=image)
+                arguments = " ".join(_expand(word, env) for word in raw[2:])
+                menus[-1][-1] = menus[-1][-1]._replace(image=image, arguments=arguments)
         elif raw[-1] == "{":
             kind = {"menuentry": "entry", "submenu": "menu"}.get(command, "skip")
             if kind != "skip":

@@ -12,6 +12,7 @@ from . import files, names
 from .model import Headers, KernelState
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _UTS_RELEASE = re.compile(r'#define\s+UTS_RELEASE\s+"([^"]*)"')
@@ -147,16 +148,28 @@ def _newest(paths: list[Path]) -> str:
 
 
 def _sum(directory: Path) -> str:
-    """The sum of a source tree: at most 10,000 files, symlinks not followed."""
     count = size = newest = 0
+    for st in _files(directory):
+        count, size, newest = count + 1, size + st.st_size, max(newest, st.st_ctime_ns)
+    return f"{count} files {size} bytes {newest}"
+
+
+def changed(source: Path) -> float:
+    """When a source tree last got other contents, in seconds since the epoch: a restored file keeps the time of its contents,
+    and one from the future counts from when it came here."""
+    return max((min(st.st_mtime, st.st_ctime) for st in _files(source)), default=0.0)
+
+
+def _files(directory: Path) -> Iterator[os.stat_result]:
+    """The files of a source tree: some 10,000 at most, symlinks not followed."""
+    count = 0
     for where, dirs, found in os.walk(directory):
         dirs.sort()
         for name in found:
             try:
-                st = os.lstat(os.path.join(where, name))
+                yield os.lstat(os.path.join(where, name))
             except OSError:
                 continue
-            count, size, newest = count + 1, size + st.st_size, max(newest, st.st_ctime_ns)
+        count += len(found)
         if count > 10000:
-            break
-    return f"{count} files {size} bytes {newest}"
+            return

@@ -17,7 +17,7 @@ import stat
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import elf, names, unpack
+from . import elf, files, names, unpack
 from .errors import ModuleFileError
 from .symvers import Export
 from .unpack import Damaged
@@ -33,6 +33,7 @@ _SIGNATURE = struct.Struct(">8BI")  # algo, hash, id_type, signer_len, key_id_le
 _PKCS7 = 2
 _ENTRY = 64
 _SECTIONS = frozenset({b".modinfo", b".gnu.linkonce.this_module", b"__versions", b"__version_ext_crcs", b"__version_ext_names"})
+_NOTED = frozenset({b".note.gnu.build-id", b".comment"})  # of no matter to the kernel, so there may be two
 _EXPORT = re.compile(rb"\0(__(?:ksymtab|crc|kstrtabns|flags)_[^\0]+)")
 
 
@@ -43,6 +44,9 @@ class Module(NamedTuple):
     crcs: the checksum of each symbol as this module was compiled, from `__versions`, None where that table is missing.
     ext_crcs: the same from the extended table.  undefined, weak: names that must, or may, be exported by others.
     common: names that no kernel accepts.  exports: what this module exports.  struct_size: bytes of its struct module.
+    signature: PKCS#7 data, or what was appended in its place, None where the kernel sees none.  compiler: as it names itself.
+    build_id: of the linker, in hex; it stays when a module is signed, stripped or compressed.  aliases: what udev or the
+    kernel may ask for to get it.
     """
 
     name: str
@@ -61,7 +65,15 @@ class Module(NamedTuple):
     exports: Mapping[str, Export]
     struct_size: int
     machine: Machine
-    signed: bool
+    signature: bytes | None
+    compiler: str
+    build_id: str
+    aliases: tuple[str, ...]
+
+    @property
+    def signed(self) -> bool:
+        """Whether it has a signature, whatever that is worth."""
+        return self.signature is not None
 
     @property
     def release(self) -> str:
@@ -93,6 +105,23 @@ def read(path: Path) -> Module:
         os.close(fd)
 
 
+def parse(data: bytes, filename: str) -> Module:
+    """The same for a file's contents. Raises ModuleFileError."""
+    try:
+        return _module(elf.Source(-1, 0, unpack.unpack(data)), filename)
+    except Damaged as e:
+        raise ModuleFileError(str(e), filename) from e
+
+
+def contents(path: Path) -> bytes:
+    """What a signature is over: the module, unpacked, without one. Raises OSError, ModuleFileError."""
+    try:
+        data = unpack.unpack(files.read(path, unpack.LIMIT))
+        return data[: _unsigned_size(elf.Source(-1, 0, data))]
+    except Damaged as e:
+        raise ModuleFileError(str(e), os.fspath(path)) from e
+
+
 def _read(fd: int, filename: str) -> Module:
     st = os.fstat(fd)
     if not stat.S_ISREG(st.st_mode):
@@ -104,12 +133,17 @@ def _read(fd: int, filename: str) -> Module:
     source = elf.Source(fd, st.st_size)
     if unpack.is_packed(source.at(0, min(6, source.size))):
         source = elf.Source(fd, 0, unpack.unpack(source.at(0, source.size)))
+    return _module(source, filename)
+
+
+def _module(source: elf.Source, filename: str) -> Module:
     end = _unsigned_size(source)
     file = elf.Elf(source, end)
     sections = _sections(file)
     struct_module = sections.get(b".gnu.linkonce.this_module")
     if struct_module is None or struct_module.kind == elf.NOBITS:
         raise Damaged("is not a kernel module: it has no .gnu.linkonce.this_module")
+    comment, note = (file.data(sections[n]) if n in sections else b"" for n in (b".comment", b".note.gnu.build-id"))
     info = _modinfo(file.data(sections[b".modinfo"])) if b".modinfo" in sections else {}
     symbols = elf.Symbols(file)
     open_ends = [row for row, section in enumerate(symbols.sections) if section == elf.UNDEF and row]
@@ -131,7 +165,10 @@ def _read(fd: int, filename: str) -> Module:
         exports=_exports(file, symbols, name),
         struct_size=struct_module.size,
         machine=file.machine,
-        signed=end != source.size,
+        signature=_signature(source, end),
+        compiler=comment.lstrip(b"\0").partition(b"\0")[0].decode("utf-8", "replace"),
+        build_id=note[16:].hex(),  # after three words and "GNU\0" (elf(5), "Notes")
+        aliases=tuple(info.get("alias", ())),
     )
 
 
@@ -148,11 +185,24 @@ def _unsigned_size(source: elf.Source) -> int:
     return source.size - tail - int(size)
 
 
+def _signature(source: elf.Source, end: int) -> bytes | None:
+    """What lies between the ELF file and the trailer. One that is not PKCS#7 counts as none (mod_check_sig(): ENOPKG)."""
+    start = source.size - len(_MARKER) - _SIGNATURE.size
+    if end == source.size or _SIGNATURE.unpack(source.at(start, _SIGNATURE.size))[2] != _PKCS7:
+        return None
+    return source.at(end, start - end)
+
+
 def _sections(file: elf.Elf) -> dict[bytes, elf.Section]:
     """The sections that say what the module is. Like the kernel's find_sec(): one that is not loaded does not count."""
     found: dict[bytes, elf.Section] = {}
     for section in file.sections:
-        if section.flags & elf.ALLOC and section.kind != elf.NULL and (name := file.name(section)) in _SECTIONS:
+        if section.kind == elf.NULL:
+            continue
+        name = file.name(section)
+        if name in _NOTED:
+            found.setdefault(name, section)
+        elif name in _SECTIONS and section.flags & elf.ALLOC:
             if name in found:
                 raise Damaged(f"is damaged: it has two sections {name.decode()}")
             found[name] = section

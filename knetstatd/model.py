@@ -28,6 +28,13 @@ class Check(NamedTuple):
     fix: str = ""
 
 
+# Checks of the machine, whose answer no new build of the module changes; those that a file passes only once it is published;
+# and those that decide nothing while they are unknown.
+ELSEWHERE = frozenset({"key", "modprobe", "winner", "initrd"})
+UNPUBLISHED = ELSEWHERE | {"signature"}
+REMARKS = frozenset({"compiler", "origin", "initrd"})
+
+
 class Proof(NamedTuple):
     """The answer to "will this file load on that kernel?", with what it rests on.
 
@@ -40,16 +47,28 @@ class Proof(NamedTuple):
     @property
     def loads(self) -> bool:
         """Whether nothing stands against loading it."""
-        return bool(self.path) and all(c.result not in (Result.FAIL, Result.UNKNOWN) for c in self.checks)
+        return self.holds()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it was made for this very kernel, from the source that is registered."""
+        return all(c.result is not Result.WARN for c in self.checks if c.name in ("release", "origin"))
+
+    def holds(self, but: frozenset[str] = frozenset()) -> bool:
+        """Whether nothing stands against loading it, apart from the checks `but`."""
+        bad = (c for c in self.checks if c.result in (Result.FAIL, Result.UNKNOWN) and c.name not in but)
+        return bool(self.path) and all(c.result is Result.UNKNOWN and c.name in REMARKS for c in bad)
 
     @property
     def worst(self) -> Check | None:
         """The check to name first: the first failure, else the first unknown, else the first warning."""
-        for result in (Result.FAIL, Result.UNKNOWN, Result.WARN):
-            for check in self.checks:
-                if check.result is result:
-                    return check
-        return None
+        return self.first()
+
+    def first(self, but: frozenset[str] = frozenset()) -> Check | None:
+        """The same, apart from the checks `but`."""
+        order = (Result.FAIL, Result.UNKNOWN, Result.WARN)
+        against = (c for c in self.checks if c.result in order and c.name not in but)
+        return min(against, key=lambda c: order.index(c.result), default=None)
 
 
 class KernelState(enum.StrEnum):
@@ -81,7 +100,8 @@ class Artefact(enum.StrEnum):
 
     NONE = "none"
     GOOD = "good"
-    OTHER = "loads, but is another kernel's"
+    OTHER = "loads, but is another kernel's or not of the registered source"
+    DENIED = "good, but the machine does not let it be loaded"
     BAD = "bad"
 
 
@@ -230,6 +250,7 @@ class Why(enum.StrEnum):
     STAGED = "staged"
     NOT_LOADED = "not-loaded"
     OUTDATED = "loaded-outdated"
+    DENIED = "denied"
     FAILED = "failed"
 
 

@@ -23,11 +23,12 @@ from . import (
     ko,
     locks,
     names,
+    placement,
     plan,
     transaction,
 )
 from .errors import KnetstatdError
-from .model import Artefact, Headers, KernelState, Limits, Loaded, Observation, Proof, Result, Source
+from .model import ELSEWHERE, UNPUBLISHED, Artefact, Headers, KernelState, Limits, Loaded, Observation, Proof, Source
 from .proofs import Look, Proofs
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class Machine:
         self._foreign = ""
         self._proofs = Proofs(root)
         self._confs: dict[tuple[str, str], dkmsconf.Conf] = {}
+        self._host: placement.Host | None = None
+        self._changed: dict[str, float] = {}
 
     @staticmethod
     def now() -> float:
@@ -98,6 +101,8 @@ class Machine:
         reason = "not a DKMS module name or version; a name like this could be run as a command by dkms"
         self._refused = [*self.kernels.refused, *((path, reason) for path in tree.refused)]
         self._proofs.keep_only(self._states)
+        self._host = placement.host(self.root, self.state)
+        self._changed = {}
         self.refresh_locks()
 
     def refresh_locks(self) -> str:
@@ -146,7 +151,7 @@ class Machine:
         base = files.inside(self.root, "/lib/modules")
         yield "modules", base
         yield "boot", files.inside(self.root, "/boot")
-        for directory in ("/boot/grub", "/boot/grub2", "/boot/loader/entries"):
+        for directory in ("/boot/grub", "/boot/grub2", "/boot/loader/entries", "/etc/modprobe.d", "/etc/modules-load.d"):
             if (path := files.inside(self.root, directory)).is_dir():
                 yield "boot", path
         registered = files.inside(self.root, "/var/lib/dkms")
@@ -161,7 +166,7 @@ class Machine:
 
     def look(self, kernel: str) -> Look:
         """A new look at a kernel, to be shared by all modules that are observed on it now."""
-        return Look(self.root, kernel)
+        return Look(self.root, kernel, self._host)
 
     def prove_file(self, look: Look, path: Path) -> Proof:
         """What `verify` says of a module file for a kernel."""
@@ -172,8 +177,26 @@ class Machine:
         return tuple(proof for _, proof in self._installed(look, *modules))
 
     def _installed(self, look: Look, *modules: str) -> tuple[tuple[str, Proof], ...]:
-        made = [names.canonical(name) for module in modules for name in self._made(look.kernel, module)]
+        made = {
+            names.canonical(name): self._origin(look.kernel, module, name)
+            for module in modules
+            for name in self._made(look.kernel, module)
+        }
         return self._proofs.installed(look, made)
+
+    def _origin(self, kernel: str, module: str, name: str) -> placement.Origin | None:
+        """What DKMS knows of an installed module of a package."""
+        package = self._registered.get(module)
+        if package is None:
+            return None
+        if package.name not in self._changed:
+            self._changed[package.name] = kernels.changed(package.highest.source)
+        registered, changed = package.highest.version, self._changed[package.name]
+        if (installed := package.installed(kernel)) is None:
+            return placement.Origin(registered, changed=changed)
+        version, build = installed
+        copy = placement.copy_of(name, build.directory / "module", build.files)
+        return placement.Origin(registered, version.version, copy, changed)
 
     def _made(self, kernel: str, module: str) -> tuple[str, ...]:
         """The names of the modules that a package makes for a kernel: dkms.conf says, or what was built."""
@@ -247,7 +270,8 @@ class Machine:
             return seen  # nothing is to be done, so nothing is asked of the stage and of earlier attempts
         mark = kernels.fingerprint(self.root, source, look.headers.path)
         staged = artefact.find(self.state, o.kernel, o.module, version, mark)
-        good = staged is not None and all(self._fits(self.prove_file(look, path)) for path in staged.modules)
+        proofs = [self.prove_file(look, path) for path in staged.modules] if staged is not None else []
+        good = all(proof.holds(UNPUBLISHED) and proof.is_current for proof in proofs)
         o = o._replace(
             staged=Artefact.NONE if staged is None else Artefact.GOOD if good else Artefact.BAD,
             hook_builds=bool(conf.autoinstall) and dkms.hook_present(self.root),
@@ -255,18 +279,15 @@ class Machine:
         )
         return seen._replace(observation=o, fingerprint=mark)
 
-    @staticmethod
-    def _fits(proof: Proof) -> bool:
-        """Whether it loads and was compiled for this very kernel."""
-        return proof.loads and all(c.result is Result.PASS for c in proof.checks if c.name == "release")
-
     def _judge(self, kernel: str, module: str, installed: tuple[tuple[str, Proof], ...]) -> Artefact:
         if len(installed) < len(self._made(kernel, module)) or not installed:
             return Artefact.NONE if not installed else Artefact.BAD
-        if not all(proof.loads for _, proof in installed):
+        if not all(proof.holds(ELSEWHERE) for _, proof in installed):
             return Artefact.BAD
+        if not all(proof.loads for _, proof in installed):
+            return Artefact.DENIED
         # weak-updates are meant to be another release's (RHEL, SUSE): the kernel's symbols have the same checksums.
-        fit = all(self._fits(proof) or _WEAK in proof.path for _, proof in installed)
+        fit = all(proof.is_current or _WEAK in proof.path for _, proof in installed)
         return Artefact.GOOD if fit else Artefact.OTHER
 
     def _loaded(self, kernel: str, module: str, installed: tuple[tuple[str, Proof], ...]) -> Loaded:

@@ -55,6 +55,8 @@ def plan(seen: Observation, now: float, limits: Limits) -> Step:
         return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
     if seen.installed is Artefact.GOOD:
         return _loaded(seen, now)
+    if seen.installed is Artefact.DENIED:  # by what no new build changes
+        return _busy(seen, now) or Step(Action.GIVE_UP, Why.DENIED)
     if seen.source is not Source.REGISTERED:
         if seen.transaction:
             return Step(Action.WAIT, Why.TRANSACTION, now + POLL)

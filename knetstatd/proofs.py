@@ -11,12 +11,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import files, kernels, target, verify
+from . import files, kernels, placement, target, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Container, Mapping
 
     from .model import Proof
+    from .placement import Host, Origin
 
 
 class Look:
@@ -25,9 +26,10 @@ class Look:
     proven: the guarded modules that are installed have been proven, as far as that was needed.
     """
 
-    def __init__(self, root: Path, kernel: str) -> None:
+    def __init__(self, root: Path, kernel: str, host: Host | None = None) -> None:
         self.root = root
         self.kernel = kernel
+        self.host = host or placement.host(root)
         self.headers = kernels.headers(root, kernel)
         # What every proof for this kernel depends on, besides the module's own file.
         self.inputs = tuple(map(files.identity, verify.inputs(root, kernel, root)))[1:]
@@ -42,11 +44,16 @@ class Look:
         return self._facts
 
 
+# The machine, what DKMS knows, and the identity of DKMS's own copy.
+_Rest = tuple["Host", "Origin | None", files.Identity | None]
+
+
 class _Kept(NamedTuple):
-    """A proof, and the identities of the files that it was made from."""
+    """A proof, and the identities of the files that it was made from. rest: what it depends on besides."""
 
     inputs: tuple[files.Identity | None, ...]
     file: files.Identity | None
+    rest: _Rest
     proof: Proof
 
 
@@ -64,25 +71,37 @@ class Proofs:
     def file(self, look: Look, path: Path) -> Proof:
         """The proof of a module file, wherever it lies, for the kernel of `look`."""
         key = (look.kernel, os.fspath(path))
-        known = self._known(key, look)
+        rest = (look.host, None, None)
+        known = self._known(key, look, rest)
         if known is None or known.proof.path != key[1]:
-            proof = verify.verify(self._root, look.kernel, path, facts=look.facts)
-            self._kept[key] = known = _Kept(look.inputs, files.identity(path), proof)
+            proof = verify.verify(self._root, look.kernel, path, facts=look.facts, host=look.host)
+            self._kept[key] = known = _Kept(look.inputs, files.identity(path), rest, proof)
         return known.proof
 
-    def installed(self, look: Look, modules: Sequence[str]) -> tuple[tuple[str, Proof], ...]:
-        """The proofs of the files that modprobe would take for the modules, for those that are installed."""
-        known = {module: kept.proof for module in modules if (kept := self._known((look.kernel, module), look)) is not None}
+    def installed(self, look: Look, modules: Mapping[str, Origin | None]) -> tuple[tuple[str, Proof], ...]:
+        """The proofs of the files that modprobe would take for the modules, for those that are installed.
+
+        modules: with what DKMS knows of each.
+        """
+        rests: dict[str, _Rest] = {
+            module: (look.host, origin, files.identity(origin.copy) if origin is not None and origin.copy is not None else None)
+            for module, origin in modules.items()
+        }
+        kept = {module: self._known((look.kernel, module), look, rest) for module, rest in rests.items()}
+        known = {module: one.proof for module, one in kept.items() if one is not None}
         if new := [module for module in modules if module not in known]:
-            for module, proof in zip(new, verify.prove(self._root, look.kernel, new, look.facts), strict=True):
+            proofs = verify.prove(self._root, look.kernel, new, look.facts, look.host, modules)
+            for module, proof in zip(new, proofs, strict=True):
                 known[module] = proof
                 if proof.path:
-                    self._kept[look.kernel, module] = _Kept(look.inputs, files.identity(Path(proof.path)), proof)
+                    identity = files.identity(Path(proof.path))
+                    self._kept[look.kernel, module] = _Kept(look.inputs, identity, rests[module], proof)
         found = ((module, known[module]) for module in modules)
         return tuple((m, proof) for m, proof in found if proof.path or any(check.name != "file" for check in proof.checks))
 
-    def _known(self, key: tuple[str, str], look: Look) -> _Kept | None:
+    def _known(self, key: tuple[str, str], look: Look, rest: _Rest) -> _Kept | None:
         """A proof that still stands: every file that it was made from is the same."""
         known = self._kept.get(key)
-        same = known is not None and known.inputs == look.inputs and known.file == files.identity(Path(known.proof.path))
-        return known if same else None
+        if known is None or known.inputs != look.inputs or known.rest != rest:
+            return None
+        return known if known.file == files.identity(Path(known.proof.path)) else None

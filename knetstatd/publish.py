@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from . import artefact, diagnose, files, run, signing
 from .errors import BuildError
-from .model import Kind
+from .model import ELSEWHERE, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -56,9 +56,10 @@ def publish(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     proofs = tuple(prove())
-    failed = next((proof for proof in proofs if not proof.loads), None)
+    # What the machine forbids is not this publication's failure; a module that is still not of this source is.
+    failed = next((proof for proof in proofs if not (proof.holds(ELSEWHERE) and proof.is_current)), None)
     if failed is not None or not proofs:
-        worst = failed.worst if failed else None
+        worst = failed.first(ELSEWHERE) if failed else None
         reason = worst.reason or worst.found if worst else "no module is installed"
         kind = _kind(installed)
         raise BuildError(

@@ -105,7 +105,7 @@ def verdict(machine: Machine, seen: Seen, step: Step) -> Verdict:
         version=o.version,
         kernel=o.kernel,
         role=role(machine, o.kernel),
-        state=_state(o, step, ready),
+        state=_state(seen, step, ready),
         ready=ready,
         progress=progress,
         proof="analysed" if seen.installed else "none",
@@ -117,7 +117,8 @@ def verdict(machine: Machine, seen: Seen, step: Step) -> Verdict:
     )
 
 
-def _state(o: Observation, step: Step, ready: bool) -> str:
+def _state(seen: Seen, step: Step, ready: bool) -> str:
+    o = seen.observation
     match step.action:
         case Action.DONE:
             if step.why is Why.OUTDATED:
@@ -126,7 +127,10 @@ def _state(o: Observation, step: Step, ready: bool) -> str:
         case Action.GIVE_UP:
             if o.installed is Artefact.GOOD:
                 return "ready, not loaded"
-            return "ready, built for another kernel" if ready else str(step.why)
+            if not ready:
+                return str(step.why)
+            warned = {c.name for _, proof in seen.installed for c in proof.checks if c.result is Result.WARN}
+            return "ready, built for another kernel" if "release" in warned else "ready, outdated build"
         case Action.WAIT if step.why is Why.BACKOFF:
             return str(Why.FAILED)
     return "ready, not loaded" if step.action is Action.LOAD else str(step.why)
@@ -135,7 +139,8 @@ def _state(o: Observation, step: Step, ready: bool) -> str:
 def _reason(machine: Machine, seen: Seen, step: Step) -> tuple[str, str]:
     """Why it is not simply ready, and what to do about it."""
     o = seen.observation
-    wrong = next((proof.worst for _, proof in seen.installed if proof.worst is not None), None)
+    proofs = sorted((proof for _, proof in seen.installed), key=lambda proof: proof.loads)
+    wrong = next((proof.worst for proof in proofs if proof.worst is not None), None)
     match step.action, step.why:
         case Action.DONE, Why.READY:
             return "", ""
@@ -149,6 +154,8 @@ def _reason(machine: Machine, seen: Seen, step: Step) -> tuple[str, str]:
             return f"{o.kernel} has modules but no boot image", "Reinstall its image package, or remove the directory"
         case Action.DONE, _:
             return f"/lib/modules/{o.kernel} holds headers or leftovers, not a kernel", ""
+        case Action.GIVE_UP, Why.DENIED if wrong is not None:
+            return wrong.reason or wrong.found, wrong.fix
         case Action.GIVE_UP, Why.SOURCE_MISSING | Why.SOURCE_BROKEN:
             return seen.source_reason, seen.source_fix
         case Action.GIVE_UP, Why.HEADERS_MISSING | Why.HEADERS_PARTIAL:

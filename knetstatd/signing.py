@@ -13,13 +13,9 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from . import files, run
+from . import files, run, trust
 from .errors import BuildError
 from .model import Kind
-
-_SETTING = re.compile(r"""^\s*(sign_file|mok_signing_key|mok_certificate)=["']?([^"'#\s]*)["']?""", re.MULTILINE)
-_UBUNTU = ("/var/lib/shim-signed/mok/MOK.priv", "/var/lib/shim-signed/mok/MOK.der")
-_DKMS = ("/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub")
 
 
 class Key(NamedTuple):
@@ -39,14 +35,12 @@ def key_for(headers: Path, work: Path) -> Key | None:
     config = files.text(headers / ".config") or ""
     if not re.search(r"^CONFIG_MODULE_SIG=y", config, re.MULTILINE):
         return None
-    settings = _settings()
+    root = Path("/")
     digest = re.search(r'^CONFIG_MODULE_SIG_HASH="(\w+)"', config, re.MULTILINE)
-    program = Path(settings.get("sign_file") or headers / "scripts" / "sign-file")
+    program = Path(trust.settings(root).get("sign_file") or headers / "scripts" / "sign-file")
     if not program.is_file():
         return None
-    private, certificate = settings.get("mok_signing_key", ""), settings.get("mok_certificate", "")
-    if not private or not certificate:
-        private, certificate = _UBUNTU if all(map(os.path.exists, _UBUNTU)) else _DKMS
+    private, certificate = trust.signing_pair(root)
     if not private.startswith("pkcs11:") and not (os.path.exists(private) and os.path.exists(certificate)):
         if shutil.which("openssl", path=run.PATH) is None and "CONFIG_MODULE_SIG_FORCE=y" not in config:
             return None  # as dkms does; this kernel loads unsigned modules unless Secure Boot says otherwise
@@ -67,14 +61,6 @@ def sign(module: Path, key: Key, work: Path) -> None:
         raise BuildError(
             Kind.PUBLISH, f"sign-file failed: {done.text.strip()[:300]}", module.name, f"Look at the key {key.private}"
         )
-
-
-def _settings() -> dict[str, str]:
-    found: dict[str, str] = {}
-    directory = Path("/etc/dkms/framework.conf.d")
-    for path in (Path("/etc/dkms/framework.conf"), *(directory / n for n in files.names(directory) if n.endswith(".conf"))):
-        found.update(_SETTING.findall(files.text(path) or ""))
-    return found
 
 
 def _make(private: str, certificate: str, work: Path) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from . import artefact, compiler, diagnose, files
 from .errors import BuildError
-from .model import Kind, Proof
+from .model import UNPUBLISHED, Kind, Proof
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,9 +85,9 @@ def _prove(job: Job, staged: artefact.Staged, prove: Callable[[Path], Proof]) ->
     for path in staged.modules:
         proof = prove(path)
         release = next((c for c in proof.checks if c.name == "release"), None)
-        if proof.loads and (release is None or release.result == "pass"):
+        if proof.holds(UNPUBLISHED) and (release is None or release.result == "pass"):
             continue
-        worst = proof.worst
+        worst = proof.first(UNPUBLISHED)
         kept = _keep_log(job, files.text(staged.log) or "", "")
         reads = diagnose.running_kernel_reads(job.source, job.passed)
         if release is not None and release.result != "pass" and reads:

@@ -12,7 +12,7 @@ import re
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import depmod, files, ko
+from . import depmod, files, ko, trust
 from .errors import KnetstatdError, ModuleFileError
 
 if TYPE_CHECKING:
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from .elf import Machine
 
 _SUFFIXES = ("", ".xz", ".zst", ".gz")
-_OPTIONS = ("MODVERSIONS", "MODULE_FORCE_LOAD", "MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS")
+_OPTIONS = ("MODVERSIONS", "MODULE_FORCE_LOAD", "MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS", *trust.OPTIONS)
 # Of so many modules, spread over the list, the smallest are read; with 4,200 modules that costs 0.3 ms and finds one of 10 KB.
 _SAMPLE, _TRIES = 48, 6
 _CONFIGURATION = 4 << 20  # bytes; Debian's has 280 KB
+_COMPILER = re.compile(rb'^CONFIG_CC_VERSION_TEXT="([^"\n]*)"', re.MULTILINE)
 _UTS_RELEASE = re.compile(r'#define\s+UTS_RELEASE\s+"([^"]*)"')
 
 
@@ -36,6 +37,8 @@ class Target(NamedTuple):
     space on), struct_size (bytes), machine and witness_crcs come; None where there is none, and the others are empty then.
     modversions: whether checksums decide; None where neither a module nor a configuration tells.
     symvers: its Module.symvers, None where the headers are not installed.  options: of CONFIG_*, the ones set to `y`.
+    configured: whether a configuration was found.  compiler: as that has it, "" where it does not say.
+    signature: PKCS#7 data of the witness, b"" where it is not signed.
     """
 
     kernel: str
@@ -48,18 +51,24 @@ class Target(NamedTuple):
     modversions: bool | None
     symvers: Path | None
     options: frozenset[str]
+    configured: bool
+    compiler: str
+    signature: bytes
 
 
 def read(root: Path, kernel: str) -> Target:
     """The facts of `kernel` under `root`. What is missing is None in the answer; nothing is raised."""
     tree = files.inside(root, f"/lib/modules/{kernel}")
     tables = depmod.Tables(root, tree)
-    options = _options(root, kernel)
+    options, compiler = _configuration(root, kernel)
     symvers = next((path for path in _symvers(root, kernel) if path.is_file()), None)
     found = _witness(tables, kernel)
     if found is None:
         modversions = "MODVERSIONS" in options if options is not None else None
-        return Target(kernel, tables, None, "", 0, None, {}, modversions, symvers, options or frozenset())
+        known = options is not None
+        return Target(
+            kernel, tables, None, "", 0, None, {}, modversions, symvers, options or frozenset(), known, compiler, b""
+        )
     path, module = found
     crcs = module.crcs or module.ext_crcs or {}
     modversions = "modversions" in module.flags.split()
@@ -74,6 +83,9 @@ def read(root: Path, kernel: str) -> Target:
         modversions=modversions,
         symvers=symvers,
         options=options or frozenset(),
+        configured=options is not None,
+        compiler=compiler,
+        signature=module.signature or b"",
     )
 
 
@@ -110,15 +122,18 @@ def _configurations(root: Path, kernel: str) -> list[Path]:
     return [files.inside(root, place) for place in places]
 
 
-def _options(root: Path, kernel: str) -> frozenset[str] | None:
+def _configuration(root: Path, kernel: str) -> tuple[frozenset[str] | None, str]:
+    """The options that matter, None where there is no configuration, and the compiler that the kernel was built with."""
     for path in _configurations(root, kernel):
         try:
             text = files.read(path, _CONFIGURATION)
         except (OSError, KnetstatdError):
             continue
         if text:
-            return frozenset(name for name in _OPTIONS if f"\nCONFIG_{name}=y\n".encode() in text)
-    return None
+            compiler = _COMPILER.search(text)
+            said = compiler[1].decode("utf-8", "replace") if compiler else ""
+            return frozenset(name for name in _OPTIONS if f"\nCONFIG_{name}=y\n".encode() in text), said
+    return None, ""
 
 
 def _headers(root: Path, kernel: str) -> list[Path]:

@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 GZIP = b"\x1f\x8b"
 XZ = b"\xfd7zXZ\x00"
 ZSTD = b"\x28\xb5\x2f\xfd"
+LZ4 = b"\x02\x21\x4c\x18"  # the legacy format, the one that the kernel reads (lz4_Frame_format.md)
 
 # The largest module of a distribution's kernel is 20 MiB, the largest unstripped out-of-tree driver known here 400 MiB.
 LIMIT = 512 << 20
 _ZSTD_STEP = 1 << 17
+_LZ4_BLOCK = 8 << 20
 
 
 class Damaged(Exception):
@@ -41,6 +47,86 @@ def unpack(data: bytes, limit: int = LIMIT) -> bytes:
     if len(plain) > limit:
         raise Damaged(f"unpacks to more than {limit} bytes")
     return plain
+
+
+def stream(head: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """What the file that begins with `head` unpacks to, in pieces: an archive of which little is wanted is 200 MB.
+
+    read: gives at most so many bytes of what follows `head`, none at its end. Raises Damaged, also for another format.
+    """
+    if head.startswith(GZIP):
+        import zlib
+
+        return _pieces(zlib.decompressobj(wbits=31), head, read)
+    if head.startswith(XZ):
+        import lzma
+
+        return _pieces(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=128 << 20), head, read)
+    if head.startswith(ZSTD):
+        return _zstd_pieces(head, read)
+    if head.startswith(LZ4):
+        return _lz4_pieces(head, read)
+    raise Damaged("is compressed in a way that is not known here")
+
+
+def _pieces(decompressor: Any, data: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
+    while not decompressor.eof:
+        try:
+            piece = decompressor.decompress(data, 1 << 20)
+        except Exception as e:  # zlib.error and lzma.LZMAError have no other base
+            raise Damaged(f"its compressed data is damaged ({e})") from e
+        data = getattr(decompressor, "unconsumed_tail", b"")
+        if not piece and not data and not (data := read(1 << 16)):
+            raise Damaged("its compressed data ends too early")
+        yield piece
+
+
+def _zstd_pieces(data: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
+    library = _libzstd()
+    zstd = library.ZSTD_createDStream()
+    room = ctypes.create_string_buffer(_ZSTD_STEP)
+    left = 1
+    try:
+        while data:
+            source = _Buffer(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data), 0)
+            full = False
+            while source.pos < source.size or full:
+                target = _Buffer(ctypes.cast(room, ctypes.c_void_p), _ZSTD_STEP, 0)
+                left = library.ZSTD_decompressStream(zstd, ctypes.byref(target), ctypes.byref(source))
+                if library.ZSTD_isError(left):
+                    raise Damaged(f"its zstd data is damaged ({library.ZSTD_getErrorName(left).decode()})")
+                full = target.pos == _ZSTD_STEP
+                yield room.raw[: target.pos]
+            data = read(1 << 16)
+        if left:
+            raise Damaged("its zstd data ends too early")
+    finally:
+        library.ZSTD_freeDStream(zstd)
+
+
+def _lz4_pieces(data: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
+    try:
+        library = ctypes.CDLL("liblz4.so.1")  # libsystemd's own
+    except OSError as e:
+        raise Damaged("it is compressed with lz4, and liblz4.so.1 is not installed") from e
+    room = ctypes.create_string_buffer(_LZ4_BLOCK)
+
+    def take(size: int) -> bytes:
+        nonlocal data
+        while len(data) < size and (more := read(size - len(data))):
+            data += more
+        taken, data = data[:size], data[size:]
+        return taken
+
+    while len(word := take(4)) == 4:
+        if word == LZ4:
+            continue
+        size = int.from_bytes(word, "little")
+        block = take(min(size, 2 * _LZ4_BLOCK))
+        made = library.LZ4_decompress_safe(block, room, len(block), _LZ4_BLOCK) if len(block) == size else -1
+        if made < 0:
+            raise Damaged("its lz4 data is damaged")
+        yield room.raw[:made]
 
 
 def _gunzip(data: bytes, limit: int) -> bytes:

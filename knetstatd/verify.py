@@ -10,28 +10,33 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import checks, depmod, files, kernels, ko, names, symvers, target
-from .errors import KernelFileError, ModuleFileError
+from . import checks, depmod, der, files, initrd, kernels, ko, names, placement, signed, symvers, target, trust
+from .errors import KernelFileError, KnetstatdError, ModuleFileError
 from .model import Check, Proof, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from .der import Certificate, Signature
+    from .placement import Host, Origin
     from .symvers import Export
     from .target import Target
+    from .trust import Policy
 
 
 class _Asked(NamedTuple):
     """A module that was read, and what is known of it before the kernel's exports are.
 
-    checks: done so far.  others: what the modules export that will be loaded before it, by module.
+    checks: done so far.  others: what the modules export that will be loaded before it, by module.  installed: under this name,
+    "" for a file that lies anywhere.
     """
 
     path: Path
     checks: tuple[Check, ...]
     module: ko.Module
     others: dict[str, Mapping[str, Export]]
+    installed: str = ""
 
     @property
     def used(self) -> set[str]:
@@ -39,23 +44,40 @@ class _Asked(NamedTuple):
         return {checks.LAYOUT, *self.module.undefined, *self.module.weak}
 
 
-def verify(root: Path, kernel: str, path: Path, *, others: Iterable[Path] = (), facts: Target | None = None) -> Proof:
+def verify(
+    root: Path,
+    kernel: str,
+    path: Path,
+    *,
+    others: Iterable[Path] = (),
+    facts: Target | None = None,
+    host: Host | None = None,
+) -> Proof:
     """Whether the module file `path`, wherever it lies, will load on `kernel` of the system under `root`.
 
     others: files of out-of-tree modules that will be loaded before it, those of the same DKMS package for one.
-    facts: of that kernel, where the caller has them. Raises nothing for whatever the files contain.
+    facts: of that kernel, where the caller has them.  host: of that machine, likewise. Raises nothing for whatever the files
+    contain.
     """
-    facts = facts or target.read(root, kernel)
-    return _answers(root, facts, [_ask(facts, path, others)])[0]
+    facts, host = facts or target.read(root, kernel), host or placement.host(root)
+    return _answers(root, facts, host, [_ask(facts, path, others)], {})[0]
 
 
-def prove(root: Path, kernel: str, modules: Iterable[str], facts: Target | None = None) -> list[Proof]:
+def prove(
+    root: Path,
+    kernel: str,
+    modules: Iterable[str],
+    facts: Target | None = None,
+    host: Host | None = None,
+    origins: Mapping[str, Origin | None] | None = None,
+) -> list[Proof]:
     """The proofs of installed modules, one for each: which file modprobe takes for it on `kernel`, and whether that will load.
 
-    What the kernel exports is read once for all. facts: of that kernel, where the caller has them already.
+    What the kernel exports is read once for all. facts, host: of that kernel and machine, where the caller has them already.
+    origins: what DKMS knows of the modules.
     """
-    facts = facts or target.read(root, kernel)
-    return _answers(root, facts, [_installed(facts, module) for module in modules])
+    facts, host = facts or target.read(root, kernel), host or placement.host(root)
+    return _answers(root, facts, host, [_installed(facts, module) for module in modules], origins or {})
 
 
 def _installed(facts: Target, module: str) -> _Asked | Proof:
@@ -82,7 +104,8 @@ def _installed(facts: Target, module: str) -> _Asked | Proof:
     if not tables.is_indexed(entry):
         why = "modules.dep names it; modules.dep.bin, which modprobe reads, does not"
         found = Check("depmod", Result.FAIL, os.fspath(entry.file), "nothing", why, fix)
-    return _ask(facts, entry.file, entry.added, found)
+    asked = _ask(facts, entry.file, entry.added, found)
+    return asked._replace(installed=module) if isinstance(asked, _Asked) else asked
 
 
 def _ask(facts: Target, path: Path, others: Iterable[Path], *before: Check) -> _Asked | Proof:
@@ -104,7 +127,9 @@ def _ask(facts: Target, path: Path, others: Iterable[Path], *before: Check) -> _
     return _Asked(path, done, module, _others(path, others))
 
 
-def _answers(root: Path, facts: Target, asked: Iterable[_Asked | Proof]) -> list[Proof]:
+def _answers(
+    root: Path, facts: Target, host: Host, asked: Iterable[_Asked | Proof], origins: Mapping[str, Origin | None]
+) -> list[Proof]:
     """The proofs of what was asked, complete."""
     asked = list(asked)
     open_ones = [one for one in asked if isinstance(one, _Asked)]
@@ -114,7 +139,38 @@ def _answers(root: Path, facts: Target, asked: Iterable[_Asked | Proof]) -> list
         exported = _exported(root, facts, wanted) if open_ones else {}
     except KernelFileError as e:
         fault = Check("", Result.UNKNOWN, "the kernel's Module.symvers", e.where, e.what, e.fix)
-    return [one if isinstance(one, Proof) else _proof(facts, one, exported, fault) for one in asked]
+    rules = trust.policy(root, facts.kernel, facts.options if facts.configured else None, host.firmware)
+    proofs = []
+    for one in asked:
+        proof = one if isinstance(one, Proof) else _proof(facts, one, exported, fault)
+        if isinstance(one, _Asked):
+            signature = signed.check(one.module, facts, rules, host.firmware, _intact(one.path))
+            more = [checks.compiler(one.module, facts), signature]
+            more += _placed(root, facts, host, rules, one, origins.get(one.installed)) if one.installed else []
+            proof = proof._replace(checks=(*proof.checks, *more))
+        proofs.append(proof)
+    return proofs
+
+
+def _placed(root: Path, facts: Target, host: Host, rules: Policy, one: _Asked, origin: Origin | None) -> list[Check]:
+    """The checks of a module in its place."""
+    return [
+        placement.winner(facts.tables, one.module.name, one.path, origin),
+        placement.origin(one.path, origin, facts.kernel),
+        placement.configuration(one.module.name, host.rules, rules),
+        placement.boot(one.module, host.rules),
+        placement.ramdisk(root, facts.kernel, one.module, host.state),
+    ]
+
+
+def _intact(path: Path) -> Callable[[Signature, Certificate], bool | None]:
+    def intact(signature: Signature, certificate: Certificate) -> bool | None:
+        try:
+            return der.is_genuine(signature, certificate, lambda: ko.contents(path))
+        except (OSError, ModuleFileError, KnetstatdError, ValueError):
+            return None
+
+    return intact
 
 
 def _proof(facts: Target, one: _Asked, exported: Mapping[str, Export], fault: Check | None) -> Proof:
@@ -147,7 +203,8 @@ def inputs(root: Path, kernel: str, path: Path, others: Iterable[Path] = ()) -> 
     """The files on which an answer depends, also those that do not exist: with the same identities it stays the same."""
     tree = files.inside(root, f"/lib/modules/{kernel}")
     added = [tree / name for name in ("updates", "updates/dkms", "extra")]
-    return (path, *others, *added, *target.inputs(root, kernel))
+    disk = [path for path in (initrd.path(root, kernel),) if path is not None]
+    return (path, *others, *added, *disk, *target.inputs(root, kernel))
 
 
 def _others(path: Path, others: Iterable[Path]) -> dict[str, Mapping[str, Export]]:

@@ -167,7 +167,8 @@ def relocate(tree: Path) -> None:
 def kernel_in(tree: Path, series: str, flavour: str, suite: str, release: str) -> Kernel:
     merged = (tree / "usr/lib/modules" / release).exists()
     modules = tree / ("usr/lib/modules" if merged else "lib/modules") / release
-    vmlinuz = modules / "vmlinuz" if merged else tree / "boot" / f"vmlinuz-{release}"
+    # From 7.x on the image lies with the modules; trixie's 6.12 has its modules in /usr/lib, and its image still in /boot.
+    vmlinuz = modules / "vmlinuz" if (modules / "vmlinuz").exists() else tree / "boot" / f"vmlinuz-{release}"
     return Kernel(
         series, flavour, suite, release, vmlinuz, tree / "usr/src" / f"linux-headers-{release}", modules, tree
     )

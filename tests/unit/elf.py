@@ -14,6 +14,7 @@ PROGBITS, SYMTAB, STRTAB, NOBITS = 1, 2, 3, 8
 ABS, COMMON = 0xFFF1, 0xFFF2
 LOCAL, GLOBAL, WEAK = 0, 1, 2
 MAGIC = "6.1.0-1-amd64 SMP preempt mod_unload modversions "
+COMPILER = "GCC: (Debian 12.2.0-14) 12.2.0"
 MARKER = b"~Module signature appended~\n"
 
 
@@ -113,6 +114,8 @@ def module(
     little: bool = True,
     machine: int = 62,
     info: Mapping[str, str | Sequence[str]] | None = None,
+    compiler: str = COMPILER,
+    build_id: str = "",
     more: Sequence[Sec] = (),
     signature: bytes | None = None,
 ) -> bytes:
@@ -127,6 +130,10 @@ def module(
     symbols = [Sym("__this_module", ".gnu.linkonce.this_module")]
     symbols += [Sym(symbol) for symbol in undefined] + [Sym(symbol, bind=WEAK) for symbol in weak]
     symbols += [Sym(symbol, COMMON, 8) for symbol in common]
+    sections.append(Sec(".comment", b"\0" + compiler.encode() + b"\0", 0))
+    if build_id:
+        note = struct.pack(f"{order}III4s", 4, len(build_id) // 2, 3, b"GNU") + bytes.fromhex(build_id)
+        sections.append(Sec(".note.gnu.build-id", note))
     if crcs is not None:
         sections.append(Sec("__versions", versions(crcs, bits=bits, little=little)))
     if ext_crcs is not None:

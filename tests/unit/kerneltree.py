@@ -21,6 +21,7 @@ EXPORTS = {
     "lib_fn": ("lib/my-lib", "EXPORT_SYMBOL", ""),
     "spaced": ("vmlinux", "EXPORT_SYMBOL", "SPACE"),
 }
+COMPILER = 'CONFIG_CC_VERSION_TEXT="gcc-12 (Debian 12.2.0-14) 12.2.0"\n'
 UTS_RELEASE = '#define UTS_RELEASE "{}"\n'
 
 
@@ -57,7 +58,7 @@ def make(
     if depmod:
         tables(tree, "kernel/fs/big.ko: kernel/lib/my-lib.ko", "kernel/lib/my-lib.ko:")
     options = "CONFIG_MODVERSIONS=y\n" if modversions else ""
-    (root / "boot" / f"config-{kernel}").write_text(f"#\n{options}{config}")
+    (root / "boot" / f"config-{kernel}").write_text(f"#\n{COMPILER}{options}{config}")
     if headers:
         build = root / "usr/src" / f"linux-headers-{kernel}"
         (build / "include/generated").mkdir(parents=True)

@@ -29,7 +29,11 @@ FULL: dict[str, Any] = {
     "undefined": ["printk", "kfree"],
     "weak": ["maybe"],
     "crcs": {"module_layout": 0x11223344, "printk": 0xFFFFFFFF, "kfree": 0},
-    "info": {"depends": "a,b-c", "import_ns": ["ONE", "TWO"], "srcversion": "ABC", "version": "1.0", "intree": "Y"},
+    "info": {
+        "depends": "a,b-c", "import_ns": ["ONE", "TWO"], "srcversion": "ABC", "version": "1.0", "intree": "Y",
+        "alias": ["net-pf-1", "x"],
+    },
+    "build_id": "00ff",
 }
 
 
@@ -64,7 +68,10 @@ def test_everything_is_read(tmp_path: Path, bits: int, little: bool) -> None:
         exports={},
         struct_size=1280,
         machine=module.machine,
-        signed=False,
+        signature=None,
+        compiler=elf.COMPILER,
+        build_id="00ff",
+        aliases=("net-pf-1", "x"),
     )
     assert module.machine == (62, bits, little)
     assert module.release == "6.1.0-1-amd64"
@@ -164,11 +171,23 @@ def test_damaged_compression(tmp_path: Path) -> None:
     refused(tmp_path, unpack.XZ + b"nonsense", "xz")
 
 
+def test_contents_that_are_in_memory(tmp_path: Path) -> None:
+    plain = elf.module(**FULL)
+    for data in (plain, gzip.compress(elf.sign(plain, b"PKCS#7"))):
+        (tmp_path / "x.ko").write_bytes(data)
+        assert ko.contents(tmp_path / "x.ko") == plain
+        assert ko.parse(data, "x.ko") == ko.read(tmp_path / "x.ko")
+    for data in (gzip.compress(plain)[:-9], b"short" + elf.MARKER):
+        (tmp_path / "x.ko").write_bytes(data)
+        with pytest.raises(ModuleFileError):
+            ko.contents(tmp_path / "x.ko")
+
+
 def test_signature(tmp_path: Path) -> None:
     plain = elf.module(**FULL)
-    assert read(tmp_path, elf.sign(plain, b"PKCS#7")) == read(tmp_path, plain)._replace(signed=True)
+    assert read(tmp_path, elf.sign(plain, b"PKCS#7")) == read(tmp_path, plain)._replace(signature=b"PKCS#7")
     assert read(tmp_path, gzip.compress(elf.sign(plain, b"PKCS#7"))).signed
-    assert read(tmp_path, elf.sign(plain, b"old", kind=1, odd=4)).signed
+    assert not read(tmp_path, elf.sign(plain, b"old", kind=1, odd=4)).signed
     refused(tmp_path, elf.sign(plain, b"x", size=1 << 31), "its signature does not parse")
     refused(tmp_path, elf.sign(plain, b"x", odd=1), "its signature does not parse")
     refused(tmp_path, b"short" + elf.MARKER, "its signature is incomplete")

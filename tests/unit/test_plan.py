@@ -63,7 +63,7 @@ def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
         assert not (step.action in {Action.PUBLISH, Action.FETCH_HEADERS} and (o.transaction or o.foreign_dkms)), o
         assert not (step.action is Action.STAGE and o.hook_builds and (o.transaction or o.foreign_dkms)), o
         # What is good is left alone; only loading may follow.
-        assert not (o.installed is Artefact.GOOD and step.action in {Action.STAGE, Action.PUBLISH}), o
+        assert not (o.installed in {Artefact.GOOD, Artefact.DENIED} and step.action in {Action.STAGE, Action.PUBLISH}), o
         # Work needs a kernel, a source, headers, and quiet.
         if step.action in {Action.STAGE, Action.PUBLISH}:
             assert o.state is KernelState.BOOTABLE, o
@@ -87,7 +87,7 @@ def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
         (Action.WAIT, Why.FOREIGN_DKMS), (Action.WAIT, Why.BACKOFF), (Action.STAGE, Why.NOT_BUILT), (Action.STAGE, Why.WRONG),
         (Action.PUBLISH, Why.STAGED), (Action.LOAD, Why.NOT_LOADED), (Action.FETCH_HEADERS, Why.HEADERS_MISSING),
         (Action.GIVE_UP, Why.HEADERS_MISSING), (Action.GIVE_UP, Why.HEADERS_PARTIAL), (Action.GIVE_UP, Why.SOURCE_MISSING),
-        (Action.GIVE_UP, Why.SOURCE_BROKEN), (Action.GIVE_UP, Why.FAILED),
+        (Action.GIVE_UP, Why.SOURCE_BROKEN), (Action.GIVE_UP, Why.FAILED), (Action.GIVE_UP, Why.DENIED),
     }  # fmt: skip
     assert set(seen) == expected
 

@@ -24,7 +24,9 @@ PASS, FAIL, WARN, UNKNOWN, NA = Result.PASS, Result.FAIL, Result.WARN, Result.UN
 OTHER = elf.MAGIC.replace("6.1.0-1", "6.1.0-2")
 NO_CRCS = elf.MAGIC.replace("modversions ", "")
 FORCE = "CONFIG_MODULE_FORCE_LOAD=y\n"
-NAMES = ("file", "machine", "release", "vermagic", "struct-module", "symbols", "exports", "depends", "crcs")
+NAMES = (
+    "file", "machine", "release", "vermagic", "struct-module", "symbols", "exports", "depends", "crcs", "compiler", "signature",
+)  # fmt: skip
 
 
 def results(proof: Proof) -> dict[str, Result]:
@@ -59,7 +61,7 @@ def test_a_good_module(root: Path) -> None:
     assert proof.loads
     assert proof.worst is None
     assert proof.path == str(root / "staged.ko")
-    assert results(proof) == dict.fromkeys(NAMES, PASS) | {"exports": NA}
+    assert results(proof) == dict.fromkeys(NAMES, PASS) | {"exports": NA, "signature": NA}
     assert named(proof, "file").found == "demo 1.0"
     assert judge(root, gzip.compress(kerneltree.module())).loads
 
@@ -99,7 +101,7 @@ def test_another_release_is_a_warning_where_checksums_decide(root: Path) -> None
 def test_another_release_is_fatal_where_the_kernel_has_no_checksums(plain: Path) -> None:
     for crcs in (None, {"module_layout": 1}):
         proof = judge(plain, kerneltree.module(vermagic=OTHER.replace("modversions ", ""), crcs=crcs))
-        assert results(proof) == dict.fromkeys(NAMES, PASS) | {"exports": NA, "crcs": NA, "release": FAIL}
+        assert results(proof) == dict.fromkeys(NAMES, PASS) | {"exports": NA, "crcs": NA, "signature": NA, "release": FAIL}
         expected = f"version magic '6.1.0-2-amd64 SMP preempt mod_unload ' should be '{KERNEL} SMP preempt mod_unload '"
         assert expected in named(proof, "release").reason
         assert not proof.loads
@@ -313,10 +315,8 @@ def test_headers_of_another_build(root: Path) -> None:
 
 def test_a_kernel_that_tells_nothing(tmp_path: Path) -> None:
     proof = judge(tmp_path, kerneltree.module())
-    assert results(proof) == dict.fromkeys(("machine", "vermagic", "struct-module", "symbols", "crcs"), UNKNOWN) | {
-        "file": PASS,
-        "release": PASS,
-    }
+    unknown = ("machine", "vermagic", "struct-module", "symbols", "crcs", "compiler")
+    assert results(proof) == dict.fromkeys(unknown, UNKNOWN) | {"file": PASS, "release": PASS, "signature": NA}
     assert results(judge(tmp_path, kerneltree.module(vermagic=OTHER)))["release"] is UNKNOWN
 
 
@@ -330,6 +330,27 @@ def test_a_kernel_whose_modules_are_gone(root: Path) -> None:
     assert (results(found)["release"], results(found)["crcs"]) == (FAIL, NA)
     (root / f"boot/config-{KERNEL}").unlink()
     assert results(judge(root, kerneltree.module()))["crcs"] is UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("kernel", "module", "result"),
+    [
+        ("gcc-12 (Debian 12.2.0-14) 12.2.0", "GCC: (Debian 12.2.0-9) 12.1.0", PASS),
+        ("x86_64-linux-gnu-gcc-12 (Debian 12.2.0-14) 12.2.0", "GCC: (crosstool-NG 1.25.0) 12.2.0", PASS),
+        ("gcc-12 (Debian 12.2.0-14) 12.2.0", "GCC: (Debian 14.2.0-19) 14.2.0", WARN),
+        ("gcc (GCC) 11.4.1 20230605 (Red Hat 11.4.1-2)", "GCC: (GNU) 11.4.1 20231218 (Red Hat 11.4.1-3)", PASS),
+        ("Debian clang version 16.0.6 (27)", "Debian clang version 16.0.6 (27)", PASS),
+        ("gcc (Debian) 16.1.0", "clang version 16.1.0", WARN),
+        ("", "GCC: (Debian 12.2.0-14) 12.2.0", UNKNOWN),
+        ("gcc-12 (Debian 12.2.0-14) 12.2.0", "", UNKNOWN),
+        ("gcc of mine", "GCC: (Debian 12.2.0-14) 12.2.0", UNKNOWN),
+    ],
+)
+def test_compiler(root: Path, kernel: str, module: str, result: Result) -> None:
+    (root / f"boot/config-{KERNEL}").write_text(f'#\nCONFIG_MODVERSIONS=y\nCONFIG_CC_VERSION_TEXT="{kernel}"\n')
+    proof = judge(root, kerneltree.module(compiler=module))
+    assert results(proof)["compiler"] is result
+    assert proof.loads  # a remark, whatever it says
 
 
 def test_facts_are_read_once(root: Path) -> None:
@@ -384,6 +405,10 @@ class TestInstalled:
         (tree / "modules.dep.bin").write_bytes(b"updates/other.ko:")
         proof = verify.prove(root, KERNEL, ["demo"])[0]
         assert (results(proof)["depmod"], results(proof)["crcs"]) == (FAIL, PASS)
+
+    def test_a_file_that_is_no_module(self, root: Path, tree: Path) -> None:
+        kerneltree.add(tree, "updates/demo.ko", b"nonsense")
+        assert results(verify.prove(root, KERNEL, ["demo"])[0]) == {"depmod": PASS, "file": FAIL}
 
     def test_with_a_module_of_the_same_package(self, root: Path, tree: Path) -> None:
         kerneltree.add(tree, "updates/other.ko", kerneltree.module("other", exports={"fn": (7, "", "")}))

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The checks of a module where it is installed: is it the right file, and will anything come between it and the kernel?
+
+Rule: no new build of the module changes what `winner`, `modprobe` and `initrd` answer (model.ELSEWHERE): they have a fix of
+their own. `origin` warns: such a module loads, but it is not what DKMS has registered.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import bootloader, depmod, files, initrd, ko, modprobe, names, trust
+from .errors import ModuleFileError
+from .model import Check, Result
+from .unpack import Damaged
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from .depmod import Tables
+    from .modprobe import Rules
+    from .trust import Firmware, Policy
+
+_WEAK = "/weak-updates/"
+
+
+class Host(NamedTuple):
+    """What a machine, and none of its kernels, has to say about modules; the same value means the same answers.
+
+    state: our state directory, None for none.  loader: what the boot loader's files were, on which command lines depend.
+    insists: whether the running kernel refuses unsigned modules.
+    """
+
+    firmware: Firmware
+    rules: Rules
+    state: Path | None = None
+    loader: tuple[files.Identity | None, ...] = ()
+    insists: bool = False
+
+
+class Origin(NamedTuple):
+    """What DKMS knows of an installed module. registered: the version that a kernel is to have.  installed: the one it has.
+
+    copy: DKMS's own file of it.  changed: when the source last was, in seconds since the epoch.
+    """
+
+    registered: str
+    installed: str = ""
+    copy: Path | None = None
+    changed: float = 0.0
+
+
+def host(root: Path, state: Path | None = None) -> Host:
+    """Reads the machine under `root`."""
+    loader = tuple(map(files.identity, bootloader.inputs(root)))
+    return Host(trust.firmware(root), modprobe.read(root), state, loader, trust.running_insists(root))
+
+
+def winner(tables: Tables, module: str, file: Path, origin: Origin | None) -> Check:
+    """Which of the files of this name modprobe takes, and whether that is the right one."""
+    added = [path for path in depmod.added(tables.tree, module) if not _is_same(path, file)]
+    shipped = [path for path in tables.shipped(module) if not _is_same(path, file)]
+    if not added:
+        hidden = f", before {names.clean(os.fspath(shipped[0]))}" if shipped else ""
+        return Check("winner", Result.PASS, found=f"{file}{hidden}")
+    loser = min(added)
+    remove = f"Remove the one that is not wanted (dpkg -S or rpm -qf says whose it is), then run: depmod {tables.tree.name}"
+    if tables.tree / "kernel" in file.parents:
+        if _changed(loser) > _changed(tables.tree / "modules.dep"):
+            why, fix = "depmod has not run since this file was installed", f"Run: depmod {tables.tree.name}"
+            return Check("depmod", Result.FAIL, os.fspath(loser), os.fspath(file), why, fix)
+        why = "depmod prefers the kernel's own module: see `search` and `override` in /etc/depmod.d"
+        return Check("winner", Result.FAIL, os.fspath(loser), os.fspath(file), why, "Put `updates` before `built-in` there")
+    if origin is not None and origin.copy is not None and not is_copy(file, origin.copy):
+        right = next((path for path in added if is_copy(path, origin.copy)), None)
+        if right is not None:
+            why = "Another file of the same name is taken in the place of the one that DKMS installed"
+            return Check("winner", Result.FAIL, os.fspath(right), os.fspath(file), why, remove)
+    why = f"There is another file of the same name, which is not taken: {names.clean(os.fspath(loser))}"
+    return Check("winner", Result.WARN, "one file", os.fspath(file), why, remove)
+
+
+def origin(file: Path, known: Origin | None, kernel: str) -> Check:
+    """Whether the file is what DKMS built of the source that is registered now."""
+    if known is None or not known.installed or _WEAK in os.fspath(file):
+        return Check("origin", Result.NOT_APPLICABLE, reason="It was not DKMS that installed it for this kernel")
+    fix = f"Run: knetstatctl build {kernel}"
+    if known.installed != known.registered:
+        reason = "It is of another version than the one that is registered with DKMS"
+        return Check("origin", Result.WARN, known.registered, known.installed, reason, fix)
+    if known.copy is None:
+        return Check("origin", Result.UNKNOWN, known.registered, "", "DKMS's own copy of it is gone", fix)
+    if not is_copy(file, known.copy):
+        reason = "The installed file is not the one that DKMS built"
+        return Check("origin", Result.WARN, os.fspath(known.copy), os.fspath(file), reason, fix)
+    if known.changed > _written(known.copy):
+        reason = "The source was changed after it was compiled"
+        return Check("origin", Result.WARN, f"{known.registered}, as the source is now", "compiled before", reason, fix)
+    return Check("origin", Result.PASS, known.registered, "the file that DKMS built")
+
+
+def is_copy(file: Path, other: Path) -> bool:
+    """Whether two files are of one build: byte for byte, or, where one was signed, stripped or compressed, by build ID."""
+    try:
+        if filecmp.cmp(file, other, shallow=False):
+            return True
+        one, two = ko.read(file), ko.read(other)
+    except (OSError, ModuleFileError):
+        return False
+    return bool(one.build_id) and one.build_id == two.build_id
+
+
+def configuration(module: str, rules: Rules, policy: Policy) -> Check:
+    """Whether modprobe, asked for the module, gives it to the kernel, and the kernel takes it from there."""
+
+    def fail(line: str, reason: str, fix: str) -> Check:
+        return Check("modprobe", Result.FAIL, "nothing against it", line, reason, fix)
+
+    if module in policy.blacklist:
+        said = f"module_blacklist={module} on its command line"
+        reason = f"The kernel refuses it: 'Module {module} is blacklisted'"
+        return fail(said, reason, "Take it off the command line (/etc/default/grub)")
+    if (alias := modprobe.redirect(rules, module)) is not None:
+        return fail(
+            f"{alias.where}: alias {alias.module} {alias.text}", f"modprobe loads {alias.text} in its place", "Remove that line"
+        )
+    if (install := modprobe.find(rules.install, module)) is not None:
+        said = f"{install.where}: install {install.text}"
+        if "modprobe" not in install.text and "insmod" not in install.text:
+            return fail(said, "modprobe runs that command and loads nothing", "Remove that line")
+        return Check("modprobe", Result.WARN, "nothing against it", said, "Whether that command loads it is not known here")
+    line = modprobe.find(rules.blacklist, module)
+    denied = f"{line.where}: blacklist" if line else "modprobe.blacklist= on its command line"
+    if line is None and module not in policy.modprobe_blacklist:
+        return Check("modprobe", Result.PASS, found="nothing against it")
+    if (wanted := modprobe.find(rules.load, module)) is not None:
+        return fail(denied, f"{wanted.where} wants it loaded at boot, which this prevents", "Remove one of the two lines")
+    reason = "Neither udev nor the daemon loads it; `modprobe` by its name does"
+    fix = "Remove that line if it is to be loaded at boot"
+    return Check("modprobe", Result.WARN, "nothing against it", denied, reason, fix)
+
+
+def boot(module: ko.Module, rules: Rules) -> Check:
+    """What will load it when the kernel boots."""
+    if (line := modprobe.find(rules.load, module.name)) is not None:
+        return Check("boot", Result.PASS, found=f"loaded at boot: {line.where}")
+    if module.aliases:
+        return Check("boot", Result.PASS, found=f"loaded when it is asked for: {names.clean(module.aliases[0], 80)}")
+    reason = "Nothing loads it by itself but knetstatd, where its configuration names it in `load`; see modules-load.d(5)"
+    return Check("boot", Result.NOT_APPLICABLE, reason=reason)
+
+
+def ramdisk(root: Path, kernel: str, module: ko.Module, state: Path | None) -> Check:
+    """Whether a copy in the initrd, which is the one that is loaded at boot, is the installed module."""
+    path = initrd.path(root, kernel)
+    if path is None:
+        return Check("initrd", Result.NOT_APPLICABLE, reason="The kernel has no initrd")
+    try:
+        inside = initrd.modules(path, kernel, state)
+    except Damaged as e:
+        reason = f"Whether it has a copy is not known: it {e}"
+        return Check("initrd", Result.UNKNOWN, "no other copy in it", os.fspath(path), reason)
+    build = inside.get(module.name)
+    if build is None:
+        return Check("initrd", Result.PASS, found="no copy in it")
+    if not build or not module.build_id:
+        reason = "It has a copy, which cannot be compared: there is no build ID"
+        return Check("initrd", Result.UNKNOWN, "the installed module", os.fspath(path), reason, initrd.fix(root, kernel, path))
+    if build == module.build_id:
+        return Check("initrd", Result.PASS, found="the same copy in it")
+    reason = f"{path} has another copy, and that one is loaded at boot"
+    fix = initrd.fix(root, kernel, path)
+    return Check("initrd", Result.FAIL, f"build {module.build_id[:12]}", f"build {build[:12]}", reason, fix)
+
+
+def copy_of(module: str, directory: Path, built: Sequence[str]) -> Path | None:
+    """Of the files that DKMS built, the one that is this module."""
+    found = (name for name in built if names.canonical(name.partition(".ko")[0]) == names.canonical(module))
+    return next((directory / name for name in found), None)
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
+
+
+def _changed(path: Path) -> int:
+    seen = files.identity(path)
+    return seen.ctime_ns if seen else 0
+
+
+def _written(path: Path) -> float:
+    seen = files.identity(path)
+    return seen.mtime_ns / 1e9 if seen else 0.0

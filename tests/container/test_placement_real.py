@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A module in its place, with the real dkms, depmod, modprobe and update-initramfs: each check fails for what they really do,
+and passes when that is undone or cured by the fix it named."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from . import product
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .rig import Container
+
+pytestmark = pytest.mark.container
+
+SOURCE = "/usr/src/kt-good-1.0/kt_good.c"
+
+
+@pytest.fixture(scope="module")
+def c() -> Iterator[Container]:
+    """A machine with one good module."""
+    from . import rig
+
+    with rig.container("bookworm") as made:
+        made.add_fixture("good", autoinstall=False)
+        product.install(made, ["kt-good"])
+        made.run(["knetstatctl", "build", "running"], check=True)
+        yield made
+
+
+def kernel(c: Container) -> str:
+    return c.kernels()[0].release
+
+
+def check(c: Container, name: str) -> dict[str, str]:
+    """One check of the installed module, and that the verdict goes with it."""
+    found = json.loads(c.run(["knetstatctl", "verify", "--json", "-k", kernel(c)]).stdout)
+    assert found["loads"] == all(each["result"] != "fail" for each in found["checks"]), found
+    checks: dict[str, dict[str, str]] = {each["name"]: each for each in found["checks"]}
+    return checks[name]
+
+
+def do(c: Container, fix: str) -> None:
+    """What a check says is to be done."""
+    assert fix.startswith("Run: "), fix
+    c.run(fix.removeprefix("Run: ").split(), check=True)
+
+
+def shown(c: Container, *arguments: str) -> str:
+    """What modprobe would do."""
+    return c.run(["modprobe", "-S", kernel(c), "-n", "-v", *arguments, "kt_good"]).stdout.strip()
+
+
+def test_it_is_as_dkms_built_it(c: Container) -> None:
+    for name in ("winner", "origin", "modprobe", "compiler", "initrd"):
+        assert check(c, name)["result"] == "pass", check(c, name)
+    assert product.verdict(c)["state"] == "ready"
+    # Signed by the key that dkms made; nothing on this machine makes a kernel insist.
+    assert "DKMS module signing key" in check(c, "signature")["found"]
+    assert check(c, "signature")["result"] == "not-applicable"
+
+
+def test_a_source_that_was_changed(c: Container) -> None:
+    path = c.path(SOURCE)
+    path.write_text(path.read_text() + "\n/* changed */\n")
+    assert check(c, "origin")["result"] == "warn"
+    assert "source was changed" in check(c, "origin")["reason"]
+    assert "source was changed" in product.verdict(c)["reason"]
+    do(c, check(c, "origin")["fix"])
+    assert check(c, "origin")["result"] == "pass"
+    assert product.verdict(c)["state"] == "ready"
+
+
+def test_another_file_than_the_one_that_dkms_built(c: Container) -> None:
+    installed = c.path(c.output("modinfo", "-k", kernel(c), "-n", "kt_good"))
+    data = installed.read_bytes()
+    # Signed again, it is the same build; of another build, it is not.
+    installed.write_bytes(data[: data.rfind(b"\x7fELF") + data[data.rfind(b"\x7fELF") :].rfind(b"0\x82")])
+    c.run(["strip", "--strip-debug", f"/{installed.relative_to(c.root)}"], check=True)
+    assert check(c, "origin")["result"] == "pass"
+    assert check(c, "signature")["found"] == "unsigned"
+    build = c.output("modinfo", "-k", kernel(c), "-F", "vermagic", "kt_good").encode()
+    assert build in data
+    note = data.find(b"GNU\0", data.find(b"\x04\0\0\0\x14\0\0\0\x03\0\0\0"))
+    installed.write_bytes(data[: note + 4] + bytes(20) + data[note + 24 :])
+    assert check(c, "origin")["result"] == "warn"
+    assert "Diff" in c.output("dkms", "status", "kt-good")
+    do(c, check(c, "origin")["fix"])
+    assert check(c, "origin")["result"] == "pass"
+
+
+@pytest.mark.parametrize(
+    ("line", "result", "does"),
+    [
+        ("install kt_good /bin/false", "fail", "install /bin/false"),
+        ("install kt-good /sbin/modprobe --ignore-install kt_good", "warn", "install /sbin/modprobe --ignore-install kt_good"),
+        ("alias kt_good off", "fail", ""),
+        ("alias kt_* loop", "fail", ""),
+        ("blacklist kt-good", "warn", "insmod"),
+        ("blacklist kt_other", "pass", "insmod"),
+    ],
+)
+def test_modprobes_configuration(c: Container, line: str, result: str, does: str) -> None:
+    c.write("/etc/modprobe.d/00-test.conf", f"{line}\n")
+    try:
+        assert check(c, "modprobe")["result"] == result
+        if does:
+            assert shown(c).startswith(does)
+        else:
+            assert "kt_good" not in shown(c)
+        if line.startswith("blacklist"):
+            assert ("insmod" in shown(c, "-b")) == (result == "pass")
+    finally:
+        c.path("/etc/modprobe.d/00-test.conf").unlink()
+
+
+def test_which_file_depmod_takes(c: Container) -> None:
+    release = kernel(c)
+    installed = c.output("modinfo", "-k", release, "-n", "kt_good")
+    other = f"/lib/modules/{release}/extra/kt_good.ko"
+    c.run(["mkdir", "-p", f"/lib/modules/{release}/extra"], check=True)
+    data = c.path(installed).read_bytes()
+    note = data.find(b"GNU\0", data.find(b"\x04\0\0\0\x14\0\0\0\x03\0\0\0"))
+    c.path(other).write_bytes(data[: note + 4] + bytes(20) + data[note + 24 :])
+    c.run(["depmod", release], check=True)
+    try:
+        assert c.output("modinfo", "-k", release, "-n", "kt_good") == installed
+        assert (check(c, "winner")["result"], other[5:] in check(c, "winner")["reason"]) == ("warn", True)
+        c.write("/etc/depmod.d/00-test.conf", "search extra updates built-in\n")
+        c.run(["depmod", release], check=True)
+        assert c.output("modinfo", "-k", release, "-n", "kt_good") == other
+        assert check(c, "winner")["result"] == "fail"
+        assert product.verdict(c)["state"] == "denied"
+        assert "Another file of the same name" in product.verdict(c)["reason"]
+        assert product.check(c) == 1
+    finally:
+        c.run(["rm", "-rf", "/etc/depmod.d/00-test.conf", f"/lib/modules/{release}/extra"], check=True)
+        c.run(["depmod", release], check=True)
+    assert check(c, "winner")["result"] == "pass"
+    assert product.check(c) == 0
+
+
+@pytest.mark.parametrize("compression", ["zstd", "gzip", "xz"])
+def test_a_stale_copy_in_the_initrd(c: Container, compression: str) -> None:
+    release, path = kernel(c), c.path(SOURCE)
+    modules = c.path("/etc/initramfs-tools/modules")
+    before = modules.read_text() if modules.exists() else ""
+    c.write("/etc/initramfs-tools/modules", "kt_good\n")
+    c.write("/etc/initramfs-tools/conf.d/zz-test", f"COMPRESS={compression}\n")
+    try:
+        c.run(["update-initramfs", "-c", "-k", release], check=True)
+        assert "kt_good.ko" in c.output("lsinitramfs", f"/boot/initrd.img-{release}")
+        assert check(c, "initrd")["found"] == "the same copy in it"
+        path.write_text(
+            path.read_text().replace(
+                "static", f"static int {compression}_count = 7; int *{compression}_at = &{compression}_count;\nstatic", 1
+            )
+        )
+        c.run(["knetstatctl", "build", release])
+        assert check(c, "origin")["result"] == "pass"
+        found = check(c, "initrd")
+        assert (found["result"], found["fix"]) == ("fail", f"Run: update-initramfs -u -k {release}")
+        assert product.verdict(c)["state"] == "denied"
+        do(c, found["fix"])
+        assert check(c, "initrd")["result"] == "pass"
+        assert product.verdict(c)["state"] == "ready"
+    finally:
+        modules.write_text(before)
+        c.path("/etc/initramfs-tools/conf.d/zz-test").unlink()
+
+
+def test_a_new_version(c: Container) -> None:
+    c.run(["cp", "-r", "/usr/src/kt-good-1.0", "/usr/src/kt-good-2.0"], check=True)
+    conf = c.path("/usr/src/kt-good-2.0/dkms.conf")
+    conf.write_text(conf.read_text().replace('"1.0"', '"2.0"'))
+    c.run(["dkms", "add", "kt-good/2.0"], check=True)
+    found = check(c, "origin")
+    assert (found["result"], found["expected"], found["found"]) == ("warn", "2.0", "1.0")
+    do(c, found["fix"])
+    assert (check(c, "origin")["result"], check(c, "origin")["expected"]) == ("pass", "2.0")
+    assert "kt-good/2.0" in c.output("dkms", "status", "-k", kernel(c))

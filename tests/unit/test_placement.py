@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A module in its place: for each check one that fails, beside one that passes."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+import time
+from typing import TYPE_CHECKING
+
+import elf
+import kerneltree
+import pytest
+from kerneltree import KERNEL
+
+from knetstatd import files, placement, verify
+from knetstatd.model import ELSEWHERE, Result
+from knetstatd.placement import Origin
+from knetstatd.rehearse import Entry, cpio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from knetstatd.model import Check
+
+PASS, FAIL, WARN, UNKNOWN, NA = Result.PASS, Result.FAIL, Result.WARN, Result.UNKNOWN, Result.NOT_APPLICABLE
+OURS, OTHERS = (kerneltree.module("demo", build_id=build) for build in ("aaaa", "bbbb"))
+MINE = "updates/dkms/demo.ko"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    kerneltree.make(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def tree(root: Path) -> Path:
+    return root / "usr/lib/modules" / KERNEL
+
+
+def checks(root: Path, origin: Origin | None = None, state: Path | None = None) -> dict[str, Check]:
+    [proof] = verify.prove(root, KERNEL, ["demo"], host=placement.host(root, state), origins={"demo": origin})
+    found = {check.name: check for check in proof.checks}
+    assert proof.loads == (not any(c.result is FAIL for c in proof.checks)), proof
+    return found
+
+
+def write(root: Path, name: str, text: str | bytes) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_nothing_in_the_way(root: Path, tree: Path) -> None:
+    kerneltree.add(tree, MINE, OURS)
+    found = checks(root)
+    assert {name: found[name].result for name in ("winner", "origin", "modprobe", "boot", "initrd")} == {
+        "winner": PASS, "origin": NA, "modprobe": PASS, "boot": NA, "initrd": NA,
+    }  # fmt: skip
+
+
+class TestWinner:
+    def test_before_the_kernels_own(self, root: Path, tree: Path) -> None:
+        write(tree, "kernel/net/demo.ko.xz", b"x")
+        (tree / "modules.order").write_text("kernel/net/my-demo.ko\nkernel/net/demo.ko\nkernel/a/demo.ko\n")
+        path = kerneltree.add(tree, MINE, OURS)
+        check = checks(root)["winner"]
+        assert (check.result, check.found) == (PASS, f"{path}, before {tree}/kernel/net/demo.ko.xz")
+
+    def test_the_kernels_own_is_preferred(self, root: Path, tree: Path) -> None:
+        write(tree, MINE, OTHERS)
+        time.sleep(0.02)
+        kerneltree.add(tree, "kernel/net/demo.ko", OURS)
+        check = checks(root)["winner"]
+        assert (check.result, check.expected, check.found) == (FAIL, f"{tree}/{MINE}", f"{tree}/kernel/net/demo.ko")
+        # Where depmod simply did not run, a new publication runs it.
+        time.sleep(0.02)
+        write(tree, MINE, OTHERS)
+        (tree / MINE).rename(tree / "updates/demo.ko")
+        found = checks(root)
+        assert "winner" not in found
+        assert (found["depmod"].result, found["depmod"].fix) == (FAIL, f"Run: depmod {KERNEL}")
+
+    def test_two_added_files(self, root: Path, tree: Path) -> None:
+        copy = write(root, "copy/demo.ko.gz", gzip.compress(OURS))
+        loser = write(tree, "extra/demo.ko", OTHERS)
+        kerneltree.add(tree, MINE, OURS)
+        origin = Origin("1.0", "1.0", copy)
+        check = checks(root, origin)["winner"]
+        assert check.result is WARN
+        assert os.fspath(loser) in check.reason
+        assert checks(root)["winner"].result is WARN
+        # Now the other one wins.
+        (tree / MINE).write_bytes(OTHERS)
+        loser.write_bytes(OURS)
+        check = checks(root, origin)["winner"]
+        assert (check.result, check.expected, check.found) == (FAIL, os.fspath(loser), f"{tree}/{MINE}")
+        # None of the two is ours.
+        loser.write_bytes(OTHERS)
+        assert checks(root, origin)["winner"].result is WARN
+
+    def test_a_link_is_no_other_file(self, root: Path, tree: Path) -> None:
+        kerneltree.add(tree, "extra/demo.ko", OURS)
+        (tree / "weak-updates").mkdir()
+        (tree / "weak-updates/demo.ko").symlink_to("../extra/demo.ko")
+        (tree / "updates").mkdir()
+        (tree / "updates/demo.ko").symlink_to("nowhere")
+        assert checks(root)["winner"].result is WARN
+        (tree / "updates/demo.ko").unlink()
+        assert checks(root)["winner"].result is PASS
+
+
+class TestOrigin:
+    @pytest.fixture
+    def copy(self, root: Path, tree: Path) -> Path:
+        kerneltree.add(tree, MINE, OURS)
+        return write(root, "var/lib/dkms/demo/1.0/demo.ko", OURS)
+
+    def origin(self, root: Path, origin: Origin | None) -> tuple[Result, str]:
+        check = checks(root, origin)["origin"]
+        return check.result, check.reason
+
+    def test_what_dkms_built(self, root: Path, tree: Path, copy: Path) -> None:
+        assert self.origin(root, Origin("1.0", "1.0", copy, 1.0))[0] is PASS
+        # Signed or compressed since, it is still the same build.
+        copy.write_bytes(gzip.compress(elf.sign(OURS, b"signature")))
+        assert self.origin(root, Origin("1.0", "1.0", copy))[0] is PASS
+
+    def test_something_else(self, root: Path, copy: Path) -> None:
+        for data in (OTHERS, kerneltree.module("demo"), b"no module", OURS[:-1]):
+            copy.write_bytes(data)
+            result, reason = self.origin(root, Origin("1.0", "1.0", copy))
+            assert (result, "not the one that DKMS built" in reason) == (WARN, True)
+        copy.unlink()
+        assert self.origin(root, Origin("1.0", "1.0", copy))[0] is WARN
+        assert self.origin(root, Origin("1.0", "1.0", None))[0] is UNKNOWN
+
+    def test_another_version(self, root: Path, copy: Path) -> None:
+        check = checks(root, Origin("2.0", "1.0", copy))["origin"]
+        assert (check.result, check.expected, check.found) == (WARN, "2.0", "1.0")
+
+    def test_the_source_was_changed(self, root: Path, copy: Path) -> None:
+        assert "source was changed" in self.origin(root, Origin("1.0", "1.0", copy, time.time() + 1))[1]
+
+    def test_not_dkms(self, root: Path, tree: Path, copy: Path) -> None:
+        assert self.origin(root, Origin("1.0"))[0] is NA
+        (tree / MINE).unlink()
+        kerneltree.add(tree, "weak-updates/demo.ko", OTHERS)
+        assert self.origin(root, Origin("1.0", "1.0", copy))[0] is NA
+
+    def test_which_of_the_built_files(self, tmp_path: Path) -> None:
+        assert placement.copy_of("my_mod", tmp_path, ("a.ko", "my-mod.ko.xz")) == tmp_path / "my-mod.ko.xz"
+        assert placement.copy_of("b", tmp_path, ("a.ko",)) is None
+
+
+class TestModprobe:
+    @pytest.fixture(autouse=True)
+    def installed(self, tree: Path) -> None:
+        kerneltree.add(tree, MINE, OURS)
+
+    @pytest.mark.parametrize(
+        ("line", "result"),
+        [
+            ("install demo /bin/false", FAIL),
+            ("install demo /bin/true", FAIL),
+            ("install demo /sbin/modprobe --ignore-install demo && x", WARN),
+            ("alias demo off", FAIL),
+            ("alias dem? other", FAIL),
+            ("blacklist demo", WARN),
+            ("blacklist other", PASS),
+            ("install other /bin/false", PASS),
+            ("alias other demo", PASS),
+            ("softdep demo pre: other", PASS),
+        ],
+    )
+    def test_lines(self, root: Path, line: str, result: Result) -> None:
+        write(root, "etc/modprobe.d/x.conf", f"# ours\n{line}\n")
+        check = checks(root)["modprobe"]
+        assert check.result is result
+        assert ("/etc/modprobe.d/x.conf line 2" in check.found) == (result is not PASS)
+
+    def test_a_blacklist_against_a_wish(self, root: Path) -> None:
+        write(root, "etc/modprobe.d/x.conf", "blacklist demo\n")
+        write(root, "etc/modules-load.d/x.conf", "demo\n")
+        found = checks(root)
+        assert (found["modprobe"].result, found["boot"].result) == (FAIL, PASS)
+        assert "/etc/modules-load.d/x.conf line 1" in found["modprobe"].reason
+        assert not verify.prove(root, KERNEL, ["demo"])[0].loads
+        assert verify.prove(root, KERNEL, ["demo"])[0].holds(ELSEWHERE)
+
+    @pytest.mark.parametrize(
+        ("words", "result"), [("module_blacklist=a,demo", FAIL), ("modprobe.blacklist=demo", WARN), ("", PASS)]
+    )
+    def test_the_command_line(self, root: Path, words: str, result: Result) -> None:
+        write(root, "boot/grub/grub.cfg", f"menuentry x {{\nlinux /boot/vmlinuz-{KERNEL} ro {words}\n}}\n")
+        assert checks(root)["modprobe"].result is result
+
+    def test_what_loads_it(self, root: Path, tree: Path) -> None:
+        assert checks(root)["boot"].result is NA
+        (tree / MINE).write_bytes(kerneltree.module("demo", info={"alias": "pci:v00008086*"}))
+        assert (checks(root)["boot"].result, checks(root)["boot"].found[-14:]) == (PASS, "pci:v00008086*")
+
+
+class TestInitrd:
+    def check(self, root: Path, *inside: tuple[str, bytes]) -> Check:
+        entries = [Entry(f"usr/lib/modules/{KERNEL}/{name}", stat.S_IFREG | 0o644, data) for name, data in inside]
+        write(root, f"boot/initrd.img-{KERNEL}", gzip.compress(cpio(entries)))
+        return checks(root, state=root / "state")["initrd"]
+
+    def test_copies(self, root: Path, tree: Path) -> None:
+        kerneltree.add(tree, MINE, OURS)
+        assert self.check(root).result is PASS
+        assert self.check(root, ("kernel/a.ko", OTHERS), (MINE, OURS)).result is PASS
+        check = self.check(root, (MINE, OTHERS))
+        assert (check.result, check.expected, check.found) == (FAIL, "build aaaa", "build bbbb")
+        assert KERNEL in check.fix
+        assert self.check(root, (MINE, kerneltree.module("demo"))).result is UNKNOWN
+
+    def test_one_that_cannot_be_read(self, root: Path, tree: Path) -> None:
+        kerneltree.add(tree, MINE, OURS)
+        write(root, f"boot/initrd.img-{KERNEL}", b"BZh91AY")
+        assert checks(root)["initrd"].result is UNKNOWN
+        assert verify.prove(root, KERNEL, ["demo"])[0].loads  # it decides nothing
+
+    def test_it_is_an_input(self, root: Path, tree: Path) -> None:
+        path = kerneltree.add(tree, MINE, OURS)
+        before = [files.identity(each) for each in verify.inputs(root, KERNEL, path)]
+        write(root, f"boot/initrd.img-{KERNEL}", b"")
+        assert [files.identity(each) for each in verify.inputs(root, KERNEL, path)] != before
+
+
+def test_a_host_is_another_when_anything_changes(tree: Path, root: Path) -> None:
+    changes: list[Callable[[], object]] = [
+        lambda: write(root, "etc/modprobe.d/x.conf", "blacklist a\n"),
+        lambda: write(root, "etc/modules-load.d/x.conf", "a\n"),
+        lambda: write(root, "boot/grub/grub.cfg", "linux /vmlinuz-1 x\n"),
+        lambda: write(root, "boot/grub/grubenv", "kernelopts=x\n"),
+        lambda: write(root, "boot/loader/entries/a.conf", "linux /x\n"),
+        lambda: write(root, "sys/module/module/parameters/sig_enforce", "Y\n"),
+        lambda: write(root, "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c", b"\6\0\0\0\1"),
+    ]
+    before = placement.host(root)
+    assert placement.host(root) == before
+    for change in changes:
+        change()
+        assert placement.host(root) != before
+        before = placement.host(root)
