@@ -73,6 +73,9 @@ for i in $(seq 60); do [ -e /sys/module/knetstat ] && break; sleep 1; done
 cat /proc/net/tcpstat
 knetstatctl check running; echo "check: $?"
 knetstatctl sockets tcp6 >/dev/null; echo "sockets: $?"
+rmmod knetstat
+for i in $(seq 60); do [ -e /sys/module/knetstat ] && break; sleep 1; done
+test -e /proc/net/udpstat; echo "unloaded by hand, and loaded again: $?"
 journalctl --no-pager -b -k -o cat -g knetstat
 """
 
@@ -140,6 +143,7 @@ def test_the_module_is_there_after_the_upgrade_and_the_reboot(way: str, packagin
     assert "Recv-Q Send-Q Local Address" in said.output, said.output
     assert "check: 0" in said.output, said.output
     assert "sockets: 0" in said.output, said.output
+    assert "unloaded by hand, and loaded again: 0" in said.output, said.output
 
 
 @pytest.mark.slow
