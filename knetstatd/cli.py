@@ -23,7 +23,7 @@ from .observe import Machine
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .diagnose import RunningKernelRead
+    from .traps import RunningKernelRead
     from .observe import Seen
 
 READY, NOT_READY, USAGE, UNKNOWN, IN_PROGRESS = 0, 1, 2, 3, 75
@@ -280,9 +280,9 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _reads(seen: Seen) -> tuple[RunningKernelRead, ...]:
-    from . import diagnose
+    from . import traps
 
-    return diagnose.running_kernel_reads(seen.source, seen.passed) if seen.source is not None else ()
+    return traps.reads(seen.source, seen.passed) if seen.source is not None else ()
 
 
 def _history(arguments: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from .model import Action, Artefact, Check, Result, Why
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .diagnose import RunningKernelRead
+    from .traps import RunningKernelRead
     from .model import Observation, Step
     from .observe import Machine, Seen
 

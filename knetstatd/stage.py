@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import artefact, compiler, diagnose, files
+from . import artefact, compare, compiler, diagnose, files, traps
 from .errors import BuildError
 from .model import Kind, Proof
 
@@ -69,7 +69,7 @@ def _compile(job: Job, work: Path, tick: Callable[[], None] | None) -> artefact.
         )  # fmt: skip
     if done.code < 0:
         raise BuildError(Kind.INTERRUPTED, f"dkms was killed by signal {-done.code}", kept)
-    cause = diagnose.classify(done.log, done.output, done.code)
+    cause = compare.refine(diagnose.classify(done.log, done.output, done.code), Path("/"), job.kernel)
     raise BuildError(cause.kind, cause.reason, kept, cause.fix, cause.evidence)
 
 
@@ -89,7 +89,7 @@ def _prove(job: Job, staged: artefact.Staged, prove: Callable[[Path], Proof]) ->
             continue
         worst = proof.worst
         kept = _keep_log(job, files.text(staged.log) or "", "")
-        reads = diagnose.running_kernel_reads(job.source, job.passed)
+        reads = traps.reads(job.source, job.passed)
         if release is not None and release.result != "pass" and reads:
             first = reads[0]
             raise BuildError(
