@@ -70,7 +70,7 @@ unit: setup-test  ## unit tests and linters (seconds)
 
 # The planner and everything that reads what others wrote.
 PARSERS := plan names files config sockets shellfile dkmsconf dkms grub bootloader transaction unpack symvers elf ko depmod target \
-	checks verify diagnose compare traps
+	checks verify diagnose compare traps packages
 comma := ,
 coverage: setup-test  ## unit tests; fails unless the planner and all parsers are covered by branch
 	$(PYTEST) tests/unit --cov=knetstatd --cov-branch --cov-report= $(ARGS)

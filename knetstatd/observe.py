@@ -23,6 +23,7 @@ from . import (
     ko,
     locks,
     names,
+    packages,
     plan,
     transaction,
 )
@@ -69,6 +70,7 @@ class Machine:
         self._states: dict[str, KernelState] = {}
         self._transaction = ""
         self._foreign = ""
+        self._unfinished: tuple[object, tuple[packages.Unfinished, ...]] = ((), ())
         self._proofs = Proofs(root)
         self._confs: dict[tuple[str, str], dkmsconf.Conf] = {}
 
@@ -105,7 +107,14 @@ class Machine:
         self._confs = {}
         self._transaction = transaction.package(self.root) or ""
         self._foreign = transaction.foreign_dkms(self.root, os.getpid()) or ""
+        mark = tuple(files.identity(self.root / "var/lib/dpkg" / name) for name in ("status", "updates"))
+        if self._unfinished[0] != mark:
+            self._unfinished = (mark, packages.unfinished(self.root))
         return self._transaction
+
+    def unfinished(self, kernel: str) -> tuple[packages.Unfinished, ...]:
+        """The packages of a kernel that were left half-way; none while a transaction is still at work on them."""
+        return () if self._transaction else packages.of_kernel(self._unfinished[1], kernel)
 
     def refused(self) -> list[tuple[str, str]]:
         """Names that are left alone, each with the reason."""

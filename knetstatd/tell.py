@@ -83,7 +83,7 @@ class Teller:
         if self._said.get(key) == said:
             return
         self._said[key] = said
-        event = _event(step)
+        event = _event(step) if verdict.why != "half-configured" else Event.HALF_CONFIGURED
         # The builder tells of each failure; here only those are told that happened before this daemon started.
         if event is None or (attempt is not None and attempt.when >= self._since):
             return
