@@ -92,12 +92,19 @@ def _all(
         key = (found.kind, found.subject)
         if not arguments.yes:
             print("\n" + "\n".join(lines(found)))
-            if input("Do it? [y/N] ").strip().lower() not in ("y", "yes"):
+            if not _agreed():
                 done[key] = (found, "declined")
                 continue
         done[key] = (found, _one(machine, kernel, found))
         if shown:
             print(f"{found.what}: {done[key][1]}")
+
+
+def _agreed() -> bool:
+    try:
+        return input("Do it? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def _one(machine: Machine, kernel: str | None, found: repair.Repair) -> str:

@@ -313,6 +313,24 @@ def test_an_override_that_does_not_help_is_taken_back(bookworm: Container) -> No
     assert not c.path("/etc/dkms/kt-story.conf").exists()
 
 
+def test_it_asks(bookworm: Container) -> None:
+    c = bookworm
+    kernel = c.kernels()[0]
+    c.add_fixture("noisy", autoinstall=False, files={"megabytes": "0\n"})
+    product.install(c, [])
+    place = f"/var/lib/dkms/kt-noisy/1.0/{kernel.release}/x86_64"
+    c.run(["mkdir", "-p", f"{place}/log"], check=True)
+    # script(1) gives it a terminal.
+    argv = ["script", "-qec", "knetstatctl repair --all", "/dev/null"]
+    for answer, code in (("n\n", 1), ("\x04", 1), ("y\n", 0)):
+        done = c.run(argv, stdin=answer)
+        assert f"delete  {place}" in done.stdout
+        assert "Do it? [y/N]" in done.stdout
+        assert done.returncode == code, done.stdout
+        assert "Traceback" not in done.stdout
+        assert c.path(place).exists() is (code == 1)
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [
