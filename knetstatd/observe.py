@@ -32,7 +32,7 @@ from .model import Artefact, Headers, KernelState, Limits, Loaded, Observation, 
 from .proofs import Look, Proofs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from .config import Config
     from .model import Step
@@ -172,9 +172,9 @@ class Machine:
         """A new look at a kernel, to be shared by all modules that are observed on it now."""
         return Look(self.root, kernel)
 
-    def prove_file(self, look: Look, path: Path) -> Proof:
-        """What `verify` says of a module file for a kernel."""
-        return self._proofs.file(look, path)
+    def prove_file(self, look: Look, path: Path, others: Sequence[Path] = ()) -> Proof:
+        """What `verify` says of a module file for a kernel. others: the modules that come with it, and may export to it."""
+        return self._proofs.file(look, path, others)
 
     def prove_installed(self, look: Look, *modules: str) -> tuple[Proof, ...]:
         """What `verify` says of the modules that modprobe would load, one for each that the packages make."""
@@ -256,7 +256,9 @@ class Machine:
             return seen  # nothing is to be done, so nothing is asked of the stage and of earlier attempts
         mark = kernels.fingerprint(self.root, source, look.headers.path)
         staged = artefact.find(self.state, o.kernel, o.module, version, mark)
-        good = staged is not None and all(self._fits(self.prove_file(look, path)) for path in staged.modules)
+        good = staged is not None and all(
+            self._fits(self.prove_file(look, path, staged.modules)) for path in staged.modules
+        )
         o = o._replace(
             staged=Artefact.NONE if staged is None else Artefact.GOOD if good else Artefact.BAD,
             hook_builds=bool(conf.autoinstall) and dkms.hook_present(self.root),

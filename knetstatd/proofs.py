@@ -61,18 +61,20 @@ class Proofs:
         """Forgets the proofs for other kernels."""
         self._kept = {key: kept for key, kept in self._kept.items() if key[0] in kernels}
 
-    def file(self, look: Look, path: Path) -> Proof:
-        """The proof of a module file, wherever it lies, for the kernel of `look`."""
+    def file(self, look: Look, path: Path, others: Sequence[Path] = ()) -> Proof:
+        """The proof of a module file, wherever it lies, for the kernel of `look`. others: those that are loaded before it."""
         key = (look.kernel, os.fspath(path))
-        known = self._known(key, look)
+        inputs = (*look.inputs, *map(files.identity, others))
+        known = self._known(key, inputs)
         if known is None or known.proof.path != key[1]:
-            proof = verify.verify(self._root, look.kernel, path, facts=look.facts)
-            self._kept[key] = known = _Kept(look.inputs, files.identity(path), proof)
+            proof = verify.verify(self._root, look.kernel, path, others=others, facts=look.facts)
+            self._kept[key] = known = _Kept(inputs, files.identity(path), proof)
         return known.proof
 
     def installed(self, look: Look, modules: Sequence[str]) -> tuple[tuple[str, Proof], ...]:
         """The proofs of the files that modprobe would take for the modules, for those that are installed."""
-        known = {module: kept.proof for module in modules if (kept := self._known((look.kernel, module), look)) is not None}
+        kept = {module: self._known((look.kernel, module), look.inputs) for module in modules}
+        known = {module: one.proof for module, one in kept.items() if one is not None}
         if new := [module for module in modules if module not in known]:
             for module, proof in zip(new, verify.prove(self._root, look.kernel, new, look.facts), strict=True):
                 known[module] = proof
@@ -81,8 +83,8 @@ class Proofs:
         found = ((module, known[module]) for module in modules)
         return tuple((m, proof) for m, proof in found if proof.path or any(check.name != "file" for check in proof.checks))
 
-    def _known(self, key: tuple[str, str], look: Look) -> _Kept | None:
+    def _known(self, key: tuple[str, str], inputs: tuple[files.Identity | None, ...]) -> _Kept | None:
         """A proof that still stands: every file that it was made from is the same."""
         known = self._kept.get(key)
-        same = known is not None and known.inputs == look.inputs and known.file == files.identity(Path(known.proof.path))
+        same = known is not None and known.inputs == inputs and known.file == files.identity(Path(known.proof.path))
         return known if same else None

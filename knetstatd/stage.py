@@ -20,7 +20,7 @@ from .errors import BuildError
 from .model import Kind, Proof
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .compiler import Job
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 _FREE = 64 << 20
 
 
-def stage(job: Job, prove: Callable[[Path], Proof], tick: Callable[[], None] | None = None) -> artefact.Staged:
+def stage(job: Job, prove: Callable[[Path, Sequence[Path]], Proof], tick: Callable[[], None] | None = None) -> artefact.Staged:
     """Compiles the module and proves it; raises BuildError with the cause.
 
-    prove: what `verify` says of a .ko for the target kernel.  tick: called while it compiles.
+    prove: what `verify` says of a .ko for the target kernel, with all that the package makes.  tick: called while it compiles.
     """
     artefact.clear(job.state, job.kernel, job.module)
     final = artefact.directory(job.state, job.kernel, job.module)
@@ -81,9 +81,9 @@ def _keep_log(job: Job, log: str, output: str) -> str:
     return os.fspath(path)
 
 
-def _prove(job: Job, staged: artefact.Staged, prove: Callable[[Path], Proof]) -> None:
+def _prove(job: Job, staged: artefact.Staged, prove: Callable[[Path, Sequence[Path]], Proof]) -> None:
     for path in staged.modules:
-        proof = prove(path)
+        proof = prove(path, staged.modules)
         release = next((c for c in proof.checks if c.name == "release"), None)
         if proof.loads and (release is None or release.result == "pass"):
             continue
