@@ -70,7 +70,7 @@ unit: setup-test  ## unit tests and linters (seconds)
 
 # The planner and everything that reads what others wrote.
 PARSERS := plan names files config sockets shellfile dkmsconf dkms grub bootloader transaction unpack symvers elf ko depmod target \
-	checks verify diagnose der trust modprobe initrd signed placement
+	checks verify diagnose compare traps packages der trust modprobe initrd signed placement
 comma := ,
 coverage: setup-test  ## unit tests; fails unless the planner and all parsers are covered by branch
 	$(PYTEST) tests/unit --cov=knetstatd --cov-branch --cov-report= $(ARGS)
@@ -80,7 +80,7 @@ coverage: setup-test  ## unit tests; fails unless the planner and all parsers ar
 container: setup-test  ## tests in Debian containers with systemd, real dkms, real kernels (minutes)
 	$(PYTEST) tests/container $(ARGS)
 
-container-slow: setup-test  ## 50 random kills on each suite, 50 installations beside the hook (two hours)
+container-slow: setup-test  ## 50 random kills, 50 installations beside the hook, other people's modules (hours)
 	$(PYTEST) tests/container -m slow $(ARGS)
 
 test-vm: setup-test  ## the bundled module on every kernel series, in virtual machines (half an hour)

@@ -12,7 +12,7 @@ _knetstatctl_directories() {
 
 _knetstatctl() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb="" word index
-    local verbs="status check verify build explain history sockets config"
+    local verbs="status check verify build explain repair history sockets config"
     COMPREPLY=()
     # --option=VALUE arrives as three words.
     if [[ $cur == "=" ]]; then
@@ -41,13 +41,14 @@ _knetstatctl() {
                 check) word="--json --quiet -q --help -h" ;;
                 verify) word="--json --kernel -k --help -h" ;;
                 build) word="--json --module --step --no-wait --help -h" ;;
+                repair) word="--json --all --yes -y --dry-run -n --help -h" ;;
                 history) word="--json --kernel -k --module --lines -n --help -h" ;;
                 sockets) word="--json --state --option --help -h" ;;
                 *) word="--json --help -h" ;;
             esac
             if [[ $cur != -* ]]; then
                 case $verb in
-                    check | build) word="next running all $(_knetstatctl_directories /lib/modules)" ;;
+                    check | build | repair) word="next running all $(_knetstatctl_directories /lib/modules)" ;;
                     explain) word="next running $(_knetstatctl_directories /lib/modules)" ;;
                     sockets) word="tcp tcp6 udp udp6" ;;
                     verify)

@@ -26,6 +26,7 @@ from .model import Action, Artefact, Attempt, Headers, Kind, Retry, Why
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from pathlib import Path
 
     from .journal import Journal
     from .model import Proof
@@ -161,7 +162,11 @@ class Builder:
         self._say(Event.STAGE_STARTED, seen, f"compiling in a private tree, {why}")
         begin = time.monotonic()
         job = self._job(seen, self.machine.config.compile_timeout_seconds)
-        stage.stage(job, lambda path: self.machine.prove_file(self.machine.look(o.kernel), path), self.progress.tick)
+
+        def prove(path: Path, others: Sequence[Path]) -> Proof:
+            return self.machine.prove_file(self.machine.look(o.kernel), path, others)
+
+        stage.stage(job, prove, self.progress.tick)
         took = time.monotonic() - begin
         self._say(Event.STAGED, seen, f"compiled and verified in {took:.1f} s", duration_usec=int(took * 1e6))
 

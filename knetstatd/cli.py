@@ -23,7 +23,6 @@ from .observe import Machine
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .diagnose import RunningKernelRead
     from .observe import Seen
 
 READY, NOT_READY, USAGE, UNKNOWN, IN_PROGRESS = 0, 1, 2, 3, 75
@@ -56,6 +55,11 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--no-wait", action="store_true", help="do not wait for package managers or other runs")
     explain = verb("explain", "why is it as it is, and what to do", _explain)
     explain.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default) or running")
+    repair = verb("repair", "finish what dkms and dpkg got stuck in; shows it and asks first", _repair)
+    repair.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default), running or all")
+    repair.add_argument("--all", action="store_true", help="the same as all")
+    repair.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    repair.add_argument("--dry-run", "-n", action="store_true", help="only show it")
     history = verb("history", "what happened, newest last, from the journal", _history)
     history.add_argument("--kernel", "-k", metavar="KERNEL", help="only this kernel")
     history.add_argument("--module", metavar="NAME", help="only this module")
@@ -260,29 +264,31 @@ def _compile(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
+    from . import explain
+
     machine = _machine()
     kernels = _kernels(machine, arguments.kernel)
     if not kernels:
         raise UsageError("no kernel to boot next was found", fix="Name one: knetstatctl explain KERNEL")
     looks = _looks(machine, kernels, machine.modules())
     if arguments.json:
-        document = report.document(machine, [v for _, v in looks])
-        for found, (seen, _) in zip(document["verdicts"], looks, strict=True):
-            attempt = seen.observation.attempt
-            found["last_failure"] = None if attempt is None else {**attempt._asdict(), "evidence": list(attempt.evidence)}
-            found["running_kernel_reads"] = [r._asdict() for r in _reads(seen)]
-        _print(document)
+        _print(explain.document(machine, looks))
     else:
-        print(
-            "\n\n".join(report.explain_text(seen, v, _reads(seen), _coloured()) for seen, v in looks) or "No module is guarded."
-        )
+        shown = [explain.text(seen, v, *explain.grounds(machine, seen), _coloured()) for seen, v in looks]
+        print("\n\n".join(shown) or "No module is guarded.")
     return READY
 
 
-def _reads(seen: Seen) -> tuple[RunningKernelRead, ...]:
-    from . import diagnose
+def _repair(arguments: argparse.Namespace) -> int:
+    from . import mending
 
-    return diagnose.running_kernel_reads(seen.source, seen.passed) if seen.source is not None else ()
+    machine = _machine()
+    arguments.all |= arguments.kernel == "all"
+    kernels = () if arguments.all else _kernels(machine, arguments.kernel)
+    code, document = mending.command(arguments, machine, kernels)
+    if arguments.json:
+        _print(document)
+    return code
 
 
 def _history(arguments: argparse.Namespace) -> int:

@@ -135,7 +135,9 @@ class Kind(enum.StrEnum):
     CONF = "dkms-conf"
     NO_MODULE = "no-module"
     HEADERS = "headers"
+    KERNEL_DIR = "kernel-directory"
     COMPILER = "compiler"
+    TOOLS = "kernel-tools"
     REFUSED = "kernel-refused"
     DENIED = "denied"
     TIMEOUT = "timeout"
@@ -144,6 +146,8 @@ class Kind(enum.StrEnum):
     READ_ONLY = "read-only"
     INTERRUPTED = "interrupted"
     FOREIGN_DKMS = "foreign-dkms"
+    DKMS_TREE = "dkms-tree"
+    SIGNING = "signing"
     PUBLISH = "publish"
     PACKAGES = "packages"
     DURING_TRANSACTION = "during-transaction"
@@ -161,6 +165,7 @@ _RETRY = {
     Kind.READ_ONLY: Retry.BACKOFF,
     Kind.INTERRUPTED: Retry.BACKOFF,
     Kind.FOREIGN_DKMS: Retry.BACKOFF,
+    Kind.SIGNING: Retry.BACKOFF,
     Kind.PUBLISH: Retry.BACKOFF,
     Kind.PACKAGES: Retry.BACKOFF,
     Kind.DURING_TRANSACTION: Retry.AFTER_TRANSACTION,
@@ -225,6 +230,8 @@ class Action(enum.StrEnum):
     WAIT = "wait"
     FETCH_HEADERS = "headers"
     STAGE = "stage"
+    DKMS_TREE = "dkms-tree"
+    SIGNING = "signing"
     PUBLISH = "publish"
     LOAD = "load"
     GIVE_UP = "give-up"

@@ -23,6 +23,7 @@ from . import (
     ko,
     locks,
     names,
+    packages,
     placement,
     plan,
     transaction,
@@ -32,7 +33,7 @@ from .model import ELSEWHERE, UNPUBLISHED, Artefact, Headers, KernelState, Limit
 from .proofs import Look, Proofs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from .config import Config
     from .model import Step
@@ -70,6 +71,7 @@ class Machine:
         self._states: dict[str, KernelState] = {}
         self._transaction = ""
         self._foreign = ""
+        self._unfinished: tuple[object, tuple[packages.Unfinished, ...]] = ((), ())
         self._proofs = Proofs(root)
         self._confs: dict[tuple[str, str], dkmsconf.Conf] = {}
         self._host: placement.Host | None = None
@@ -110,7 +112,14 @@ class Machine:
         self._confs = {}
         self._transaction = transaction.package(self.root) or ""
         self._foreign = transaction.foreign_dkms(self.root, os.getpid()) or ""
+        mark = tuple(files.identity(self.root / "var/lib/dpkg" / name) for name in ("status", "updates"))
+        if self._unfinished[0] != mark:
+            self._unfinished = (mark, packages.unfinished(self.root))
         return self._transaction
+
+    def unfinished(self, kernel: str) -> tuple[packages.Unfinished, ...]:
+        """The packages of a kernel that were left half-way; none while a transaction is still at work on them."""
+        return () if self._transaction else packages.of_kernel(self._unfinished[1], kernel)
 
     def refused(self) -> list[tuple[str, str]]:
         """Names that are left alone, each with the reason."""
@@ -168,9 +177,9 @@ class Machine:
         """A new look at a kernel, to be shared by all modules that are observed on it now."""
         return Look(self.root, kernel, self._host)
 
-    def prove_file(self, look: Look, path: Path) -> Proof:
-        """What `verify` says of a module file for a kernel."""
-        return self._proofs.file(look, path)
+    def prove_file(self, look: Look, path: Path, others: Sequence[Path] = ()) -> Proof:
+        """What `verify` says of a module file for a kernel. others: the modules that come with it, and may export to it."""
+        return self._proofs.file(look, path, others)
 
     def prove_installed(self, look: Look, *modules: str) -> tuple[Proof, ...]:
         """What `verify` says of the modules that modprobe would load, one for each that the packages make."""
@@ -270,7 +279,7 @@ class Machine:
             return seen  # nothing is to be done, so nothing is asked of the stage and of earlier attempts
         mark = kernels.fingerprint(self.root, source, look.headers.path)
         staged = artefact.find(self.state, o.kernel, o.module, version, mark)
-        proofs = [self.prove_file(look, path) for path in staged.modules] if staged is not None else []
+        proofs = [self.prove_file(look, path, staged.modules) for path in staged.modules] if staged is not None else []
         good = all(proof.holds(UNPUBLISHED) and proof.is_current for proof in proofs)
         o = o._replace(
             staged=Artefact.NONE if staged is None else Artefact.GOOD if good else Artefact.BAD,

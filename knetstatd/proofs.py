@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import files, kernels, placement, target, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Container, Mapping, Sequence
 
     from .model import Proof
     from .placement import Host, Origin
@@ -44,8 +44,8 @@ class Look:
         return self._facts
 
 
-# The machine, what DKMS knows, and the identity of DKMS's own copy.
-_Rest = tuple["Host", "Origin | None", files.Identity | None]
+# The machine; what DKMS knows and the identity of DKMS's own copy, or those of the modules that are loaded before.
+_Rest = tuple[object, ...]
 
 
 class _Kept(NamedTuple):
@@ -68,13 +68,13 @@ class Proofs:
         """Forgets the proofs for other kernels."""
         self._kept = {key: kept for key, kept in self._kept.items() if key[0] in kernels}
 
-    def file(self, look: Look, path: Path) -> Proof:
-        """The proof of a module file, wherever it lies, for the kernel of `look`."""
+    def file(self, look: Look, path: Path, others: Sequence[Path] = ()) -> Proof:
+        """The proof of a module file, wherever it lies, for the kernel of `look`. others: those that are loaded before it."""
         key = (look.kernel, os.fspath(path))
-        rest = (look.host, None, None)
+        rest = (look.host, *map(files.identity, others))
         known = self._known(key, look, rest)
         if known is None or known.proof.path != key[1]:
-            proof = verify.verify(self._root, look.kernel, path, facts=look.facts, host=look.host)
+            proof = verify.verify(self._root, look.kernel, path, others=others, facts=look.facts, host=look.host)
             self._kept[key] = known = _Kept(look.inputs, files.identity(path), rest, proof)
         return known.proof
 

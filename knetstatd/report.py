@@ -8,18 +8,17 @@ Rule 2: whatever is not ready has a reason, and a fix where there is one.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import kernels, names
 from .model import Action, Artefact, Check, Result, Why
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from .diagnose import RunningKernelRead
     from .model import Observation, Step
     from .observe import Machine, Seen
+    from .packages import Unfinished
 
 SCHEMA = 1
 
@@ -100,7 +99,7 @@ def verdict(machine: Machine, seen: Seen, step: Step) -> Verdict:
     ready = o.installed in (Artefact.GOOD, Artefact.OTHER)
     progress = step.action in _STEPS or (step.action is Action.WAIT and step.why is not Why.BACKOFF)
     reason, fix = _reason(machine, seen, step)
-    return Verdict(
+    made = Verdict(
         module=o.module,
         version=o.version,
         kernel=o.kernel,
@@ -115,6 +114,21 @@ def verdict(machine: Machine, seen: Seen, step: Step) -> Verdict:
         why=step.why,
         log=o.attempt.log if o.attempt else "",
     )
+    left = machine.unfinished(o.kernel)
+    return _half_configured(made, left) if left else made
+
+
+def _half_configured(made: Verdict, left: Sequence[Unfinished]) -> Verdict:
+    """The verdict for a kernel whose packages were left half-way: it may have no initrd, and no entry in the boot menu."""
+    said = ", ".join(f"{p.name} is {p.state}" for p in left)
+    if not made.ready:
+        return made._replace(reason="; ".join(filter(None, (made.reason, f"besides, {said}"))))
+    broken = [p.name for p in left if p.state == "half-installed"]
+    fix = f"Run: apt-get install --reinstall {' '.join(broken)}" if broken else f"Run: knetstatctl repair {made.kernel}"
+    reason = f"the module is good, but {said}: a hook failed, or the installation was interrupted"
+    if any(p.boots for p in left):
+        made = made._replace(ready=False, progress=False, state="half-configured", why="half-configured")
+    return made._replace(reason=reason, fix=fix)
 
 
 def _state(seen: Seen, step: Step, ready: bool) -> str:
@@ -287,29 +301,6 @@ def status_text(
 def urgency(v: Verdict) -> tuple[bool, bool, bool]:
     """A key by which the verdict to do something about comes first."""
     return (v.ready, v.progress, "next" not in v.role)
-
-
-def explain_text(seen: Seen, v: Verdict, reads: Iterable[RunningKernelRead], enabled: bool) -> str:
-    """What `knetstatctl explain` prints for one module and kernel: the verdict, its grounds, the last failure, the cure."""
-    lines = [paint(f"{v.title}: {v.state}", colour(v), enabled)]
-    if v.reason:
-        lines.append(f"  Reason:  {v.reason}")
-    if v.fix:
-        lines.append(f"  Fix:     {v.fix}")
-    attempt = seen.observation.attempt
-    if attempt is not None:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.when))
-        lines.append(f"  Last failure ({attempt.kind}, attempt {attempt.times}, {when}): {attempt.reason}")
-        lines += [f"    | {line}" for line in attempt.evidence]
-        if attempt.log:
-            lines.append(f"  Log:     {attempt.log}")
-    for read in reads:
-        passed = "which dkms.conf sets" if read.passed else "which dkms.conf does not set"
-        what = f"sets {read.variable}, {passed}" if read.variable else "decides by itself"
-        lines.append(f"  Wrong-kernel trap: {read.file} line {read.line} reads the running kernel and {what}:")
-        lines.append(f"    | {read.text}")
-    lines += checks_text(v.checks, enabled)
-    return "\n".join(lines)
 
 
 _MARKS = {Result.PASS: "green", Result.FAIL: "red", Result.WARN: "yellow", Result.UNKNOWN: "yellow"}

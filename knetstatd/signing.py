@@ -59,7 +59,7 @@ def sign(module: Path, key: Key, work: Path) -> None:
         signed = f.read() == b"~Module signature appended~\n"
     if done.code or not signed:
         raise BuildError(
-            Kind.PUBLISH, f"sign-file failed: {done.text.strip()[:300]}", module.name, f"Look at the key {key.private}"
+            Kind.SIGNING, f"sign-file failed: {done.text.strip()[:300]}", module.name, f"Look at the key {key.private}"
         )
 
 
@@ -72,6 +72,6 @@ def _make(private: str, certificate: str, work: Path) -> None:
         timeout=120, env=run.environment(work),
     )  # fmt: skip
     if done.code:
-        raise BuildError(Kind.PUBLISH, f"no signing key can be made: {done.text.strip()[:300]}", private, "Install openssl")
+        raise BuildError(Kind.SIGNING, f"no signing key can be made: {done.text.strip()[:300]}", private, "Install openssl")
     files.write(Path(private), temporary.read_bytes(), 0o600)
     files.write(Path(certificate), (work / "key.der").read_bytes(), 0o644)

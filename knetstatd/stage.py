@@ -15,12 +15,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import artefact, compiler, diagnose, files
+from . import artefact, compare, compiler, diagnose, files, traps
 from .errors import BuildError
 from .model import UNPUBLISHED, Kind, Proof
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .compiler import Job
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 _FREE = 64 << 20
 
 
-def stage(job: Job, prove: Callable[[Path], Proof], tick: Callable[[], None] | None = None) -> artefact.Staged:
+def stage(job: Job, prove: Callable[[Path, Sequence[Path]], Proof], tick: Callable[[], None] | None = None) -> artefact.Staged:
     """Compiles the module and proves it; raises BuildError with the cause.
 
-    prove: what `verify` says of a .ko for the target kernel.  tick: called while it compiles.
+    prove: what `verify` says of a .ko for the target kernel, with all that the package makes.  tick: called while it compiles.
     """
     artefact.clear(job.state, job.kernel, job.module)
     final = artefact.directory(job.state, job.kernel, job.module)
@@ -69,7 +69,7 @@ def _compile(job: Job, work: Path, tick: Callable[[], None] | None) -> artefact.
         )  # fmt: skip
     if done.code < 0:
         raise BuildError(Kind.INTERRUPTED, f"dkms was killed by signal {-done.code}", kept)
-    cause = diagnose.classify(done.log, done.output, done.code)
+    cause = compare.refine(diagnose.classify(done.log, done.output, done.code), Path("/"), job.kernel)
     raise BuildError(cause.kind, cause.reason, kept, cause.fix, cause.evidence)
 
 
@@ -81,15 +81,15 @@ def _keep_log(job: Job, log: str, output: str) -> str:
     return os.fspath(path)
 
 
-def _prove(job: Job, staged: artefact.Staged, prove: Callable[[Path], Proof]) -> None:
+def _prove(job: Job, staged: artefact.Staged, prove: Callable[[Path, Sequence[Path]], Proof]) -> None:
     for path in staged.modules:
-        proof = prove(path)
+        proof = prove(path, staged.modules)
         release = next((c for c in proof.checks if c.name == "release"), None)
         if proof.holds(UNPUBLISHED) and (release is None or release.result == "pass"):
             continue
         worst = proof.first(UNPUBLISHED)
         kept = _keep_log(job, files.text(staged.log) or "", "")
-        reads = diagnose.running_kernel_reads(job.source, job.passed)
+        reads = traps.reads(job.source, job.passed)
         if release is not None and release.result != "pass" and reads:
             first = reads[0]
             raise BuildError(

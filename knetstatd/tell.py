@@ -83,7 +83,7 @@ class Teller:
         if self._said.get(key) == said:
             return
         self._said[key] = said
-        event = _event(step)
+        event = _event(step, verdict.why)
         # The builder tells of each failure; here only those are told that happened before this daemon started.
         if event is None or (attempt is not None and attempt.when >= self._since):
             return
@@ -191,9 +191,11 @@ def withdraw(runtime: Path) -> None:
             (runtime / name).unlink()
 
 
-def _event(step: Step) -> Event | None:
+def _event(step: Step, why: str) -> Event | None:
     """The kind of entry that a step deserves; None for steps that the builder tells of, or that nobody needs to know."""
     match step.action, step.why:
+        case _ if why == "half-configured":
+            return Event.HALF_CONFIGURED
         case Action.DONE, Why.READY:
             return Event.READY
         case Action.DONE, Why.OUTDATED:

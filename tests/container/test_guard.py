@@ -250,3 +250,31 @@ def test_hostile_names_run_nothing(machine: Container) -> None:
     assert done.returncode == 2
     assert "is not a kernel release" in done.stderr
     assert not list(c.root.glob("x"))
+
+
+SECOND = """
+BUILT_MODULE_NAME[1]="kt_second"
+BUILT_MODULE_LOCATION[1]="."
+DEST_MODULE_LOCATION[1]="/updates"
+"""
+
+
+def test_modules_of_one_package_that_need_each_other(machine: Container) -> None:
+    """The one uses what the other exports; neither is installed when the first is proven."""
+    c = machine
+    kernel = c.kernels()[0]
+    source = c.path("/usr/src/kt-good-1.0")
+    c.add_fixture("good", autoinstall=False)
+    for path, text in (
+        ("dkms.conf", SECOND),
+        ("Makefile", "\nobj-m += kt_second.o\n"),
+        ("kt_good.c", "\nint kt_shared(void);\nint kt_shared(void)\n{\n\treturn 0;\n}\nEXPORT_SYMBOL(kt_shared);\n"),
+    ):
+        (source / path).write_text((source / path).read_text() + text)
+    code = "int kt_shared(void);\nstatic int __init kt_init(void)\n{\n\treturn kt_shared();\n}\nmodule_init(kt_init);\n"
+    (source / "kt_second.c").write_text(f'#include <linux/module.h>\n{code}MODULE_LICENSE("GPL");\nMODULE_DESCRIPTION("x");\n')
+    product.install(c, ["kt-good"])
+    done = c.run(["knetstatctl", "build", kernel.release])
+    assert done.returncode == 0, done.stdout + done.stderr
+    listed = c.output("modprobe", "-S", kernel.release, "--show-depends", "kt_second")
+    assert [line.split("/")[-1].partition(".")[0] for line in listed.splitlines()] == ["kt_good", "kt_second"]

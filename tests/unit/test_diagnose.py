@@ -51,17 +51,29 @@ make[2]: *** [scripts/Makefile.build:250: /stage/m/1/build/m.o] Error 1
             "make: *** /lib/modules/6.1/build: No such file or directory.  Stop.\n",
             "",
             10,
-            Kind.HEADERS,
+            Kind.KERNEL_DIR,
             "/lib/modules/6.1/build",
         ),
         ("make: *** No rule to make target 'modulez'.  Stop.\n", "", 10, Kind.COMPILE, "modulez"),
         ("Makefile:3: *** set KDIR.  Stop.\n", "", 10, Kind.COMPILE, "set KDIR"),
         ("make: *** [Makefile:5: all] Error 2\n", "", 10, Kind.COMPILE, "make failed"),
         ("", "does not match this kernel: BUILD_EXCLUSIVE", 77, Kind.EXCLUDED, "BUILD_EXCLUSIVE"),
-        ("", "Build of m.ko failed for: 6.1", 7, Kind.NO_MODULE, "did not make"),
-        ("", "This module/version has already been built on: 6.1", 3, Kind.FOREIGN_DKMS, "another dkms"),
+        ("LD m.ko\n", "Build of m.ko failed for: 6.1", 7, Kind.NO_MODULE, "did not make"),
+        ("", "Build of m.ko failed for: 6.1", 7, Kind.FOREIGN_DKMS, "another dkms"),
+        ("", "This module/version has already been built on: 6.1", 3, Kind.DKMS_TREE, "without a module in it"),
+        ("", "Error! Could not locate dkms.conf file.\nFile: does not exist.", 4, Kind.DKMS_TREE, "a source"),
+        ("", "rm: Read-only file system\nhas already been built on: 6.1", 3, Kind.READ_ONLY, "read-only"),
+        ("", "nothing that is known", 3, Kind.COMPILE, "exit code 3"),
         ("", "Error! No 'PACKAGE_NAME' directive specified", 8, Kind.CONF, "dkms.conf"),
         ("", "nonsense", 9, Kind.COMPILE, "exit code 9"),
+        (
+            "/usr/src/linux-headers-6.1/x.h:1:2: error: passing argument 1 of 'f'\nm.c:3:4: error: too many arguments to 'f'\n",
+            "",
+            10,
+            Kind.API,
+            "m.c line 3: too many",
+        ),
+        ("/usr/src/linux-headers-6.1/x.h:1:2: error: passing argument 1 of 'f'\n", "", 10, Kind.API, "x.h line 1: passing"),
         ("cp: cannot create regular file: Read-only file system\n", "", 10, Kind.READ_ONLY, "read-only"),
     ],
 )
@@ -87,35 +99,6 @@ def test_any_log_has_a_cause(log: str, output: str, code: int) -> None:
     assert len(cause.evidence) <= 6
 
 
-def test_the_line_that_reads_the_running_kernel(tree: Make) -> None:
-    source = tree(
-        {
-            "Makefile": "# uname -r in a comment\nKSRC ?= /lib/modules/$(shell uname -r)/build\nall:\n\tmake -C $(KSRC)\n",
-            "sub/Kbuild": "KVER := $(shell uname -r)\n",
-            "configure": "release=`uname -r`\n",
-            "m.c": "/* uname -r */",
-            ".git/Makefile": "X = $(shell uname -r)",
-        }
-    )
-    reads = diagnose.running_kernel_reads(source, {"KVER"})
-    assert [(r.file, r.line, r.variable, r.passed) for r in reads] == [
-        ("Makefile", 2, "KSRC", False),
-        ("configure", 1, "release", False),
-        ("sub/Kbuild", 1, "KVER", True),
-    ]
-    assert reads[0].text == "KSRC ?= /lib/modules/$(shell uname -r)/build"
-
-
-def test_a_huge_source_is_not_searched_for_ever(tree: Make) -> None:
-    line = "X = $(shell uname -r)\n"
-    source = tree({f"{number:03}/Makefile": line for number in range(250)} | {"m.c": "error:\n"})
-    assert len(diagnose.running_kernel_reads(source, ())) == 201
-
-
 def test_evidence_is_at_most_three_different_lines() -> None:
     log = "a.c:1:1: error: x\n" * 5 + "".join(f"b{n}.c:1:1: error: y\n" for n in range(5))
     assert diagnose.classify(log, "", 10).evidence == ("a.c:1:1: error: x", "b0.c:1:1: error: y", "b1.c:1:1: error: y")
-
-
-def test_a_source_that_does_not_ask_has_no_such_line(tree: Make) -> None:
-    assert diagnose.running_kernel_reads(tree({"Makefile": "KDIR ?= /lib/modules/$(KVER)/build\n"}), ()) == ()

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""knetstatctl repair: shows what is stuck and exactly what would be done, asks, does it one by one, looks again after each.
+
+Rule: nothing is done while a package transaction is open or a foreign dkms runs, and nothing without our lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import attempts, diagnose, dkms, files, locks, names, repair, report, run, transaction
+from .errors import KnetstatdError, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator, Sequence
+
+    from .observe import Machine
+
+_VERBS = {"Run": "run", "Delete": "delete", "Write": "write", "Prove": "prove"}
+
+
+def lines(found: repair.Repair, number: int = 0) -> list[str]:
+    """What a person reads before saying yes: all of it, word for word."""
+    text = [f"{number}. {found.what}" if number else found.what, f"   because {names.clean(found.why, 1000)}"]
+    for act in found.acts:
+        match act:
+            case repair.Run():
+                hold = f"  (meanwhile {repair.HOLD} keeps dkms out of the hooks)" if act.hold else ""
+                text.append(f"   run     {' '.join(act.argv)}{hold}")
+            case repair.Delete():
+                text.append(f"   delete  {act.path}" + (f"  ({names.clean(act.holds)})" if act.holds else ""))
+            case repair.Write():
+                text.append(f"   write   {act.path}")
+                text += [f"           | {line}" for line in act.text.splitlines()]
+            case repair.Prove():
+                text.append(f"   prove   by a plain dkms build {act.module}/{act.version} -k {act.kernel} in a private tree")
+    return text
+
+
+def command(arguments: argparse.Namespace, machine: Machine, kernels: Sequence[str]) -> tuple[int, dict[str, Any]]:
+    """Runs the verb; returns the exit status and the JSON document. Text is printed unless JSON is asked for.
+
+    kernels: the one that was named, none where all were.
+    """
+    if not kernels and not arguments.all:
+        raise UsageError("no kernel to boot next was found", fix="Name one, or: knetstatctl repair --all")
+    kernel = kernels[0] if kernels else None
+    if busy := _busy(machine):
+        raise KnetstatdError(f"{busy}: what is half done now may be whole in a moment", fix="Try again when it has ended")
+    shown = not arguments.json
+    first = repair.plan(machine, kernel)
+    done: dict[tuple[str, str], tuple[repair.Repair, str]] = {}
+    if shown:
+        print("\n".join(line for number, found in enumerate(first, 1) for line in lines(found, number)) or "Nothing to repair.")
+    if first and not arguments.dry_run:
+        _all(arguments, machine, kernel, done, shown)
+    left = repair.plan(machine, kernel) if done else first
+    every = {**done, **{(r.kind, r.subject): (r, "to do") for r in left if (r.kind, r.subject) not in done}}
+    failed = any(outcome != "done" for _, outcome in every.values())
+    return int(failed), {"schema": report.SCHEMA, "repairs": [_json(*row) for row in every.values()]}
+
+
+def _json(found: repair.Repair, outcome: str) -> dict[str, Any]:
+    acts = [{"act": _VERBS[type(act).__name__], **act._asdict()} for act in found.acts]
+    return {**found._asdict(), "acts": acts, "outcome": outcome}
+
+
+def _all(
+    arguments: argparse.Namespace,
+    machine: Machine,
+    kernel: str | None,
+    done: dict[tuple[str, str], tuple[repair.Repair, str]],
+    shown: bool,
+) -> None:
+    """Each repair once, in the plan's order; the plan is made anew after each, so a later one may change or fall away."""
+    asks = sys.stdin.isatty() and shown
+    if not arguments.yes and not asks:
+        if shown:
+            print("\nNothing was done: --yes does it without asking.")
+        return
+    if os.geteuid() != 0:
+        raise KnetstatdError("repairing needs root", fix="Run: sudo knetstatctl repair")
+    while todo := [r for r in repair.plan(machine, kernel) if (r.kind, r.subject) not in done]:
+        found = todo[0]
+        key = (found.kind, found.subject)
+        if not arguments.yes:
+            print("\n" + "\n".join(lines(found)))
+            if not _agreed():
+                done[key] = (found, "declined")
+                continue
+        done[key] = (found, _one(machine, kernel, found))
+        if shown:
+            print(f"{found.what}: {done[key][1]}")
+
+
+def _agreed() -> bool:
+    try:
+        return input("Do it? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def _one(machine: Machine, kernel: str | None, found: repair.Repair) -> str:
+    """Does one repair and looks whether it is gone: "done", or "failed: " and why."""
+    from .worker import self_argv
+
+    try:
+        if any(isinstance(act, repair.Run) and act.ours for act in found.acts):
+            carry_out(machine, found, self_argv())
+        else:
+            with locks.locked(machine.runtime, locks.BUILD, 3600.0):
+                machine.refresh()
+                if busy := _busy(machine):
+                    return f"failed: {busy}; try again when it has ended"
+                carry_out(machine, found, ())
+    except KnetstatdError as e:
+        machine.refresh()
+        return f"failed: {e}"
+    machine.refresh()
+    still = any((r.kind, r.subject) == (found.kind, found.subject) for r in repair.plan(machine, kernel))
+    return "failed: it was done, and looks as before" if still else "done"
+
+
+def _busy(machine: Machine) -> str:
+    return transaction.package(machine.root) or transaction.foreign_dkms(machine.root, os.getpid()) or ""
+
+
+_HOUR = 3600.0
+
+
+def carry_out(machine: Machine, found: repair.Repair, ours: Sequence[str], tick: Callable[[], None] | None = None) -> None:
+    """Does one repair, under our lock or none. ours: how to start knetstatctl.
+
+    Raises KnetstatdError with what a program said; takes back what it wrote where a proof fails.
+    """
+    written: list[Path] = []
+    for act in found.acts:
+        match act:
+            case repair.Run():
+                argv = [*ours, *act.argv[1:]] if act.ours else list(act.argv)
+                more = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
+                with _holding(machine.root) if act.hold else contextlib.nullcontext():
+                    done = run.run(argv, timeout=_HOUR, env=run.environment(more=more), tick=tick)
+                if done.code:
+                    said = "\n  ".join(diagnose.last_lines(done.text, 8))
+                    raise KnetstatdError(f"ended with {done.code}:\n  {said}", " ".join(act.argv))
+            case repair.Delete():
+                _delete(machine.root, act.path)
+            case repair.Write():
+                path = machine.root / act.path[1:]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                files.write(path, act.text.encode())
+                written.append(path)
+            case repair.Prove():
+                if wrong := _prove(machine, act, tick):
+                    for path in written:
+                        path.unlink()
+                    raise KnetstatdError(f"a build with it is wrong, so it was taken back: {wrong}", os.fspath(written[0]))
+    if found.kind == "override":
+        for kernel in machine.kernels.kernels:
+            attempts.forget(machine.state, kernel, found.subject)
+
+
+@contextlib.contextmanager
+def _holding(root: Path) -> Iterator[None]:
+    """Keeps dkms out of hooks; a switch that the administrator has set stays."""
+    path = root / repair.HOLD[1:]
+    mine = not path.exists()
+    if mine:
+        files.write(path, repair.HOLD_TEXT.encode())
+    try:
+        yield
+    finally:
+        if mine:
+            path.unlink(missing_ok=True)
+
+
+def _delete(root: Path, path: str) -> None:
+    place = root / path[1:]
+    if path == repair.HOLD:
+        place.unlink()
+        return
+    if not path.startswith((f"/{dkms.TREE}/", "/lib/modules/")) or ".." in path.split("/"):
+        raise AssertionError(path)
+    if path.startswith("/lib/modules/"):
+        place = files.inside(root, "/lib/modules") / path.removeprefix("/lib/modules/")
+    try:
+        shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()
+    except OSError as e:
+        raise KnetstatdError(f"cannot be deleted: {e.strerror}", path) from e
+    parent = place.parent
+    while parent.parent != root / dkms.TREE and root / dkms.TREE in parent.parent.parents:
+        with contextlib.suppress(OSError):  # of a version or module that is gone, the empty directories go as well
+            parent.rmdir()
+        parent = parent.parent
+    with contextlib.suppress(OSError):
+        parent.rmdir() if parent.parent == root / dkms.TREE else None
+
+
+def _prove(machine: Machine, act: repair.Prove, tick: Callable[[], None] | None) -> str:
+    """What is wrong with a plain build for a kernel, "" where it is right."""
+    with tempfile.TemporaryDirectory(prefix="knetstatd-repair-") as work:
+        entry = Path(work) / "tree" / act.module / act.version
+        entry.mkdir(parents=True)
+        (entry / "source").symlink_to(os.path.realpath(machine.root / dkms.TREE / act.module / act.version / "source"))
+        argv = ["dkms", "build", "-m", act.module, "-v", act.version, "-k", act.kernel, "--dkmstree", f"{work}/tree"]
+        done = run.run(argv, timeout=_HOUR, env=run.environment(more={"sign_file": "/nonexistent"}), tick=tick)
+        made = sorted(entry.glob(f"{act.kernel}/*/module/*.ko*"))
+        if not made:
+            return " ".join(diagnose.last_lines(done.text, 2)) or "it made no module"
+        for path in made:
+            for check in machine.prove_file(machine.look(act.kernel), path).checks:
+                if check.name == "release" and check.result != "pass":
+                    return f"{path.name} is for {check.found}, not {act.kernel}"
+    return ""

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What may be deleted, and what is shown before it is; that repairs repair is shown in the containers."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from knetstatd import config, mending, names, repair, run
+from knetstatd.observe import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Make = Callable[[dict[str, str]], Path]
+
+K, GONE = "6.1.0-9-amd64", "6.1.0-8-amd64"
+CONF = 'PACKAGE_NAME="m"\nPACKAGE_VERSION="1"\nBUILT_MODULE_NAME[0]="m"\nDEST_MODULE_LOCATION[0]="/updates"\n'
+BASE = {
+    "lib": "-> usr/lib",
+    f"usr/lib/modules/{K}/modules.builtin": "",
+    f"usr/lib/modules/{K}/modules.dep": "kernel/a.ko:\n",
+    f"boot/vmlinuz-{K}": "",
+    "usr/src/m-1/dkms.conf": CONF,
+    "var/lib/dkms/m/1/source": "-> /usr/src/m-1",
+    "var/lib/dpkg/status": "",
+    "var/lib/dpkg/info/base.list": "/bin/sh\n",
+}
+
+
+def plan(root: Path, kernel: str | None = None, guarded: tuple[str, ...] = ()) -> dict[str, repair.Repair]:
+    machine = Machine(root, config.Config(modules=guarded))
+    machine.refresh()
+    return {found.kind: found for found in repair.plan(machine, kernel)}
+
+
+def test_nothing_is_wrong(tree: Make) -> None:
+    assert plan(tree(BASE)) == {}
+
+
+def test_what_dkms_does_not_get_rid_of(tree: Make) -> None:
+    root = tree({
+        **BASE,
+        f"var/lib/dkms/m/1/{K}/x86_64/log/make.log": "",
+        f"var/lib/dkms/m/1/{K}/.tmp_x86_64_a/": "",
+        f"var/lib/dkms/m/1/{GONE}/x86_64/module/m.ko": "",
+        f"var/lib/dkms/m/kernel-{GONE}-x86_64": f"-> 1/{GONE}/x86_64",
+        "var/lib/dkms/gone/1/source": "-> /usr/src/gone-1",
+    })  # fmt: skip
+    found = plan(root)
+    assert list(found) == ["source", "dead-kernel", "stuck", "leftover"]
+    assert found["stuck"].acts == (repair.Delete(f"/var/lib/dkms/m/1/{K}/x86_64"),)
+    assert [act.path for act in found["dead-kernel"].acts if isinstance(act, repair.Delete)] == [
+        f"/var/lib/dkms/m/1/{GONE}", f"/var/lib/dkms/m/kernel-{GONE}-x86_64",
+    ]  # fmt: skip
+    assert list(plan(root, K)) == ["source", "stuck", "leftover"]
+    machine = Machine(root, config.Config(modules=()))
+    machine.refresh()
+    for one in found.values():
+        mending.carry_out(machine, one, ())
+    assert plan(root) == {}
+    assert sorted(os.listdir(root / "var/lib/dkms")) == ["m"]
+    assert sorted(os.listdir(root / "var/lib/dkms/m")) == ["1"]
+    assert (root / "usr/src/m-1/dkms.conf").exists()
+
+
+def test_a_source_of_a_package(tree: Make) -> None:
+    root = tree({
+        **BASE,
+        "var/lib/dkms/gone/1/source": "-> /usr/src/gone-1",
+        "var/lib/dpkg/info/gone-dkms.list": "/usr/src/gone-1/dkms.conf\n",
+    })  # fmt: skip
+    assert plan(root)["source"].acts == (repair.Run(("apt-get", "install", "--reinstall", "-y", "gone-dkms")),)
+
+
+def test_an_unlisted_module(tree: Make) -> None:
+    root = tree({**BASE, f"usr/lib/modules/{K}/updates/dkms/m.ko": ""})
+    assert plan(root)["depmod"].acts == (repair.Run(("depmod", K)),)
+    (root / f"usr/lib/modules/{K}/modules.dep").write_text("updates/dkms/m.ko:\n")
+    assert plan(root) == {}
+
+
+@pytest.mark.parametrize(
+    ("more", "orphan"),
+    [
+        ({f"usr/lib/modules/{GONE}/updates/dkms/m.ko": "", f"usr/lib/modules/{GONE}/modules.dep": ""}, True),
+        ({f"usr/lib/modules/{GONE}/": ""}, True),
+        ({f"usr/lib/modules/{GONE}/kernel/a.ko": ""}, False),
+        ({f"usr/lib/modules/{GONE}/build": "-> /x", "var/lib/dpkg/info/h.list": f"/lib/modules/{GONE}/build\n"}, False),
+        ({f"usr/lib/modules/{GONE}/modules.dep": "", f"boot/vmlinuz-{GONE}": "", f"usr/lib/modules/{GONE}/kernel/": ""}, False),
+    ],
+)
+def test_orphans(tree: Make, more: dict[str, str], orphan: bool) -> None:
+    root = tree({**BASE, **more})
+    found = plan(root)
+    assert ("orphan" in found) is orphan
+    if orphan:
+        assert found["orphan"].acts[0][0] == f"/lib/modules/{GONE}"
+        machine = Machine(root, config.Config(modules=()))
+        mending.carry_out(machine, found["orphan"], ())
+        assert os.listdir(root / "usr/lib/modules") == [K]
+
+
+def test_without_a_package_manager_nothing_is_an_orphan(tree: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PATH", "/nonexistent")
+    root = tree({**BASE, f"usr/lib/modules/{GONE}/": ""})
+    (root / "var/lib/dpkg/status").unlink()
+    assert plan(root) == {}
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize(("says", "orphan"), [("is not owned by any package", True), ("kernel-core", False), ("", False)])
+def test_rpm_is_asked(tree: Make, monkeypatch: pytest.MonkeyPatch, says: str, orphan: bool) -> None:
+    root = tree({
+        **BASE, f"usr/lib/modules/{GONE}/modules.dep": "",
+        "bin/rpm": f'#!/bin/sh\n[ "$1" = -qf ] && shift\nfor f; do echo "file $f {says}"; done\nexit 1\n',
+    })  # fmt: skip
+    (root / "bin/rpm").chmod(0o755)
+    (root / "var/lib/dpkg/status").unlink()
+    monkeypatch.setattr(run, "PATH", f"{root}/bin:{run.PATH}")
+    assert ("orphan" in plan(root)) is orphan
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/var/lib/dkms/../x", "/lib/modules"])
+def test_nothing_else_is_ever_deleted(tree: Make, path: str) -> None:
+    root = tree({**BASE, "etc/passwd": "", "var/lib/x": ""})
+    machine = Machine(root, config.Config(modules=()))
+    with pytest.raises(AssertionError):
+        mending.carry_out(machine, repair.Repair("x", "x", "x", "x", (repair.Delete(path),)), ())
+
+
+def test_a_link_is_deleted_and_not_what_it_leads_to(tree: Make) -> None:
+    root = tree({**BASE, "var/lib/dkms/m/kernel-x": "-> /usr/src/m-1"})
+    machine = Machine(root, config.Config(modules=()))
+    mending.carry_out(machine, repair.Repair("x", "x", "x", "x", (repair.Delete("/var/lib/dkms/m/kernel-x"),)), ())
+    assert not os.path.lexists(root / "var/lib/dkms/m/kernel-x")
+    assert (root / "usr/src/m-1/dkms.conf").exists()
+
+
+def test_a_switch_that_a_killed_repair_left(tree: Make) -> None:
+    root = tree({**BASE, "etc/dkms/no-autoinstall": repair.HOLD_TEXT})
+    mending.carry_out(Machine(root, config.Config(modules=())), plan(root)["hold"], ())
+    assert not (root / "etc/dkms/no-autoinstall").exists()
+    assert plan(tree({"etc/dkms/no-autoinstall": ""})) == {}, "one of the administrator's"
+
+
+def test_all_is_shown() -> None:
+    acts = (
+        repair.Run(("dpkg", "--configure", "linux-image"), hold=True),
+        repair.Delete("/var/lib/dkms/x", "what was built"),
+        repair.Write("/etc/dkms/m.conf", "a\nb\n"),
+        repair.Prove("m", "1", K),
+    )
+    text = "\n".join(mending.lines(repair.Repair("x", "x", "what", "why\x1b", acts), 1))
+    assert text.startswith("1. what\n   because why?\n")
+    hold = "dpkg --configure linux-image  (meanwhile /etc/dkms/no-autoinstall keeps"
+    for words in (hold, "delete  /var/lib/dkms/x  (what was built)", "| a\n", "| b\n", f"m/1 -k {K}"):
+        assert words in text
+    assert all(names.clean(line) == line for line in text.splitlines())
