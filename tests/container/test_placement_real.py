@@ -172,6 +172,8 @@ def test_a_stale_copy_in_the_initrd(c: Container, compression: str) -> None:
     finally:
         modules.write_text(before)
         c.path("/etc/initramfs-tools/conf.d/zz-test").unlink()
+        c.run(["update-initramfs", "-u", "-k", release], check=True)
+    assert check(c, "initrd")["found"] == "no copy in it"
 
 
 def test_a_new_version(c: Container) -> None:
