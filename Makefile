@@ -15,7 +15,8 @@ RUN_PACKAGES := python3 python3-venv python3-systemd python3-pyudev python3-sdno
 TEST_PACKAGES := $(RUN_PACKAGES) git gcc libc6-dev mmdebstrap systemd-container apt-utils dpkg-dev qemu-system-x86 busybox-static cpio \
 	util-linux procps xz-utils scdoc groff-base bash zsh fish
 
-.PHONY: help setup setup-test module-install module-uninstall run man test unit coverage container container-slow test-vm bench clean
+.PHONY: help setup setup-test module-install module-uninstall run man test unit coverage container container-slow test-vm bench clean \
+	install install-python install-scripts install-data install-module uninstall deb deb-tree
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -45,7 +46,7 @@ setup-test: setup  ## what the tests need besides
 
 module-install: setup  ## put knetstat's source under /usr/src and into DKMS
 	@if ! cmp -s module/knetstat.c $(SOURCE)/knetstat.c || ! cmp -s module/compat.h $(SOURCE)/compat.h; then \
-		install -d $(SOURCE) && install -m 644 $(addprefix module/,$(MODULE_FILES)) $(SOURCE)/ && \
+		$(MAKE) --no-print-directory -s install-module DESTDIR= && \
 		echo "knetstat $(VERSION) is in $(SOURCE)"; fi
 	@[ -e /var/lib/dkms/knetstat/$(VERSION)/source ] || dkms add knetstat/$(VERSION)
 
@@ -58,7 +59,8 @@ run: setup module-install  ## run the daemon on this machine's kernels, in the f
 	$(BIN)/knetstatd --foreground
 
 # scdoc(5) turns man/NAME.SECTION.scd into a page.
-man: $(patsubst man/%.scd,build/man/%,$(wildcard man/*.scd))  ## build the manual pages, in build/man
+MAN := $(patsubst man/%.scd,build/man/%,$(wildcard man/*.scd))
+man: $(MAN)  ## build the manual pages, in build/man
 
 build/man/%: man/%.scd
 	@command -v scdoc >/dev/null || { $(APT) update && $(APT) install -y --no-install-recommends scdoc; }
@@ -91,6 +93,97 @@ test: setup-test  ## all tests but the slow ones
 
 bench: setup-test  ## the budgets, as ratios measured in one run
 	$(BIN)/python -m bench $(ARGS)
+
+# Where `make install` puts things: PREFIX=/usr for a distribution's package, with DESTDIR= the package's root.
+PREFIX ?= /usr/local
+DESTDIR ?=
+BINDIR := $(PREFIX)/bin
+UNITDIR := $(PREFIX)/lib/systemd/system
+CATALOGDIR := $(PREFIX)/lib/systemd/catalog
+MANDIR := $(PREFIX)/share/man
+BASHDIR := $(PREFIX)/share/bash-completion/completions
+ZSHDIR := $(PREFIX)/share/zsh/site-functions
+FISHDIR := $(PREFIX)/share/fish/vendor_completions.d
+# Where this Python looks for packages, and which of these places is below PREFIX.
+SITE := $(shell $(PYTHON) -c 'import site; print(*site.getsitepackages())')
+PYTHONDIR = $(or $(firstword $(filter $(PREFIX)/lib/%,$(SITE))),$(error $(PYTHON) looks for nothing below $(PREFIX)/lib: give PYTHONDIR=))
+
+# Isolated from the environment and the current directory; and without site.py, which costs memory as long as the daemon runs.
+define script
+#!$(PYTHON) -IS
+import sys
+
+sys.path += "$(SITE)".split()
+from knetstatd.$(1) import main
+
+sys.exit(main())
+endef
+export DAEMON_SCRIPT = $(call script,daemon)
+export COMMAND_SCRIPT = $(call script,cli)
+
+PUT := install -D -m 644
+
+install: install-python install-scripts install-data install-module  ## all files, for other distributions: DESTDIR= PREFIX=/usr
+
+install-python:
+	install -d $(DESTDIR)$(PYTHONDIR)/knetstatd
+	install -m 644 knetstatd/*.py $(DESTDIR)$(PYTHONDIR)/knetstatd
+
+install-scripts:
+	install -d $(DESTDIR)$(BINDIR)
+	printf '%s\n' "$$DAEMON_SCRIPT" >$(DESTDIR)$(BINDIR)/knetstatd
+	printf '%s\n' "$$COMMAND_SCRIPT" >$(DESTDIR)$(BINDIR)/knetstatctl
+	chmod 755 $(DESTDIR)$(BINDIR)/knetstatd $(DESTDIR)$(BINDIR)/knetstatctl
+
+install-data: man
+	$(PUT) units/*.service -t $(DESTDIR)$(UNITDIR)
+	$(PUT) units/*.catalog -t $(DESTDIR)$(CATALOGDIR)
+	$(foreach page,$(MAN),$(PUT) $(page) -t $(DESTDIR)$(MANDIR)/man$(subst .,,$(suffix $(page))) &&) :
+	$(PUT) completion/knetstatctl.bash $(DESTDIR)$(BASHDIR)/knetstatctl
+	$(PUT) completion/_knetstatctl -t $(DESTDIR)$(ZSHDIR)
+	$(PUT) completion/knetstatctl.fish -t $(DESTDIR)$(FISHDIR)
+	[ -e $(DESTDIR)/etc/knetstatd/knetstatd.toml ] || $(PUT) etc/knetstatd.toml -t $(DESTDIR)/etc/knetstatd
+	$(PUT) etc/needrestart.conf $(DESTDIR)/etc/needrestart/conf.d/knetstatd.conf
+	install -d $(DESTDIR)/usr/lib/motd.d
+	ln -sf /run/knetstatd/motd $(DESTDIR)/usr/lib/motd.d/knetstatd
+
+install-module:
+	$(PUT) $(addprefix module/,$(MODULE_FILES)) -t $(DESTDIR)$(SOURCE)
+
+# What install would put there: no second list of it that could differ. A configuration that was changed stays.
+uninstall:  ## remove what `make install` has put there; DESTDIR= PREFIX= as there
+	@all=$$(mktemp -d) && $(MAKE) --no-print-directory -s install DESTDIR="$$all" && cd "$$all" && \
+	find . ! -type d | sed 's/^\.//' | while read -r file; do \
+		case $$file in /etc/*) cmp -s ".$$file" "$(DESTDIR)$$file" || continue ;; esac; \
+		rm -f "$(DESTDIR)$$file"; \
+	done; \
+	rm -rf "$(DESTDIR)$(PYTHONDIR)/knetstatd/__pycache__"; \
+	find . -depth -type d -name '*knetstat*' | sed 's/^\.//' | while read -r own; do \
+		[ ! -d "$(DESTDIR)$$own" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$own"; \
+	done; rm -rf "$$all"
+
+# Debian packages. inotify_simple is in no Debian release: its file is taken from PyPI, pinned, never committed.
+TREE := build/deb/knetstatd-$(VERSION)
+
+build/inotify_simple.py: debian/inotify-simple.txt
+	rm -rf build/wheel
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+		-r debian/inotify-simple.txt -d build/wheel
+	$(PYTHON) -m zipfile -e build/wheel/*.whl build/wheel
+	cp build/wheel/inotify_simple.py $@
+
+deb-tree: build/inotify_simple.py
+	rm -rf "$(TREE)"
+	mkdir -p "$(TREE)"
+	git ls-files -z --cached --others --exclude-standard | tar -c --null --ignore-failed-read -T - | tar -x -C "$(TREE)"
+	install -D -m 644 build/inotify_simple.py -t "$(TREE)/vendor"
+
+deb:  ## Debian packages for this machine's release, in build/deb
+	$(call need,git dpkg-dev python3-pip)
+	@dpkg-checkbuilddeps 2>/dev/null || { $(APT) update && $(APT) build-dep -y ./; }
+	@$(MAKE) --no-print-directory deb-tree
+	cd $(TREE) && PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg-buildpackage -us -uc
+	@ls build/deb/*.deb
 
 clean:  ## what the other targets made here (the cache of Debian roots stays: ~/.cache/knetstatd)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage

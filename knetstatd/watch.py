@@ -17,7 +17,10 @@ import os
 import select
 from typing import TYPE_CHECKING, NamedTuple
 
-from inotify_simple import INotify, flags
+try:
+    from inotify_simple import INotify, flags
+except ModuleNotFoundError:  # Debian has no package of it, so ours brings it along
+    from ._vendor.inotify_simple import INotify, flags
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -24,10 +24,12 @@ def imports(path: Path) -> tuple[set[str], set[str]]:
     for node in ast.walk(tree):
         if id(node) in typing_only:
             continue
-        if isinstance(node, ast.ImportFrom) and node.level:
-            own |= {node.module} if node.module else {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            others.add((node.module or "").split(".")[0])
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level and not module.startswith("_vendor."):
+                own |= {module} if module else {alias.name for alias in node.names}
+            else:  # what the Debian package brings along is still somebody else's
+                others.add(module.removeprefix("_vendor.").split(".")[0])
         elif isinstance(node, ast.Import):
             others |= {alias.name.split(".")[0] for alias in node.names}
     return own - {"__version__"}, others
