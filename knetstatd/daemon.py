@@ -42,7 +42,7 @@ class Daemon:
         self.root = root
         self.journal = journal
         self.notify = Notify()
-        self.machine = Machine(root, settings)
+        self.machine = Machine(root, settings, run.apart)
         self.teller = tell.Teller(journal)
         self.due: dict[str, float] = {}
         self.first_mark: dict[str, float] = {}

@@ -31,15 +31,6 @@ _LONGEST_NAME = 4096
 _MODULE = re.compile(r"(?:\./)?(?:usr/)?lib/modules/[^/]+/(?!kernel/).*?([^/]+)\.ko(?:\.gz|\.xz|\.zst)?")
 
 
-def path(root: Path, kernel: str) -> Path | None:
-    """The initrd of a kernel, None where it has none: Debian's place, then dracut's, then SUSE's."""
-    for place in (f"/boot/initrd.img-{kernel}", f"/boot/initramfs-{kernel}.img", f"/boot/initrd-{kernel}"):
-        found = files.inside(root, place)
-        if found.is_file():
-            return found
-    return None
-
-
 def modules(initrd: Path, kernel: str, state: Path | None) -> Mapping[str, str]:
     """The build IDs of the added modules in `initrd`, by module. Raises Damaged where it cannot be read.
 

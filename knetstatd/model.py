@@ -39,10 +39,12 @@ class Proof(NamedTuple):
     """The answer to "will this file load on that kernel?", with what it rests on.
 
     path: the file that was checked, "" where there is none.  loads: no check failed, and none that decides is unknown.
+    srcversion: the file's, as /sys/module shows that of a loaded one; "" where it has none.
     """
 
     path: str
     checks: tuple[Check, ...]
+    srcversion: str = ""
 
     @property
     def loads(self) -> bool:

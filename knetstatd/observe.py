@@ -9,7 +9,6 @@ Rule 2: `root` is where the machine's files are; only the running kernel, the cl
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import (
@@ -19,24 +18,24 @@ from . import (
     dkms,
     dkmsconf,
     files,
+    host,
     kernels,
-    ko,
     locks,
     names,
     packages,
-    placement,
     plan,
     transaction,
 )
-from .errors import KnetstatdError
 from .model import ELSEWHERE, UNPUBLISHED, Artefact, Headers, KernelState, Limits, Loaded, Observation, Proof, Source
 from .proofs import Look, Proofs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from .config import Config
     from .model import Step
+    from .proofs import Apart
 
 _WEAK = "/weak-updates/"
 
@@ -57,7 +56,8 @@ class Seen(NamedTuple):
 class Machine:
     """One machine's kernels and guarded modules, as they were at the last `refresh`."""
 
-    def __init__(self, root: Path, config: Config) -> None:
+    def __init__(self, root: Path, config: Config, apart: Apart | None = None) -> None:
+        """apart: where to read and compare modules, for a process that lives long (see proofs)."""
         self.root = root
         self.config = config
         self.state = root / os.environ.get("STATE_DIRECTORY", "/var/lib/knetstatd").lstrip("/")
@@ -72,9 +72,9 @@ class Machine:
         self._transaction = ""
         self._foreign = ""
         self._unfinished: tuple[object, tuple[packages.Unfinished, ...]] = ((), ())
-        self._proofs = Proofs(root)
+        self._proofs = Proofs(root, apart)
         self._confs: dict[tuple[str, str], dkmsconf.Conf] = {}
-        self._host: placement.Host | None = None
+        self._host: host.Host | None = None
         self._changed: dict[str, float] = {}
 
     @staticmethod
@@ -103,7 +103,7 @@ class Machine:
         reason = "not a DKMS module name or version; a name like this could be run as a command by dkms"
         self._refused = [*self.kernels.refused, *((path, reason) for path in tree.refused)]
         self._proofs.keep_only(self._states)
-        self._host = placement.host(self.root, self.state)
+        self._host = host.read(self.root, self.state)
         self._changed = {}
         self.refresh_locks()
 
@@ -193,7 +193,7 @@ class Machine:
         }
         return self._proofs.installed(look, made)
 
-    def _origin(self, kernel: str, module: str, name: str) -> placement.Origin | None:
+    def _origin(self, kernel: str, module: str, name: str) -> host.Origin | None:
         """What DKMS knows of an installed module of a package."""
         package = self._registered.get(module)
         if package is None:
@@ -202,10 +202,10 @@ class Machine:
             self._changed[package.name] = kernels.changed(package.highest.source)
         registered, changed = package.highest.version, self._changed[package.name]
         if (installed := package.installed(kernel)) is None:
-            return placement.Origin(registered, changed=changed)
+            return host.Origin(registered, changed=changed)
         version, build = installed
-        copy = placement.copy_of(name, build.directory / "module", build.files)
-        return placement.Origin(registered, version.version, copy, changed)
+        copy = host.copy_of(name, build.directory / "module", build.files)
+        return host.Origin(registered, version.version, copy, changed)
 
     def _made(self, kernel: str, module: str) -> tuple[str, ...]:
         """The names of the modules that a package makes for a kernel: dkms.conf says, or what was built."""
@@ -310,11 +310,7 @@ class Machine:
             if not (place / "initstate").exists():
                 return Loaded.NO if {module, "*"} & set(self.config.load) else Loaded.NOT_HERE
             live = (files.text(place / "srcversion", 128) or "").strip()
-            try:
-                wanted = ko.read(Path(proof.path)).srcversion if live else ""
-            except KnetstatdError:
-                continue
-            if live != wanted:
+            if live and live != proof.srcversion:
                 answer = Loaded.OUTDATED
         return answer
 

@@ -9,54 +9,22 @@ from __future__ import annotations
 
 import filecmp
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from . import bootloader, depmod, files, initrd, ko, modprobe, names, trust
+from . import depmod, files, initrd, ko, modprobe, names, places
 from .errors import ModuleFileError
 from .model import Check, Result
 from .unpack import Damaged
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from .depmod import Tables
+    from .host import Origin
     from .modprobe import Rules
-    from .trust import Firmware, Policy
+    from .trust import Policy
 
 _WEAK = "/weak-updates/"
-
-
-class Host(NamedTuple):
-    """What a machine, and none of its kernels, has to say about modules; the same value means the same answers.
-
-    state: our state directory, None for none.  loader: what the boot loader's files were, on which command lines depend.
-    insists: whether the running kernel refuses unsigned modules.
-    """
-
-    firmware: Firmware
-    rules: Rules
-    state: Path | None = None
-    loader: tuple[files.Identity | None, ...] = ()
-    insists: bool = False
-
-
-class Origin(NamedTuple):
-    """What DKMS knows of an installed module. registered: the version that a kernel is to have.  installed: the one it has.
-
-    copy: DKMS's own file of it.  changed: when the source last was, in seconds since the epoch.
-    """
-
-    registered: str
-    installed: str = ""
-    copy: Path | None = None
-    changed: float = 0.0
-
-
-def host(root: Path, state: Path | None = None) -> Host:
-    """Reads the machine under `root`."""
-    loader = tuple(map(files.identity, bootloader.inputs(root)))
-    return Host(trust.firmware(root), modprobe.read(root), state, loader, trust.running_insists(root))
 
 
 def winner(tables: Tables, module: str, file: Path, origin: Origin | None) -> Check:
@@ -155,7 +123,7 @@ def boot(module: ko.Module, rules: Rules) -> Check:
 
 def ramdisk(root: Path, kernel: str, module: ko.Module, state: Path | None) -> Check:
     """Whether a copy in the initrd, which is the one that is loaded at boot, is the installed module."""
-    path = initrd.path(root, kernel)
+    path = places.initrd(root, kernel)
     if path is None:
         return Check("initrd", Result.NOT_APPLICABLE, reason="The kernel has no initrd")
     try:
@@ -174,12 +142,6 @@ def ramdisk(root: Path, kernel: str, module: ko.Module, state: Path | None) -> C
     reason = f"{path} has another copy, and that one is loaded at boot"
     fix = initrd.fix(root, kernel, path)
     return Check("initrd", Result.FAIL, f"build {module.build_id[:12]}", f"build {build[:12]}", reason, fix)
-
-
-def copy_of(module: str, directory: Path, built: Sequence[str]) -> Path | None:
-    """Of the files that DKMS built, the one that is this module."""
-    found = (name for name in built if names.canonical(name.partition(".ko")[0]) == names.canonical(module))
-    return next((directory / name for name in found), None)
 
 
 def _is_same(path: Path, other: Path) -> bool:

@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Proofs that are kept for as long as the files that they were made from are the same.
 
-Rule: what is kept is a pure function of files, beside the identities of those files. It is never the ground of a verdict
-without a look at them.
+Rule 1: what is kept is a pure function of files, beside the identities of those files. It is never the ground of a verdict
+        without a look at them.
+Rule 2: the reading and comparing itself is imported only where it is done, and a process that lives long has it done apart,
+        in a child that ends: symbol tables and initrds take memory that Python does not give back.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import files, kernels, placement, target, verify
+from . import files, host, kernels, places
+from .model import Check, Proof, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
-    from .model import Proof
-    from .placement import Host, Origin
+    from .host import Host, Origin
+    from .target import Target
+
+    # Does some work elsewhere and gives its answer, which is made of lists and strings.
+    Apart = Callable[[Callable[[], list[Any]]], list[Any]]
 
 
 class Look:
@@ -26,19 +32,21 @@ class Look:
     proven: the guarded modules that are installed have been proven, as far as that was needed.
     """
 
-    def __init__(self, root: Path, kernel: str, host: Host | None = None) -> None:
+    def __init__(self, root: Path, kernel: str, machine: Host | None = None) -> None:
         self.root = root
         self.kernel = kernel
-        self.host = host or placement.host(root)
+        self.host = machine or host.read(root)
         self.headers = kernels.headers(root, kernel)
         # What every proof for this kernel depends on, besides the module's own file.
-        self.inputs = tuple(map(files.identity, verify.inputs(root, kernel, root)))[1:]
+        self.inputs = tuple(map(files.identity, places.inputs(root, kernel)))
         self.proven = False
-        self._facts: target.Target | None = None
+        self._facts: Target | None = None
 
     @property
-    def facts(self) -> target.Target:
+    def facts(self) -> Target:
         """The kernel's facts for `verify`; large, and needed only where something changed."""
+        from . import target
+
         if self._facts is None:
             self._facts = target.read(self.root, self.kernel)
         return self._facts
@@ -60,8 +68,9 @@ class _Kept(NamedTuple):
 class Proofs:
     """What `verify` says of module files, computed again only when a file that it depends on has changed."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, apart: Apart | None = None) -> None:
         self._root = root
+        self._apart = apart
         self._kept: dict[tuple[str, str], _Kept] = {}
 
     def keep_only(self, kernels: Container[str]) -> None:
@@ -74,7 +83,7 @@ class Proofs:
         rest = (look.host, *map(files.identity, others))
         known = self._known(key, look, rest)
         if known is None or known.proof.path != key[1]:
-            proof = verify.verify(self._root, look.kernel, path, others=others, facts=look.facts, host=look.host)
+            [proof] = self._done(lambda: [self._verify(look, path, others)])
             self._kept[key] = known = _Kept(look.inputs, files.identity(path), rest, proof)
         return known.proof
 
@@ -90,7 +99,7 @@ class Proofs:
         kept = {module: self._known((look.kernel, module), look, rest) for module, rest in rests.items()}
         known = {module: one.proof for module, one in kept.items() if one is not None}
         if new := [module for module in modules if module not in known]:
-            proofs = verify.prove(self._root, look.kernel, new, look.facts, look.host, modules)
+            proofs = self._done(lambda: self._prove(look, new, modules))
             for module, proof in zip(new, proofs, strict=True):
                 known[module] = proof
                 if proof.path:
@@ -98,6 +107,26 @@ class Proofs:
                     self._kept[look.kernel, module] = _Kept(look.inputs, identity, rests[module], proof)
         found = ((module, known[module]) for module in modules)
         return tuple((m, proof) for m, proof in found if proof.path or any(check.name != "file" for check in proof.checks))
+
+    def _verify(self, look: Look, path: Path, others: Sequence[Path]) -> Proof:
+        from . import verify
+
+        return verify.verify(self._root, look.kernel, path, others=others, facts=look.facts, host=look.host)
+
+    def _prove(self, look: Look, modules: Sequence[str], origins: Mapping[str, Origin | None]) -> list[Proof]:
+        from . import verify
+
+        return verify.prove(self._root, look.kernel, modules, look.facts, look.host, origins)
+
+    def _done(self, work: Callable[[], list[Proof]]) -> list[Proof]:
+        """The answer of `work`, from elsewhere where that is wanted."""
+        if self._apart is None:
+            return work()
+        found = self._apart(lambda: [[p.path, p.srcversion, list(map(list, p.checks))] for p in work()])
+        return [
+            Proof(path, tuple(Check(name, Result(result), *rest) for name, result, *rest in checks), srcversion)
+            for path, srcversion, checks in found
+        ]
 
     def _known(self, key: tuple[str, str], look: Look, rest: _Rest) -> _Kept | None:
         """A proof that still stands: every file that it was made from is the same."""

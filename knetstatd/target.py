@@ -12,7 +12,7 @@ import re
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import depmod, files, ko, trust
+from . import depmod, files, ko, places, trust
 from .errors import KnetstatdError, ModuleFileError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from .elf import Machine
 
-_SUFFIXES = ("", ".xz", ".zst", ".gz")
 _OPTIONS = ("MODVERSIONS", "MODULE_FORCE_LOAD", "MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS", *trust.OPTIONS)
 # Of so many modules, spread over the list, the smallest are read; with 4,200 modules that costs 0.3 ms and finds one of 10 KB.
 _SAMPLE, _TRIES = 48, 6
@@ -89,18 +88,11 @@ def read(root: Path, kernel: str) -> Target:
     )
 
 
-def inputs(root: Path, kernel: str) -> tuple[Path, ...]:
-    """The files on which `read` depends, also those that do not exist; the kernel's own modules change with modules.dep."""
-    tree = files.inside(root, f"/lib/modules/{kernel}")
-    tables = [tree / name for name in ("modules.dep", "modules.dep.bin", "modules.order")]
-    return (*tables, *_configurations(root, kernel), *_candidates(root, kernel), *_releases(root, kernel))
-
-
 def _witness(tables: depmod.Tables, kernel: str) -> tuple[Path, ko.Module] | None:
     """One of the kernel's own modules, a small one. One that something else put there (no `intree`) is no witness."""
     sizes = []
     for name in tables.in_tree(_SAMPLE):
-        for suffix in _SUFFIXES if not tables.found else ("",):
+        for suffix in places.SUFFIXES if not tables.found else ("",):
             try:
                 st = os.lstat(tables.tree / (name + suffix))
             except (OSError, ValueError):
@@ -117,14 +109,9 @@ def _witness(tables: depmod.Tables, kernel: str) -> tuple[Path, ko.Module] | Non
     return None
 
 
-def _configurations(root: Path, kernel: str) -> list[Path]:
-    places = (f"/boot/config-{kernel}", f"/lib/modules/{kernel}/config", f"/lib/modules/{kernel}/build/.config")
-    return [files.inside(root, place) for place in places]
-
-
 def _configuration(root: Path, kernel: str) -> tuple[frozenset[str] | None, str]:
     """The options that matter, None where there is no configuration, and the compiler that the kernel was built with."""
-    for path in _configurations(root, kernel):
+    for path in places.configurations(root, kernel):
         try:
             text = files.read(path, _CONFIGURATION)
         except (OSError, KnetstatdError):
@@ -136,26 +123,10 @@ def _configuration(root: Path, kernel: str) -> tuple[frozenset[str] | None, str]
     return None, ""
 
 
-def _headers(root: Path, kernel: str) -> list[Path]:
-    return [files.inside(root, place) for place in (f"/lib/modules/{kernel}/build", f"/usr/src/linux-headers-{kernel}")]
-
-
-def _releases(root: Path, kernel: str) -> list[Path]:
-    return [path / "include/generated/utsrelease.h" for path in _headers(root, kernel)]
-
-
-def _candidates(root: Path, kernel: str) -> list[Path]:
-    """Where a Module.symvers may be: Debian and most others, then Fedora's and RHEL's two places."""
-    packed = [f"/boot/symvers-{kernel}", f"/lib/modules/{kernel}/symvers"]
-    return [path / "Module.symvers" for path in _headers(root, kernel)] + [
-        files.inside(root, place + suffix) for place in packed for suffix in _SUFFIXES
-    ]
-
-
 def _symvers(root: Path, kernel: str) -> Iterator[Path]:
     """The candidates that may be believed: headers must say themselves that they are this kernel's (`build` is only a link)."""
-    releases = _releases(root, kernel)
-    for number, path in enumerate(_candidates(root, kernel)):
+    releases = places.releases(root, kernel)
+    for number, path in enumerate(places.symvers(root, kernel)):
         if number < len(releases):
             release = _UTS_RELEASE.search(files.text(releases[number], 4096) or "")
             if release is None or release[1] != kernel:

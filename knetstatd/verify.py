@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import checks, depmod, der, files, initrd, kernels, ko, names, placement, signed, symvers, target, trust
+from . import checks, depmod, der, files, kernels, ko, names, placement, signed, symvers, target, trust
+from . import host as machine
 from .errors import KernelFileError, KnetstatdError, ModuleFileError
 from .model import Check, Proof, Result
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .der import Certificate, Signature
-    from .placement import Host, Origin
+    from .host import Host, Origin
     from .symvers import Export
     from .target import Target
     from .trust import Policy
@@ -59,7 +60,7 @@ def verify(
     facts: of that kernel, where the caller has them.  host: of that machine, likewise. Raises nothing for whatever the files
     contain.
     """
-    facts, host = facts or target.read(root, kernel), host or placement.host(root)
+    facts, host = facts or target.read(root, kernel), host or machine.read(root)
     return _answers(root, facts, host, [_ask(facts, path, others)], {})[0]
 
 
@@ -76,7 +77,7 @@ def prove(
     What the kernel exports is read once for all. facts, host: of that kernel and machine, where the caller has them already.
     origins: what DKMS knows of the modules.
     """
-    facts, host = facts or target.read(root, kernel), host or placement.host(root)
+    facts, host = facts or target.read(root, kernel), host or machine.read(root)
     return _answers(root, facts, host, [_installed(facts, module) for module in modules], origins or {})
 
 
@@ -176,7 +177,8 @@ def _intact(path: Path) -> Callable[[Signature, Certificate], bool | None]:
 def _proof(facts: Target, one: _Asked, exported: Mapping[str, Export], fault: Check | None) -> Proof:
     """Does the checks that need the kernel's exports, which cannot be known where there is a `fault`."""
     if fault is not None:
-        return Proof(os.fspath(one.path), (*one.checks, *(fault._replace(name=name) for name in ("symbols", "crcs"))))
+        unknown = (fault._replace(name=name) for name in ("symbols", "crcs"))
+        return Proof(os.fspath(one.path), (*one.checks, *unknown), one.module.srcversion)
     here = dict(exported)
     for name, exports in one.others.items():
         for symbol in one.used & exports.keys():
@@ -190,21 +192,13 @@ def _proof(facts: Target, one: _Asked, exported: Mapping[str, Export], fault: Ch
         checks.depends(one.module, facts, here, came),
         checks.crcs(one.module, facts, here, came),
     )
-    return Proof(os.fspath(one.path), (*one.checks, *last))
+    return Proof(os.fspath(one.path), (*one.checks, *last), one.module.srcversion)
 
 
 def chosen(root: Path, kernel: str, module: str) -> Path | None:
     """The file that modprobe takes for `module` on `kernel`, None where it knows none; the file itself may be gone."""
     entry = depmod.Tables(root, files.inside(root, f"/lib/modules/{kernel}")).entry(module)
     return entry.file if entry else None
-
-
-def inputs(root: Path, kernel: str, path: Path, others: Iterable[Path] = ()) -> tuple[Path, ...]:
-    """The files on which an answer depends, also those that do not exist: with the same identities it stays the same."""
-    tree = files.inside(root, f"/lib/modules/{kernel}")
-    added = [tree / name for name in ("updates", "updates/dkms", "extra")]
-    disk = [path for path in (initrd.path(root, kernel),) if path is not None]
-    return (path, *others, *added, *disk, *target.inputs(root, kernel))
 
 
 def _others(path: Path, others: Iterable[Path]) -> dict[str, Mapping[str, Export]]:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from knetstatd import initrd, unpack
+from knetstatd import initrd, places, unpack
 from knetstatd.rehearse import Entry, cpio
 from knetstatd.unpack import Damaged
 
@@ -142,12 +142,12 @@ def test_it_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_where_it_is_and_how_it_is_made_anew(tmp_path: Path) -> None:
     (tmp_path / "boot").mkdir()
-    assert initrd.path(tmp_path, K) is None
+    assert places.initrd(tmp_path, K) is None
     (tmp_path / f"boot/initramfs-{K}.img").touch()
-    assert initrd.path(tmp_path, K) == tmp_path / f"boot/initramfs-{K}.img"
+    assert places.initrd(tmp_path, K) == tmp_path / f"boot/initramfs-{K}.img"
     assert initrd.fix(tmp_path, K, tmp_path / f"boot/initramfs-{K}.img") == f"Run: dracut --force /boot/initramfs-{K}.img {K}"
     (tmp_path / f"boot/initrd.img-{K}").touch()
-    assert initrd.path(tmp_path, K) == tmp_path / f"boot/initrd.img-{K}"
+    assert places.initrd(tmp_path, K) == tmp_path / f"boot/initrd.img-{K}"
     (tmp_path / "usr/sbin").mkdir(parents=True)
     (tmp_path / "usr/sbin/update-initramfs").touch()
     assert initrd.fix(tmp_path, K, tmp_path / "any") == f"Run: update-initramfs -u -k {K}"

@@ -14,9 +14,9 @@ import kerneltree
 import pytest
 from kerneltree import KERNEL
 
-from knetstatd import files, placement, verify
+from knetstatd import files, host, places, verify
+from knetstatd.host import Origin
 from knetstatd.model import ELSEWHERE, Result
-from knetstatd.placement import Origin
 from knetstatd.rehearse import Entry, cpio
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def tree(root: Path) -> Path:
 
 
 def checks(root: Path, origin: Origin | None = None, state: Path | None = None) -> dict[str, Check]:
-    [proof] = verify.prove(root, KERNEL, ["demo"], host=placement.host(root, state), origins={"demo": origin})
+    [proof] = verify.prove(root, KERNEL, ["demo"], host=host.read(root, state), origins={"demo": origin})
     found = {check.name: check for check in proof.checks}
     assert proof.loads == (not any(c.result is FAIL for c in proof.checks)), proof
     return found
@@ -153,8 +153,8 @@ class TestOrigin:
         assert self.origin(root, Origin("1.0", "1.0", copy))[0] is NA
 
     def test_which_of_the_built_files(self, tmp_path: Path) -> None:
-        assert placement.copy_of("my_mod", tmp_path, ("a.ko", "my-mod.ko.xz")) == tmp_path / "my-mod.ko.xz"
-        assert placement.copy_of("b", tmp_path, ("a.ko",)) is None
+        assert host.copy_of("my_mod", tmp_path, ("a.ko", "my-mod.ko.xz")) == tmp_path / "my-mod.ko.xz"
+        assert host.copy_of("b", tmp_path, ("a.ko",)) is None
 
 
 class TestModprobe:
@@ -228,9 +228,9 @@ class TestInitrd:
 
     def test_it_is_an_input(self, root: Path, tree: Path) -> None:
         path = kerneltree.add(tree, MINE, OURS)
-        before = [files.identity(each) for each in verify.inputs(root, KERNEL, path)]
+        before = [files.identity(each) for each in (path, *places.inputs(root, KERNEL))]
         write(root, f"boot/initrd.img-{KERNEL}", b"")
-        assert [files.identity(each) for each in verify.inputs(root, KERNEL, path)] != before
+        assert [files.identity(each) for each in (path, *places.inputs(root, KERNEL))] != before
 
 
 def test_a_host_is_another_when_anything_changes(tree: Path, root: Path) -> None:
@@ -243,9 +243,9 @@ def test_a_host_is_another_when_anything_changes(tree: Path, root: Path) -> None
         lambda: write(root, "sys/module/module/parameters/sig_enforce", "Y\n"),
         lambda: write(root, "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c", b"\6\0\0\0\1"),
     ]
-    before = placement.host(root)
-    assert placement.host(root) == before
+    before = host.read(root)
+    assert host.read(root) == before
     for change in changes:
         change()
-        assert placement.host(root) != before
-        before = placement.host(root)
+        assert host.read(root) != before
+        before = host.read(root)

@@ -13,7 +13,7 @@ import kerneltree
 import pytest
 from kerneltree import KERNEL
 
-from knetstatd import target
+from knetstatd import places, target
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,12 +142,12 @@ def test_headers_of_another_kernel_are_not_believed(tmp_path: Path, text: str | 
 def test_links_stay_inside_the_root(tmp_path: Path) -> None:
     tree = kerneltree.make(tmp_path / "root")
     assert target.read(tmp_path / "root", KERNEL).witness == tree / "kernel/lib/my-lib.ko"
-    assert all(tmp_path / "root" in path.parents for path in target.inputs(tmp_path / "root", KERNEL))
+    assert all(tmp_path / "root" in path.parents for path in places.inputs(tmp_path / "root", KERNEL))
 
 
 def test_inputs_name_what_was_read(tmp_path: Path) -> None:
     tree = kerneltree.make(tmp_path)
-    inputs = target.inputs(tmp_path, KERNEL)
+    inputs = places.inputs(tmp_path, KERNEL)
     headers = tmp_path / f"usr/src/linux-headers-{KERNEL}"
     for path in (
         tree / "modules.dep",

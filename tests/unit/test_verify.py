@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kerneltree import CRCS, KERNEL
 
-from knetstatd import files, target, verify
+from knetstatd import files, places, target, verify
 from knetstatd.model import Check, Proof, Result
 
 if TYPE_CHECKING:
@@ -453,7 +453,7 @@ def test_inputs_change_whenever_the_answer_may(root: Path) -> None:
     path = kerneltree.add(tree, "updates/dkms/demo.ko", kerneltree.module())
 
     def now() -> list[files.Identity | None]:
-        return [files.identity(each) for each in verify.inputs(root, KERNEL, path)]
+        return [files.identity(each) for each in (path, *places.inputs(root, KERNEL))]
 
     before = now()
     assert now() == before

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from knetstatd import elf, ko, placement, rehearse, target, trust, unpack, verify
+from knetstatd import host as host_
 from knetstatd.model import Result
 from tests import kernels
 from tests.vm.conftest import QUICK, SERIES
@@ -207,7 +208,7 @@ def root_of(k: kernels.Kernel, tmp_path: Path, boot: str) -> Path:
 
 def judge(k: kernels.Kernel, questions: list[Row], root: Path) -> list[Answer]:
     """What the analysis says."""
-    facts, host = target.read(root, k.release), placement.host(root)
+    facts, host = target.read(root, k.release), host_.read(root)
     assert facts.witness is not None
     assert facts.symvers is not None
     policy = trust.policy(root, k.release, facts.options, host.firmware)

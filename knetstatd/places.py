@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where the files of a kernel lie that say whether a module will load on it: Debian's places, and other distributions'."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# How a file may be compressed, by its name.
+SUFFIXES = ("", ".xz", ".zst", ".gz")
+
+
+def inputs(root: Path, kernel: str) -> tuple[Path, ...]:
+    """The files on which every proof for a kernel depends, besides the module's own; also those that do not exist.
+
+    With the same identities an answer stays the same. The kernel's own modules change with modules.dep.
+    """
+    tree = files.inside(root, f"/lib/modules/{kernel}")
+    tables = [tree / name for name in ("modules.dep", "modules.dep.bin", "modules.order")]
+    added = [tree / name for name in ("updates", "updates/dkms", "extra")]
+    disk = [path for path in (initrd(root, kernel),) if path is not None]
+    return (*added, *disk, *tables, *configurations(root, kernel), *symvers(root, kernel), *releases(root, kernel))
+
+
+def configurations(root: Path, kernel: str) -> list[Path]:
+    """Its configuration, the first of these that there is."""
+    found = (f"/boot/config-{kernel}", f"/lib/modules/{kernel}/config", f"/lib/modules/{kernel}/build/.config")
+    return [files.inside(root, place) for place in found]
+
+
+def headers(root: Path, kernel: str) -> list[Path]:
+    """Its headers."""
+    return [files.inside(root, place) for place in (f"/lib/modules/{kernel}/build", f"/usr/src/linux-headers-{kernel}")]
+
+
+def releases(root: Path, kernel: str) -> list[Path]:
+    """The file in which each of `headers` says whose they are."""
+    return [path / "include/generated/utsrelease.h" for path in headers(root, kernel)]
+
+
+def symvers(root: Path, kernel: str) -> list[Path]:
+    """Its Module.symvers: beside each of `headers` as Debian and most others have it, then Fedora's and RHEL's two places."""
+    packed = [f"/boot/symvers-{kernel}", f"/lib/modules/{kernel}/symvers"]
+    return [path / "Module.symvers" for path in headers(root, kernel)] + [
+        files.inside(root, place + suffix) for place in packed for suffix in SUFFIXES
+    ]
+
+
+def initrd(root: Path, kernel: str) -> Path | None:
+    """Its initrd, None where it has none: Debian's place, then dracut's, then SUSE's."""
+    for place in (f"/boot/initrd.img-{kernel}", f"/boot/initramfs-{kernel}.img", f"/boot/initrd-{kernel}"):
+        found = files.inside(root, place)
+        if found.is_file():
+            return found
+    return None
