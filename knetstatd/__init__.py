@@ -7,9 +7,9 @@ Layers, lowest first; a module imports only from layers below its own (tests/uni
 2. decisions  plan, config
 3. reading    files, unpack, symvers, elf, ko, depmod, kernels, der, grub, bootloader, trust, target, modprobe, initrd,
               checks, signed, placement, verify, shellfile, dkmsconf, dkms, transaction, artefact, attempts, locks, sockets,
-              proofs, observe
-4. doing      run, units, rehearse, diagnose, journal, notify, signing, compiler, stage, publish
-5. programs   watch, uevents, report, tell, builder, worker, sockettable, cli, daemon
+              proofs, answers, observe
+4. doing      run, units, rehearse, probe, trial, diagnose, journal, notify, signing, compiler, stage, publish
+5. programs   watch, uevents, report, tell, builder, rehearsals, worker, sockettable, cli, daemon
 """
 
 __version__ = "1.0.0"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import bootloader, files, kernels
 from .errors import KnetstatdError
-from .model import Answer, Told
+from .model import Answer, Check, Rehearsed, Result, Told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -69,8 +69,8 @@ def arguments(root: Path, kernel: str) -> tuple[str, ...]:
 
     Where no boot loader tells, the running kernel's command line stands for it.
     """
-    lines = bootloader.command_lines(root, kernel) or [files.text(root / "proc/cmdline", 4096) or ""]
-    found = list(dict.fromkeys(word for line in lines for word in line.split() if _DECIDES.match(word)))
+    line = bootloader.command_line(root, kernel)
+    found = list(dict.fromkeys(word for word in line.split() if _DECIDES.match(word)))
     try:
         if files.read(root / _SECURE_BOOT, 16)[4:5] == b"\1" and not any(word.startswith("module.sig") for word in found):
             found.append("module.sig_enforce=1")
@@ -86,6 +86,20 @@ def missing(root: Path) -> str:
     if not os.access(root / QEMU, os.X_OK) or not any(os.access(root / name, os.X_OK) for name in BUSYBOX):
         return "qemu-system-x86 and busybox-static are not both installed"
     return ""
+
+
+def checks(about: Subject | None, answer: Answer | None, unable: str) -> tuple[tuple[str, Check], ...]:
+    """The rehearsal as one more check of a verdict; where there was none, what is needed for one. unable: from `missing`."""
+    if about is None:
+        return ()
+    expected = "the kernel loads it, and it works"
+    found, fix = (f"none: {unable}", FIX) if unable else ("none yet", "")
+    check = Check("rehearsal", Result.NOT_APPLICABLE, expected, found, fix=fix)
+    if answer is not None:
+        found = f"{answer.told}, {answer.machine}, {answer.seconds:.1f} s" + (f"; {answer.remark}" if answer.remark else "")
+        result = Result.PASS if answer.told.good else Result.FAIL
+        check = Check("rehearsal", result, expected, found, answer.reason, answer.fix)
+    return ((os.fspath(about.image), check),)
 
 
 def path(state: Path, kernel: str, module: str) -> Path:
@@ -105,6 +119,15 @@ def same(state: Path, about: Subject, hashes: Sequence[str]) -> Answer | None:
     """The kept answer where it is about files of these contents, whatever their identities."""
     document = _read(state, about)
     return parse(document["answer"]) if document is not None and document["hashes"] == list(hashes) else None
+
+
+def state(answer: Answer | None, wanted: bool, unable: str, mode: str) -> Rehearsed:
+    """What is known of a rehearsal. wanted: somebody would ask for one.  unable: from `missing`.  mode: the configuration's."""
+    if answer is not None:
+        return Rehearsed.GOOD if answer.told.good else Rehearsed.BAD
+    if wanted and unable and mode == "require":
+        return Rehearsed.IMPOSSIBLE
+    return Rehearsed.DUE if wanted and not unable else Rehearsed.NOT_DUE
 
 
 def save(state: Path, about: Subject, inputs: list[list[Any]], hashes: Sequence[str], answer: Answer) -> None:

@@ -54,6 +54,11 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--module", metavar="NAME", help="only this one")
     build.add_argument("--step", choices=["build", "load", "headers"], help="only such steps, and without waiting")
     build.add_argument("--no-wait", action="store_true", help="do not wait for package managers or other runs")
+    text = "start the kernel in a throwaway machine: does it take the modules? exit status 0 yes, 1 no, 3 unknown"
+    rehearse = verb("rehearse", text, _rehearse)
+    rehearse.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default) or running")
+    rehearse.add_argument("--module", metavar="NAME", help="only this one")
+    rehearse.add_argument("--file", metavar="FILE.ko", help="this file, wherever it lies, instead of the installed modules")
     explain = verb("explain", "why is it as it is, and what to do", _explain)
     explain.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default) or running")
     history = verb("history", "what happened, newest last, from the journal", _history)
@@ -64,9 +69,11 @@ def parser() -> argparse.ArgumentParser:
     sockets.add_argument("kinds", nargs="*", metavar="FILE", help="of tcp, tcp6, udp, udp6 (default: all)")
     sockets.add_argument("--state", metavar="STATE", help="only these, separated by commas: ESTB, LSTN, ...")
     sockets.add_argument("--option", action="append", default=[], metavar="NAME[=VALUE]", help="only with this option (value)")
-    compile_ = verbs.add_parser("compile")  # the program of knetstatd-compile@.service; not for people, so not listed
-    compile_.add_argument("what", metavar="KERNEL:MODULE")
-    compile_.set_defaults(act=_compile)
+    # The programs of knetstatd-compile@ and -rehearse@.service; not for people, so not listed.
+    for name in ("compile", "trial"):
+        hidden = verbs.add_parser(name)
+        hidden.add_argument("what", metavar="KERNEL:MODULE")
+        hidden.set_defaults(act=_program)
     verb("config", "show the configuration in force, and where each value comes from", _config)
     return top
 
@@ -252,10 +259,18 @@ def _build(arguments: argparse.Namespace) -> int:
     return READY if all(v.ready for v in verdicts) else NOT_READY
 
 
-def _compile(arguments: argparse.Namespace) -> int:
-    from . import compiler
+def _rehearse(arguments: argparse.Namespace) -> int:
+    from . import rehearsals
 
-    compiler.unit_program(_machine(), arguments.what, os.environ.get("CACHE_DIRECTORY", ""))
+    machine = _machine()
+    return rehearsals.verb(machine, _kernels(machine, arguments.kernel), arguments, _coloured())
+
+
+def _program(arguments: argparse.Namespace) -> int:
+    from . import compiler, trial
+
+    program = {"compile": compiler.unit_program, "trial": trial.unit_program}[arguments.verb]
+    program(_machine(), arguments.what, os.environ.get("CACHE_DIRECTORY", ""))
     return READY
 
 

@@ -36,6 +36,10 @@ TIMEOUT = 60.0
 MEMORY = 256  # MB: a cloud kernel and its initramfs need about half
 # How many times its boot's time a machine gets until what it does is called a hang.
 PATIENCE = 2.0
+# By these names a busybox that is a shell of its own runs them without starting itself again; another one finds links.
+APPLETS = (
+    "cat", "dmesg", "httpd", "insmod", "ip", "mount", "nc", "reboot", "sh", "sleep", "stty", "sync", "tftp", "usleep",
+)  # fmt: skip
 CONSOLE_LIMIT = 32 << 20
 
 # console: where the results go; loglevel=1 keeps the kernel's messages off it (they are read from its log), but for those of
@@ -133,7 +137,7 @@ def initramfs(busybox: bytes, plan: Plan, mark: str) -> bytes:
     entries += [
         Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
         Entry("bin/busybox", executable, busybox),
-        Entry("bin/sh", stat.S_IFLNK | 0o777, b"busybox"),
+        *(Entry(f"bin/{name}", stat.S_IFLNK | 0o777, b"busybox") for name in APPLETS),
         Entry("init", executable, script(plan, mark).encode()),
     ]
     entries += [Entry(f"modules/{i}.ko", stat.S_IFREG | 0o644, module.data) for i, module in enumerate(plan.modules)]
@@ -146,29 +150,29 @@ def script(plan: Plan, mark: str) -> str:
     """The init. A section is `MARK begin NAME`, its lines, and `MARK end NAME STATUS`."""
     lines = [
         "#!/bin/busybox sh",
-        "bb=/bin/busybox",
-        "$bb mount -t proc proc /proc; $bb mount -t sysfs sysfs /sys; $bb mount -t devtmpfs dev /dev",
-        "$bb stty -F /dev/console -opost 2>/dev/null",
+        "export PATH=/bin",
+        "mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev",
+        "stty -F /dev/console -opost 2>/dev/null",
         # The newline: a program's last line may lack its own.
         f'begin() {{ echo "{mark} begin $1"; }}',
         f'end() {{ echo; echo "{mark} end $1 $2"; }}',
-        f'off() {{ section log $bb dmesg -c; echo "{mark} off"; $bb sync; $bb reboot -f; $bb sleep 60; }}',
+        f'off() {{ section log dmesg -c; echo "{mark} off"; sync; reboot -f; sleep 60; }}',
         'section() { begin "$1"; n=$1; shift; "$@" 2>&1; end "$n" $?; }',
         # insert NUMBER NAME PARAMETER...: how it ended says insmod, whether it is there says /sys/module.
         "insert() {",
-        '    i=$1; m=$2; shift 2; section insert-$i $bb insmod /modules/$i.ko "$@"; section words-$i $bb dmesg -c',
+        '    i=$1; m=$2; shift 2; section insert-$i insmod /modules/$i.ko "$@"; section words-$i dmesg -c',
         '    state=absent; { read -r state </sys/module/"$m"/initstate; } 2>/dev/null',
         f'    echo "{mark} state-$i $state"; [ "$state" = live ] || fine=',
         "}",
         f'read -r up rest </proc/uptime; echo "{mark} up $up"',
-        "fine=yes; $bb dmesg -c >/dev/null",
+        "fine=yes; dmesg -c >/dev/null",
     ]
     lines += [
         f"insert {i} {shlex.join([sys_name(module.name), *module.parameters])}" for i, module in enumerate(plan.modules)
     ]
     if plan.program:
         lines.append(f'[ "$fine" ] && section program /program {shlex.join(plan.program.arguments)}')
-    lines += [f"[ -e {shlex.quote(f)} ] && section file-{i} $bb cat {shlex.quote(f)}" for i, f in enumerate(plan.files)]
+    lines += [f"[ -e {shlex.quote(f)} ] && section file-{i} cat {shlex.quote(f)}" for i, f in enumerate(plan.files)]
     return "\n".join([*lines, "off", ""])
 
 

@@ -179,7 +179,7 @@ def directories(tmp_path: Path) -> Path:
 
 KERNELS = {"6.1.0-9-amd64", "6.12.1+deb13-amd64"}
 LINES = [
-    ("", {"status", "check", "verify", "build", "explain", "history", "sockets", "config"}),
+    ("", {"status", "check", "verify", "build", "rehearse", "explain", "history", "sockets", "config"}),
     ("ch", {"check"}),
     ("check ", {"next", "running", "all", *KERNELS}),
     ("check --json 6.12", {"6.12.1+deb13-amd64"}),
