@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import box, build, idle, observe, status, table, transaction, verify
+from . import box, build, idle, observe, rehearse, status, table, transaction, verify
 
 MEASUREMENTS = {
     "observe": observe.run,
@@ -15,6 +15,7 @@ MEASUREMENTS = {
     "verify": verify.run,
     "status": status.run,
     "transaction": transaction.run,
+    "rehearse": rehearse.run,
 }
 
 

@@ -12,7 +12,7 @@ _knetstatctl_directories() {
 
 _knetstatctl() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb="" word index
-    local verbs="status check verify build explain repair history sockets config"
+    local verbs="status check verify build rehearse explain repair history sockets config"
     COMPREPLY=()
     # --option=VALUE arrives as three words.
     if [[ $cur == "=" ]]; then
@@ -31,6 +31,11 @@ _knetstatctl() {
     case $verb:$prev in
         verify:--kernel | verify:-k) word="next running $(_knetstatctl_directories /lib/modules)" ;;
         history:--kernel | history:-k) word=$(_knetstatctl_directories /lib/modules) ;;
+        rehearse:--file)
+            compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -f -X '!*.ko*' -- "$cur"; compgen -d -- "$cur")
+            return
+            ;;
         *:--module) word=$(_knetstatctl_directories /var/lib/dkms) ;;
         *:--step) word="build load headers" ;;
         *:--state) word="ESTB SYNS SYNR FNW1 FNW2 TIMW CLSD CLSW LACK LSTN CLSG NONE" ;;
@@ -42,6 +47,7 @@ _knetstatctl() {
                 verify) word="--json --kernel -k --help -h" ;;
                 build) word="--json --module --step --no-wait --help -h" ;;
                 repair) word="--json --all --yes -y --dry-run -n --help -h" ;;
+                rehearse) word="--json --module --file --help -h" ;;
                 history) word="--json --kernel -k --module --lines -n --help -h" ;;
                 sockets) word="--json --state --option --help -h" ;;
                 *) word="--json --help -h" ;;
@@ -49,7 +55,7 @@ _knetstatctl() {
             if [[ $cur != -* ]]; then
                 case $verb in
                     check | build | repair) word="next running all $(_knetstatctl_directories /lib/modules)" ;;
-                    explain) word="next running $(_knetstatctl_directories /lib/modules)" ;;
+                    rehearse | explain) word="next running $(_knetstatctl_directories /lib/modules)" ;;
                     sockets) word="tcp tcp6 udp udp6" ;;
                     verify)
                         compopt -o filenames 2>/dev/null

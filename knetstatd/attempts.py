@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The only thing that is stored: failed attempts, one small file for each module and kernel.
+"""What is stored of failed attempts, one small file for each module and kernel; nothing else is but answers (see there).
 
 Rule 1: losing these files at any time changes no verdict; it only allows another attempt.
 Rule 2: an attempt counts for one fingerprint of source, headers and compiler; a new fingerprint starts from zero.
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .model import Limits
 
 SCHEMA = 1
+_PLACES = ("kernels", "stage", "rehearsals")
 
 
 def now() -> float:
@@ -92,14 +93,14 @@ def following(before: Attempt | None, failed: Attempt, limits: Limits) -> Attemp
 
 
 def remembered(state: Path) -> set[str]:
-    """The kernels for which something is kept: attempts, logs, staged artefacts."""
-    return {kernel for place in ("kernels", "stage") for kernel in files.names(state / place) if names.is_kernel(kernel)}
+    """The kernels for which something is kept: attempts, logs, staged artefacts, answers."""
+    return {kernel for place in _PLACES for kernel in files.names(state / place) if names.is_kernel(kernel)}
 
 
 def forget_kernel(state: Path, kernel: str) -> None:
     """Deletes all that is kept for a kernel that is gone."""
-    for place in (state / "kernels" / kernel, state / "stage" / kernel):
-        shutil.rmtree(place, ignore_errors=True)
+    for place in _PLACES:
+        shutil.rmtree(state / place / kernel, ignore_errors=True)
 
 
 def forget(state: Path, kernel: str, module: str) -> None:

@@ -18,18 +18,19 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from . import artefact, attempts, diagnose, kernels, locks, publish, report, run, stage
+from . import answers, artefact, attempts, diagnose, kernels, locks, publish, report, run, stage
 from .compiler import Job
 from .errors import BuildError, KnetstatdError
 from .events import Event
-from .model import Action, Artefact, Attempt, Headers, Kind, Retry, Why
+from .model import Action, Artefact, Attempt, Headers, Kind, Retry, Told, Why
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from pathlib import Path
 
+    from .answers import Subject
     from .journal import Journal
-    from .model import Proof
+    from .model import Answer, Proof
     from .observe import Machine, Seen
 
 
@@ -90,6 +91,9 @@ class Builder:
                     self._stage(seen)
                 case Action.PUBLISH:
                     self._publish(seen, begin)
+                case Action.REHEARSE:
+                    if not self._rehearse(seen).told.good:
+                        return False  # told, and remembered, already
                 case Action.LOAD:
                     self._load(seen)
                 case Action.FETCH_HEADERS:
@@ -130,6 +134,8 @@ class Builder:
         attempt = attempts.following(before, failed, self.machine.limits)
         with contextlib.suppress(OSError):  # a full disk must not hide the reason
             self._remember(seen, attempt)
+        if kind is Kind.REHEARSAL and before is not None and before.reason == e.what:
+            return  # said once
         over = kind.retry is Retry.NEVER or (kind.retry is Retry.TWICE and attempt.times > 2)
         text = f"{o.module} {o.version} for {o.kernel}: {e.what}"
         if over:
@@ -139,7 +145,8 @@ class Builder:
         else:
             text += f"; trying again in {max(0, round(attempt.not_before - attempts.now()))} s"
         self.journal.log(
-            Event.GAVE_UP if over else Event.FAILED, text, module=o.module, version=o.version, kernel=o.kernel,
+            Event.GAVE_UP if over else Event.NOT_REHEARSED if kind is Kind.REHEARSAL else Event.FAILED, text,
+            module=o.module, version=o.version, kernel=o.kernel,
             kind=kind, reason=e.what, fix=fix, evidence="\n".join(e.evidence), log=attempt.log, attempt=attempt.times,
         )  # fmt: skip
 
@@ -191,6 +198,60 @@ class Builder:
         took = time.monotonic() - begin
         self._say(Event.PUBLISHED, seen, f"published and verified from the disk in {took:.1f} s", duration_usec=int(took * 1e6))
 
+    def _rehearse(self, seen: Seen) -> Answer:
+        assert seen.about is not None, "the planner rehearses what is installed, on a kernel with an image"
+        try:
+            answer = self.rehearse(seen, seen.about, fresh=False)
+        except KnetstatdError as e:
+            raise BuildError(Kind.REHEARSAL, e.what, e.where, e.fix) from e
+        if answer.told is Told.UNDECIDED:
+            raise BuildError(Kind.REHEARSAL, f"it was not rehearsed: {answer.reason}", "", answer.fix, answer.words)
+        return answer
+
+    def rehearse(self, seen: Seen, about: Subject, *, fresh: bool) -> Answer:
+        """What the kernel says of the installed modules; kept, and told. fresh: a kept answer about the same files is none.
+
+        Raises KnetstatdError where this machine cannot rehearse, and OSError where the answer cannot be kept.
+        """
+        from . import trial  # only here: most steps start no machine
+
+        o, state = seen.observation, self.machine.state
+        self.progress.phase(f"Rehearsing {o.module} {o.version} on {o.kernel}")
+        found = trial.read(about)
+        answer = None if fresh else answers.same(state, about, found.hashes)
+        if answer is None:
+            self._say(Event.REHEARSAL_STARTED, seen, "asking the kernel, in a throwaway machine")
+            answer = trial.rehearsed(
+                self.machine.root, self.machine.runtime, about, found, self.machine.config.rehearse_timeout_seconds,
+                self.progress.tick,
+            )  # fmt: skip
+            if answer.told is Told.UNDECIDED:
+                return answer
+            self._tell(seen, answer)
+        answers.save(state, about, found.inputs, found.hashes, answer)
+        if not answer.told.good and seen.source is not None:
+            # The same source is not built again in the hope that the kernel takes it then.
+            mark = seen.fingerprint or kernels.fingerprint(self.machine.root, seen.source, seen.headers.path)
+            refused = Attempt(Kind.REFUSED, 1, reason=answer.reason, fix=answer.fix, evidence=answer.words)
+            self._remember(seen._replace(fingerprint=mark), attempts.following(None, refused, self.machine.limits))
+        return answer
+
+    def _tell(self, seen: Seen, answer: Answer) -> None:
+        from .trial import disagreement
+
+        words, took = "\n".join(answer.words), f"{answer.machine}, {answer.seconds:.1f} s"
+        spent = int(answer.seconds * 1e6)
+        if answer.told.good:
+            text = f"the kernel takes it ({took})" + (f"; {answer.remark}" if answer.remark else "")
+            self._say(Event.REHEARSED, seen, text, evidence=words, duration_usec=spent)
+        else:
+            self._say(
+                Event.REHEARSAL_FAILED, seen, f"in the rehearsal, {answer.reason} ({took})",
+                reason=answer.reason, fix=answer.fix, evidence=words, duration_usec=spent,
+            )  # fmt: skip
+        if other := disagreement(answer, (proof for _, proof in seen.installed)):
+            self._say(Event.DISAGREEMENT, seen, f"the kernel and the analysis disagree: {other}", reason=other, evidence=words)
+
     def _load(self, seen: Seen) -> None:
         for name, _ in seen.installed:
             done = run.run(["modprobe", "-b", "--", name], timeout=60)
@@ -226,7 +287,7 @@ class Builder:
 
 
 # Done by programs, or units, of their own: each with other privileges.
-STEPS = {"build": (Action.STAGE, Action.PUBLISH), "load": (Action.LOAD,), "headers": (Action.FETCH_HEADERS,)}
+STEPS = {"build": (Action.STAGE, Action.PUBLISH, Action.REHEARSE), "load": (Action.LOAD,), "headers": (Action.FETCH_HEADERS,)}
 
 
 def by_hand(
@@ -272,7 +333,7 @@ def _to_the_end(hand: Builder, kernel: str, module: str, steps: Collection[Actio
             if not hand.step(seen, step.action):
                 return
             continue
-        if step.action is not Action.WAIT or not wait or step.why is Why.BACKOFF:
+        if step.action is not Action.WAIT or not wait or step.why in (Why.BACKOFF, Why.NOT_REHEARSED):
             return
         verdict = report.verdict(hand.machine, seen, step)
         hand.progress.phase(f"{verdict.title}: {verdict.reason}")

@@ -8,78 +8,31 @@ Exit codes: 0 ready or done, 1 not ready or failed, 2 wrong usage, 3 unknown, 75
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import __version__, attempts, config, locks, names, report
+from . import attempts, commandline, config, locks, names, report
 from .errors import KnetstatdError, UsageError
 from .model import Why
 from .observe import Machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import argparse
+    from collections.abc import Sequence
 
     from .observe import Seen
 
 READY, NOT_READY, USAGE, UNKNOWN, IN_PROGRESS = 0, 1, 2, 3, 75
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; also what the manual page and the completions are held against."""
-    top = argparse.ArgumentParser(prog="knetstatctl", description="Will the kernel modules still load after the reboot?")
-    top.add_argument("--version", action="version", version=f"knetstatctl {__version__}")
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
-
-    def verb(name: str, text: str, act: Callable[[argparse.Namespace], int], more: str = "") -> argparse.ArgumentParser:
-        sentence = text[0].upper() + text[1:] + ("" if text.endswith("?") else ".")
-        made = verbs.add_parser(name, help=text, description=f"{sentence} {more}".rstrip())
-        made.add_argument("--json", action="store_true", help="print JSON")
-        made.set_defaults(act=act)
-        return made
-
-    verb("status", "show every guarded module on every kernel", _status)
-    check = verb("check", "is it safe to reboot?", _check, "Exit status: 0 yes, 1 no, 3 unknown, 75 in progress.")
-    check.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default), running or all")
-    check.add_argument("--quiet", "-q", action="store_true", help="say nothing")
-    prove = verb("verify", "will this module file load on that kernel?", _verify)
-    prove.add_argument("file", nargs="?", metavar="FILE.ko", help="a module file (default: the guarded, installed ones)")
-    prove.add_argument("--kernel", "-k", default="next", metavar="KERNEL", help="a release, next (default) or running")
-    build = verb("build", "build, prove and publish the guarded modules for a kernel", _build)
-    build.add_argument("kernel", metavar="KERNEL", help="a release, next, running or all")
-    build.add_argument("--module", metavar="NAME", help="only this one")
-    build.add_argument("--step", choices=["build", "load", "headers"], help="only such steps, and without waiting")
-    build.add_argument("--no-wait", action="store_true", help="do not wait for package managers or other runs")
-    explain = verb("explain", "why is it as it is, and what to do", _explain)
-    explain.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default) or running")
-    repair = verb("repair", "finish what dkms and dpkg got stuck in; shows it and asks first", _repair)
-    repair.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default), running or all")
-    repair.add_argument("--all", action="store_true", help="the same as all")
-    repair.add_argument("--yes", "-y", action="store_true", help="do not ask")
-    repair.add_argument("--dry-run", "-n", action="store_true", help="only show it")
-    history = verb("history", "what happened, newest last, from the journal", _history)
-    history.add_argument("--kernel", "-k", metavar="KERNEL", help="only this kernel")
-    history.add_argument("--module", metavar="NAME", help="only this module")
-    history.add_argument("--lines", "-n", type=int, default=50, metavar="N", help="at most N entries (default: 50)")
-    sockets = verb("sockets", "knetstat's files: every socket with its options", _sockets)
-    sockets.add_argument("kinds", nargs="*", metavar="FILE", help="of tcp, tcp6, udp, udp6 (default: all)")
-    sockets.add_argument("--state", metavar="STATE", help="only these, separated by commas: ESTB, LSTN, ...")
-    sockets.add_argument("--option", action="append", default=[], metavar="NAME[=VALUE]", help="only with this option (value)")
-    compile_ = verbs.add_parser("compile")  # the program of knetstatd-compile@.service; not for people, so not listed
-    compile_.add_argument("what", metavar="KERNEL:MODULE")
-    compile_.set_defaults(act=_compile)
-    verb("config", "show the configuration in force, and where each value comes from", _config)
-    return top
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point; returns the exit status."""
-    arguments = parser().parse_args(argv)
+    arguments = commandline.parser().parse_args(argv)
     try:
-        return int(arguments.act(arguments))
+        return _VERBS[arguments.verb](arguments)
     except KnetstatdError as e:
         if getattr(arguments, "json", False):
             _print({"schema": report.SCHEMA, "error": {"what": e.what, "where": e.where, "fix": e.fix}})
@@ -256,10 +209,18 @@ def _build(arguments: argparse.Namespace) -> int:
     return READY if all(v.ready for v in verdicts) else NOT_READY
 
 
-def _compile(arguments: argparse.Namespace) -> int:
-    from . import compiler
+def _rehearse(arguments: argparse.Namespace) -> int:
+    from . import rehearsals
 
-    compiler.unit_program(_machine(), arguments.what, os.environ.get("CACHE_DIRECTORY", ""))
+    machine = _machine()
+    return rehearsals.verb(machine, _kernels(machine, arguments.kernel), arguments, _coloured())
+
+
+def _program(arguments: argparse.Namespace) -> int:
+    from . import compiler, trial
+
+    program = {"compile": compiler.unit_program, "trial": trial.unit_program}[arguments.verb]
+    program(_machine(), arguments.what, os.environ.get("CACHE_DIRECTORY", ""))
     return READY
 
 
@@ -339,3 +300,19 @@ def _config(arguments: argparse.Namespace) -> int:
     for r in rows:
         print(f"{r.name} = {r.value}  # {r.origin}")
     return READY
+
+
+_VERBS = {
+    "status": _status,
+    "check": _check,
+    "verify": _verify,
+    "build": _build,
+    "rehearse": _rehearse,
+    "explain": _explain,
+    "repair": _repair,
+    "history": _history,
+    "sockets": _sockets,
+    "config": _config,
+    "compile": _program,
+    "trial": _program,
+}

@@ -13,11 +13,9 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +24,7 @@ from .errors import BuildError, KnetstatdError
 from .model import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection
 
     from .observe import Machine
 
@@ -196,9 +194,9 @@ _MEMORY_FIX = "Give the machine more memory, or raise MemoryMax= with: systemctl
 def _adopt(job: Job, work: Path) -> Outcome:
     """Copies what the unit left into `work`, as a dkms tree. Raises BuildError where it is not what was asked for."""
     try:
-        with _directory(CACHE / _RESULT) as result:
+        with units.directory(CACHE / _RESULT) as result:
             owner = os.fstat(result).st_uid
-            document = json.loads(_read(result, "outcome.json", owner, 8 * _LOG_LIMIT))
+            document = json.loads(units.left(result, "outcome.json", owner, 8 * _LOG_LIMIT))
             arch, listed = str(document["arch"]), [str(name) for name in document["modules"]]
             if document["of"] != [job.kernel, job.module, job.version]:
                 raise ValueError("it is the result of another run")
@@ -208,7 +206,7 @@ def _adopt(job: Job, work: Path) -> Outcome:
             (built / "module").mkdir(parents=True)
             (built / "log").mkdir()
             for name in listed:
-                (built / "module" / name).write_bytes(_read(result, name, owner, _MAX_MODULE))
+                (built / "module" / name).write_bytes(units.left(result, name, owner, _MAX_MODULE))
             log = str(document["log"])
             (built / "log" / "make.log").write_text(log)
             found = artefact.built(work / "tree", job.kernel, job.module, job.version)
@@ -216,22 +214,3 @@ def _adopt(job: Job, work: Path) -> Outcome:
     except (OSError, ValueError, KeyError, TypeError, KnetstatdError) as e:
         reason = e.strerror if isinstance(e, OSError) else str(e)
         raise BuildError(Kind.INTERRUPTED, f"the compilation left no usable result: {reason}", os.fspath(CACHE)) from e
-
-
-@contextlib.contextmanager
-def _directory(path: Path) -> Iterator[int]:
-    """A directory, for openat(2); the last part of the path is no link."""
-    with files.opened(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as fd:
-        yield fd
-
-
-def _read(directory: int, name: str, owner: int, limit: int) -> bytes:
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    with os.fdopen(fd, "rb") as f:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != owner:
-            raise ValueError(f"{name} is not a file of the unit's own")
-        data = f.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"{name} is larger than {limit} bytes")
-    return data

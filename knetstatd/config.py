@@ -39,6 +39,8 @@ class Config(NamedTuple):
     headers: str = "report"
     inhibit: str = "delay"
     inhibit_longest_seconds: float = 300.0
+    rehearse: str = "auto"
+    rehearse_timeout_seconds: float = 120.0
     retry_first_seconds: float = 30.0
     retry_longest_seconds: float = 3600.0
     resync_seconds: float = 900.0
@@ -136,6 +138,13 @@ SETTINGS = (
         "Whatever stands here, a build that has begun is completed before the machine goes down.",
     ),
     _seconds("inhibit_longest_seconds", 1, 3600, "After how long such a request is withdrawn, the build finished or not."),
+    _word(
+        "rehearse",
+        ("auto", "never", "require"),
+        "Whether the kernel that the next boot starts is started in a throwaway machine first, to see whether it takes the "
+        "modules: where QEMU and a static busybox are installed; never; or always, and without it no module is ready.",
+    ),
+    _seconds("rehearse_timeout_seconds", 10, 3600, "How long one such machine may run."),
     _seconds("retry_first_seconds", 1, 86400, "The pause after a first failure that can heal; it doubles each time."),
     _seconds("retry_longest_seconds", 1, 604800, "The longest such pause; not less than retry_first_seconds."),
     _seconds("resync_seconds", 10, 86400, "How often everything is looked at again, should an event be lost."),

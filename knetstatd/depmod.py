@@ -32,11 +32,13 @@ class Entry(NamedTuple):
     """One line of modules.dep. listed: the file as the line has it.  file: the same, with every symlink followed.
 
     added: of the modules that modprobe loads first, the files that did not come with the kernel.
+    needed: all of them, in the order in which modprobe inserts them: the line's last one first (libkmod-module.c).
     """
 
     listed: bytes
     file: Path
     added: tuple[Path, ...]
+    needed: tuple[Path, ...]
 
 
 class Tables:
@@ -55,8 +57,9 @@ class Tables:
             return None
         end = self._text.find(b"\n", start)
         file, _, needed = self._text[start : end if end >= 0 else None].partition(b":")
-        added = tuple(self._path(name) for name in needed.split() if not name.startswith(b"kernel/"))
-        return Entry(file, self._path(file), added)
+        others = needed.split()
+        added = tuple(self._path(name) for name in others if not name.startswith(b"kernel/"))
+        return Entry(file, self._path(file), added, tuple(self._path(name) for name in reversed(others)))
 
     def has(self, module: str) -> bool:
         """Whether modprobe knows a module of that name."""

@@ -49,6 +49,11 @@ class Event(enum.Enum):
     READY = "ec45a64dcd6341f08001e5059fd2a550", 5, "the module will load on this kernel", _WHICH
     FAILED = "daad73939ba54dbf8ce22d1e418128b3", 3, "an attempt failed; there will be another", _FAILURE
     GAVE_UP = "9de3b4733d9f474e97e803e5f006ee7b", 3, "an attempt failed and waiting cannot heal it", _FAILURE
+    REHEARSAL_STARTED = "87e8ae587c1b4cf3a897641ec4053cea", 6, "a kernel is started in a throwaway machine", _WHICH
+    REHEARSED = "937b5afd771d44608a0c39b6b1a330f2", 6, "the kernel took the modules in the rehearsal", _WHICH
+    REHEARSAL_FAILED = "1b3f696638a34b2d9c45cc4c5988f482", 3, "the kernel did not take the modules in the rehearsal", _CURE
+    NOT_REHEARSED = "4595486e44bc4475bbf8838575ad1fef", 4, "a rehearsal could not be had, or its answer is none", _WHY
+    DISAGREEMENT = "8cede7de51774496b143b3a78f29d18f", 3, "the kernel says otherwise than the analysis", _WHY
     LOADED = "6204a59ceeb34dcea9ce11be384ab2f0", 5, "the module was loaded into the running kernel", _WHICH
     OUTDATED = "d049c0a749ea43119ed707d09d83fe3f", 4, "the running kernel has another copy of the module loaded", _CURE
     CONFIG_REJECTED = "f853d1c9b23b438c9fd32b60dfc32628", 3, "the configuration is faulty", ("evidence",)

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from . import repair, report, traps
-from .model import Retry
+from .model import Retry, Why
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +51,7 @@ def text(seen: Seen, v: report.Verdict, reads: Sequence[RunningKernelRead], over
         lines.append(f"  Cure for good: {how}:")
         lines += [f"    | {line}" for line in override.text.splitlines()]
     lines += report.checks_text(v.checks, enabled)
+    lines += [f"    | {line}" for line in (seen.answer.words if v.why == Why.REHEARSAL and seen.answer else ())]
     return "\n".join(lines)
 
 

@@ -40,11 +40,13 @@ class Proof(NamedTuple):
 
     path: the file that was checked, "" where there is none.  loads: no check failed, and none that decides is unknown.
     srcversion: the file's, as /sys/module shows that of a loaded one; "" where it has none.
+    needed: of an installed module, the files that modprobe inserts before it, in that order.
     """
 
     path: str
     checks: tuple[Check, ...]
     srcversion: str = ""
+    needed: tuple[str, ...] = ()
 
     @property
     def loads(self) -> bool:
@@ -107,6 +109,53 @@ class Artefact(enum.StrEnum):
     BAD = "bad"
 
 
+class Told(enum.StrEnum):
+    """What a kernel said in a rehearsal. UNDECIDED: it could not be asked, or its answer is none."""
+
+    LOADED = "loaded"
+    NO_DEVICE = "accepted, its hardware is not there"
+    REFUSED = "refused"
+    NOT_WORKING = "loaded, does not work"
+    PANIC = "panic"
+    HANG = "hang"
+    UNDECIDED = "undecided"
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing was found against the module."""
+        return self in (Told.LOADED, Told.NO_DEVICE)
+
+
+class Answer(NamedTuple):
+    """The outcome of one rehearsal of a DKMS package's modules on a kernel.
+
+    check: the check of `verify` that judges the same thing, or what there is no check for: "init", "probe", "panic", "hang".
+    words: the kernel's own.  remark: what the rehearsal left open.  machine: "KVM" or "emulation".
+    seconds: it took.  when: seconds since the epoch, for display only.
+    """
+
+    told: Told
+    check: str = ""
+    reason: str = ""
+    fix: str = ""
+    words: tuple[str, ...] = ()
+    remark: str = ""
+    machine: str = ""
+    seconds: float = 0.0
+    when: float = 0.0
+
+
+class Rehearsed(enum.StrEnum):
+    """What is known of a rehearsal of the installed modules. NOT_DUE: nobody asks for one, or it cannot be had here and need
+    not; IMPOSSIBLE: the configuration requires one and it cannot be had."""
+
+    NOT_DUE = "not due"
+    IMPOSSIBLE = "impossible"
+    DUE = "due"
+    GOOD = "good"
+    BAD = "bad"
+
+
 class Loaded(enum.StrEnum):
     """The module in the running kernel. NOT_HERE: the observed kernel does not run, or it cannot load modules."""
 
@@ -152,6 +201,7 @@ class Kind(enum.StrEnum):
     SIGNING = "signing"
     PUBLISH = "publish"
     PACKAGES = "packages"
+    REHEARSAL = "rehearsal"
     DURING_TRANSACTION = "during-transaction"
 
     @property
@@ -170,6 +220,7 @@ _RETRY = {
     Kind.SIGNING: Retry.BACKOFF,
     Kind.PUBLISH: Retry.BACKOFF,
     Kind.PACKAGES: Retry.BACKOFF,
+    Kind.REHEARSAL: Retry.BACKOFF,
     Kind.DURING_TRANSACTION: Retry.AFTER_TRANSACTION,
 }
 
@@ -208,6 +259,7 @@ class Observation(NamedTuple):
     installed: Artefact = Artefact.NONE
     staged: Artefact = Artefact.NONE
     loaded: Loaded = Loaded.NOT_HERE
+    rehearsed: Rehearsed = Rehearsed.NOT_DUE
     hook_builds: bool = False
     transaction: str = ""
     foreign_dkms: str = ""
@@ -232,9 +284,8 @@ class Action(enum.StrEnum):
     WAIT = "wait"
     FETCH_HEADERS = "headers"
     STAGE = "stage"
-    DKMS_TREE = "dkms-tree"
-    SIGNING = "signing"
     PUBLISH = "publish"
+    REHEARSE = "rehearse"
     LOAD = "load"
     GIVE_UP = "give-up"
 
@@ -257,6 +308,8 @@ class Why(enum.StrEnum):
     NOT_BUILT = "not-built"
     WRONG = "wrong-module"
     STAGED = "staged"
+    NOT_REHEARSED = "not-rehearsed"
+    REHEARSAL = "rehearsal-failed"
     NOT_LOADED = "not-loaded"
     OUTDATED = "loaded-outdated"
     DENIED = "denied"

@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import (
+    answers,
     artefact,
     attempts,
     bootloader,
@@ -26,7 +27,7 @@ from . import (
     plan,
     transaction,
 )
-from .model import ELSEWHERE, UNPUBLISHED, Artefact, Headers, KernelState, Limits, Loaded, Observation, Proof, Source
+from .model import ELSEWHERE, UNPUBLISHED, Artefact, Headers, KernelState, Limits, Loaded, Observation, Proof, Rehearsed, Source
 from .proofs import Look, Proofs
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .config import Config
-    from .model import Step
+    from .model import Answer, Step
     from .proofs import Apart
 
 _WEAK = "/weak-updates/"
@@ -51,6 +52,8 @@ class Seen(NamedTuple):
     source_fix: str = ""
     passed: frozenset[str] = frozenset()
     fingerprint: str = ""
+    about: answers.Subject | None = None
+    answer: Answer | None = None
 
 
 class Machine:
@@ -76,6 +79,8 @@ class Machine:
         self._confs: dict[tuple[str, str], dkmsconf.Conf] = {}
         self._host: host.Host | None = None
         self._changed: dict[str, float] = {}
+        self._arguments: dict[str, tuple[str, ...]] = {}
+        self.no_rehearsal = ""
 
     @staticmethod
     def now() -> float:
@@ -105,6 +110,8 @@ class Machine:
         self._proofs.keep_only(self._states)
         self._host = host.read(self.root, self.state)
         self._changed = {}
+        self._arguments = {}
+        self.no_rehearsal = answers.missing(self.root)
         self.refresh_locks()
 
     def refresh_locks(self) -> str:
@@ -225,6 +232,29 @@ class Machine:
             self._confs[key] = dkms.conf(self.root, package.name, package.highest, kernel)
         return self._confs[key]
 
+    # -- rehearsals -------------------------------------------------------------------------------------------------------
+
+    def rehearsal(self, kernel: str, module: str, installed: Iterable[tuple[str, Proof]]) -> answers.Subject | None:
+        """What a rehearsal of the installed modules would be about; None where there is nothing to start, or to insert."""
+        return answers.subject(self.root, kernel, module, (proof for _, proof in installed), self.arguments(kernel))
+
+    def arguments(self, kernel: str) -> tuple[str, ...]:
+        """What decides about modules on the command line that a kernel will get, read once for each `refresh`."""
+        if kernel not in self._arguments:
+            self._arguments[kernel] = answers.arguments(self.root, kernel)
+        return self._arguments[kernel]
+
+    def _rehearsed(self, seen: Seen) -> Seen:
+        """Adds what a kernel has said of good modules, and whether it is to be asked."""
+        o, mode = seen.observation, self.config.rehearse
+        wanted = o.kernel == self.next and mode != "never"
+        if o.installed is not Artefact.GOOD or not (wanted or answers.path(self.state, o.kernel, o.module).exists()):
+            return seen
+        about = self.rehearsal(o.kernel, o.module, seen.installed)
+        answer = answers.load(self.state, about) if about is not None else None
+        found = answers.state(answer, wanted and about is not None, self.no_rehearsal, mode)
+        return seen._replace(observation=o._replace(rehearsed=found), about=about, answer=answer)
+
     # -- observing --------------------------------------------------------------------------------------------------------
 
     def observe(self, look: Look, module: str, changed: float = 0.0, *, own: bool = False) -> Seen:
@@ -250,7 +280,7 @@ class Machine:
             installed=installed,
             headers=look.headers,
         )
-        return self._with_source(look, seen)
+        return self._with_source(look, self._rehearsed(seen))
 
     def _with_source(self, look: Look, seen: Seen) -> Seen:
         """Adds what DKMS and the module's source say."""
@@ -275,7 +305,8 @@ class Machine:
         make = dkmsconf.chosen_make(conf, o.kernel)
         passed = frozenset(name for name, _ in make.variables) if make else frozenset()
         seen = seen._replace(observation=o, source=source, passed=passed)
-        if o.installed is Artefact.GOOD and o.loaded is not Loaded.NO and not o.own_run:
+        idle = o.loaded is not Loaded.NO and o.rehearsed not in (Rehearsed.DUE, Rehearsed.BAD)
+        if o.installed is Artefact.GOOD and idle and not o.own_run:
             return seen  # nothing is to be done, so nothing is asked of the stage and of earlier attempts
         mark = kernels.fingerprint(self.root, source, look.headers.path)
         staged = artefact.find(self.state, o.kernel, o.module, version, mark)

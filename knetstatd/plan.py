@@ -11,7 +11,9 @@ Rules:
    transaction is open or somebody else's dkms runs: dkms has no lock, and two overlapping runs of one module fail.
 5. Staging is private and may run beside both, except where the distribution's own hook is about to build the same module.
 6. What is good is left alone, whoever built it. What is wrong is replaced, whoever built it.
-7. What cannot heal by waiting is given up until its fingerprint changes; what can is tried again, ever more slowly.
+7. What a kernel did not take in the rehearsal is wrong, whatever the analysis says; the same source is not built again for
+   that. No rehearsal while a package transaction is open: the files may change under it.
+8. What cannot heal by waiting is given up until its fingerprint changes; what can is tried again, ever more slowly.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from .model import (
     Limits,
     Loaded,
     Observation,
+    Rehearsed,
     Retry,
     Source,
     Step,
@@ -51,10 +54,12 @@ def plan(seen: Observation, now: float, limits: Limits) -> Step:
             return Step(Action.WAIT, Why.TRANSACTION, now + POLL)
         return Step(Action.DONE, Why.NO_IMAGE if seen.state is KernelState.NO_IMAGE else Why.NOT_A_KERNEL)
     # A run keeps an attempt until it has ended well: a module that is there, but not yet on the disk, is not called ready.
-    if seen.own_run and (seen.attempt or seen.installed is not Artefact.GOOD):
+    if seen.own_run and (seen.attempt or seen.installed is not Artefact.GOOD or seen.rehearsed is Rehearsed.BAD):
         return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
-    if seen.installed is Artefact.GOOD:
-        return _loaded(seen, now)
+    if seen.installed is Artefact.GOOD and seen.rehearsed is not Rehearsed.BAD:
+        return _good(seen, now, limits)
+    if seen.rehearsed is Rehearsed.BAD and seen.attempt and seen.attempt.kind.retry is Retry.NEVER:
+        return Step(Action.GIVE_UP, Why.REHEARSAL)
     if seen.installed is Artefact.DENIED:  # by what no new build changes
         return _busy(seen, now) or Step(Action.GIVE_UP, Why.DENIED)
     if seen.source is not Source.REGISTERED:
@@ -105,16 +110,27 @@ def _headers(seen: Observation, now: float, limits: Limits) -> Step:
     return Step(Action.GIVE_UP, Why.HEADERS_MISSING if seen.headers is Headers.MISSING else Why.HEADERS_PARTIAL)
 
 
-def _loaded(seen: Observation, now: float) -> Step:
-    """The file is good; is it what the running kernel has?"""
-    match seen.loaded:
-        case Loaded.NO:
-            # Changes no tree, so it waits for nobody else's work: a package manager may take an hour.
-            if seen.own_run:
-                return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
-            held = seen.attempt and _held_back(seen.attempt, seen.transaction, now)
-            return held or Step(Action.LOAD, Why.NOT_LOADED)
-        case Loaded.OUTDATED:
-            return Step(Action.DONE, Why.OUTDATED)
-        case _:
-            return Step(Action.DONE, Why.READY)
+def _good(seen: Observation, now: float, limits: Limits) -> Step:
+    """The file is good; what does a kernel say of it, and is it what the running one has?"""
+    if seen.loaded is Loaded.NO:
+        # Changes no tree, so it waits for nobody else's work: a package manager may take an hour.
+        if seen.own_run:
+            return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
+        held = seen.attempt and _held_back(seen.attempt, seen.transaction, now)
+        return held or Step(Action.LOAD, Why.NOT_LOADED)
+    if seen.rehearsed is Rehearsed.IMPOSSIBLE:
+        return Step(Action.GIVE_UP, Why.NOT_REHEARSED)
+    if seen.rehearsed is Rehearsed.DUE:
+        return _rehearse(seen, now, limits)
+    return Step(Action.DONE, Why.OUTDATED if seen.loaded is Loaded.OUTDATED else Why.READY)
+
+
+def _rehearse(seen: Observation, now: float, limits: Limits) -> Step:
+    if now < seen.changed + limits.settle:
+        return Step(Action.WAIT, Why.SETTLING, seen.changed + limits.settle)
+    if busy := _busy(seen, now):
+        return busy
+    # What other steps failed at says nothing of this one, but for how long to wait.
+    if seen.attempt and seen.attempt.kind.retry is Retry.BACKOFF and now < seen.attempt.not_before:
+        return Step(Action.WAIT, Why.NOT_REHEARSED, seen.attempt.not_before)
+    return Step(Action.REHEARSE, Why.NOT_REHEARSED)

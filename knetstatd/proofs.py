@@ -122,10 +122,10 @@ class Proofs:
         """The answer of `work`, from elsewhere where that is wanted."""
         if self._apart is None:
             return work()
-        found = self._apart(lambda: [[p.path, p.srcversion, list(map(list, p.checks))] for p in work()])
+        found = self._apart(lambda: [[p.path, p.srcversion, list(p.needed), list(map(list, p.checks))] for p in work()])
         return [
-            Proof(path, tuple(Check(name, Result(result), *rest) for name, result, *rest in checks), srcversion)
-            for path, srcversion, checks in found
+            Proof(path, tuple(Check(name, Result(result), *rest) for name, result, *rest in checks), srcversion, tuple(needed))
+            for path, srcversion, needed, checks in found
         ]
 
     def _known(self, key: tuple[str, str], look: Look, rest: _Rest) -> _Kept | None:

@@ -9,6 +9,7 @@ Rules:
 3. What comes back on the console is marked with a word made for this one run, so that no program and no kernel message in
    the machine can be taken for the init's own lines.
 4. A hang, a panic and a machine that never started are outcomes, not errors. An error is: there is no QEMU, no busybox.
+5. A machine that is slow is not taken for one that hangs: how long its boot took is the measure.
 """
 
 from __future__ import annotations
@@ -23,17 +24,22 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import run
+from . import answers, run
 from .errors import KnetstatdError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-QEMU = "qemu-system-x86_64"
-BUSYBOX = ("usr/bin/busybox", "bin/busybox")
+QEMU = f"/{answers.QEMU}"
 # Two to four seconds is what a Debian kernel takes by emulation alone; a loaded machine may take ten times that.
 TIMEOUT = 60.0
-MEMORY = 256  # MB: a generic kernel and its initramfs need about half
+MEMORY = 256  # MB: a cloud kernel and its initramfs need about half
+# How many times its boot's time a machine gets until what it does is called a hang.
+PATIENCE = 2.0
+# By these names a busybox that is a shell of its own runs them without starting itself again; another one finds links.
+APPLETS = (
+    "cat", "dmesg", "httpd", "insmod", "ip", "mount", "nc", "reboot", "sh", "sleep", "stty", "sync", "tftp", "usleep",
+)  # fmt: skip
 CONSOLE_LIMIT = 32 << 20
 
 # console: where the results go; loglevel=1 keeps the kernel's messages off it (they are read from its log), but for those of
@@ -45,14 +51,16 @@ COMMAND_LINE = ("console=ttyS0", "quiet", "loglevel=1", "panic=-1", "oops=panic"
 class Outcome(enum.Enum):
     LOADED = "loaded"  # every module was inserted, and the program, if any, ended with 0
     REFUSED = "refused"  # the kernel refused a module
-    FAILED = "failed"  # the modules were inserted, and the program ended with another status
+    FAILED = "failed"  # a module was inserted and is not live, or the program ended with another status
     PANIC = "panic"  # the kernel gave up
-    HANG = "hang"  # the time limit passed
-    NO_BOOT = "no-boot"  # the machine ended without reaching the init, or before its last line
+    RESET = "reset"  # the machine ended without a word while the init was at work
+    HANG = "hang"  # the time limit passed, and the machine had been quick enough before
+    SLOW = "slow"  # the time limit passed, and nothing can be said
+    NO_BOOT = "no-boot"  # the machine ended without reaching the init
 
 
 class Module(NamedTuple):
-    """A module to insert: its name, its uncompressed file, and parameters for it."""
+    """A module to insert: the kernel's name of it, its uncompressed file, and parameters for it."""
 
     name: str
     data: bytes
@@ -67,7 +75,8 @@ class Program(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What happens in the machine: the modules in this order, then the program, then the files whose contents are wanted."""
+    """What happens in the machine: the modules in this order, whatever becomes of each; where all of them are live, the
+    program; then the files whose contents are wanted."""
 
     modules: tuple[Module, ...]
     program: Program | None = None
@@ -76,19 +85,22 @@ class Plan(NamedTuple):
 
 class Insertion(NamedTuple):
     module: str
-    loaded: bool
+    loaded: bool  # /sys/module calls it live
     message: str  # insmod's, where it failed
+    words: tuple[str, ...]  # the kernel's log while it went in
+    ended: bool  # insmod came back
 
 
 class Rehearsal(NamedTuple):
     outcome: Outcome
     insertions: tuple[Insertion, ...]
-    words: tuple[str, ...]  # the kernel's log while the modules went in; in a panic, its last lines
+    words: tuple[str, ...]  # the kernel's log while the modules went in; in a panic, and where it died, its last lines
     log: tuple[str, ...]  # the kernel's log after that
     code: int | None  # the program's exit status
     output: str  # what the program wrote
     files: Mapping[str, str]  # the files asked for that were there
     elapsed: float
+    booted: float | None  # seconds until the init spoke, None where it never did
     console: str  # all of it, for the one who has to find out
 
 
@@ -125,7 +137,7 @@ def initramfs(busybox: bytes, plan: Plan, mark: str) -> bytes:
     entries += [
         Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
         Entry("bin/busybox", executable, busybox),
-        Entry("bin/sh", stat.S_IFLNK | 0o777, b"busybox"),
+        *(Entry(f"bin/{name}", stat.S_IFLNK | 0o777, b"busybox") for name in APPLETS),
         Entry("init", executable, script(plan, mark).encode()),
     ]
     entries += [Entry(f"modules/{i}.ko", stat.S_IFREG | 0o644, module.data) for i, module in enumerate(plan.modules)]
@@ -138,24 +150,29 @@ def script(plan: Plan, mark: str) -> str:
     """The init. A section is `MARK begin NAME`, its lines, and `MARK end NAME STATUS`."""
     lines = [
         "#!/bin/busybox sh",
-        "bb=/bin/busybox",
-        "$bb mount -t proc proc /proc; $bb mount -t sysfs sysfs /sys; $bb mount -t devtmpfs dev /dev",
-        "$bb stty -F /dev/console -opost 2>/dev/null",
+        "export PATH=/bin",
+        "mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev",
+        "stty -F /dev/console -opost 2>/dev/null",
         # The newline: a program's last line may lack its own.
         f'begin() {{ echo "{mark} begin $1"; }}',
         f'end() {{ echo; echo "{mark} end $1 $2"; }}',
-        f'off() {{ section log $bb dmesg -c; echo "{mark} off"; $bb sync; $bb reboot -f; $bb sleep 60; }}',
+        f'off() {{ section log dmesg -c; echo "{mark} off"; sync; reboot -f; sleep 60; }}',
         'section() { begin "$1"; n=$1; shift; "$@" 2>&1; end "$n" $?; }',
-        "$bb dmesg -c >/dev/null",
+        # insert NUMBER NAME PARAMETER...: how it ended says insmod, whether it is there says /sys/module.
+        "insert() {",
+        '    i=$1; m=$2; shift 2; section insert-$i insmod /modules/$i.ko "$@"; section words-$i dmesg -c',
+        '    state=absent; { read -r state </sys/module/"$m"/initstate; } 2>/dev/null',
+        f'    echo "{mark} state-$i $state"; [ "$state" = live ] || fine=',
+        "}",
+        f'read -r up rest </proc/uptime; echo "{mark} up $up"',
+        "fine=yes; dmesg -c >/dev/null",
     ]
-    for i, module in enumerate(plan.modules):
-        parameters = shlex.join(module.parameters)
-        lines.append(f"section insert-{i} $bb insmod /modules/{i}.ko {parameters}; section words-{i} $bb dmesg -c")
-        # Exit statuses do not outlive `section`: /sys/module tells.
-        lines.append(f"[ -d /sys/module/{shlex.quote(sys_name(module.name))} ] || off")
+    lines += [
+        f"insert {i} {shlex.join([sys_name(module.name), *module.parameters])}" for i, module in enumerate(plan.modules)
+    ]
     if plan.program:
-        lines.append(f"section program /program {shlex.join(plan.program.arguments)}")
-    lines += [f"[ -e {shlex.quote(f)} ] && section file-{i} $bb cat {shlex.quote(f)}" for i, f in enumerate(plan.files)]
+        lines.append(f'[ "$fine" ] && section program /program {shlex.join(plan.program.arguments)}')
+    lines += [f"[ -e {shlex.quote(f)} ] && section file-{i} cat {shlex.quote(f)}" for i, f in enumerate(plan.files)]
     return "\n".join([*lines, "off", ""])
 
 
@@ -177,38 +194,44 @@ def command(
     ]  # fmt: skip
 
 
-def read(console: bytes, plan: Plan, mark: str, *, timed_out: bool, elapsed: float) -> Rehearsal:
-    """What the console of a machine that ran `plan` says."""
+def read(console: bytes, plan: Plan, mark: str, *, timed_out: bool, elapsed: float, code: int = 0) -> Rehearsal:
+    """What the console of a machine that ran `plan` says. code: QEMU's exit status."""
     text = console.decode("utf-8", "replace").replace("\r\n", "\n")
     found = sections(text, mark)
-    insertions = []
-    words: list[str] = []
-    for i, module in enumerate(plan.modules):
-        if f"insert-{i}" in found:
-            code, said = found[f"insert-{i}"]
-            insertions.append(Insertion(module.name, code == 0, message(said)))
-        words += kernel_lines(found.get(f"words-{i}", (None, ""))[1])
-    code, output = found.get("program", (None, ""))
-    panic = "Kernel panic - not syncing" in text
-    if panic:
+    insertions = [_insertion(module, i, found, text, mark) for i, module in enumerate(plan.modules) if f"insert-{i}" in found]
+    words = [line for insertion in insertions for line in insertion.words]
+    status, output = found.get("program", (None, ""))
+    panic, off = "Kernel panic - not syncing" in text, f"\n{mark} off\n" in text
+    if panic or not off:
         words = [line for line in kernel_lines(text[text.rfind("\n" + mark) :]) if not line.startswith(mark)][-200:]
+    up = re.search(rf"^{mark} up ([0-9]+\.[0-9]+)$", text, re.MULTILINE)
+    booted = float(up[1]) if up else None
 
-    if panic:
+    if booted is None or (code and not timed_out):
+        outcome = Outcome.SLOW if timed_out else Outcome.NO_BOOT
+    elif panic:
         outcome = Outcome.PANIC
     elif timed_out:
-        outcome = Outcome.HANG
-    elif f"\n{mark} off\n" not in text:
-        outcome = Outcome.NO_BOOT
-    elif not all(insertion.loaded for insertion in insertions):
+        outcome = Outcome.HANG if elapsed - booted >= PATIENCE * booted else Outcome.SLOW
+    elif not off:
+        outcome = Outcome.RESET
+    elif any(insertion.message for insertion in insertions):
         outcome = Outcome.REFUSED
-    elif len(insertions) < len(plan.modules) or (plan.program and code != 0):
+    elif not all(insertion.loaded for insertion in insertions) or (plan.program and status != 0):
         outcome = Outcome.FAILED
     else:
         outcome = Outcome.LOADED
     return Rehearsal(
-        outcome, tuple(insertions), tuple(words), tuple(kernel_lines(found.get("log", (None, ""))[1])), code, output,
-        {path: found[f"file-{i}"][1] for i, path in enumerate(plan.files) if f"file-{i}" in found}, elapsed, text,
+        outcome, tuple(insertions), tuple(words), tuple(kernel_lines(found.get("log", (None, ""))[1])), status, output,
+        {path: found[f"file-{i}"][1] for i, path in enumerate(plan.files) if f"file-{i}" in found}, elapsed, booted, text,
     )  # fmt: skip
+
+
+def _insertion(module: Module, i: int, found: Mapping[str, tuple[int | None, str]], text: str, mark: str) -> Insertion:
+    code, said = found[f"insert-{i}"]
+    words = kernel_lines(found.get(f"words-{i}", (None, ""))[1])
+    why = message(said) or f"insmod ended with status {code}" if code else ""
+    return Insertion(module.name, f"\n{mark} state-{i} live\n" in text, why, tuple(words), code is not None)
 
 
 def sections(text: str, mark: str) -> dict[str, tuple[int | None, str]]:
@@ -234,7 +257,7 @@ def kernel_lines(log: str) -> list[str]:
 def static_busybox(root: Path) -> bytes:
     """Raises KnetstatdError where there is none, or one that needs a loader."""
     fix = "Install busybox-static"
-    for path in (root / name for name in BUSYBOX):
+    for path in (root / name for name in answers.BUSYBOX):
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -242,12 +265,12 @@ def static_busybox(root: Path) -> bytes:
         if b"/ld-linux" in data[:4096] or b"/ld-musl" in data[:4096]:
             raise KnetstatdError("is not statically linked", os.fspath(path), fix)
         return data
-    raise KnetstatdError("there is no busybox for the rehearsal's machine", os.fspath(root / BUSYBOX[0]), fix)
+    raise KnetstatdError("there is no busybox for the rehearsal's machine", os.fspath(root / answers.BUSYBOX[0]), fix)
 
 
-def boot(argv: list[str], timeout: float) -> run.Finished:
+def boot(argv: list[str], timeout: float, tick: Callable[[], None] | None = None) -> run.Finished:
     """The one place that starts the machine; its console is the program's output."""
-    return run.run(argv, timeout=timeout, limit=CONSOLE_LIMIT)
+    return run.run(argv, timeout=timeout, limit=CONSOLE_LIMIT, tick=tick)
 
 
 def rehearse(
@@ -259,16 +282,19 @@ def rehearse(
     timeout: float = TIMEOUT,
     arguments: Sequence[str] = (),
     kvm: bool = False,
+    tick: Callable[[], None] | None = None,
 ) -> Rehearsal:
     """Boots `image`, carries out `plan` and says how it went.
 
     root: where busybox is.  arguments: more for the kernel's command line.  kvm: not unless asked for, since a virtual
-    machine's own /dev/kvm may be there and hang, and emulation answers in seconds and the same everywhere.  Raises
-    KnetstatdError where QEMU or busybox is missing. Leaves nothing behind.
+    machine's own /dev/kvm may be there and hang, and emulation answers in seconds and the same everywhere.  tick: called
+    meanwhile.  Raises KnetstatdError where QEMU or busybox is missing. Leaves nothing behind.
     """
     mark = f"@{secrets.token_hex(8)}"
     with tempfile.TemporaryDirectory(prefix="knetstatd-rehearse-") as directory:
         initrd = Path(directory, "initrd")
         initrd.write_bytes(initramfs(static_busybox(root), plan, mark))
-        finished = boot(command(image, initrd, kvm=kvm, memory=memory, arguments=arguments), timeout)
-    return read(finished.output, plan, mark, timed_out=finished.timed_out, elapsed=finished.seconds)
+        finished = boot(command(image, initrd, kvm=kvm, memory=memory, arguments=arguments), timeout, tick)
+    return read(
+        finished.output, plan, mark, timed_out=finished.timed_out, elapsed=finished.seconds, code=finished.code
+    )

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import kernels, names
-from .model import Action, Artefact, Check, Result, Why
+from . import answers, kernels, names
+from .model import Action, Artefact, Check, Rehearsed, Result, Why
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,7 @@ _WAITS = {
 _STEPS = {
     Action.STAGE: "to be built",
     Action.PUBLISH: "built and proven, to be published",
+    Action.REHEARSE: "to be rehearsed: this kernel is started in a throwaway machine, and asked to load it",
     Action.LOAD: "to be loaded",
     Action.FETCH_HEADERS: "its headers are to be installed",
 }
@@ -41,7 +42,7 @@ class Verdict(NamedTuple):
     """The verdict for one module and one kernel.
 
     state: one of the words below `_state`.  ready: see rule 1.  progress: something is under way that may change it.
-    proof: what `ready` rests on: "analysed" or "none".
+    proof: what `ready` rests on: "rehearsed", "analysed" or "none".
     """
 
     module: str
@@ -96,8 +97,10 @@ def role(machine: Machine, kernel: str) -> str:
 def verdict(machine: Machine, seen: Seen, step: Step) -> Verdict:
     """The verdict that follows from what was seen and what the planner makes of it."""
     o = seen.observation
-    ready = o.installed in (Artefact.GOOD, Artefact.OTHER)
-    progress = step.action in _STEPS or (step.action is Action.WAIT and step.why is not Why.BACKOFF)
+    unasked = machine.config.rehearse == "require" and o.rehearsed in (Rehearsed.DUE, Rehearsed.IMPOSSIBLE)
+    ready = o.installed in (Artefact.GOOD, Artefact.OTHER) and o.rehearsed is not Rehearsed.BAD and not unasked
+    waiting = step.action is Action.WAIT and step.why not in (Why.BACKOFF, Why.NOT_REHEARSED)
+    progress = step.action in _STEPS or waiting
     reason, fix = _reason(machine, seen, step)
     made = Verdict(
         module=o.module,
@@ -107,10 +110,11 @@ def verdict(machine: Machine, seen: Seen, step: Step) -> Verdict:
         state=_state(seen, step, ready),
         ready=ready,
         progress=progress,
-        proof="analysed" if seen.installed else "none",
+        proof="rehearsed" if seen.answer is not None else "analysed" if seen.installed else "none",
         reason=reason,
         fix=fix,
-        checks=tuple((proof.path, check) for _, proof in seen.installed for check in proof.checks),
+        checks=tuple((proof.path, check) for _, proof in seen.installed for check in proof.checks)
+        + answers.checks(seen.about, seen.answer, machine.no_rehearsal),
         why=step.why,
         log=o.attempt.log if o.attempt else "",
     )
@@ -138,13 +142,17 @@ def _state(seen: Seen, step: Step, ready: bool) -> str:
             if step.why is Why.OUTDATED:
                 return "ready, outdated copy loaded"
             return "ready" if ready else str(step.why)
+        case Action.REHEARSE:
+            return "ready, to be rehearsed" if ready else str(step.why)
         case Action.GIVE_UP:
-            if o.installed is Artefact.GOOD:
-                return "ready, not loaded"
             if not ready:
                 return str(step.why)
+            if o.installed is Artefact.GOOD:
+                return "ready, not loaded"
             warned = {c.name for _, proof in seen.installed for c in proof.checks if c.result is Result.WARN}
             return "ready, built for another kernel" if "release" in warned else "ready, outdated build"
+        case Action.WAIT if step.why is Why.NOT_REHEARSED and ready:
+            return "ready"
         case Action.WAIT if step.why is Why.BACKOFF:
             return str(Why.FAILED)
     return "ready, not loaded" if step.action is Action.LOAD else str(step.why)
@@ -170,6 +178,14 @@ def _reason(machine: Machine, seen: Seen, step: Step) -> tuple[str, str]:
             return f"/lib/modules/{o.kernel} holds headers or leftovers, not a kernel", ""
         case Action.GIVE_UP, Why.DENIED if wrong is not None:
             return wrong.reason or wrong.found, wrong.fix
+        case Action.GIVE_UP, Why.REHEARSAL if seen.answer is not None:
+            return seen.answer.reason, seen.answer.fix
+        case Action.GIVE_UP, Why.NOT_REHEARSED:
+            return f"a rehearsal is required, and {machine.no_rehearsal}", answers.FIX
+        case Action.WAIT, Why.NOT_REHEARSED if o.attempt is not None:
+            return f"{o.attempt.reason}; the next attempt is due in {_soon(o, machine)}", f"knetstatctl rehearse {o.kernel}"
+        case Action.REHEARSE, _:
+            return _STEPS[Action.REHEARSE], f"knetstatctl rehearse {o.kernel}"
         case Action.GIVE_UP, Why.SOURCE_MISSING | Why.SOURCE_BROKEN:
             return seen.source_reason, seen.source_fix
         case Action.GIVE_UP, Why.HEADERS_MISSING | Why.HEADERS_PARTIAL:
@@ -183,7 +199,9 @@ def _reason(machine: Machine, seen: Seen, step: Step) -> tuple[str, str]:
             who = {Why.TRANSACTION: o.transaction, Why.FOREIGN_DKMS: o.foreign_dkms}.get(step.why, "")
             return _WAITS[step.why] + (f": {who}" if who else ""), ""
     text = _STEPS[step.action]
-    if step.why is Why.WRONG and wrong is not None:
+    if step.why is Why.WRONG and seen.answer is not None:
+        text += f": in the rehearsal, {seen.answer.reason}"
+    elif step.why is Why.WRONG and wrong is not None:
         text += f": the installed one is wrong: {wrong.reason or wrong.found}"
     elif step.action is Action.STAGE:
         text += ": there is none yet"

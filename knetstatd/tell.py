@@ -77,23 +77,27 @@ class Teller:
         key = (verdict.kernel, verdict.module)
         self._found_wrong(verdict, seen)
         attempt = seen.observation.attempt if step.why in (Why.FAILED, Why.BACKOFF) else None
+        answer = seen.answer if step.why is Why.REHEARSAL else None
         said = (step.action, step.why, verdict.reason if step.action is not Action.WAIT else "")
         if step.why in (Why.OWN_RUN, Why.SETTLING):
             return
         if self._said.get(key) == said:
             return
         self._said[key] = said
-        event = _event(step, verdict.why)
+        event = _event(step, verdict)
         # The builder tells of each failure; here only those are told that happened before this daemon started.
-        if event is None or (attempt is not None and attempt.when >= self._since):
+        if event is None or any(failed is not None and failed.when >= self._since for failed in (attempt, answer)):
             return
         text = f"{verdict.title}: {verdict.state}"
-        if verdict.reason:
+        if event is Event.READY:
+            text += f" ({verdict.proof})"
+        elif verdict.reason:
             text += f": {verdict.reason}"
         self.journal.log(
             event, text, module=verdict.module, version=verdict.version, kernel=verdict.kernel, state=verdict.state,
             why=step.why, reason=verdict.reason, fix=verdict.fix, proof=verdict.proof,
-            kind=attempt.kind if attempt else "", evidence="\n".join(attempt.evidence) if attempt else "", log=verdict.log,
+            kind=attempt.kind if attempt else "", log=verdict.log,
+            evidence="\n".join(attempt.evidence if attempt else answer.words if answer else ()),
         )  # fmt: skip
 
     def _found_wrong(self, verdict: report.Verdict, seen: Seen) -> None:
@@ -191,10 +195,10 @@ def withdraw(runtime: Path) -> None:
             (runtime / name).unlink()
 
 
-def _event(step: Step, why: str) -> Event | None:
+def _event(step: Step, verdict: report.Verdict) -> Event | None:
     """The kind of entry that a step deserves; None for steps that the builder tells of, or that nobody needs to know."""
     match step.action, step.why:
-        case _ if why == "half-configured":
+        case _ if verdict.why == "half-configured":
             return Event.HALF_CONFIGURED
         case Action.DONE, Why.READY:
             return Event.READY
@@ -204,6 +208,12 @@ def _event(step: Step, why: str) -> Event | None:
             return Event.HEADERS_MISSING
         case Action.GIVE_UP, Why.SOURCE_MISSING | Why.SOURCE_BROKEN:
             return Event.SOURCE_MISSING
+        case Action.GIVE_UP, Why.REHEARSAL:
+            return Event.REHEARSAL_FAILED
+        case Action.GIVE_UP, Why.NOT_REHEARSED:
+            return Event.NOT_REHEARSED
+        case Action.WAIT, Why.NOT_REHEARSED:
+            return Event.READY if verdict.ready else None
         case Action.GIVE_UP, _:
             return Event.GAVE_UP
         case Action.WAIT, Why.BACKOFF:

@@ -1,21 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Our own units: their names, and running one to its end (systemctl(1), systemd.unit(5)).
+"""Our own units: their names, running one to its end (systemctl(1), systemd.unit(5)), and taking what it has left.
 
-Rule: that `systemctl start` has returned says nothing. A stop of the machine cancels the job and leaves the program at work;
-so a unit has ended when its state says so.
+Rules:
+
+1. That `systemctl start` has returned says nothing. A stop of the machine cancels the job and leaves the program at work;
+   so a unit has ended when its state says so.
+2. What an unprivileged unit has left is a stranger's: opened below a directory without following a link, a regular file of
+   that directory's owner, of a bounded size.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import time
 from typing import TYPE_CHECKING
 
-from . import run
+from . import files, run
 from .errors import KnetstatdError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 _PLACES = ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
 _AT_WORK = ("activating", "active", "deactivating", "reloading", "maintenance")
@@ -73,3 +80,23 @@ def kill_all(template: str) -> None:
 def _state(unit: str) -> dict[str, str]:
     shown = run.run(["systemctl", "show", "--property=ActiveState,Result", "--", unit], timeout=30)
     return dict(line.partition("=")[::2] for line in shown.text.splitlines())
+
+
+@contextlib.contextmanager
+def directory(path: Path) -> Iterator[int]:
+    """A directory, for openat(2); the last part of the path is no link."""
+    with files.opened(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as fd:
+        yield fd
+
+
+def left(directory: int, name: str, owner: int, limit: int) -> bytes:
+    """The contents of a file that a unit left, see rule 2. Raises OSError or ValueError."""
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    with os.fdopen(fd, "rb") as f:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != owner:
+            raise ValueError(f"{name} is not a file of the unit's own")
+        data = f.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{name} is larger than {limit} bytes")
+    return data

@@ -30,7 +30,7 @@ class _Asked(NamedTuple):
     """A module that was read, and what is known of it before the kernel's exports are.
 
     checks: done so far.  others: what the modules export that will be loaded before it, by module.  installed: under this name,
-    "" for a file that lies anywhere.
+    "" for a file that lies anywhere.  needed: as in Proof.
     """
 
     path: Path
@@ -38,6 +38,7 @@ class _Asked(NamedTuple):
     module: ko.Module
     others: dict[str, Mapping[str, Export]]
     installed: str = ""
+    needed: tuple[str, ...] = ()
 
     @property
     def used(self) -> set[str]:
@@ -105,7 +106,8 @@ def _installed(facts: Target, module: str) -> _Asked | Proof:
     if not tables.is_indexed(entry):
         why = "modules.dep names it; modules.dep.bin, which modprobe reads, does not"
         found = Check("depmod", Result.FAIL, os.fspath(entry.file), "nothing", why, fix)
-    asked = _ask(facts, entry.file, entry.added, found)
+    needed = tuple(map(os.fspath, entry.needed))
+    asked = _ask(facts, entry.file, entry.added, found)._replace(needed=needed)
     return asked._replace(installed=module) if isinstance(asked, _Asked) else asked
 
 
@@ -178,7 +180,7 @@ def _proof(facts: Target, one: _Asked, exported: Mapping[str, Export], fault: Ch
     """Does the checks that need the kernel's exports, which cannot be known where there is a `fault`."""
     if fault is not None:
         unknown = (fault._replace(name=name) for name in ("symbols", "crcs"))
-        return Proof(os.fspath(one.path), (*one.checks, *unknown), one.module.srcversion)
+        return Proof(os.fspath(one.path), (*one.checks, *unknown), one.module.srcversion, one.needed)
     here = dict(exported)
     for name, exports in one.others.items():
         for symbol in one.used & exports.keys():
@@ -192,7 +194,7 @@ def _proof(facts: Target, one: _Asked, exported: Mapping[str, Export], fault: Ch
         checks.depends(one.module, facts, here, came),
         checks.crcs(one.module, facts, here, came),
     )
-    return Proof(os.fspath(one.path), (*one.checks, *last), one.module.srcversion)
+    return Proof(os.fspath(one.path), (*one.checks, *last), one.module.srcversion, one.needed)
 
 
 def chosen(root: Path, kernel: str, module: str) -> Path | None:

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from .observe import Machine
 
 # Which kind of builder takes a step: the word after `--step=`, and in the name of the unit.
-KINDS = {Action.STAGE: "build", Action.PUBLISH: "build", Action.LOAD: "load", Action.FETCH_HEADERS: "headers"}
+KINDS = {
+    Action.STAGE: "build",
+    Action.PUBLISH: "build",
+    Action.REHEARSE: "build",
+    Action.LOAD: "load",
+    Action.FETCH_HEADERS: "headers",
+}
 # What the builder gets from our environment: where to log, and where things lie.
 _PASSED_ON = ("JOURNAL_STREAM", "STATE_DIRECTORY", "RUNTIME_DIRECTORY")
 # How a builder ends that has done what it could; 75: another run is at work; 124: we let go of the shutdown.

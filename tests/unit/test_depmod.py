@@ -36,10 +36,12 @@ def test_lines_are_found_by_name(tables: depmod.Tables, tmp_path: Path) -> None:
     for name in ("nf-nat", "nf_nat"):
         assert tables.entry(name) == (LINES[0].partition(":")[0].encode(), tmp_path / "kernel/net/nf-nat.ko.xz", (
             tmp_path / "updates/dkms/my_lib.ko",
-        ))  # fmt: skip
+        ), (tmp_path / "updates/dkms/my_lib.ko", tmp_path / "kernel/net/nf_conntrack.ko.xz"))  # fmt: skip
     demo = tables.entry("demo")
     assert demo
     assert demo.added == (tmp_path / "updates/dkms/my_lib.ko.zst", tmp_path / "opt/far.ko")
+    assert demo.needed[0] == demo.added[-1], "modprobe begins with the last one"
+    assert set(demo.added) <= set(demo.needed)
     assert tables.has("top")
     far = tables.entry("far_away")
     assert far

@@ -19,6 +19,7 @@ from knetstatd.model import (
     Limits,
     Loaded,
     Observation,
+    Rehearsed,
     Retry,
     Source,
     Step,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NOW = 1000.0
-WORK = {Action.STAGE, Action.PUBLISH, Action.LOAD, Action.FETCH_HEADERS}
+WORK = {Action.STAGE, Action.PUBLISH, Action.REHEARSE, Action.LOAD, Action.FETCH_HEADERS}
 # The planner tells classes of failure apart only by whether a retry can help.
 ONE_OF_EACH = [next(kind for kind in Kind if kind.retry is retry) for retry in Retry]
 ATTEMPTS: list[Attempt | None] = [
@@ -43,8 +44,14 @@ ATTEMPTS: list[Attempt | None] = [
 def every_observation() -> Iterator[Observation]:
     """Each combination of the values that the planner tells apart."""
     for values in itertools.product(
-        KernelState, Source, Headers, Artefact, (Artefact.NONE, Artefact.GOOD, Artefact.BAD), Loaded, (False, True),
-        ("", "apt"), ("", "dkms"), ("", "us"), (0.0, NOW - 1), ATTEMPTS,
+        KernelState, Source, Headers, Artefact, (Artefact.NONE, Artefact.GOOD, Artefact.BAD), Loaded,
+        (Rehearsed.NOT_DUE,), (False, True), ("", "apt"), ("", "dkms"), ("", "us"), (0.0, NOW - 1), ATTEMPTS,
+    ):  # fmt: skip
+        yield Observation("m", "6.1", "1", *values)  # type: ignore[arg-type]
+    # Rehearsed is only what is good.
+    for values in itertools.product(
+        KernelState, (Source.REGISTERED,), (Headers.COMPLETE,), (Artefact.GOOD,), (Artefact.NONE,), Loaded,
+        set(Rehearsed) - {Rehearsed.NOT_DUE}, (False, True), ("", "apt"), ("", "dkms"), ("", "us"), (0.0, NOW - 1), ATTEMPTS,
     ):  # fmt: skip
         yield Observation("m", "6.1", "1", *values)  # type: ignore[arg-type]
 
@@ -60,10 +67,18 @@ def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
         working = step.action in WORK
         # Never build while anyone builds.
         assert not (working and o.own_run), o
-        assert not (step.action in {Action.PUBLISH, Action.FETCH_HEADERS} and (o.transaction or o.foreign_dkms)), o
+        alone = {Action.PUBLISH, Action.REHEARSE, Action.FETCH_HEADERS}
+        assert not (step.action in alone and (o.transaction or o.foreign_dkms)), o
         assert not (step.action is Action.STAGE and o.hook_builds and (o.transaction or o.foreign_dkms)), o
         # What is good is left alone; only loading may follow.
-        assert not (o.installed in {Artefact.GOOD, Artefact.DENIED} and step.action in {Action.STAGE, Action.PUBLISH}), o
+        good = o.installed is Artefact.GOOD and o.rehearsed is not Rehearsed.BAD
+        good = good or o.installed is Artefact.DENIED
+        assert not (good and step.action in {Action.STAGE, Action.PUBLISH}), o
+        # Only what is good is rehearsed, when it is due and quiet; what a kernel did not take is not loaded.
+        if step.action is Action.REHEARSE:
+            assert (o.installed, o.rehearsed, o.state) == (Artefact.GOOD, Rehearsed.DUE, KernelState.BOOTABLE), o
+            assert o.changed + limits[0].settle <= NOW, o
+        assert not (o.rehearsed is Rehearsed.BAD and (step.action is Action.LOAD or step.why is Why.READY)), o
         # Work needs a kernel, a source, headers, and quiet.
         if step.action in {Action.STAGE, Action.PUBLISH}:
             assert o.state is KernelState.BOOTABLE, o
@@ -71,7 +86,9 @@ def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
             assert o.headers is Headers.COMPLETE, o
             assert o.changed + limits[0].settle <= NOW, o
         # What cannot heal is not tried again.
-        if working and o.attempt is not None:
+        if step.action is Action.REHEARSE and o.attempt is not None:
+            assert o.attempt.not_before <= NOW or o.attempt.kind.retry is not Retry.BACKOFF, o
+        elif working and o.attempt is not None:
             assert o.attempt.kind.retry is not Retry.NEVER, o
             assert o.attempt.not_before <= NOW or o.attempt.kind.retry is Retry.AFTER_TRANSACTION, o
         # A wait ends by itself; nothing else has a time. No wait is in the past: that would be a busy loop.
@@ -88,11 +105,16 @@ def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
         (Action.PUBLISH, Why.STAGED), (Action.LOAD, Why.NOT_LOADED), (Action.FETCH_HEADERS, Why.HEADERS_MISSING),
         (Action.GIVE_UP, Why.HEADERS_MISSING), (Action.GIVE_UP, Why.HEADERS_PARTIAL), (Action.GIVE_UP, Why.SOURCE_MISSING),
         (Action.GIVE_UP, Why.SOURCE_BROKEN), (Action.GIVE_UP, Why.FAILED), (Action.GIVE_UP, Why.DENIED),
+        (Action.REHEARSE, Why.NOT_REHEARSED),
+        (Action.WAIT, Why.NOT_REHEARSED), (Action.GIVE_UP, Why.NOT_REHEARSED), (Action.GIVE_UP, Why.REHEARSAL),
     }  # fmt: skip
     assert set(seen) == expected
 
 
 BARE = Observation("m", "6.1", "1")
+GOOD = {"installed": Artefact.GOOD}
+DUE = GOOD | {"rehearsed": Rehearsed.DUE}
+REFUSED = GOOD | {"rehearsed": Rehearsed.BAD, "attempt": Attempt(Kind.REFUSED, 1)}
 
 
 @pytest.mark.parametrize(
@@ -104,6 +126,24 @@ BARE = Observation("m", "6.1", "1")
         ({"installed": Artefact.GOOD, "loaded": Loaded.NO}, Step(Action.LOAD, Why.NOT_LOADED)),
         ({"installed": Artefact.GOOD, "loaded": Loaded.NO, "transaction": "apt"}, Step(Action.LOAD, Why.NOT_LOADED)),
         ({"installed": Artefact.GOOD, "loaded": Loaded.OUTDATED}, Step(Action.DONE, Why.OUTDATED)),
+        (DUE, Step(Action.REHEARSE, Why.NOT_REHEARSED)),
+        (DUE | {"transaction": "apt"}, Step(Action.WAIT, Why.TRANSACTION, NOW + POLL)),
+        (DUE | {"changed": NOW - 1}, Step(Action.WAIT, Why.SETTLING, NOW + 2)),
+        (DUE | {"loaded": Loaded.NO}, Step(Action.LOAD, Why.NOT_LOADED)),
+        (DUE | {"loaded": Loaded.OUTDATED}, Step(Action.REHEARSE, Why.NOT_REHEARSED)),
+        (DUE | {"attempt": Attempt(Kind.REHEARSAL, 1, NOW + 5)}, Step(Action.WAIT, Why.NOT_REHEARSED, NOW + 5)),
+        (DUE | {"attempt": Attempt(Kind.REHEARSAL, 1, NOW)}, Step(Action.REHEARSE, Why.NOT_REHEARSED)),
+        (DUE | {"attempt": Attempt(Kind.REFUSED, 1)}, Step(Action.REHEARSE, Why.NOT_REHEARSED)),
+        (DUE | {"attempt": Attempt(Kind.INTERRUPTED, 1), "own_run": "us"}, Step(Action.WAIT, Why.OWN_RUN, NOW + POLL)),
+        (GOOD | {"rehearsed": Rehearsed.GOOD}, Step(Action.DONE, Why.READY)),
+        (GOOD | {"rehearsed": Rehearsed.GOOD, "loaded": Loaded.NO}, Step(Action.LOAD, Why.NOT_LOADED)),
+        (REFUSED, Step(Action.GIVE_UP, Why.REHEARSAL)),
+        (REFUSED | {"loaded": Loaded.NO}, Step(Action.GIVE_UP, Why.REHEARSAL)),
+        (REFUSED | {"headers": Headers.MISSING}, Step(Action.GIVE_UP, Why.REHEARSAL)),
+        # Another source, other headers or another compiler: the attempt does not count any more.
+        (REFUSED | {"attempt": None}, Step(Action.STAGE, Why.WRONG)),
+        (REFUSED | {"attempt": None, "staged": Artefact.GOOD}, Step(Action.PUBLISH, Why.STAGED)),
+        (GOOD | {"rehearsed": Rehearsed.IMPOSSIBLE}, Step(Action.GIVE_UP, Why.NOT_REHEARSED)),
         ({"installed": Artefact.BAD}, Step(Action.STAGE, Why.WRONG)),
         ({"installed": Artefact.OTHER}, Step(Action.STAGE, Why.WRONG)),
         ({"staged": Artefact.GOOD}, Step(Action.PUBLISH, Why.STAGED)),

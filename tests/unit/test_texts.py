@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from test_linters import tool
 
-from knetstatd import cli, config, sockets
+from knetstatd import commandline, config, sockets
 from knetstatd.events import Event
 from knetstatd.model import Kind
 
@@ -85,7 +85,7 @@ def test_what_an_event_always_carries_is_sent_by_everyone_who_sends_it() -> None
 
 def verbs() -> dict[str, argparse.ArgumentParser]:
     """The verbs that are for people."""
-    [action] = [a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    [action] = [a for a in commandline.parser()._actions if isinstance(a, argparse._SubParsersAction)]
     listed = {choice.dest for choice in action._choices_actions}
     return {name: verb for name, verb in action.choices.items() if name in listed}
 
@@ -136,7 +136,7 @@ def test_the_manual_says_of_each_setting_what_the_program_does() -> None:
 
 def test_help_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    for name, parser in {"": cli.parser(), **verbs()}.items():
+    for name, parser in {"": commandline.parser(), **verbs()}.items():
         lines = parser.format_help().splitlines()
         assert len(lines) <= 23, f"{name}: {len(lines)} lines, and one is the prompt's"
         assert max(map(len, lines)) <= 80
@@ -179,7 +179,7 @@ def directories(tmp_path: Path) -> Path:
 
 KERNELS = {"6.1.0-9-amd64", "6.12.1+deb13-amd64"}
 LINES = [
-    ("", {"status", "check", "verify", "build", "explain", "repair", "history", "sockets", "config"}),
+    ("", {"status", "check", "verify", "build", "rehearse", "explain", "repair", "history", "sockets", "config"}),
     ("ch", {"check"}),
     ("check ", {"next", "running", "all", *KERNELS}),
     ("check --json 6.12", {"6.12.1+deb13-amd64"}),

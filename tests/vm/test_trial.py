@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a kernel did with a module, and what becomes of that: an answer, or none; on the oldest and the newest kernel.
+
+    pytest tests/vm/test_trial.py -k 'bug and 7.3'
+"""
+
+from __future__ import annotations
+
+import lzma
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from knetstatd import answers, config, trial
+from knetstatd.model import Answer, Told
+from knetstatd.observe import Machine
+from tests import kernels
+from tests.vm import modules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from knetstatd import rehearse
+
+    Zoo = Callable[[kernels.Kernel], dict[str, bytes]]
+
+pytestmark = pytest.mark.vm
+
+TIMEOUT = 180.0  # the machine may be shared
+HERE = Path("/")
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """The modules of modules.py for a kernel."""
+    made: dict[str, dict[str, bytes]] = {}
+
+    def build(kernel: kernels.Kernel) -> dict[str, bytes]:
+        if kernel.release not in made:
+            made[kernel.release] = modules.build(kernel, tmp_path_factory.mktemp("modules"))
+        return made[kernel.release]
+
+    return build
+
+
+
+
+def ask(
+    kernel: kernels.Kernel, root: Path, files: dict[str, bytes], arguments: tuple[str, ...] = (), timeout: float = TIMEOUT
+) -> tuple[Answer, bool, str]:
+    """What the kernel says of the first of the modules when all are installed; whether `verify` finds nothing against it, and
+    on what the two disagree."""
+    modules.machine(kernel, root, files)
+    machine = Machine(root, config.Config())
+    name = next(iter(files)).partition(".ko")[0]
+    look = machine.look(kernel.release)
+    proofs = [proof for _, proof in machine._proofs.installed(look, {name: None})]
+    about = answers.subject(root, kernel.release, name, proofs, arguments)
+    assert about is not None
+    answer = trial.carry_out(HERE, about, trial.read(about), timeout)
+    return answer, all(proof.loads for proof in proofs), trial.disagreement(answer, proofs)
+
+
+def xz(data: bytes) -> bytes:
+    """As the kernel's own decompressor takes it."""
+    return lzma.compress(data, check=lzma.CHECK_CRC32)
+
+
+def zstd(data: bytes) -> bytes:
+    return subprocess.run(["zstd", "-q", "-c"], input=data, capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize("packed", [("", bytes), (".xz", xz), (".zst", zstd)], ids=["ko", "xz", "zst"])
+def test_a_good_module(
+    booted: kernels.Kernel,
+    build: Callable[[kernels.Kernel], rehearse.Module],
+    packed: tuple[str, Callable[[bytes], bytes]],
+    tmp_path: Path,
+) -> None:
+    suffix, pack = packed
+    answer, loads, disagreement = ask(booted, tmp_path, {f"knetstat.ko{suffix}": pack(build(booted).data)})
+    assert answer.told is Told.LOADED, answer
+    assert (loads, disagreement, answer.reason, answer.remark) == (True, "", "", "")
+    assert answer.machine in ("KVM", "emulation")
+
+
+def test_what_a_module_needs_goes_in_before_it(booted: kernels.Kernel, zoo: Zoo, tmp_path: Path) -> None:
+    answer, loads, disagreement = ask(booted, tmp_path, {"kt_tunnel.ko": zoo(booted)["kt_tunnel"]})
+    assert (answer.told, loads, disagreement) == (Told.LOADED, True, ""), answer
+    assert any("setup_udp_tunnel_sock" in line and "[udp_tunnel]" in line for line in answer.words), answer.words
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "check", "reason"),
+    [
+        ("kt_einval", Told.REFUSED, "init", "kt_einval's init function fails: "),
+        ("kt_nodev", Told.NO_DEVICE, "", ""),
+        ("kt_noent", Told.UNDECIDED, "", "kt_noent asks for something that the rehearsal's machine does not have"),
+        ("kt_bug", Told.PANIC, "panic", "the kernel gives up while it loads kt_bug"),
+        ("kt_reset", Told.PANIC, "panic", "the machine resets itself while it loads kt_reset"),
+        ("kt_undef", Told.REFUSED, "symbols", "the kernel refuses kt_undef: that kernel has no symbol kt_no_such_symbol"),
+    ],
+)
+def test_what_its_init_does(
+    booted: kernels.Kernel, zoo: Zoo, name: str, told: Told, check: str, reason: str, tmp_path: Path
+) -> None:
+    answer, loads, disagreement = ask(booted, tmp_path, {f"{name}.ko": zoo(booted)[name]})
+    assert (answer.told, answer.check) == (told, check), answer
+    assert answer.reason.startswith(reason)
+    assert loads is (name != "kt_undef")
+    assert not disagreement, "an init function is no matter of the analysis"
+    if told is Told.NO_DEVICE:
+        assert "its hardware is not in the rehearsal's machine (kt_nodev: No such device)" in answer.remark
+    if name == "kt_bug":
+        assert any("RIP" in line and "kt_init" in line for line in answer.words), answer.words
+
+
+def test_an_init_that_hangs(zoo: Zoo, tmp_path: Path) -> None:
+    kernel = kernels.fetch("5.10")
+    answer, loads, _ = ask(kernel, tmp_path, {"kt_hang.ko": zoo(kernel)["kt_hang"]}, timeout=90)
+    assert (answer.told, answer.check, loads) == (Told.HANG, "hang", True), answer
+    assert answer.reason.endswith("while it loads kt_hang")
+
+
+def test_a_time_that_is_too_short_says_nothing(zoo: Zoo, tmp_path: Path) -> None:
+    kernel = kernels.fetch("5.10")
+    answer, *_ = ask(kernel, tmp_path, {"kt_fine.ko": zoo(kernel)["kt_fine"]}, timeout=1)
+    assert answer.told is Told.UNDECIDED
+    assert "were not enough for it" in answer.reason
+
+
+def test_another_kernel_s_module(
+    booted: kernels.Kernel, build: Callable[[kernels.Kernel], rehearse.Module], tmp_path: Path
+) -> None:
+    """With MODVERSIONS the checksums decide; without them the release, and before that the size of struct module."""
+    other = kernels.fetch("6.1")
+    answer, loads, disagreement = ask(booted, tmp_path, {"knetstat.ko": build(other).data})
+    assert (answer.told, loads, disagreement) == (Told.REFUSED, False, ""), answer
+    assert answer.check in (("struct-module", "release") if booted.series.startswith("7.") else ("crcs",)), answer
+
+
+def test_one_wrong_checksum(zoo: Zoo, tmp_path: Path) -> None:
+    kernel = kernels.fetch("5.10")
+    data = bytearray(zoo(kernel)["kt_tunnel"])
+    at = data.index(b"setup_udp_tunnel_sock\0" + bytes(8))  # in __versions: an unsigned long, then the name in 56 bytes
+    data[at - 8] ^= 1
+    answer, loads, disagreement = ask(kernel, tmp_path, {"kt_tunnel.ko": bytes(data)})
+    assert (answer.told, answer.check, loads, disagreement) == (Told.REFUSED, "crcs", False, ""), answer
+    assert "the symbol setup_udp_tunnel_sock has another checksum there" in answer.reason
+
+
+def test_a_dependency_that_is_refused(zoo: Zoo, tmp_path: Path) -> None:
+    """A wrong udp_tunnel among the updates, which depmod prefers."""
+    kernel = kernels.fetch("5.10")
+    made = zoo(kernel)
+    [original] = kernel.modules.rglob("udp_tunnel.ko")
+    wrong = original.read_bytes().replace(kernel.release.encode() + b" SMP", kernel.release.encode() + b" UMP")
+    answer, *_ = ask(kernel, tmp_path, {"kt_tunnel.ko": made["kt_tunnel"], "udp_tunnel.ko": wrong})
+    assert answer.told is Told.REFUSED
+    assert answer.reason.startswith("the kernel refuses udp_tunnel: "), answer
+
+
+def test_unsigned_where_signatures_are_enforced(booted: kernels.Kernel, zoo: Zoo, tmp_path: Path) -> None:
+    answer, *_ = ask(booted, tmp_path, {"kt_fine.ko": zoo(booted)["kt_fine"]}, ("module.sig_enforce=1",))
+    assert (answer.told, answer.check) == (Told.REFUSED, "signature"), answer
+
+
+def test_denied_on_the_command_line(booted: kernels.Kernel, zoo: Zoo, tmp_path: Path) -> None:
+    answer, *_ = ask(booted, tmp_path, {"kt_fine.ko": zoo(booted)["kt_fine"]}, ("module_blacklist=kt_fine",))
+    assert (answer.told, answer.check) == (Told.REFUSED, "denied"), answer
+
+
+def test_signed_with_a_key_that_the_machine_does_not_have(zoo: Zoo, tmp_path: Path) -> None:
+    """The key may well be enrolled in this machine's firmware: the rest is answered, and the signature left to the analysis."""
+    kernel = kernels.fetch("5.10")
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    request = ["openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "9", "-subj", "/CN=nobody"]
+    subprocess.run([*request, "-outform", "DER", "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    file = tmp_path / "kt_fine.ko"
+    file.write_bytes(zoo(kernel)["kt_fine"])
+    sign = next((kernel.tree / "usr/lib").glob("linux-kbuild-*/scripts/sign-file"))
+    command = [f"{sign}", "sha256", f"{key}", f"{certificate}", f"{file}"]
+    done = kernels.enter(kernels.buildroot(kernel.suite), [kernel.tree, tmp_path], command, 60)
+    assert done.returncode == 0, done.stdout
+    answer, *_ = ask(kernel, tmp_path / "root", {"kt_fine.ko": file.read_bytes()}, ("module.sig_enforce=1",))
+    assert answer.told is Told.LOADED, answer
+    assert answer.remark.startswith("its signature was not rehearsed")
+
+
+def test_signed_with_the_kernel_s_own_key(booted: kernels.Kernel, tmp_path: Path) -> None:
+    """One of the kernel's own modules, where signatures are enforced."""
+    own = next(p for p in booted.modules.rglob("udp_tunnel.ko*"))
+    answer, *_ = ask(booted, tmp_path, {own.name: own.read_bytes()}, ("module.sig_enforce=1",))
+    assert (answer.told, answer.remark) == (Told.LOADED, ""), answer
