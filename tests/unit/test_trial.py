@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a machine's end says of the modules; tests/vm/test_trial.py asks real kernels."""
+"""What a machine's end says of the modules; tests/vm/test_trial_real.py asks real kernels."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a kernel did with a module, and what becomes of that: an answer, or none; on the oldest and the newest kernel.
 
-    pytest tests/vm/test_trial.py -k 'bug and 7.3'
+    pytest tests/vm/test_trial_real.py -k 'bug and 7.3'
 """
 
 from __future__ import annotations
