@@ -6,8 +6,8 @@ Layers, lowest first; a module imports only from layers below its own (tests/uni
 1. values     errors, names, model, events
 2. decisions  plan, config
 3. reading    files, unpack, symvers, elf, ko, depmod, kernels, places, der, grub, bootloader, trust, modprobe, host, target,
-              initrd, checks, signed, placement, verify, shellfile, dkmsconf, dkms, traps, transaction, packages, artefact, attempts,
-              locks, sockets, proofs, observe
+              initrd, checks, signed, placement, verify, shellfile, dkmsconf, dkms, traps, transaction, packages, artefact,
+              attempts, locks, sockets, live, proofs, observe
 4. doing      run, units, rehearse, diagnose, compare, journal, notify, signing, compiler, stage, publish, repair
 5. programs   watch, uevents, report, explain, tell, builder, worker, sockettable, mending, cli, daemon
 """

@@ -51,6 +51,7 @@ class Event(enum.Enum):
     GAVE_UP = "9de3b4733d9f474e97e803e5f006ee7b", 3, "an attempt failed and waiting cannot heal it", _FAILURE
     LOADED = "6204a59ceeb34dcea9ce11be384ab2f0", 5, "the module was loaded into the running kernel", _WHICH
     OUTDATED = "d049c0a749ea43119ed707d09d83fe3f", 4, "the running kernel has another copy of the module loaded", _CURE
+    FAULTY = "dd481c68e8eb4a88b9ece17a7e690f47", 3, "the module in the running kernel fails its probe", _CURE
     CONFIG_REJECTED = "f853d1c9b23b438c9fd32b60dfc32628", 3, "the configuration is faulty", ("evidence",)
     CONFIG_LOADED = "a221aa8706634a7f8e0791665e0311f4", 6, "the configuration was read again"
     EVENTS_LOST = "13d938b2a06946a49e8122838748a841", 4, "events were lost; everything is looked at again"

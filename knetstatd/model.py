@@ -108,12 +108,16 @@ class Artefact(enum.StrEnum):
 
 
 class Loaded(enum.StrEnum):
-    """The module in the running kernel. NOT_HERE: the observed kernel does not run, or it cannot load modules."""
+    """The module in the running kernel.
+
+    NOT_HERE: the observed kernel does not run, or it cannot load modules.  FAULTY: current, and its probe fails.
+    """
 
     NOT_HERE = "not here"
     NO = "no"
     CURRENT = "current"
     OUTDATED = "outdated"
+    FAULTY = "faulty"
 
 
 class Retry(enum.StrEnum):
@@ -259,6 +263,7 @@ class Why(enum.StrEnum):
     STAGED = "staged"
     NOT_LOADED = "not-loaded"
     OUTDATED = "loaded-outdated"
+    FAULTY = "loaded-faulty"
     DENIED = "denied"
     FAILED = "failed"
 

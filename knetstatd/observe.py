@@ -26,6 +26,7 @@ from . import (
     plan,
     transaction,
 )
+from .live import Live
 from .model import ELSEWHERE, UNPUBLISHED, Artefact, Headers, KernelState, Limits, Loaded, Observation, Proof, Source
 from .proofs import Look, Proofs
 
@@ -51,6 +52,7 @@ class Seen(NamedTuple):
     source_fix: str = ""
     passed: frozenset[str] = frozenset()
     fingerprint: str = ""
+    faults: str = ""
 
 
 class Machine:
@@ -73,6 +75,7 @@ class Machine:
         self._foreign = ""
         self._unfinished: tuple[object, tuple[packages.Unfinished, ...]] = ((), ())
         self._proofs = Proofs(root, apart)
+        self._live = Live(root)
         self._confs: dict[tuple[str, str], dkmsconf.Conf] = {}
         self._host: host.Host | None = None
         self._changed: dict[str, float] = {}
@@ -234,6 +237,7 @@ class Machine:
             look.proven = True
             self._installed(look, *self.modules())
         installed = self._installed(look, module)
+        loaded, faults = self._loaded(kernel, module, installed)
         seen = Seen(
             Observation(
                 module,
@@ -241,7 +245,7 @@ class Machine:
                 state=self.state_of(kernel),
                 headers=look.headers.state,
                 installed=self._judge(kernel, module, installed),
-                loaded=self._loaded(kernel, module, installed),
+                loaded=loaded,
                 transaction=self._transaction,
                 foreign_dkms=self._foreign,
                 own_run="" if own or not locks.held(self.runtime, locks.BUILD) else "another run of knetstatd",
@@ -249,6 +253,7 @@ class Machine:
             ),
             installed=installed,
             headers=look.headers,
+            faults=faults,
         )
         return self._with_source(look, seen)
 
@@ -299,20 +304,11 @@ class Machine:
         fit = all(proof.is_current or _WEAK in proof.path for _, proof in installed)
         return Artefact.GOOD if fit else Artefact.OTHER
 
-    def _loaded(self, kernel: str, module: str, installed: tuple[tuple[str, Proof], ...]) -> Loaded:
-        """Whether the running kernel has the modules, and whether they are the installed ones."""
-        contained = (self.root / "run/systemd/container").exists()  # shares its host's kernel, and may load nothing
-        if kernel != self.running or contained or not (self.root / "proc/modules").exists():
-            return Loaded.NOT_HERE
-        answer = Loaded.CURRENT
-        for name, proof in installed:
-            place = self.root / "sys/module" / name
-            if not (place / "initstate").exists():
-                return Loaded.NO if {module, "*"} & set(self.config.load) else Loaded.NOT_HERE
-            live = (files.text(place / "srcversion", 128) or "").strip()
-            if live and live != proof.srcversion:
-                answer = Loaded.OUTDATED
-        return answer
+    def _loaded(self, kernel: str, module: str, installed: tuple[tuple[str, Proof], ...]) -> tuple[Loaded, str]:
+        """Whether the running kernel has the modules, and whether they are the installed ones and work."""
+        if kernel != self.running:
+            return Loaded.NOT_HERE, ""
+        return self._live.look(installed, wanted=bool({module, "*"} & set(self.config.load)))
 
     def plan(self, seen: Seen, now: float) -> Step:
         """The planner's answer to what was seen."""

@@ -116,5 +116,7 @@ def _loaded(seen: Observation, now: float) -> Step:
             return held or Step(Action.LOAD, Why.NOT_LOADED)
         case Loaded.OUTDATED:
             return Step(Action.DONE, Why.OUTDATED)
+        case Loaded.FAULTY:  # what is loaded is what was proven: another build would be the same
+            return Step(Action.DONE, Why.FAULTY)
         case _:
             return Step(Action.DONE, Why.READY)
