@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from . import files
@@ -62,7 +61,6 @@ class Live:
 
 def _loading(place: Path) -> int:
     """Which loading of a module this is: its directory has a new inode each time. 0: it is not live, or not yet."""
-    try:
-        return os.stat(place).st_ino if (files.text(place / "initstate", 16) or "").strip() == "live" else 0
-    except OSError:
-        return 0
+    found = files.identity(place)
+    state = files.text(place / "initstate", 16) or ""
+    return found.ino if found is not None and state.strip() == "live" else 0

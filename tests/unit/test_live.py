@@ -7,16 +7,34 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+import kerneltree
 import pytest
 
+from knetstatd import report
+from knetstatd.config import Config
+from knetstatd.events import Event
+from knetstatd.journal import Journal
 from knetstatd.live import Live
-from knetstatd.model import Loaded, Proof
+from knetstatd.model import Loaded, Proof, Why
+from knetstatd.observe import Machine
 from knetstatd.sockets import TCP_HEADER, UDP_HEADER
+from knetstatd.tell import Teller
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FILES = {"tcpstat": TCP_HEADER, "tcp6stat": TCP_HEADER, "udpstat": UDP_HEADER, "udp6stat": UDP_HEADER}
+
+
+class Heard(Journal):
+    """A journal that only remembers."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.entries: list[tuple[Event, str]] = []
+
+    def log(self, event: Event, message: str, **fields: object) -> None:
+        self.entries.append((event, message))
 
 
 @pytest.fixture
@@ -124,3 +142,30 @@ def test_a_module_that_goes_during_the_probe_is_not_faulty(root: Path) -> None:
     thread.start()
     assert Live(root).look(installed(root, "knetstat"), wanted=True) == (Loaded.CURRENT, "")
     thread.join()
+
+
+def test_from_the_probe_to_the_journal(root: Path) -> None:
+    """A machine that has booted into its kernel with the module, which is in, and one of whose files is another's."""
+    tree = kerneltree.make(root)
+    kerneltree.add(tree, "updates/dkms/knetstat.ko", kerneltree.module("knetstat", info={"srcversion": "ABC"}))
+    (root / "boot" / f"vmlinuz-{kerneltree.KERNEL}").touch()
+    load(root, "knetstat")
+    (root / "proc/net/udpstat").write_text("mine\n")
+    machine = Machine(root, Config())
+    machine.running = kerneltree.KERNEL
+    machine.refresh()
+    seen = machine.observe(machine.look(kerneltree.KERNEL), "knetstat")
+    step = machine.plan(seen, 1000.0)
+    verdict = report.verdict(machine, seen, step)
+    fault = "/proc/net/udpstat: line 1, column 1: expected the header, found 'mine'"
+    cure = "When nothing uses it: modprobe -r knetstat && modprobe knetstat"
+    # The file is good, and the next boot will load it.
+    assert (step.why, verdict.ready, verdict.state) == (Why.FAULTY, True, "ready, loaded but faulty")
+    assert (verdict.reason, verdict.fix) == (f"loaded, and does not work: {fault}", cure)
+    heard = Heard()
+    teller = Teller(heard)
+    for _ in range(2):
+        teller.verdict(verdict, seen, step)
+    [(event, message)] = heard.entries
+    assert (event, event.priority) == (Event.FAULTY, 3)
+    assert message == f"knetstat for {kerneltree.KERNEL} (next, running): {verdict.state}: {verdict.reason}"

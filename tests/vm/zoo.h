@@ -48,7 +48,10 @@ void more_files(void);
 void lo_up(void);
 int many(int count);
 int bench(int count, int rounds);
-int churn(int seconds);
+int churn(int seconds, bool reload);
 int unload(void);
+int crowd(int count);
+bool watch_leaks(void);
+void find_leaks(void);
 
 #endif
