@@ -36,7 +36,7 @@ def run(suite: str, rounds: int) -> list[Row]:
     each = {}
     for count in (_MANY, _MORE):
         told = zoo.run(
-            kernel.vmlinuz, module, program, "bench", f"{count}", f"{max(rounds, 15)}", memory=2048, timeout=1800
+            kernel.vmlinuz, [module], program, "bench", f"{count}", f"{max(rounds, 15)}", memory=2048, timeout=1800
         )  # fmt: skip
         assert told.outcome is Outcome.LOADED, (told.output[-500:], told.words[-20:])
         theirs, ours = (fastest(told.output.splitlines(), path) for path in ("/proc/net/tcp", "/proc/net/tcpstat"))

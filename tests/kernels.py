@@ -188,7 +188,7 @@ def kernel_in(tree: Path, series: str, flavour: str, suite: str, release: str) -
     )
 
 
-def make(kernel: Kernel, source: Path, into: Path, args: list[str], timeout: float = 300) -> Built:
+def make(kernel: Kernel, source: Path, into: Path, args: list[str], timeout: float = 900) -> Built:
     """Copy `source` into the directory `into` and run `make` there for the kernel; make's output is the log."""
     shutil.copytree(source, into, dirs_exist_ok=True)
     command = ["make", "-C", os.fspath(into), f"KDIR={kernel.headers}", *args]
@@ -196,7 +196,7 @@ def make(kernel: Kernel, source: Path, into: Path, args: list[str], timeout: flo
     return Built(done.returncode, done.stdout, into)
 
 
-def make_here(headers: Path, source: Path, into: Path, args: list[str], timeout: float = 300) -> Built:
+def make_here(headers: Path, source: Path, into: Path, args: list[str], timeout: float = 900) -> Built:
     """As `make`, with this machine's compiler and for any kernel's build directory."""
     shutil.copytree(source, into, dirs_exist_ok=True)
     done = subprocess.run(

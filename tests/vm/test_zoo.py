@@ -41,7 +41,8 @@ pytestmark = pytest.mark.vm
 def test_zoo(
     booted: kernels.Kernel, build: Callable[[kernels.Kernel], Module], program: bytes, arguments: tuple[str, ...], memory: int
 ) -> None:
-    zoo.assert_fine(zoo.run(booted.vmlinuz, build(booted), program, *arguments, memory=memory, timeout=800))
+    modules = [build(booted), *zoo.sock_diag(booted)]
+    zoo.assert_fine(zoo.run(booted.vmlinuz, modules, program, *arguments, memory=memory, timeout=800))
 
 
 # Each makes one thing wrong that the zoo must see, and the part of the zoo that does.
@@ -65,6 +66,6 @@ def test_the_zoo_sees_a_mutant(name: str, tmp_path: Path, program: bytes) -> Non
     kernel = kernels.fetch("6.1")
     old, new, arguments = MUTANTS[name]
     module = zoo.mutant(tmp_path, (old, new), make=lambda source, into: kernels.make(kernel, source, into, []))
-    told = zoo.run(kernel.vmlinuz, module, program, *arguments, memory=768, timeout=400)
+    told = zoo.run(kernel.vmlinuz, [module, *zoo.sock_diag(kernel)], program, *arguments, memory=768, timeout=400)
     # A file that stays behind is found by a reader too, which the kernel does not survive.
     assert told.outcome is Outcome.PANIC or (told.outcome is Outcome.FAILED and "FAIL" in told.output), told.console[-4000:]

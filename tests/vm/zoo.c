@@ -325,8 +325,10 @@ static int zoo(void)
 	compare_all();
 	for (int i = 0; i < animal_count; i++)
 		compare_options(&animals[i]);
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < 4; i++) {
+		compare_diag(names[i]);
 		compare_pieces(names[i]);
+	}
 
 	/* The zoo is complete: the kernel itself shows each state (TCP_ESTABLISHED is 1, TCP_CLOSING 11), but CLOSE. */
 	lines = read_lines("/proc/net/tcp", 1 << 17);

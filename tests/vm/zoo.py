@@ -9,10 +9,11 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from knetstatd import unpack
 from knetstatd.rehearse import Module, Outcome, Plan, Program, Rehearsal, rehearse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from tests import kernels
 
@@ -31,8 +32,17 @@ def compiled(directory: Path) -> bytes:
     return (directory / "zoo").read_bytes()
 
 
-def run(image: Path, module: Module, program: bytes, *arguments: str, memory: int, timeout: float) -> Rehearsal:
-    return rehearse(image, Plan((module,), Program(program, arguments)), memory=memory, timeout=timeout)
+def sock_diag(kernel: kernels.Kernel) -> list[Module]:
+    """The kernel's own modules for sock_diag(7), in the order in which they need each other."""
+    found = [(name, next(kernel.modules.rglob(f"{name}.ko*"))) for name in ("inet_diag", "tcp_diag", "udp_diag")]
+    return [Module(name, unpack.unpack(path.read_bytes())) for name, path in found]
+
+
+def run(
+    image: Path, modules: Iterable[Module], program: bytes, *arguments: str, memory: int, timeout: float
+) -> Rehearsal:
+    """The program takes the first of the modules out and puts it in again."""
+    return rehearse(image, Plan(tuple(modules), Program(program, arguments)), memory=memory, timeout=timeout)
 
 
 def complaints(told: Rehearsal) -> list[str]:
