@@ -45,7 +45,7 @@ def watched(home: Path, module: Module, program: bytes, *arguments: str) -> Rehe
     "arguments", [(), ("crowd", "2000"), ("unload",), ("churn", CHURN), ("reload", "120")], ids=lambda a: "-".join(a) or "zoo"
 )
 def test_nothing_is_found(arguments: tuple[str, ...], home: Path, tmp_path: Path, program: bytes) -> None:
-    module = zoo.mutant(tmp_path, make=lambda source, into: kernels.make_here(home / "build", source, into, []))
+    module = zoo.module(tmp_path, make=lambda source, into: kernels.make_here(home / "build", source, into, []))
     told = watched(home, module, program, *arguments)
     print(told.output[-500:])
     zoo.assert_fine(told)
@@ -68,7 +68,7 @@ MUTANTS = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_is_found(name: str, home: Path, tmp_path: Path, program: bytes) -> None:
     changes, words = MUTANTS[name]
-    module = zoo.mutant(tmp_path, *changes, make=lambda source, into: kernels.make_here(home / "build", source, into, []))
+    module = zoo.module(tmp_path, *changes, make=lambda source, into: kernels.make_here(home / "build", source, into, []))
     told = watched(home, module, program, "churn", "20")
     assert any(words in line for line in (*zoo.complaints(told), *told.output.splitlines())), told.console[-4000:]
 

@@ -65,7 +65,7 @@ MUTANTS = {
 def test_the_zoo_sees_a_mutant(name: str, tmp_path: Path, program: bytes) -> None:
     kernel = kernels.fetch("6.1")
     old, new, arguments = MUTANTS[name]
-    module = zoo.mutant(tmp_path, (old, new), make=lambda source, into: kernels.make(kernel, source, into, []))
+    module = zoo.module(tmp_path, (old, new), make=lambda source, into: kernels.make(kernel, source, into, []))
     told = zoo.run(kernel.vmlinuz, [module, *zoo.sock_diag(kernel)], program, *arguments, memory=768, timeout=400)
     # A file that stays behind is found by a reader too, which the kernel does not survive.
     assert told.outcome is Outcome.PANIC or (told.outcome is Outcome.FAILED and "FAIL" in told.output), told.console[-4000:]

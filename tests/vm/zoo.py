@@ -56,8 +56,8 @@ def assert_fine(told: Rehearsal) -> None:
     assert complaints(told) == []
 
 
-def mutant(directory: Path, *changes: tuple[str, str], make: Callable[[Path, Path], kernels.Built]) -> Module:
-    """knetstat with something wrong in it. make: compiles its first argument's copy in its second."""
+def module(directory: Path, *changes: tuple[str, str], make: Callable[[Path, Path], kernels.Built]) -> Module:
+    """knetstat, changed. make: compiles the sources in its first argument in its second, as kernels.make."""
     shutil.copytree(SOURCE / "module", directory / "source")
     text = (directory / "source/knetstat.c").read_text()
     for old, new in changes:
