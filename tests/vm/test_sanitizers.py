@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -52,16 +53,20 @@ def test_nothing_is_found(arguments: tuple[str, ...], home: Path, tmp_path: Path
     assert "kmemleak: 0 unreferenced objects" in told.output
 
 
-# What must be found: the changes, the part of the zoo that comes there, and the words.
-NO_LEAK = "	int i;\n\n	for (i = 0; i < ARRAY_SIZE(knetstat_files)"
-LEAK = NO_LEAK.replace("	for", "	if (!kmalloc(40, GFP_KERNEL))\n		return -ENOMEM;\n	for")
+# What must be found: the changes, and the words.
+FIRST = "\tint i;\n\n\tfor (i = 0; i < ARRAY_SIZE(knetstat_files)"
+LOSE = FIRST.replace("\tfor", "\tif (!kmalloc(40, GFP_KERNEL))\n\t\treturn -ENOMEM;\n\tfor")
+ROW = "\tp = put_queue(p, recv);"
+FREED = f"\tvoid *gone = kmalloc(64, GFP_ATOMIC);\n\n\tkfree(gone);\n\trecv += *(volatile char *)gone;\n{ROW}"
+UNLOCK = "\tspin_unlock_bh(&slot->lock);"
 MUTANTS = {
-    "leak": ([(NO_LEAK, LEAK)], "kmemleak: unreferenced object"),
-    "bounds": ([("memcpy(p, tcp_state_name(state), 4)", "memcpy(p, tcp_state_name(state), 64)")], "BUG: KASAN: "),
-    "sleep": ([("	spin_unlock_bh(&slot->lock);", "	might_sleep();\n	spin_unlock_bh(&slot->lock);")],
-              "BUG: sleeping function called from invalid context"),
-    "softirq": ([("spin_lock_bh(lock)", "spin_lock(lock)"), ("spin_unlock_bh(lock)", "spin_unlock(lock)")],
-                "inconsistent lock state"),
+    "leak": ([(FIRST, LOSE)], "kmemleak: unreferenced object"),
+    "bounds": ([("return names[state];", "return names[state + 14];")], "BUG: KASAN: global-out-of-bounds"),
+    "freed": ([(ROW, FREED)], "BUG: KASAN: slab-use-after-free"),
+    "sleep": ([(UNLOCK, f"\tmight_sleep();\n{UNLOCK}")], "BUG: sleeping function called from invalid context"),
+    "softirq": (
+        [("spin_lock_bh(lock)", "spin_lock(lock)"), ("spin_unlock_bh(lock)", "spin_unlock(lock)")], "inconsistent lock state"
+    ),
 }  # fmt: skip
 
 
@@ -73,10 +78,10 @@ def test_a_mutant_is_found(name: str, home: Path, tmp_path: Path, program: bytes
     assert any(words in line for line in (*zoo.complaints(told), *told.output.splitlines())), told.console[-4000:]
 
 
-def checkpatch(home: Path, *files: Path) -> str:
+def checkpatch(home: Path, file: Path) -> str:
     script = home / f"linux-source-{SERIES}/scripts/checkpatch.pl"
     done = subprocess.run(
-        [script, "--no-tree", "--strict", "--terse", f"--ignore={IGNORED}", "--file", *files],
+        [script, "--no-tree", "--strict", f"--ignore={IGNORED}", "--file", file],
         capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=home,
     )  # fmt: skip
     return done.stdout
@@ -85,15 +90,26 @@ def checkpatch(home: Path, *files: Path) -> str:
 def test_checkpatch(home: Path, tmp_path: Path) -> None:
     """The kernel's own style, by its own script."""
     for file in FILES:
-        assert "total: 0 errors, 0 warnings, 0 checks" in checkpatch(home, file)
+        assert "has no obvious style problems" in checkpatch(home, file), checkpatch(home, file)
     bad = tmp_path / "bad.c"
     bad.write_text(FILES[0].read_text().replace("\tp[4] = ' ';", "    p[4]=' ';"))
     assert "WARNING: please, no spaces at the start of a line" in checkpatch(home, bad)
 
 
-def test_sparse(home: Path, tmp_path: Path) -> None:
-    """Here, since Debian's 7.x headers lack what C=2 needs."""
-    built = kernels.make_here(home / "build", zoo.SOURCE / "module", tmp_path / "build", ["C=2", "W=1"])
+def sparse(home: Path, source: Path, into: Path) -> list[str]:
+    """What sparse says; Debian's does not know one keyword that 7.x uses, nor that strlen() of a literal is a constant."""
+    checker = "sparse -D__typeof_unqual__=__typeof__ '-D__builtin_strlen(s)=(sizeof(s)-1)'"
+    built = kernels.make_here(home / "build", source, into, ["C=2", "W=1", f"CHECK={checker}"])
     assert built.returncode == 0, built.log
     assert "CHECK " in built.log
-    assert not [line for line in built.log.splitlines() if "warning:" in line or "error:" in line], built.log
+    return [line for line in built.log.splitlines() if "warning:" in line or "error:" in line]
+
+
+def test_sparse(home: Path, tmp_path: Path) -> None:
+    """Here, since Debian's 7.x headers lack what C=2 needs."""
+    source = zoo.SOURCE / "module"
+    assert sparse(home, source, tmp_path / "good") == []
+    shutil.copytree(source, tmp_path / "source")
+    text = (source / "knetstat.c").read_text()
+    (tmp_path / "source/knetstat.c").write_text(text.replace("static int udp_show(", "int undeclared;\n\nstatic int udp_show("))
+    assert any("'undeclared' was not declared" in line for line in sparse(home, tmp_path / "source", tmp_path / "bad"))

@@ -218,6 +218,8 @@ static void *reader(void *argument)
 			pread(fd, buffer, piece, rand() % 100000);
 			close(fd);
 		}
+		/* Leave time for what is to be read. */
+		usleep(20000);
 	}
 	free(buffer);
 	return NULL;
@@ -306,6 +308,7 @@ static void *census(void *argument)
 		if (found != 2 * STAYING)
 			fail("turn %u by %zu: %d rows of %d connections", turn, piece, found, STAYING);
 		free_lines(&lines);
+		usleep(20000);
 	}
 	return NULL;
 }
