@@ -15,8 +15,8 @@ RUN_PACKAGES := python3 python3-venv python3-systemd python3-pyudev python3-sdno
 TEST_PACKAGES := $(RUN_PACKAGES) git gcc libc6-dev mmdebstrap systemd-container apt-utils dpkg-dev qemu-system-x86 busybox-static cpio \
 	util-linux procps xz-utils scdoc groff-base bash zsh fish
 
-.PHONY: help setup setup-test module-install module-uninstall run man test unit coverage container container-slow test-vm bench clean \
-	install install-python install-scripts install-data install-module uninstall deb deb-tree
+.PHONY: help setup setup-test module-install module-uninstall run man test unit coverage container container-slow test-vm test-sanitizers bench \
+	clean install install-python install-scripts install-data install-module uninstall deb deb-tree
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,7 +44,8 @@ setup-test: setup  ## what the tests need besides
 	$(call need,$(TEST_PACKAGES))
 	@$(MAKE) --no-print-directory $(BIN)/pytest
 
-module-install: setup  ## put knetstat's source under /usr/src and into DKMS
+module-install:  ## put knetstat's source under /usr/src and into DKMS
+	$(call need,dkms)
 	@if ! cmp -s module/knetstat.c $(SOURCE)/knetstat.c || ! cmp -s module/compat.h $(SOURCE)/compat.h; then \
 		$(MAKE) --no-print-directory -s install-module DESTDIR= && \
 		echo "knetstat $(VERSION) is in $(SOURCE)"; fi
@@ -71,8 +72,8 @@ unit: setup-test  ## unit tests and linters (seconds)
 	$(PYTEST) tests/unit $(ARGS)
 
 # The planner and everything that reads what others wrote.
-PARSERS := plan names files config sockets shellfile dkmsconf dkms grub bootloader transaction unpack symvers elf ko depmod target \
-	checks verify diagnose compare traps packages der trust modprobe initrd signed placement
+PARSERS := plan names files config sockets live shellfile dkmsconf dkms grub bootloader transaction unpack symvers elf ko depmod \
+	target checks verify diagnose compare traps packages der trust modprobe initrd signed placement
 comma := ,
 coverage: setup-test  ## unit tests; fails unless the planner and all parsers are covered by branch
 	$(PYTEST) tests/unit --cov=knetstatd --cov-branch --cov-report= $(ARGS)
@@ -86,7 +87,11 @@ container-slow: setup-test  ## 50 random kills, 50 installations beside the hook
 	$(PYTEST) tests/container -m slow $(ARGS)
 
 test-vm: setup-test  ## the bundled module on every kernel series, in virtual machines (half an hour)
-	$(PYTEST) tests/vm $(ARGS)
+	$(PYTEST) tests/vm --ignore=tests/vm/test_sanitizers.py $(ARGS)
+
+test-sanitizers: setup-test  ## ten minutes of churn on a kernel with KASAN, lockdep and kmemleak, which is made first (an hour)
+	$(call need,make perl flex bison bc libelf-dev sparse)
+	$(PYTEST) tests/vm/test_sanitizers.py $(ARGS)
 
 test: setup-test  ## all tests but the slow ones
 	$(PYTEST) -m 'not slow' $(ARGS)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import box, build, idle, observe, rehearse, status, table, transaction, verify
+from . import box, build, idle, observe, rehearse, sockets, status, table, transaction, verify
 
 MEASUREMENTS = {
     "observe": observe.run,
@@ -16,12 +16,13 @@ MEASUREMENTS = {
     "status": status.run,
     "transaction": transaction.run,
     "rehearse": rehearse.run,
+    "sockets": sockets.run,
 }
 
 
 def main() -> int:
     """Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the budgets, in containers, as root.")
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the budgets, in containers and virtual machines, as root.")
     parser.add_argument("--only", action="append", choices=MEASUREMENTS, metavar="NAME", help=", ".join(MEASUREMENTS))
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds of each comparison (default: 5)")
     parser.add_argument("--suite", default="bookworm", help="the Debian release to measure in (default: bookworm)")

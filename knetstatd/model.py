@@ -157,12 +157,16 @@ class Rehearsed(enum.StrEnum):
 
 
 class Loaded(enum.StrEnum):
-    """The module in the running kernel. NOT_HERE: the observed kernel does not run, or it cannot load modules."""
+    """The module in the running kernel.
+
+    NOT_HERE: the observed kernel does not run, or it cannot load modules.  FAULTY: current, and its probe fails.
+    """
 
     NOT_HERE = "not here"
     NO = "no"
     CURRENT = "current"
     OUTDATED = "outdated"
+    FAULTY = "faulty"
 
 
 class Retry(enum.StrEnum):
@@ -312,6 +316,7 @@ class Why(enum.StrEnum):
     REHEARSAL = "rehearsal-failed"
     NOT_LOADED = "not-loaded"
     OUTDATED = "loaded-outdated"
+    FAULTY = "loaded-faulty"
     DENIED = "denied"
     FAILED = "failed"
 

@@ -27,6 +27,7 @@ from . import (
     plan,
     transaction,
 )
+from .live import Live
 from .model import ELSEWHERE, UNPUBLISHED, Artefact, Headers, KernelState, Limits, Loaded, Observation, Proof, Rehearsed, Source
 from .proofs import Look, Proofs
 
@@ -54,6 +55,7 @@ class Seen(NamedTuple):
     fingerprint: str = ""
     about: answers.Subject | None = None
     answer: Answer | None = None
+    faults: str = ""
 
 
 class Machine:
@@ -76,6 +78,7 @@ class Machine:
         self._foreign = ""
         self._unfinished: tuple[object, tuple[packages.Unfinished, ...]] = ((), ())
         self._proofs = Proofs(root, apart)
+        self._live = Live(root)
         self._confs: dict[tuple[str, str], dkmsconf.Conf] = {}
         self._host: host.Host | None = None
         self._changed: dict[str, float] = {}
@@ -264,6 +267,7 @@ class Machine:
             look.proven = True
             self._installed(look, *self.modules())
         installed = self._installed(look, module)
+        loaded, faults = self._loaded(kernel, module, installed)
         seen = Seen(
             Observation(
                 module,
@@ -271,7 +275,7 @@ class Machine:
                 state=self.state_of(kernel),
                 headers=look.headers.state,
                 installed=self._judge(kernel, module, installed),
-                loaded=self._loaded(kernel, module, installed),
+                loaded=loaded,
                 transaction=self._transaction,
                 foreign_dkms=self._foreign,
                 own_run="" if own or not locks.held(self.runtime, locks.BUILD) else "another run of knetstatd",
@@ -279,6 +283,7 @@ class Machine:
             ),
             installed=installed,
             headers=look.headers,
+            faults=faults,
         )
         return self._with_source(look, self._rehearsed(seen))
 
@@ -330,20 +335,11 @@ class Machine:
         fit = all(proof.is_current or _WEAK in proof.path for _, proof in installed)
         return Artefact.GOOD if fit else Artefact.OTHER
 
-    def _loaded(self, kernel: str, module: str, installed: tuple[tuple[str, Proof], ...]) -> Loaded:
-        """Whether the running kernel has the modules, and whether they are the installed ones."""
-        contained = (self.root / "run/systemd/container").exists()  # shares its host's kernel, and may load nothing
-        if kernel != self.running or contained or not (self.root / "proc/modules").exists():
-            return Loaded.NOT_HERE
-        answer = Loaded.CURRENT
-        for name, proof in installed:
-            place = self.root / "sys/module" / name
-            if not (place / "initstate").exists():
-                return Loaded.NO if {module, "*"} & set(self.config.load) else Loaded.NOT_HERE
-            live = (files.text(place / "srcversion", 128) or "").strip()
-            if live and live != proof.srcversion:
-                answer = Loaded.OUTDATED
-        return answer
+    def _loaded(self, kernel: str, module: str, installed: tuple[tuple[str, Proof], ...]) -> tuple[Loaded, str]:
+        """Whether the running kernel has the modules, and whether they are the installed ones and work."""
+        if kernel != self.running:
+            return Loaded.NOT_HERE, ""
+        return self._live.look(installed, wanted=bool({module, "*"} & set(self.config.load)))
 
     def plan(self, seen: Seen, now: float) -> Step:
         """The planner's answer to what was seen."""

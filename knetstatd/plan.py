@@ -122,7 +122,12 @@ def _good(seen: Observation, now: float, limits: Limits) -> Step:
         return Step(Action.GIVE_UP, Why.NOT_REHEARSED)
     if seen.rehearsed is Rehearsed.DUE:
         return _rehearse(seen, now, limits)
-    return Step(Action.DONE, Why.OUTDATED if seen.loaded is Loaded.OUTDATED else Why.READY)
+    match seen.loaded:
+        case Loaded.OUTDATED:
+            return Step(Action.DONE, Why.OUTDATED)
+        case Loaded.FAULTY:  # what is loaded is what was proven: another build would be the same
+            return Step(Action.DONE, Why.FAULTY)
+    return Step(Action.DONE, Why.READY)
 
 
 def _rehearse(seen: Observation, now: float, limits: Limits) -> Step:

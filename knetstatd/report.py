@@ -141,6 +141,8 @@ def _state(seen: Seen, step: Step, ready: bool) -> str:
         case Action.DONE:
             if step.why is Why.OUTDATED:
                 return "ready, outdated copy loaded"
+            if step.why is Why.FAULTY:
+                return "ready, loaded but faulty"
             return "ready" if ready else str(step.why)
         case Action.REHEARSE:
             return "ready, to be rehearsed" if ready else str(step.why)
@@ -166,10 +168,12 @@ def _reason(machine: Machine, seen: Seen, step: Step) -> tuple[str, str]:
     match step.action, step.why:
         case Action.DONE, Why.READY:
             return "", ""
-        case Action.DONE, Why.OUTDATED:
+        case Action.DONE, Why.OUTDATED | Why.FAULTY:
             name = names.canonical(seen.installed[0][0])
             return (
-                "the copy in the running kernel is not the one that is installed",
+                f"loaded, and does not work: {seen.faults}"
+                if step.why is Why.FAULTY
+                else "the copy in the running kernel is not the one that is installed",
                 f"When nothing uses it: modprobe -r {name} && modprobe {name}",
             )
         case Action.DONE, Why.NO_IMAGE:

@@ -204,6 +204,8 @@ def _event(step: Step, verdict: report.Verdict) -> Event | None:
             return Event.READY
         case Action.DONE, Why.OUTDATED:
             return Event.OUTDATED
+        case Action.DONE, Why.FAULTY:
+            return Event.FAULTY
         case Action.GIVE_UP, Why.HEADERS_MISSING | Why.HEADERS_PARTIAL:
             return Event.HEADERS_MISSING
         case Action.GIVE_UP, Why.SOURCE_MISSING | Why.SOURCE_BROKEN:

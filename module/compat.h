@@ -49,7 +49,9 @@ knetstat_lhash_bucket(struct inet_hashinfo *hinfo, unsigned int i)
 
 /*
  * 5.18 to 6.0: tcp_death_row is a pointer in struct netns_ipv4; before and
- * after, it is a member.
+ * after, it is a member. fbb8295248e1 ("tcp: allocate tcp_death_row outside of
+ * struct netns_ipv4") and e9bd0cca09d1 ("tcp: Don't allocate tcp_death_row
+ * outside of struct netns_ipv4.") made it one and the other.
  */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 18, 0) && \
 	LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0)
@@ -65,8 +67,9 @@ static inline struct inet_hashinfo *knetstat_hashinfo(struct net *net)
 #endif
 
 /*
- * 6.2: a network namespace may have a UDP table of its own, and each points
- * to the one that it uses. Before, there is one table, and it is exported.
+ * 6.2, ba6aac151677 ("udp: Access &udp_table via net."): a network namespace
+ * may have a UDP table of its own, and each points to the one that it uses.
+ * Before, there is one table, and it is exported.
  */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
 static inline struct udp_table *knetstat_udp_table(struct net *net)

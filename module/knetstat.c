@@ -358,7 +358,7 @@ static char *put_tcp_request(char *p, struct sock *sk)
 
 static char *put_tcp_row(char *p, struct sock *sk)
 {
-	switch (sk->sk_state) {
+	switch (READ_ONCE(sk->sk_state)) {
 	case TCP_TIME_WAIT:
 		p = put_tcp_timewait(p, sk);
 		break;

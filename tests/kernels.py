@@ -121,6 +121,20 @@ def releases(series: str, flavour: str, suite: str) -> list[str]:
     )
 
 
+def sanitized(series: str, suite: str | None = None) -> Path:
+    """The directory of a kernel that watches itself, made by tests/vm/debug-kernel.sh where it is not there yet."""
+    suite = suite or HOME.get(series, "trixie-backports")
+    package = apt(suite, "apt-cache", "show", "--no-all-versions", f"linux-source-{series}")
+    home = cache() / "debug-kernel" / str(re.findall("^Version: (.+)$", package, re.MULTILINE)[0])
+    with locked("debug-kernel"):
+        for old in cache().glob(f"debug-kernel/{series}.*"):
+            if old != home:
+                shutil.rmtree(old)
+        script = Path(__file__).with_name("vm") / "debug-kernel.sh"
+        subprocess.run(["nice", "sh", script, series, home], env={**os.environ, **apt_environment(suite)}, check=True)
+    return home
+
+
 def natural(release: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", release) if part]
 
@@ -174,7 +188,7 @@ def kernel_in(tree: Path, series: str, flavour: str, suite: str, release: str) -
     )
 
 
-def make(kernel: Kernel, source: Path, into: Path, args: list[str], timeout: float = 300) -> Built:
+def make(kernel: Kernel, source: Path, into: Path, args: list[str], timeout: float = 900) -> Built:
     """Copy `source` into the directory `into` and run `make` there for the kernel; make's output is the log."""
     shutil.copytree(source, into, dirs_exist_ok=True)
     command = ["make", "-C", os.fspath(into), f"KDIR={kernel.headers}", *args]
@@ -182,7 +196,7 @@ def make(kernel: Kernel, source: Path, into: Path, args: list[str], timeout: flo
     return Built(done.returncode, done.stdout, into)
 
 
-def make_here(headers: Path, source: Path, into: Path, args: list[str], timeout: float = 300) -> Built:
+def make_here(headers: Path, source: Path, into: Path, args: list[str], timeout: float = 900) -> Built:
     """As `make`, with this machine's compiler and for any kernel's build directory."""
     shutil.copytree(source, into, dirs_exist_ok=True)
     done = subprocess.run(
@@ -230,8 +244,8 @@ def buildroot(suite: str) -> Path:
     return root
 
 
-def apt(suite: str, *command: str, cwd: Path | None = None) -> str:
-    """Run an apt program on the suite's own lists, and on nothing of this machine's."""
+def apt_environment(suite: str) -> dict[str, str]:
+    """What makes apt work on the suite's own lists, and on nothing of this machine's."""
     home = cache() / "apt" / suite
     config = home / "apt.conf"
     if not config.exists():
@@ -247,8 +261,13 @@ def apt(suite: str, *command: str, cwd: Path | None = None) -> str:
             f'Dir::Etc::preferencesparts "{home}/parts";\nAPT::Architecture "amd64";\n'
             'APT::Architectures { "amd64"; };\nAcquire::Languages "none";\nAPT::Sandbox::User "root";\n'
         )
-    env = {**os.environ, "APT_CONFIG": os.fspath(config), "LC_ALL": "C"}
-    stamp = home / "updated"
+    return {"APT_CONFIG": os.fspath(config), "LC_ALL": "C"}
+
+
+def apt(suite: str, *command: str, cwd: Path | None = None) -> str:
+    """Run an apt program on the suite's lists, which are brought up to date at most once a day."""
+    env = {**os.environ, **apt_environment(suite)}
+    stamp = cache() / "apt" / suite / "updated"
     if not stamp.exists() or time.time() - stamp.stat().st_mtime > LISTS_MAX_AGE:
         update = subprocess.run(["apt-get", "-q", "update"], env=env, capture_output=True, text=True)
         if update.returncode == 0:

@@ -99,7 +99,8 @@ def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
         assert (step.why is Why.READY) <= (o.installed is Artefact.GOOD), o
     assert count > 400_000
     expected = {
-        (Action.DONE, Why.READY), (Action.DONE, Why.OUTDATED), (Action.DONE, Why.NOT_A_KERNEL), (Action.DONE, Why.NO_IMAGE),
+        (Action.DONE, Why.READY), (Action.DONE, Why.OUTDATED), (Action.DONE, Why.FAULTY),
+        (Action.DONE, Why.NOT_A_KERNEL), (Action.DONE, Why.NO_IMAGE),
         (Action.WAIT, Why.OWN_RUN), (Action.WAIT, Why.SETTLING), (Action.WAIT, Why.TRANSACTION),
         (Action.WAIT, Why.FOREIGN_DKMS), (Action.WAIT, Why.BACKOFF), (Action.STAGE, Why.NOT_BUILT), (Action.STAGE, Why.WRONG),
         (Action.PUBLISH, Why.STAGED), (Action.LOAD, Why.NOT_LOADED), (Action.FETCH_HEADERS, Why.HEADERS_MISSING),
@@ -126,6 +127,7 @@ REFUSED = GOOD | {"rehearsed": Rehearsed.BAD, "attempt": Attempt(Kind.REFUSED, 1
         ({"installed": Artefact.GOOD, "loaded": Loaded.NO}, Step(Action.LOAD, Why.NOT_LOADED)),
         ({"installed": Artefact.GOOD, "loaded": Loaded.NO, "transaction": "apt"}, Step(Action.LOAD, Why.NOT_LOADED)),
         ({"installed": Artefact.GOOD, "loaded": Loaded.OUTDATED}, Step(Action.DONE, Why.OUTDATED)),
+        ({"installed": Artefact.GOOD, "loaded": Loaded.FAULTY}, Step(Action.DONE, Why.FAULTY)),
         (DUE, Step(Action.REHEARSE, Why.NOT_REHEARSED)),
         (DUE | {"transaction": "apt"}, Step(Action.WAIT, Why.TRANSACTION, NOW + POLL)),
         (DUE | {"changed": NOW - 1}, Step(Action.WAIT, Why.SETTLING, NOW + 2)),

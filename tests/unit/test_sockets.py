@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from knetstatd.sockets import TCP_HEADER, UDP_HEADER, Endpoint, Kind, MalformedError, Socket, parse, probe, read
+from knetstatd.sockets import PROBED, TCP_HEADER, UDP_HEADER, Endpoint, Kind, MalformedError, Socket, parse, probe, read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -160,3 +160,15 @@ def test_probe(tmp_path: Path) -> None:
     (directory / "udp6stat").write_text(udp())
     assert probe(tmp_path) == ()
     assert [row.local.port for row in read(tmp_path, Kind.UDP)] == [68]
+
+
+def test_probe_reads_only_the_beginning(tmp_path: Path) -> None:
+    directory = tmp_path / "proc/net"
+    directory.mkdir(parents=True)
+    for kind in Kind:
+        (directory / f"{kind.value}stat").write_text(tcp() if kind.is_tcp else udp())
+    rows = PROBED // len(ESTB) + 10
+    (directory / "tcpstat").write_text(tcp(*[ESTB] * rows, "not a row"))
+    assert probe(tmp_path) == ()
+    (directory / "tcpstat").write_text(tcp(*[ESTB] * (rows // 2), "not a row", *[ESTB] * rows))
+    assert probe(tmp_path)[0].startswith(f"/proc/net/tcpstat: line {rows // 2 + 2}, column 1")

@@ -6,19 +6,18 @@ To add a kernel, add a line to SERIES.
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from knetstatd import rehearse
 from tests import kernels
+from tests.vm import zoo
+from tests.vm.zoo import SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SOURCE = Path(__file__).parents[2]
 SERIES = [
     ("5.10", "bullseye"),
     ("6.1", "bookworm"),
@@ -66,17 +65,6 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[kernels.Kernel]
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
-    """A test program of this directory, statically linked."""
-    made: dict[str, bytes] = {}
-
-    def program(name: str) -> bytes:
-        if name not in made:
-            out = tmp_path_factory.mktemp("program") / name
-            sources = sorted(Path(__file__).parent.glob(f"{name}*.c"))
-            warnings = ["-Wall", "-Wextra", "-Werror"]
-            subprocess.run(["gcc", "-std=gnu11", "-O2", *warnings, "-static", "-pthread", "-o", out, *sources], check=True)
-            made[name] = out.read_bytes()
-        return made[name]
-
-    return program
+def program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The zoo."""
+    return zoo.compiled(tmp_path_factory.mktemp("zoo"))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import kernels
-from tests.vm.conftest import SERIES, SOURCE
+from tests.vm.conftest import SERIES
+from tests.vm.zoo import SOURCE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -72,6 +72,7 @@ uname -r
 for i in $(seq 60); do [ -e /sys/module/knetstat ] && break; sleep 1; done
 cat /proc/net/tcpstat
 knetstatctl check running; echo "check: $?"
+for i in $(seq 60); do journalctl --no-pager -b -o cat -u knetstatd | grep 'running): ready' && break; sleep 1; done
 knetstatctl sockets tcp6 >/dev/null; echo "sockets: $?"
 rmmod knetstat
 for i in $(seq 60); do [ -e /sys/module/knetstat ] && break; sleep 1; done
@@ -142,6 +143,8 @@ def test_the_module_is_there_after_the_upgrade_and_the_reboot(way: str, packagin
     assert said.output.startswith(up.new.release), said.output
     assert "Recv-Q Send-Q Local Address" in said.output, said.output
     assert "check: 0" in said.output, said.output
+    # The daemon has probed it, from its own network namespace.
+    assert f"{up.new.release} (next, running): ready\n" in said.output, said.output
     assert "sockets: 0" in said.output, said.output
     assert "unloaded by hand, and loaded again: 0" in said.output, said.output
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * zoo                  every option and every state, in two network namespaces
- * zoo many COUNT       COUNT established sockets: row for row, also in pieces
+ * zoo many COUNT       COUNT sockets, most of them established: row for row, also in pieces
+ * zoo crowd COUNT      COUNT sockets in one hash bucket, TCP and UDP
  * zoo churn SECONDS    sockets and namespaces come and go under readers
+ * zoo reload SECONDS   and the module too
  * zoo unload           the module goes while readers are inside, and comes back
  * zoo bench COUNT ROUNDS
  *
@@ -234,7 +236,8 @@ static void state_animals(int family)
 
 	/* SYNR: the last ACK is not enough where accept is deferred. */
 	shy = listen_on(family, address, 2004, 5);
-	set(shy, IPPROTO_TCP, TCP_DEFER_ACCEPT, 30);
+	/* Long enough for the slowest machine. */
+	set(shy, IPPROTO_TCP, TCP_DEFER_ACCEPT, 900);
 	keep("listener, deferred accept", shy, -1, true);
 	connect_pair(family, address, 2004, -1, NULL);
 }
@@ -323,8 +326,10 @@ static int zoo(void)
 	compare_all();
 	for (int i = 0; i < animal_count; i++)
 		compare_options(&animals[i]);
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < 4; i++) {
+		compare_diag(names[i]);
 		compare_pieces(names[i]);
+	}
 
 	/* The zoo is complete: the kernel itself shows each state (TCP_ESTABLISHED is 1, TCP_CLOSING 11), but CLOSE. */
 	lines = read_lines("/proc/net/tcp", 1 << 17);
@@ -347,20 +352,9 @@ static int zoo(void)
 	return failures ? 1 : 0;
 }
 
-int main(int argc, char **argv)
+static int two_zoos(void)
 {
-	int status = 0;
-
-	more_files();
-	if (argc > 2 && !strcmp(argv[1], "many"))
-		return many(atoi(argv[2]));
-	if (argc > 2 && !strcmp(argv[1], "churn"))
-		return churn(atoi(argv[2]));
-	if (argc > 1 && !strcmp(argv[1], "unload"))
-		return unload();
-	if (argc > 3 && !strcmp(argv[1], "bench"))
-		return bench(atoi(argv[2]), atoi(argv[3]));
-
+	int status, theirs = -1;
 	/* The same zoo, with the same ports, in a second namespace at the same time. */
 	pid_t child = fork();
 
@@ -370,9 +364,43 @@ int main(int argc, char **argv)
 		exit(zoo());
 	}
 	status = zoo();
-	int theirs = -1;
-
 	waitpid(child, &theirs, 0);
 	printf("second namespace: %d\n", theirs);
 	return status || theirs;
+}
+
+static int run(int argc, char **argv)
+{
+	const char *what = argc > 1 ? argv[1] : "";
+	int count = argc > 2 ? atoi(argv[2]) : 0;
+
+	if (!strcmp(what, "many"))
+		return many(count);
+	if (!strcmp(what, "crowd"))
+		return crowd(count);
+	if (!strcmp(what, "churn") || !strcmp(what, "reload"))
+		return churn(count, what[0] == 'r');
+	if (!strcmp(what, "unload"))
+		return unload();
+	return two_zoos();
+}
+
+int main(int argc, char **argv)
+{
+	bool watched;
+	pid_t child;
+	int status = -1;
+
+	more_files();
+	if (argc > 3 && !strcmp(argv[1], "bench"))
+		return bench(atoi(argv[2]), atoi(argv[3]));
+	watched = watch_leaks();
+	/* In a process of its own, so that its sockets are gone when leaks are looked for. */
+	child = fork();
+	if (!child)
+		exit(run(argc, argv));
+	waitpid(child, &status, 0);
+	if (watched)
+		find_leaks();
+	return status || failures;
 }

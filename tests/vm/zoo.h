@@ -2,7 +2,7 @@
 /*
  * A zoo of sockets, kept in every state and with every option that knetstat
  * prints, and a comparison of what it prints with what the kernel says by its
- * other ways: getsockopt, /proc/net/tcp and its kin.
+ * other ways: getsockopt, sock_diag, /proc/net/tcp and its kin.
  */
 #ifndef ZOO_H
 #define ZOO_H
@@ -27,6 +27,8 @@ struct lines {
 };
 
 /* zoo_rows.c */
+extern const char *const state_names[];
+int by_text(const void *a, const void *b);
 #define DIAGS 5
 extern const char *const diags[DIAGS];
 extern bool diag_seen[DIAGS];	/* by compare_options, as expected ones */
@@ -41,6 +43,9 @@ void compare_all(void);
 void compare_options(const struct animal *animal);
 void compare_pieces(const char *name);
 
+/* zoo_diag.c */
+void compare_diag(const char *name);
+
 /* zoo_load.c */
 int connect_pair(int family, const char *address, int port, int listener, int *accepted);
 int listen_on(int family, const char *address, int port, int backlog);
@@ -48,7 +53,10 @@ void more_files(void);
 void lo_up(void);
 int many(int count);
 int bench(int count, int rounds);
-int churn(int seconds);
+int churn(int seconds, bool reload);
 int unload(void);
+int crowd(int count);
+bool watch_leaks(void);
+void find_leaks(void);
 
 #endif

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -108,12 +109,15 @@ int connect_pair(int family, const char *address, int port, int listener, int *a
 	return fd;
 }
 
+/* A listener and connections to it, and where the number is even, another listener. */
 static void populate(int count)
 {
 	char address[32];
 	int listener = listen_on(AF_INET, "0.0.0.0", 5000, 128), accepted;
 
-	for (int i = 0; i < count / 2; i++) {
+	if (count % 2 == 0)
+		listen_on(AF_INET, "0.0.0.0", 5002, 1);
+	for (int i = 0; i < (count - 1) / 2; i++) {
 		/* Each address has room for a range of ports. */
 		snprintf(address, sizeof(address), "127.0.0.%d", 1 + i / 10000);
 		connect_pair(AF_INET, address, 5000, listener, &accepted);
@@ -130,10 +134,32 @@ int many(int count)
 	}
 	rows = compare_rows("tcp", true);
 	printf("%zu rows\n", rows);
-	if (rows != (size_t)count + (count ? 1 : 0))
+	if (rows != (size_t)count)
 		fail("expected %d", count);
 	compare_all();
 	compare_pieces("tcp");
+	return failures ? 1 : 0;
+}
+
+/* All in one bucket: each shares its port with all others. */
+int crowd(int count)
+{
+	struct sockaddr_in name = { .sin_family = AF_INET, .sin_port = htons(5001) };
+	int one = 1;
+
+	lo_up();
+	for (int i = 0; i < count; i++)
+		for (int type = SOCK_STREAM; type <= SOCK_DGRAM; type++) {
+			int fd = socket(AF_INET, type, 0);
+
+			setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one));
+			if (bind(fd, (void *)&name, sizeof(name)) || (type == SOCK_STREAM && listen(fd, 1)))
+				die("bind, listen");
+		}
+	if (compare_rows("tcp", true) != (size_t)count || compare_rows("udp", true) != (size_t)count)
+		fail("expected %d", count);
+	compare_pieces("tcp");
+	compare_pieces("udp");
 	return failures ? 1 : 0;
 }
 
@@ -174,6 +200,7 @@ int bench(int count, int rounds)
 }
 
 static volatile bool stop;
+static bool reloading;
 
 static void *reader(void *argument)
 {
@@ -191,10 +218,15 @@ static void *reader(void *argument)
 			pread(fd, buffer, piece, rand() % 100000);
 			close(fd);
 		}
+		/* Leave time for what is to be read. */
+		usleep(20000);
 	}
 	free(buffer);
 	return NULL;
 }
+
+/* What came and went; more or less, since many add to them. */
+static unsigned long connections, namespaces_made;
 
 static void *connector(void *argument)
 {
@@ -219,6 +251,7 @@ static void *connector(void *argument)
 			close(accepted[i]);
 			close(udp[i]);
 		}
+		connections += 16;
 		close(listener);
 	}
 	return NULL;
@@ -242,7 +275,7 @@ static void *namespaces(void *argument)
 
 				snprintf(path, sizeof(path), "/proc/net/%s", names[i]);
 				read_once(path, &size);
-				if (!size)
+				if (!size && !reloading)
 					_exit(3);
 			}
 			/* The last one still listens when the namespace ends. */
@@ -254,6 +287,7 @@ static void *namespaces(void *argument)
 		waitpid(child, &status, 0);
 		if (status)
 			fail("in a namespace: %d", status);
+		namespaces_made++;
 	}
 	return argument;
 }
@@ -274,32 +308,9 @@ static void *census(void *argument)
 		if (found != 2 * STAYING)
 			fail("turn %u by %zu: %d rows of %d connections", turn, piece, found, STAYING);
 		free_lines(&lines);
+		usleep(20000);
 	}
 	return NULL;
-}
-
-int churn(int duration)
-{
-	static const size_t pieces[] = { 1, 100, 4096, 1 << 17 };
-	pthread_t threads[32];
-	int count = 0, listener, accepted;
-
-	lo_up();
-	listener = listen_on(AF_INET, "127.0.0.9", 5009, 128);
-	for (int i = 0; i < STAYING; i++)
-		connect_pair(AF_INET, "127.0.0.9", 5009, listener, &accepted);
-	for (long i = 0; i < 4; i++) {
-		pthread_create(&threads[count++], NULL, connector, (void *)i);
-		pthread_create(&threads[count++], NULL, reader, (void *)pieces[i]);
-	}
-	pthread_create(&threads[count++], NULL, census, (void *)500);
-	pthread_create(&threads[count++], NULL, census, (void *)(1 << 17));
-	pthread_create(&threads[count++], NULL, namespaces, NULL);
-	sleep(duration);
-	stop = true;
-	for (int i = 0; i < count; i++)
-		pthread_join(threads[i], NULL);
-	return failures ? 1 : 0;
 }
 
 static void insert(void)
@@ -309,6 +320,48 @@ static void insert(void)
 	if (fd < 0 || syscall(SYS_finit_module, fd, "", 0))
 		die("finit_module");
 	close(fd);
+}
+
+static void take_out(void)
+{
+	if (syscall(SYS_delete_module, "knetstat", O_NONBLOCK))
+		die("delete_module");
+}
+
+/* With `reload`, the module comes and goes too, and nobody can count. */
+int churn(int duration, bool reload)
+{
+	static const size_t pieces[] = { 1, 100, 4096, 1 << 17 };
+	pthread_t threads[32];
+	int count = 0, turns = 0, listener, accepted;
+
+	reloading = reload;
+	lo_up();
+	listener = listen_on(AF_INET, "127.0.0.9", 5009, 128);
+	for (int i = 0; i < STAYING; i++)
+		connect_pair(AF_INET, "127.0.0.9", 5009, listener, &accepted);
+	for (long i = 0; i < 4; i++) {
+		pthread_create(&threads[count++], NULL, connector, (void *)i);
+		pthread_create(&threads[count++], NULL, reader, (void *)pieces[i]);
+	}
+	if (!reload) {
+		pthread_create(&threads[count++], NULL, census, (void *)500);
+		pthread_create(&threads[count++], NULL, census, (void *)(1 << 17));
+	}
+	pthread_create(&threads[count++], NULL, namespaces, NULL);
+	for (double end = seconds() + duration; seconds() < end; turns++) {
+		usleep(100000);
+		if (reload) {
+			take_out();
+			insert();
+		}
+	}
+	stop = true;
+	for (int i = 0; i < count; i++)
+		pthread_join(threads[i], NULL);
+	printf("%lu connections, %lu namespaces, %d reloads\n", connections, namespaces_made, reload ? turns : 0);
+	compare_all();
+	return failures ? 1 : 0;
 }
 
 /* A reader keeps its file open over an unload; its next read ends or fails, and nothing else. */
@@ -326,8 +379,7 @@ int unload(void)
 
 		if (read(fd, buffer, sizeof(buffer)) != sizeof(buffer))
 			fail("turn %d: first read", turn);
-		if (syscall(SYS_delete_module, "knetstat", O_NONBLOCK))
-			die("delete_module");
+		take_out();
 		if (read(fd, buffer, sizeof(buffer)) > 0)
 			fail("turn %d: read of a removed file", turn);
 		again = open("/proc/net/tcpstat", O_RDONLY);
@@ -342,4 +394,50 @@ int unload(void)
 	/* It works as before. */
 	compare_all();
 	return failures ? 1 : 0;
+}
+
+/* What has been allocated since, and nothing leads to any more, on a kernel that can tell (CONFIG_DEBUG_KMEMLEAK). */
+#define KMEMLEAK "/sys/kernel/debug/kmemleak"
+
+static void tell_kmemleak(const char *what)
+{
+	int fd = open(KMEMLEAK, O_WRONLY);
+
+	if (fd < 0 || write(fd, what, strlen(what)) < 0)
+		die(KMEMLEAK);
+	close(fd);
+}
+
+bool watch_leaks(void)
+{
+	mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
+	if (access(KMEMLEAK, F_OK))
+		return false;
+	/* What the kernel's own start has lost is not ours. */
+	tell_kmemleak("scan");
+	tell_kmemleak("clear");
+	return true;
+}
+
+void find_leaks(void)
+{
+	struct lines lines;
+	size_t leaks = 0;
+
+	/* A module that is in keeps what its variables lead to. */
+	take_out();
+	/* Only what is older than five seconds counts, and only what two scans have found (mm/kmemleak.c). */
+	for (int i = 0; i < 3; i++) {
+		sleep(6);
+		tell_kmemleak("scan");
+	}
+	lines = read_lines(KMEMLEAK, 1 << 16);
+	for (size_t i = 0; i < lines.count; i++) {
+		leaks += !strncmp(lines.line[i], "unreferenced", 12);
+		if (leaks && leaks < 5)
+			printf("kmemleak: %s\n", lines.line[i]);
+	}
+	printf("kmemleak: %zu unreferenced objects\n", leaks);
+	if (leaks)
+		fail("memory was lost");
 }

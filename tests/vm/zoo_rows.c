@@ -21,6 +21,9 @@
 int failures;
 const char *const diags[DIAGS] = { "", ">|<", "|<", ">|", ">#" };
 bool diag_seen[DIAGS];
+/* By the kernel's number. */
+const char *const state_names[] = { "NONE", "ESTB", "SYNS", "SYNR", "FNW1", "FNW2", "TIMW",
+				    "CLSD", "CLSW", "LACK", "LSTN", "CLSG", "SYNR" };
 
 void fail(const char *format, ...)
 {
@@ -96,8 +99,6 @@ static void put_address(char *out, size_t size, const char *hex, unsigned int po
 /* The part of a row that /proc/net/tcp and its kin know about. */
 static void expected_row(char *out, size_t size, const char *line, bool tcp)
 {
-	static const char *const states[] = { "NONE", "ESTB", "SYNS", "SYNR", "FNW1", "FNW2", "TIMW",
-					      "CLSD", "CLSW", "LACK", "LSTN", "CLSG", "SYNR" };
 	char local[33], foreign[33], left[80], right[80];
 	unsigned int lport, fport, state, tx, rx;
 
@@ -108,10 +109,10 @@ static void expected_row(char *out, size_t size, const char *line, bool tcp)
 	}
 	put_address(left, sizeof(left), local, lport);
 	put_address(right, sizeof(right), foreign, fport);
-	snprintf(out, size, "%6d %6d %s %s %s%s", (int)rx, (int)tx, left, right, tcp ? states[state] : "", tcp ? " " : "");
+	snprintf(out, size, "%6d %6d %s %s %s%s", (int)rx, (int)tx, left, right, tcp ? state_names[state] : "", tcp ? " " : "");
 }
 
-static int by_text(const void *a, const void *b)
+int by_text(const void *a, const void *b)
 {
 	return strcmp(*(char *const *)a, *(char *const *)b);
 }

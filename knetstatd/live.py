@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A package's modules in the running kernel: are they in, are they the installed ones, and do they work?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import files
+from .model import Loaded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .model import Proof
+
+# The module that has a probe.
+_PROBED = "knetstat"
+
+
+class Live:
+    """What /sys/module says, and which loading of knetstat has passed its probe."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._passed = 0
+
+    def look(self, installed: tuple[tuple[str, Proof], ...], *, wanted: bool) -> tuple[Loaded, str]:
+        """The state of the installed modules, and what the probe found wrong where they are FAULTY.
+
+        wanted: whether it matters that one of them is not loaded.
+        """
+        contained = (self._root / "run/systemd/container").exists()  # shares its host's kernel, and may load nothing
+        if contained or not (self._root / "proc/modules").exists():
+            return Loaded.NOT_HERE, ""
+        answer, faults = Loaded.CURRENT, ""
+        for name, proof in installed:
+            place = self._root / "sys/module" / name
+            if not (place / "initstate").exists():
+                return Loaded.NO if wanted else Loaded.NOT_HERE, ""
+            live = (files.text(place / "srcversion", 128) or "").strip()
+            if live and live != proof.srcversion:
+                answer = Loaded.OUTDATED
+            elif name == _PROBED:
+                faults = "; ".join(self._probe(place))
+        return (Loaded.FAULTY, faults) if faults and answer is Loaded.CURRENT else (answer, "")
+
+    def _probe(self, place: Path) -> tuple[str, ...]:
+        """What is wrong with the loaded knetstat. One loading that has passed is not asked again."""
+        before = _loading(place)
+        if before in (0, self._passed):
+            return ()
+        from . import sockets  # not in the memory of a daemon that never needs it
+
+        faults = sockets.probe(self._root)
+        if _loading(place) != before:
+            return ()  # it was taken out meanwhile; that is told by an event
+        if not faults:
+            self._passed = before
+        return faults
+
+
+def _loading(place: Path) -> int:
+    """Which loading of a module this is: its directory has a new inode each time. 0: it is not live, or not yet."""
+    found = files.identity(place)
+    state = files.text(place / "initstate", 16) or ""
+    return found.ino if found is not None and state.strip() == "live" else 0

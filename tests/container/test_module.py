@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The bundled module on a Debian machine: put into DKMS, built for two kernels, judged, loaded, taken out again."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from knetstatd import rehearse, sockets, unpack
+
+from . import product
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .rig import Container, Kernel
+
+CHECKOUT = "/root/knetstatd"
+MODULE = "knetstat/1.0.0"
+PLACES = ("/usr/src", "/var/lib/dkms", "/lib/modules", "/etc/modprobe.d", "/etc/modules-load.d", "/etc/dkms")
+
+
+@pytest.fixture
+def c(machine: Container) -> Container:
+    machine.path(CHECKOUT).mkdir()
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(product.CHECKOUT / name, machine.path(CHECKOUT))
+    shutil.copytree(product.CHECKOUT / "module", machine.path(f"{CHECKOUT}/module"))
+    return machine
+
+
+def target(c: Container, name: str) -> None:
+    c.run(["make", "-C", CHECKOUT, name], check=True)
+
+
+def everything(c: Container) -> set[str]:
+    """The name of each file where modules are, and what depmod made of those of each kernel."""
+    names = c.output("find", *PLACES, "-printf", r"%p %y %m %l\n")
+    return {*names.splitlines(), *c.output("sh", "-c", "cat /lib/modules/*/modules.dep").splitlines()}
+
+
+def answer_of_the_kernel(c: Container, kernel: Kernel) -> rehearse.Rehearsal:
+    images = [c.path(f"/boot/vmlinuz-{kernel.release}"), c.path(f"/usr/lib/modules/{kernel.release}/vmlinuz")]
+    image: Path = next(path for path in images if path.exists())
+    file = c.module_file(kernel, "knetstat")
+    assert file is not None
+    module = rehearse.Module("knetstat", unpack.unpack(file.read_bytes()))
+    plan = rehearse.Plan((module,), None, tuple(f"/{kind.path}" for kind in sockets.Kind))
+    return rehearse.rehearse(image, plan, timeout=180, memory=512)
+
+
+def test_two_kernels_at_once(c: Container) -> None:
+    old, new = c.kernels()[:2]
+    product.install(c, ["knetstat"])
+    c.install_kernel(new)
+    before = everything(c)
+    target(c, "module-install")
+    target(c, "module-install")  # again changes nothing, and is no error
+    c.run(["dkms", "install", MODULE, "-k", old.release, "-k", new.release], check=True, timeout=600)
+    for kernel in (old, new):
+        product.right_module(c, kernel, "knetstat")
+        judged = c.run(["knetstatctl", "verify", "--kernel", kernel.release])
+        assert judged.returncode == 0, judged.stdout
+        told = answer_of_the_kernel(c, kernel)
+        assert told.outcome is rehearse.Outcome.LOADED, told.console
+        for kind in sockets.Kind:
+            assert sockets.parse(told.files[f"/{kind.path}"], kind) == []
+    target(c, "module-uninstall")
+    # The machine's signing key is dkms's own, made at its first build of anything.
+    assert {line for line in everything(c) if "/mok." not in line} == before
+    target(c, "module-uninstall")
+
+
+def test_a_kernel_that_is_not_installed_for_is_not_called_loadable(c: Container) -> None:
+    """The one for the other kernel, in its place: `verify` and the kernel both refuse it."""
+    old, new = c.kernels()[:2]
+    product.install(c, ["knetstat"])
+    c.install_kernel(new)
+    target(c, "module-install")
+    c.run(["dkms", "install", MODULE, "-k", old.release, "-k", new.release], check=True, timeout=600)
+    there, here = c.module_file(old, "knetstat"), c.module_file(new, "knetstat")
+    assert there is not None
+    assert here is not None
+    shutil.copy(there, here)
+    judged = c.run(["knetstatctl", "verify", "--kernel", new.release])
+    told = answer_of_the_kernel(c, new)
+    assert (judged.returncode == 0) == (told.outcome is rehearse.Outcome.LOADED), (judged.stdout, told.words)

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""knetstatd.live, on a tree that looks like a running machine's: python3 -m pytest tests/unit/test_live.py"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import kerneltree
+import pytest
+
+from knetstatd import report
+from knetstatd.config import Config
+from knetstatd.events import Event
+from knetstatd.journal import Journal
+from knetstatd.live import Live
+from knetstatd.model import Loaded, Proof, Why
+from knetstatd.observe import Machine
+from knetstatd.sockets import TCP_HEADER, UDP_HEADER
+from knetstatd.tell import Teller
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILES = {"tcpstat": TCP_HEADER, "tcp6stat": TCP_HEADER, "udpstat": UDP_HEADER, "udp6stat": UDP_HEADER}
+
+
+class Heard(Journal):
+    """A journal that only remembers."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.entries: list[tuple[Event, str]] = []
+
+    def log(self, event: Event, message: str, **fields: object) -> None:
+        self.entries.append((event, message))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "proc/net").mkdir(parents=True)
+    (tmp_path / "proc/modules").touch()
+    for name, header in FILES.items():
+        (tmp_path / "proc/net" / name).write_text(header + "\n")
+    return tmp_path
+
+
+def load(root: Path, name: str, srcversion: str = "ABC", state: str = "live") -> None:
+    place = root / "sys/module" / name
+    place.mkdir(parents=True)
+    (place / "srcversion").write_text(f"{srcversion}\n")
+    (place / "initstate").write_text(f"{state}\n")
+
+
+def unload(root: Path, name: str) -> None:
+    # As on sysfs, the next one does not get the same inode.
+    (root / "sys/module" / name).rename(root / f"gone-{len(list(root.iterdir()))}")
+
+
+def installed(root: Path, *modules: str) -> tuple[tuple[str, Proof], ...]:
+    return tuple((name, Proof(f"{root}/{name}.ko", (), "ABC")) for name in modules)
+
+
+def test_loaded_and_works(root: Path) -> None:
+    load(root, "knetstat")
+    assert Live(root).look(installed(root, "knetstat"), wanted=True) == (Loaded.CURRENT, "")
+
+
+def test_not_loaded(root: Path) -> None:
+    assert Live(root).look(installed(root, "knetstat"), wanted=True) == (Loaded.NO, "")
+    assert Live(root).look(installed(root, "knetstat"), wanted=False) == (Loaded.NOT_HERE, "")
+
+
+@pytest.mark.parametrize("change", ["container", "no modules"])
+def test_a_kernel_that_cannot_load(root: Path, change: str) -> None:
+    if change == "container":
+        (root / "run/systemd").mkdir(parents=True)
+        (root / "run/systemd/container").touch()
+    else:
+        (root / "proc/modules").unlink()
+    assert Live(root).look(installed(root, "knetstat"), wanted=True) == (Loaded.NOT_HERE, "")
+
+
+def test_another_copy_is_loaded(root: Path) -> None:
+    """That is what must be told: its cure is the same, and the files of another copy prove nothing of this one."""
+    load(root, "knetstat", "OLD")
+    (root / "proc/net/tcpstat").unlink()
+    assert Live(root).look(installed(root, "knetstat"), wanted=True) == (Loaded.OUTDATED, "")
+
+
+def test_the_probe_fails(root: Path) -> None:
+    load(root, "knetstat")
+    (root / "proc/net/tcpstat").write_text(UDP_HEADER + "\n")
+    (root / "proc/net/udp6stat").unlink()
+    answer, faults = Live(root).look(installed(root, "knetstat"), wanted=False)
+    assert answer is Loaded.FAULTY
+    assert faults.startswith("/proc/net/tcpstat: line 1, column 63: expected the header, found ")
+    assert faults.endswith("; /proc/net/udp6stat: No such file or directory")
+
+
+def test_only_knetstat_has_a_probe(root: Path) -> None:
+    for name in FILES:
+        (root / "proc/net" / name).unlink()
+    load(root, "other")
+    assert Live(root).look(installed(root, "other"), wanted=True) == (Loaded.CURRENT, "")
+
+
+def test_probed_once_for_each_loading(root: Path) -> None:
+    live, files = Live(root), installed(root, "knetstat")
+    load(root, "knetstat")
+    assert live.look(files, wanted=True) == (Loaded.CURRENT, "")
+    (root / "proc/net/tcpstat").unlink()
+    assert live.look(files, wanted=True) == (Loaded.CURRENT, ""), "not asked again"
+    unload(root, "knetstat")
+    assert live.look(files, wanted=True) == (Loaded.NO, "")
+    load(root, "knetstat")
+    assert live.look(files, wanted=True)[0] is Loaded.FAULTY
+    (root / "proc/net/tcpstat").write_text(TCP_HEADER + "\n")
+    assert live.look(files, wanted=True) == (Loaded.CURRENT, ""), "a fault is not kept"
+
+
+@pytest.mark.parametrize("state", ["coming", "going"])
+def test_a_module_that_is_not_live_is_not_probed(root: Path, state: str) -> None:
+    load(root, "knetstat", state=state)
+    (root / "proc/net/tcpstat").unlink()
+    assert Live(root).look(installed(root, "knetstat"), wanted=True) == (Loaded.CURRENT, "")
+
+
+def test_a_module_that_goes_during_the_probe_is_not_faulty(root: Path) -> None:
+    load(root, "knetstat")
+    path = root / "proc/net/tcpstat"
+    path.unlink()
+    os.mkfifo(path)
+
+    def go() -> None:
+        with path.open("w") as file:
+            unload(root, "knetstat")
+            file.write("half a line")
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    assert Live(root).look(installed(root, "knetstat"), wanted=True) == (Loaded.CURRENT, "")
+    thread.join()
+
+
+def test_from_the_probe_to_the_journal(root: Path) -> None:
+    """A machine that has booted into its kernel with the module, which is in, and one of whose files is another's."""
+    tree = kerneltree.make(root)
+    kerneltree.add(tree, "updates/dkms/knetstat.ko", kerneltree.module("knetstat", info={"srcversion": "ABC"}))
+    (root / "boot" / f"vmlinuz-{kerneltree.KERNEL}").touch()
+    load(root, "knetstat")
+    (root / "proc/net/udpstat").write_text("mine\n")
+    machine = Machine(root, Config())
+    machine.running = kerneltree.KERNEL
+    machine.refresh()
+    seen = machine.observe(machine.look(kerneltree.KERNEL), "knetstat")
+    step = machine.plan(seen, 1000.0)
+    verdict = report.verdict(machine, seen, step)
+    fault = "/proc/net/udpstat: line 1, column 1: expected the header, found 'mine'"
+    cure = "When nothing uses it: modprobe -r knetstat && modprobe knetstat"
+    # The file is good, and the next boot will load it.
+    assert (step.why, verdict.ready, verdict.state) == (Why.FAULTY, True, "ready, loaded but faulty")
+    assert (verdict.reason, verdict.fix) == (f"loaded, and does not work: {fault}", cure)
+    heard = Heard()
+    teller = Teller(heard)
+    for _ in range(2):
+        teller.verdict(verdict, seen, step)
+    [(event, message)] = heard.entries
+    assert (event, event.priority) == (Event.FAULTY, 3)
+    assert message == f"knetstat for {kerneltree.KERNEL} (next, running): {verdict.state}: {verdict.reason}"
