@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from knetstatd import __version__
 
 from . import box
 from .box import Side
@@ -14,6 +18,8 @@ if TYPE_CHECKING:
     from tests.container.rig import Container
 
 _LIMIT, _SHARED = 1.6, 0.6
+MODULE = Path(__file__).parents[1] / "module"
+PACKAGE = f"knetstat/{__version__}"
 _LOG = "/run/bench-dkms"
 # In front of dkms on our PATH: notes when each command began and ended, and its CPU time.
 _WRAPPER = f"""#!/bin/bash
@@ -26,16 +32,22 @@ def run(suite: str, rounds: int) -> list[Row]:
     """The rows of `build` and `shared`."""
     with box.box(suite) as c:
         kernel = c.kernels()[0].release
-        box.install(c, ["kt-good"])
-        c.add_fixture("good", autoinstall=False)
+        _register(c)
+        box.install(c, ["knetstat"])
         rows = _build(c, kernel, rounds)
         return [*rows, _shared(c, kernel, rounds)]
 
 
+def _register(c: Container) -> None:
+    """The bundled module, in DKMS: what the product builds where nothing else is configured."""
+    shutil.copytree(MODULE, c.path(f"/usr/src/{PACKAGE.replace('/', '-')}"))
+    c.run(["dkms", "add", PACKAGE], check=True)
+
+
 def _forget(kernel: str) -> list[list[str]]:
-    script = f"dkms unbuild kt-good/1.0 -k {kernel} || true; rm -rf /var/lib/knetstatd /tmp/make; test ! -e $0 && test ! -e $1"
-    places = [f"/var/lib/dkms/kt-good/1.0/{kernel}", f"/lib/modules/{kernel}/updates/dkms/kt_good.ko"]
-    copy = "cp -r /usr/src/kt-good-1.0 /tmp/make; sync"
+    script = f"dkms unbuild {PACKAGE} -k {kernel} || true; rm -rf /var/lib/knetstatd /tmp/make; test ! -e $0 && test ! -e $1"
+    places = [f"/var/lib/dkms/{PACKAGE}/{kernel}", f"/lib/modules/{kernel}/updates/dkms/knetstat.ko"]
+    copy = f"cp -r /usr/src/{PACKAGE.replace('/', '-')} /tmp/make; sync"
     return [["sh", "-c", script, *places], ["sh", "-c", copy]]
 
 
@@ -44,7 +56,7 @@ def _build(c: Container, kernel: str, rounds: int) -> list[Row]:
     sides = {
         "make": Side(["sh", "-c", f"make -j$(nproc) -C /lib/modules/{kernel}/build M=/tmp/make modules"], before),
         "ours": Side([*box.CTL, "build", kernel], before),
-        "dkms": Side(["/usr/sbin/dkms", "install", "kt-good/1.0", "-k", kernel], before),
+        "dkms": Side(["/usr/sbin/dkms", "install", PACKAGE, "-k", kernel], before),
     }
     found = box.alternate(c, sides, rounds)
     make, ours, dkms = (found[name] for name in sides)
@@ -74,7 +86,7 @@ def _shared(c: Container, kernel: str, rounds: int) -> Row:
     before = [*_forget(kernel), ["rm", "-f", _LOG]]
     sides = {
         "ours": Side(["sh", "-c", f"{' '.join(box.CTL)} build {kernel} >/dev/null && {log}"], before),
-        "dkms": Side(["/usr/sbin/dkms", "install", "kt-good/1.0", "-k", kernel], _forget(kernel)),
+        "dkms": Side(["/usr/sbin/dkms", "install", PACKAGE, "-k", kernel], _forget(kernel)),
     }
     found = box.alternate(c, sides, rounds)
     c.path("/usr/local/sbin/dkms").unlink()
