@@ -367,6 +367,7 @@ def faults(case: Case, found: diagnose.Cause, log: str, words: dict[str, str]) -
 
 
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize("suite", ["bookworm", pytest.param("trixie", marks=pytest.mark.slow)], indirect=True)
 def test_every_cause_is_named(machine: Container, tmp_path: Path) -> None:
     c = machine
     first, last = c.kernels()[0], c.kernels()[-1]
