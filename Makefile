@@ -93,8 +93,10 @@ test-sanitizers: setup-test  ## ten minutes of churn on a kernel with KASAN, loc
 	$(call need,make perl flex bison bc libelf-dev sparse)
 	$(PYTEST) tests/vm/test_sanitizers.py $(ARGS)
 
+# A file's tests stay together: some share a machine. They wait as much as they compute; more than four want much memory.
+WORKERS := $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 test: setup-test  ## all tests but the slow ones
-	$(PYTEST) -m 'not slow' $(ARGS)
+	$(PYTEST) -m 'not slow' -n $(WORKERS) --dist loadscope $(ARGS)
 
 bench: setup-test  ## the budgets, as ratios measured in one run
 	$(BIN)/python -m bench $(ARGS)
