@@ -48,6 +48,7 @@ class Daemon:
         self.first_mark: dict[str, float] = {}
         self.changed: dict[str, float] = {}
         self.known: set[str] = set()
+        self.transaction = ""
         self.worker = Worker(self.machine, journal, self.notify)
         self.steps: dict[tuple[str, str], report.Verdict] = {}
         self.selector = selectors.DefaultSelector()
@@ -187,7 +188,10 @@ class Daemon:
         if kernel not in self.machine.wanted():
             self._forget(kernel)
             return
-        self.machine.refresh_locks()
+        was, self.transaction = self.transaction, self.machine.refresh_locks()
+        if was and not self.transaction:  # what it brought may be new to DKMS, too: that is looked at first
+            self.due.update({"": 0.0, kernel: 0.0})
+            return
         look = self.machine.look(kernel)
         for module in self.machine.modules():
             seen = self.machine.observe(look, module, self.changed.get(kernel, 0.0))
