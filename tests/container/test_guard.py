@@ -179,6 +179,7 @@ def test_image_before_headers_and_headers_later(machine: Container) -> None:
     found = product.verdict(c, new.release)
     assert found["state"] == "headers-missing"
     assert found["fix"].startswith(f"Run: apt install {new.headers}")
+    product.wait("it is said", lambda: "headers-missing" in product.kinds(c, kernel=new.release), 20)
     [said] = [e for e in product.events(c, kernel=new.release) if e["KNETSTATD_EVENT"] == "headers-missing"]
     assert new.headers in said["KNETSTATD_FIX"]
     c.install_kernel(new, image=False)

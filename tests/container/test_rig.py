@@ -171,6 +171,8 @@ def test_the_product_is_installed_and_started(machine: rig.Container, tmp_path: 
         "import sdnotify, signal, pyudev, systemd.journal\n"
         "def main():\n    sdnotify.SystemdNotifier().notify('READY=1')\n    signal.pause()\n"
     )
+    (tmp_path / "units").mkdir()
+    (tmp_path / "units/knetstatd.service").write_text("[Service]\nType=notify\nExecStart=knetstatd\n")
     machine.install_product(tmp_path, "x = 1\n")
     assert machine.output("knetstatctl") == "inotify_simple"
     machine.start_product()

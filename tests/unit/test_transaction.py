@@ -103,7 +103,7 @@ class TestThoseWhoMayNotOpenTheFile:
 
     @pytest.fixture(autouse=True)
     def unprivileged(self, tmp_path: Path) -> Iterator[None]:
-        for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        for directory in (tmp_path, *tmp_path.parents[:3]):
             directory.chmod(0o755)
         if os.geteuid() == 0:
             os.seteuid(65534)
