@@ -54,7 +54,7 @@ module-install:  ## put knetstat's source under /usr/src and into DKMS
 module-uninstall:  ## take it out of DKMS, off every kernel, and delete its source
 	if [ -e /var/lib/dkms/knetstat/$(VERSION) ]; then dkms remove knetstat/$(VERSION) --all; fi
 	rm -rf $(SOURCE) /var/lib/dkms/knetstat/$(VERSION)
-	-rmdir --ignore-fail-on-non-empty /var/lib/dkms/knetstat
+	rmdir --ignore-fail-on-non-empty /var/lib/dkms/knetstat 2>/dev/null || true
 
 run: setup module-install  ## run the daemon on this machine's kernels, in the foreground
 	$(BIN)/knetstatd --foreground

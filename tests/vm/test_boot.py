@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +29,8 @@ def test_loads(booted: kernels.Kernel, build: Callable[[kernels.Kernel], Module]
     told = rehearse(booted.vmlinuz, Plan((build(booted),), None, files), timeout=TIMEOUT)
     assert told.outcome is Outcome.LOADED, told.console
     assert told.files == dict(zip(files, (TCP_HEADER, TCP_HEADER, UDP_HEADER, UDP_HEADER), strict=False))
-    assert told.log == ()
+    # On a busy host the kernel may complain of its clocks.
+    assert not [line for line in told.log if re.search("knetstat|WARNING|BUG|Call Trace", line)], told.log
 
 
 @pytest.mark.slow
