@@ -53,7 +53,7 @@ def run(suite: str, rounds: int) -> list[Row]:
 
 def _once(c: Container, kernel: str) -> float:
     """Seconds from the lock's release to the daemon's word that the kernel is ready."""
-    c.path("/run/bench-end").unlink(missing_ok=True)
+    c.run(["rm", "-f", "/run/bench-end"], check=True)  # a file system of the machine's own, which c.path() does not reach
     holder = c.start([*box.PYTHON, "-c", _HOLDER, kernel])
     product.wait("the lock is held", lambda: "held" in holder.output())
     begin = time.time()

@@ -173,7 +173,9 @@ class Builder:
         def prove(path: Path, others: Sequence[Path]) -> Proof:
             return self.machine.prove_file(self.machine.look(o.kernel), path, others)
 
-        stage.stage(job, prove, self.progress.tick)
+        staged = stage.stage(job, prove, self.progress.tick)
+        assert seen.headers.path is not None, "the planner stages only with headers"
+        publish.pack(job, staged, seen.headers.path, [self.lock])
         took = time.monotonic() - begin
         self._say(Event.STAGED, seen, f"compiled and verified in {took:.1f} s", duration_usec=int(took * 1e6))
 

@@ -32,8 +32,31 @@ if TYPE_CHECKING:
     from .model import Proof
 
 _MAX_MODULE = 512 << 20
+ARCHIVE = "artefact.dkms.tar.gz"
 # xz as the kernel's own decompressor takes it (Documentation/staging/xz.rst): CRC32, a dictionary of at most 1 MiB.
 _XZ = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}]
+
+
+def pack(job: Job, staged: artefact.Staged, headers: Path, inherit: Sequence[int]) -> None:
+    """Does what publishing would begin with, beside the staged artefact, while others still hold the shared trees.
+
+    Nothing is done where the signing key has yet to be made: that is no part of the stage. Raises BuildError.
+    """
+    key = signing.key_for(headers)
+    if key is not None and not signing.exists(key):
+        return
+    place = staged.tree.parent
+    with tempfile.TemporaryDirectory(prefix=".pack.", dir=place) as work:
+        archive = _archive(job, staged, key, Path(work), inherit)
+        files.sync(archive)
+        archive.rename(place / ARCHIVE)
+
+
+def packed(staged: artefact.Staged, key: signing.Key | None) -> Path | None:
+    """What `pack` has made, unless the key was replaced since."""
+    archive = staged.tree.parent / ARCHIVE
+    seen = files.identity(archive)
+    return archive if seen and (key is None or signing.changed(key) < seen.ctime_ns) else None
 
 
 def publish(
@@ -48,7 +71,10 @@ def publish(
     parent = job.state / "stage"
     work = Path(tempfile.mkdtemp(prefix=artefact.PUBLISHING, dir=parent))
     try:
-        archive = _archive(job, staged, headers, work, inherit)
+        key = signing.key_for(headers)
+        if key is not None and not signing.exists(key):
+            signing.make(key, work)
+        archive = packed(staged, key) or _archive(job, staged, key, work, inherit)
         _dkms(["ldtarball", "--force", f"--archive={archive}"], job, work, inherit, tick)
         installed = _dkms(
             ["install", "--force", "-m", job.module, "-v", job.version, "-k", job.kernel], job, work, inherit, tick
@@ -78,8 +104,8 @@ def _kind(output: str) -> Kind:
     return Kind.READ_ONLY if "Read-only file system" in output else Kind.PUBLISH
 
 
-def _archive(job: Job, staged: artefact.Staged, headers: Path, work: Path, inherit: Sequence[int]) -> Path:
-    """The artefact in dkms's interchange format, its modules signed where this kernel has signatures."""
+def _archive(job: Job, staged: artefact.Staged, key: signing.Key | None, work: Path, inherit: Sequence[int]) -> Path:
+    """The artefact in dkms's interchange format, its modules signed where there is a key."""
     tree = work / "tree"
     registered = tree / job.module / job.version
     arch = staged.modules[0].parent.parent.name
@@ -87,7 +113,6 @@ def _archive(job: Job, staged: artefact.Staged, headers: Path, work: Path, inher
     (place / "module").mkdir(parents=True)
     (place / "log").mkdir()
     (registered / "source").symlink_to(job.source)
-    key = signing.key_for(headers, work)
     for module in staged.modules:
         copy = place / "module" / module.name
         copy.write_bytes(_untrusted(module))
@@ -95,7 +120,7 @@ def _archive(job: Job, staged: artefact.Staged, headers: Path, work: Path, inher
             _sign(copy, key, work)
     log = files.text(staged.log) or ""
     (place / "log" / "make.log").write_text(log)
-    archive = work / "artefact.dkms.tar.gz"
+    archive = work / ARCHIVE
     done = run.run(
         ["dkms", "mktarball", "--binaries-only", "-m", job.module, "-v", job.version, "-k", job.kernel,
          "--dkmstree", os.fspath(tree), f"--archive={archive}"],

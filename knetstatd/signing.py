@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Signing a module with the key that DKMS uses on this machine (dkms(8), "Module signing").
 
-Compiling is done without a key in reach, so signing is a step of publishing. A kernel without module signatures gets
-unsigned modules; a kernel with them gets signed ones, also where it does not insist: it may, after the next boot.
+Compiling is done without a key in reach; what was proven is signed when it is packed for publishing. A kernel without module
+signatures gets unsigned modules; a kernel with them gets signed ones, also where it does not insist: it may, after the next
+boot.
 """
 
 from __future__ import annotations
@@ -27,11 +28,9 @@ class Key(NamedTuple):
     certificate: str
 
 
-def key_for(headers: Path, work: Path) -> Key | None:
-    """The key for the kernel of these headers, made if there is none yet; None where this kernel has no module signatures.
-
-    Raises BuildError where signatures are wanted and no key can be had: an unsigned module must not pass for a signed one.
-    """
+def key_for(headers: Path) -> Key | None:
+    """The key for the kernel of these headers, see `make` for one that is not there yet; None where modules are not signed:
+    this kernel has no signatures, or no key can be made and it loads unsigned modules unless Secure Boot says otherwise."""
     config = files.text(headers / ".config") or ""
     if not re.search(r"^CONFIG_MODULE_SIG=y", config, re.MULTILINE):
         return None
@@ -40,12 +39,21 @@ def key_for(headers: Path, work: Path) -> Key | None:
     program = Path(trust.settings(root).get("sign_file") or headers / "scripts" / "sign-file")
     if not program.is_file():
         return None
-    private, certificate = trust.signing_pair(root)
-    if not private.startswith("pkcs11:") and not (os.path.exists(private) and os.path.exists(certificate)):
-        if shutil.which("openssl", path=run.PATH) is None and "CONFIG_MODULE_SIG_FORCE=y" not in config:
-            return None  # as dkms does; this kernel loads unsigned modules unless Secure Boot says otherwise
-        _make(private, certificate, work)
-    return Key(program, digest[1] if digest else "sha256", private, certificate)
+    key = Key(program, digest[1] if digest else "sha256", *trust.signing_pair(root))
+    if exists(key) or shutil.which("openssl", path=run.PATH) is not None or "CONFIG_MODULE_SIG_FORCE=y" in config:
+        return key
+    return None  # as dkms does
+
+
+def exists(key: Key) -> bool:
+    """Whether the pair is there already."""
+    return key.private.startswith("pkcs11:") or (os.path.exists(key.private) and os.path.exists(key.certificate))
+
+
+def changed(key: Key) -> int:
+    """When the pair became what it is, in nanoseconds since the epoch."""
+    found = map(files.identity, (Path(key.private), Path(key.certificate)))
+    return max((one.ctime_ns for one in found if one), default=0)
 
 
 def sign(module: Path, key: Key, work: Path) -> None:
@@ -63,8 +71,11 @@ def sign(module: Path, key: Key, work: Path) -> None:
         )
 
 
-def _make(private: str, certificate: str, work: Path) -> None:
-    """Makes the key pair that dkms would have made at its first build, in the same form and place."""
+def make(key: Key, work: Path) -> None:
+    """Makes the pair that dkms would have made at its first build, in the same form and place.
+
+    Raises BuildError: where signatures are wanted an unsigned module must not pass for a signed one.
+    """
     temporary = work / "key.pem"
     done = run.run(
         ["openssl", "req", "-new", "-x509", "-nodes", "-days", "36500", "-subj", "/CN=DKMS module signing key",
@@ -72,6 +83,6 @@ def _make(private: str, certificate: str, work: Path) -> None:
         timeout=120, env=run.environment(work),
     )  # fmt: skip
     if done.code:
-        raise BuildError(Kind.SIGNING, f"no signing key can be made: {done.text.strip()[:300]}", private, "Install openssl")
-    files.write(Path(private), temporary.read_bytes(), 0o600)
-    files.write(Path(certificate), (work / "key.der").read_bytes(), 0o644)
+        raise BuildError(Kind.SIGNING, f"no signing key can be made: {done.text.strip()[:300]}", key.private, "Install openssl")
+    files.write(Path(key.private), temporary.read_bytes(), 0o600)
+    files.write(Path(key.certificate), (work / "key.der").read_bytes(), 0o644)
