@@ -71,7 +71,7 @@ def test_script_quotes() -> None:
 
 def test_command(tmp_path: Path) -> None:
     argv = command(tmp_path / "vmlinuz", tmp_path / "initrd", kvm=False, memory=300, arguments=["module.sig_enforce=1"])
-    assert "tcg,thread=multi" in argv
+    assert "tcg,thread=single" in argv
     assert argv[argv.index("-m") + 1] == "300"
     assert argv[argv.index("-append") + 1].endswith(" rdinit=/init module.sig_enforce=1")
     assert "-nodefaults" in argv
