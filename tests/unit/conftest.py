@@ -8,10 +8,15 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+# No test is judged by its time: a busy machine is no fault of the code's.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
 
 
 def _children() -> set[int]:

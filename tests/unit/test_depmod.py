@@ -113,7 +113,7 @@ def test_added_files(tmp_path: Path) -> None:
     assert list(depmod.added(tree / "absent", "demo")) == []
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200), st.text(max_size=8))
 def test_any_bytes(tmp_path: Path, data: bytes, name: str) -> None:
     (tmp_path / "modules.dep").write_bytes(data + b"/" + name.encode("utf-8", "replace") + b".ko")

@@ -101,7 +101,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         read(tmp_path, bytes(huge))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.binary(max_size=200), st.integers(0, 2000), st.booleans())
 def test_hostile_bytes_are_damaged(tmp_path: Path, data: bytes, at: int, pack: bool) -> None:
     bad = MAIN[:at] + data + MAIN[at + len(data) :]

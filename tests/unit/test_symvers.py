@@ -97,7 +97,7 @@ def test_files_of_other_kinds(path: Path) -> None:
         symvers.find(path.parent, ())
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200), st.lists(st.text(max_size=8), max_size=4))
 def test_nothing_but_kernel_file_error(tmp_path: Path, data: bytes, wanted: list[str]) -> None:
     path = tmp_path / "Module.symvers"

@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from knetstatd import unpack
@@ -94,7 +94,6 @@ def test_plain_files_pass() -> None:
         unpack.unpack(b"plain", 4)
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from([unpack.GZIP, unpack.GZIP + b"\x08", unpack.XZ, unpack.ZSTD, b""]),
     st.binary(max_size=200),
@@ -107,7 +106,6 @@ def test_nothing_but_damaged_is_raised(magic: bytes, rest: bytes) -> None:
         assert str(e)
 
 
-@settings(deadline=None)
 @given(st.sampled_from([gzip.compress, xz, zstd]), st.integers(0, 300), st.integers(0, 255))
 def test_one_wrong_byte(pack: Callable[[bytes], bytes], at: int, value: int) -> None:
     packed = bytearray(pack(b"some text and its end"))
