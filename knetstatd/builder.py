@@ -18,7 +18,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from . import answers, artefact, attempts, diagnose, kernels, locks, publish, report, run, stage
+from . import answers, artefact, attempts, diagnose, kernels, loads, locks, publish, report, run, stage
 from .compiler import Job
 from .errors import BuildError, KnetstatdError
 from .events import Event
@@ -268,7 +268,8 @@ class Builder:
                     Kind.REFUSED, f"the kernel does not load {name}: {lines[-1] if lines else 'modprobe says nothing'}",
                     "", "journalctl -k -b shows the kernel's own words", lines,
                 )  # fmt: skip
-        self._say(Event.LOADED, seen, "loaded")
+        loads.add(self.machine.runtime, seen.observation.module, attempts.now())
+        self._say(Event.LOADED, seen, "loaded again: somebody had unloaded it" if seen.observation.loads else "loaded")
 
     def _fetch_headers(self, seen: Seen) -> None:
         o = seen.observation
@@ -306,6 +307,8 @@ def by_hand(
         for kernel in kernels:
             for module in modules:
                 attempts.forget(machine.state, kernel, module)
+                if kernel == machine.running:
+                    loads.forget(machine.runtime, module)
                 _to_the_end(hand, kernel, module, every, wait=wait)
 
 

@@ -32,6 +32,7 @@ class Config(NamedTuple):
 
     modules: tuple[str, ...] = ("knetstat",)
     load: tuple[str, ...] = ("knetstat",)
+    unloaded: str = "reload"
     kernels: str | int = "next+running"
     settle_seconds: float = 3.0
     compile_timeout_seconds: float = 1800.0
@@ -114,6 +115,12 @@ SETTINGS = (
         'an array of DKMS package names, or ["*"]',
         "Those of the guarded packages whose modules are to be in the running kernel: they are loaded when they are not. "
         "A module that modprobe.d denies is left alone.",
+    ),
+    _word(
+        "unloaded",
+        ("reload", "report"),
+        "What to do when somebody unloads such a module: load it again, at most 5 times within an hour; or report it, and "
+        "leave it out until it is loaded by hand or the machine boots. A module in use is never taken out.",
     ),
     Setting(
         "kernels",

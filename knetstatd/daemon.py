@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import __version__, artefact, attempts, config, locks, report, run, tell
+from . import __version__, artefact, attempts, config, loads, locks, report, run, tell
 from .attempts import now
 from .errors import KnetstatdError
 from .events import Event
 from .journal import Journal
-from .model import Action
+from .model import Action, Loaded
 from .notify import Notify
 from .observe import Machine
 from .uevents import Uevents
@@ -199,6 +199,8 @@ class Daemon:
             verdict = report.verdict(self.machine, seen, step)
             self.teller.verdict(verdict, seen, step)
             self.steps[kernel, module] = verdict
+            if seen.observation.loaded in (Loaded.CURRENT, Loaded.OUTDATED, Loaded.FAULTY):
+                loads.seen(self.machine.runtime, module, now())
             if step.action in KINDS:
                 self._start(kernel, KINDS[step.action])
             elif step.action is Action.DONE:

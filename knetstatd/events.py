@@ -55,6 +55,7 @@ class Event(enum.Enum):
     NOT_REHEARSED = "4595486e44bc4475bbf8838575ad1fef", 4, "a rehearsal could not be had, or its answer is none", _WHY
     DISAGREEMENT = "8cede7de51774496b143b3a78f29d18f", 3, "the kernel says otherwise than the analysis", _WHY
     LOADED = "6204a59ceeb34dcea9ce11be384ab2f0", 5, "the module was loaded into the running kernel", _WHICH
+    UNLOADED = "ee8cd12203c1431fafc17b41ec9fa0bf", 4, "somebody has unloaded the module, and it is left out", _CURE
     OUTDATED = "d049c0a749ea43119ed707d09d83fe3f", 4, "the running kernel has another copy of the module loaded", _CURE
     FAULTY = "dd481c68e8eb4a88b9ece17a7e690f47", 3, "the module in the running kernel fails its probe", _CURE
     CONFIG_REJECTED = "f853d1c9b23b438c9fd32b60dfc32628", 3, "the configuration is faulty", ("evidence",)

@@ -252,6 +252,7 @@ class Observation(NamedTuple):
     changed: when something in the kernel's directory last moved, in seconds of CLOCK_BOOTTIME (0: long ago).
     transaction, foreign_dkms, own_run: who is at work, "" for nobody.
     attempt: only one whose fingerprint is today's; else None.
+    loads: when the modules were loaded in this boot, seconds of CLOCK_BOOTTIME; only where they are wanted and not loaded.
     """
 
     module: str
@@ -270,15 +271,17 @@ class Observation(NamedTuple):
     own_run: str = ""
     changed: float = 0.0
     attempt: Attempt | None = None
+    loads: tuple[float, ...] = ()
 
 
 class Limits(NamedTuple):
-    """What the configuration says to the planner; seconds."""
+    """What the configuration says to the planner; seconds. reload: whether what somebody has unloaded is loaded again."""
 
     settle: float = 3.0
     retry_first: float = 30.0
     retry_longest: float = 3600.0
     install_headers: bool = False
+    reload: bool = True
 
 
 class Action(enum.StrEnum):
@@ -315,6 +318,7 @@ class Why(enum.StrEnum):
     NOT_REHEARSED = "not-rehearsed"
     REHEARSAL = "rehearsal-failed"
     NOT_LOADED = "not-loaded"
+    UNLOADED = "unloaded"
     OUTDATED = "loaded-outdated"
     FAULTY = "loaded-faulty"
     DENIED = "denied"

@@ -21,6 +21,7 @@ from . import (
     files,
     host,
     kernels,
+    loads,
     locks,
     names,
     packages,
@@ -94,7 +95,9 @@ class Machine:
     def limits(self) -> Limits:
         """The configuration's part in the planner's decisions."""
         c = self.config
-        return Limits(c.settle_seconds, c.retry_first_seconds, c.retry_longest_seconds, c.headers == "install")
+        return Limits(
+            c.settle_seconds, c.retry_first_seconds, c.retry_longest_seconds, c.headers == "install", c.unloaded == "reload"
+        )
 
     # -- the machine ------------------------------------------------------------------------------------------------------
 
@@ -280,6 +283,7 @@ class Machine:
                 foreign_dkms=self._foreign,
                 own_run="" if own or not locks.held(self.runtime, locks.BUILD) else "another run of knetstatd",
                 changed=changed,
+                loads=loads.known(self.runtime, module) if loaded is Loaded.NO else (),
             ),
             installed=installed,
             headers=look.headers,

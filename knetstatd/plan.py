@@ -37,6 +37,8 @@ from .model import (
 # How often to look at things that send no event: locks of the package manager, other people's dkms, our own run when it is
 # not our child. Half of it is the mean delay between the end of a transaction and our noticing.
 POLL = 0.5
+# How often in how many seconds a module is loaded; what takes it out again and again is not outdone.
+LOADS, LOADS_WITHIN = 5, 3600.0
 
 
 def backoff(count: int, limits: Limits) -> float:
@@ -117,7 +119,7 @@ def _good(seen: Observation, now: float, limits: Limits) -> Step:
         if seen.own_run:
             return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
         held = seen.attempt and _held_back(seen.attempt, seen.transaction, now)
-        return held or Step(Action.LOAD, Why.NOT_LOADED)
+        return held or _unloaded(seen, now, limits) or Step(Action.LOAD, Why.NOT_LOADED)
     if seen.rehearsed is Rehearsed.IMPOSSIBLE:
         return Step(Action.GIVE_UP, Why.NOT_REHEARSED)
     if seen.rehearsed is Rehearsed.DUE:
@@ -128,6 +130,14 @@ def _good(seen: Observation, now: float, limits: Limits) -> Step:
         case Loaded.FAULTY:  # what is loaded is what was proven: another build would be the same
             return Step(Action.DONE, Why.FAULTY)
     return Step(Action.DONE, Why.READY)
+
+
+def _unloaded(seen: Observation, now: float, limits: Limits) -> Step | None:
+    """What was loaded in this boot and is not any more was unloaded by somebody; None where it is loaded again."""
+    if not limits.reload:
+        return Step(Action.GIVE_UP, Why.UNLOADED) if seen.loads else None
+    lately = [at for at in sorted(seen.loads) if now - at < LOADS_WITHIN]
+    return Step(Action.GIVE_UP, Why.UNLOADED, lately[-LOADS] + LOADS_WITHIN) if len(lately) >= LOADS else None
 
 
 def _rehearse(seen: Observation, now: float, limits: Limits) -> Step:

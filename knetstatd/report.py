@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import answers, kernels, names
+from . import answers, kernels, names, plan
 from .model import Action, Artefact, Check, Rehearsed, Result, Why
 
 if TYPE_CHECKING:
@@ -184,6 +184,10 @@ def _reason(machine: Machine, seen: Seen, step: Step) -> tuple[str, str]:
             return wrong.reason or wrong.found, wrong.fix
         case Action.GIVE_UP, Why.REHEARSAL if seen.answer is not None:
             return seen.answer.reason, seen.answer.fix
+        case Action.GIVE_UP, Why.UNLOADED:
+            again = f"loaded {plan.LOADS} times within an hour and unloaded each time: it is not loaded again for now"
+            left = "somebody has unloaded it, and it is left out, as the configuration asks"
+            return again if machine.limits.reload else left, f"Run: knetstatctl build {o.kernel}"
         case Action.GIVE_UP, Why.NOT_REHEARSED:
             return f"a rehearsal is required, and {machine.no_rehearsal}", answers.FIX
         case Action.WAIT, Why.NOT_REHEARSED if o.attempt is not None:

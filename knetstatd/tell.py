@@ -162,7 +162,7 @@ def headline(machine: Machine, verdicts: Sequence[report.Verdict]) -> str:
 
 def motd(verdicts: Sequence[report.Verdict]) -> str:
     """What a login is to show: the worst verdict that does not heal by itself, and its cure; "" where there is none."""
-    wrong = [v for v in verdicts if not v.progress and (not v.ready or v.why in (Why.FAILED, Why.BACKOFF))]
+    wrong = [v for v in verdicts if not v.progress and (not v.ready or v.why in (Why.FAILED, Why.BACKOFF, Why.UNLOADED))]
     if not wrong:
         return ""
     worst = min(wrong, key=report.urgency)
@@ -210,6 +210,8 @@ def _event(step: Step, verdict: report.Verdict) -> Event | None:
             return Event.HEADERS_MISSING
         case Action.GIVE_UP, Why.SOURCE_MISSING | Why.SOURCE_BROKEN:
             return Event.SOURCE_MISSING
+        case Action.GIVE_UP, Why.UNLOADED:
+            return Event.UNLOADED
         case Action.GIVE_UP, Why.REHEARSAL:
             return Event.REHEARSAL_FAILED
         case Action.GIVE_UP, Why.NOT_REHEARSED:

@@ -37,7 +37,8 @@ def test_it_works_without_any_file(tmp_path: Path) -> None:
     assert config.load(tmp_path) == Config()
     modules = ("knetstat",)
     assert Config() == (
-        modules, modules, "next+running", 3.0, 1800.0, 300.0, "report", "delay", 300.0, "auto", 120.0, 30.0, 3600.0, 900.0
+        modules, modules, "reload", "next+running", 3.0, 1800.0, 300.0, "report", "delay", 300.0,
+        "auto", 120.0, 30.0, 3600.0, 900.0,
     )  # fmt: skip
 
 
@@ -190,9 +191,10 @@ def test_masks(tree: Tree, mask: str) -> None:
 def test_describe_says_where_each_value_is_from(tree: Tree) -> None:
     root = tree({MAIN: 'modules = ["a", "*"]\nkernels = 3', "run/knetstatd/knetstatd.toml.d/5.toml": "settle_seconds = 0.5"})
     rows = config.describe(*config.read(root))
-    assert [(row.name, row.value, row.origin, row.default) for row in rows[:4]] == [
+    assert [(row.name, row.value, row.origin, row.default) for row in rows[:5]] == [
         ("modules", '["a", "*"]', f"/{MAIN}", '["knetstat"]'),
         ("load", '["knetstat"]', "default", '["knetstat"]'),
+        ("unloaded", '"reload"', "default", '"reload"'),
         ("kernels", "3", f"/{MAIN}", '"next+running"'),
         ("settle_seconds", "0.5", "/run/knetstatd/knetstatd.toml.d/5.toml", "3"),
     ]
@@ -200,7 +202,9 @@ def test_describe_says_where_each_value_is_from(tree: Tree) -> None:
 
 
 def test_what_is_shown_can_be_written_into_a_file(tree: Tree) -> None:
-    settings_ = Config(("a", "b"), ("a",), 7, 0.25, 20.0, 10.0, "install", "block", 60.0, "require", 30.0, 5.0, 6.5, 86400.0)
+    settings_ = Config(
+        ("a", "b"), ("a",), "report", 7, 0.25, 20.0, 10.0, "install", "block", 60.0, "require", 30.0, 5.0, 6.5, 86400.0
+    )
     rows = config.describe(settings_, {})
     assert config.load(tree({MAIN: "".join(f"{row.name} = {row.value}\n" for row in rows)})) == settings_
 

@@ -25,10 +25,10 @@ from knetstatd.model import (
     Step,
     Why,
 )
-from knetstatd.plan import POLL, backoff, plan
+from knetstatd.plan import LOADS, LOADS_WITHIN, POLL, backoff, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 NOW = 1000.0
 WORK = {Action.STAGE, Action.PUBLISH, Action.REHEARSE, Action.LOAD, Action.FETCH_HEADERS}
@@ -54,15 +54,22 @@ def every_observation() -> Iterator[Observation]:
         set(Rehearsed) - {Rehearsed.NOT_DUE}, (False, True), ("", "apt"), ("", "dkms"), ("", "us"), (0.0, NOW - 1), ATTEMPTS,
     ):  # fmt: skip
         yield Observation("m", "6.1", "1", *values)  # type: ignore[arg-type]
+    # Loadings are known only of what is not loaded.
+    for values in itertools.product(
+        KernelState, (Source.REGISTERED,), (Headers.COMPLETE,), (Artefact.GOOD,), (Artefact.NONE,), (Loaded.NO,),
+        Rehearsed, (False,), ("", "apt"), ("", "dkms"), ("", "us"), (0.0, NOW - 1), ATTEMPTS,
+    ):  # fmt: skip
+        for loads in ((NOW - 5,), tuple(NOW - 60 * n for n in range(LOADS))):
+            yield Observation("m", "6.1", "1", *values, loads)  # type: ignore[arg-type, call-arg]
 
 
 def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
-    limits = (Limits(), Limits(install_headers=True))
+    limits = (Limits(), Limits(install_headers=True), Limits(reload=False))
     seen: Counter[tuple[Action, Why]] = Counter()
     count = 0
     for o in every_observation():
         count += 1
-        step = plan(o, NOW, limits[count % 2])
+        step = plan(o, NOW, chosen := limits[count % 3])
         seen[step.action, step.why] += 1
         working = step.action in WORK
         # Never build while anyone builds.
@@ -85,14 +92,18 @@ def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
             assert o.source is Source.REGISTERED, o
             assert o.headers is Headers.COMPLETE, o
             assert o.changed + limits[0].settle <= NOW, o
+        # What somebody unloads is left out, or loaded so many times and no more.
+        assert not (step.action is Action.LOAD and len(o.loads) >= (LOADS if chosen.reload else 1)), o
+        assert not (step.why is Why.UNLOADED and len(o.loads) < (LOADS if chosen.reload else 1)), o
         # What cannot heal is not tried again.
         if step.action is Action.REHEARSE and o.attempt is not None:
             assert o.attempt.not_before <= NOW or o.attempt.kind.retry is not Retry.BACKOFF, o
         elif working and o.attempt is not None:
             assert o.attempt.kind.retry is not Retry.NEVER, o
             assert o.attempt.not_before <= NOW or o.attempt.kind.retry is Retry.AFTER_TRANSACTION, o
-        # A wait ends by itself; nothing else has a time. No wait is in the past: that would be a busy loop.
-        assert (step.until is not None) == (step.action is Action.WAIT), o
+        # A wait ends by itself, and so does a limit; nothing else has a time. None is in the past: that would be a busy loop.
+        limited = step.why is Why.UNLOADED and chosen.reload
+        assert (step.until is not None) == (step.action is Action.WAIT or limited), o
         assert step.until is None or step.until > NOW, o
         # Ready means that a good module is installed, and that no run of ours is still at work on it.
         assert not (step.why is Why.READY and o.own_run and o.attempt), o
@@ -105,6 +116,7 @@ def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
         (Action.WAIT, Why.FOREIGN_DKMS), (Action.WAIT, Why.BACKOFF), (Action.STAGE, Why.NOT_BUILT), (Action.STAGE, Why.WRONG),
         (Action.PUBLISH, Why.STAGED), (Action.LOAD, Why.NOT_LOADED), (Action.FETCH_HEADERS, Why.HEADERS_MISSING),
         (Action.GIVE_UP, Why.HEADERS_MISSING), (Action.GIVE_UP, Why.HEADERS_PARTIAL), (Action.GIVE_UP, Why.SOURCE_MISSING),
+        (Action.GIVE_UP, Why.UNLOADED),
         (Action.GIVE_UP, Why.SOURCE_BROKEN), (Action.GIVE_UP, Why.FAILED), (Action.GIVE_UP, Why.DENIED),
         (Action.REHEARSE, Why.NOT_REHEARSED),
         (Action.WAIT, Why.NOT_REHEARSED), (Action.GIVE_UP, Why.NOT_REHEARSED), (Action.GIVE_UP, Why.REHEARSAL),
@@ -193,3 +205,20 @@ def test_headers_are_fetched_only_where_the_configuration_says_so() -> None:
 def test_backoff_doubles_up_to_the_limit() -> None:
     limits = Limits(retry_first=30, retry_longest=3600)
     assert [backoff(n, limits) for n in (0, 1, 2, 3, 8, 10**6)] == [30, 30, 60, 120, 3600, 3600]
+
+
+@pytest.mark.parametrize(
+    ("loads", "reload", "answer"),
+    [
+        ((), False, Step(Action.LOAD, Why.NOT_LOADED)),
+        ((NOW - 9,), False, Step(Action.GIVE_UP, Why.UNLOADED)),
+        ((NOW - 9,), True, Step(Action.LOAD, Why.NOT_LOADED)),
+        ([NOW - n for n in (9, 8, 7, 6)], True, Step(Action.LOAD, Why.NOT_LOADED)),
+        ([NOW - n for n in (9, 8, 7, 6, 5)], True, Step(Action.GIVE_UP, Why.UNLOADED, NOW - 9 + LOADS_WITHIN)),
+        ([NOW - n for n in (LOADS_WITHIN, 8, 7, 6, 5)], True, Step(Action.LOAD, Why.NOT_LOADED)),
+        ([NOW - n for n in (10, 9, 8, 7, 6, 5)], True, Step(Action.GIVE_UP, Why.UNLOADED, NOW - 9 + LOADS_WITHIN)),
+    ],
+)
+def test_what_somebody_unloads(loads: Sequence[float], reload: bool, answer: Step) -> None:
+    seen = BARE._replace(installed=Artefact.GOOD, loaded=Loaded.NO, loads=tuple(loads))
+    assert plan(seen, NOW, Limits(reload=reload)) == answer
