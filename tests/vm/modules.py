@@ -71,9 +71,9 @@ def machine(kernel: kernels.Kernel, root: Path, modules: dict[str, bytes]) -> Pa
     tree.parent.mkdir(parents=True)
     (root / "lib").symlink_to("usr/lib")
     (root / "boot").mkdir()
-    links = shutil.ignore_patterns("build", "source", "vmlinuz")
-    shutil.copytree(kernel.modules, tree, copy_function=os.link, ignore=links, symlinks=True)
-    os.link(kernel.vmlinuz, root / "boot" / f"vmlinuz-{kernel.release}")
+    own = _own(kernel, root.parent)
+    shutil.copytree(own / "modules", tree, copy_function=os.link, symlinks=True)
+    os.link(own / "vmlinuz", root / "boot" / f"vmlinuz-{kernel.release}")
     headers = root / "usr/src" / kernel.headers.name
     for name in ("Module.symvers", "Makefile", ".config", "include/generated/utsrelease.h"):
         (headers / name).parent.mkdir(parents=True, exist_ok=True)
@@ -86,3 +86,13 @@ def machine(kernel: kernels.Kernel, root: Path, modules: dict[str, bytes]) -> Pa
     subprocess.run(["depmod", "-b", root, kernel.release], check=True, capture_output=True)
     assert installed.image(root, kernel.release), "the machine has no boot image"
     return root
+
+
+def _own(kernel: kernels.Kernel, directory: Path) -> Path:
+    """A copy that no other test process makes links to: a link changes the file's ctime, and so its identity."""
+    own = directory / f"own-{kernel.release}"
+    if not own.exists():
+        away = shutil.ignore_patterns("build", "source", "vmlinuz")
+        shutil.copytree(kernel.modules, own / "modules", ignore=away, symlinks=True)
+        shutil.copy2(kernel.vmlinuz, own / "vmlinuz")
+    return own
