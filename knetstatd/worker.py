@@ -49,6 +49,8 @@ class Worker:
         self._process: run.Process | None = None
         self._fd = -1
         self._disorderly = 0
+        # The last builder could not begin, and logind was to be asked first: it may be that which cannot be done.
+        self._inhibited = self._no_logind = False
         self.kernel = ""
         self.rest_until = 0.0
 
@@ -77,7 +79,9 @@ class Worker:
         # A cancelled job (the machine goes down, systemd starts anew) leaves the unit at work: its lock tells.
         if code in _ORDERLY or locks.held(self._machine.runtime, locks.BUILD):
             self._disorderly = 0
+            self._no_logind = False
         else:
+            self._no_logind = self._inhibited
             self._rest(kernel, f"it ended with {f'signal {-code}' if code < 0 else f'status {code}'}")
 
     def _rest(self, kernel: str, why: str) -> None:
@@ -93,7 +97,10 @@ class Worker:
             return [*self_argv(), "build", f"--step={kind}", "--", kernel]
         argv = ["systemctl", "start", "--", units.instance(kind, kernel)]
         mode, longest = self._machine.config.inhibit, self._machine.config.inhibit_longest_seconds
-        if mode == "off" or kernel != self._machine.next or not os.path.isdir(_LOGIND):
+        self._inhibited = (
+            mode != "off" and kernel == self._machine.next and not self._no_logind and os.path.isdir(_LOGIND)
+        )
+        if not self._inhibited:
             return argv
         why = f"--why=Building kernel modules for {kernel}, which the next boot starts"
         # When its time is over the lock is let go of, and the unit goes on without its starter.
