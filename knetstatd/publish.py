@@ -68,6 +68,7 @@ def publish(
     tick: Callable[[], None] | None = None,
 ) -> None:
     """Publishes; raises BuildError. headers: the kernel's.  prove: verifies what is installed.  inherit: our lock."""
+    _look_whether_it_can_be_written(job.kernel)
     parent = job.state / "stage"
     work = Path(tempfile.mkdtemp(prefix=artefact.PUBLISHING, dir=parent))
     try:
@@ -96,6 +97,15 @@ def publish(
             diagnose.last_lines(installed, 4),
         )
     _sync(job, proofs)
+
+
+def _look_whether_it_can_be_written(kernel: str) -> None:
+    """dkms 3.0 hides that a file system is read-only, and says `installed` of what it could not write."""
+    for place in (f"/lib/modules/{kernel}", "/var/lib/dkms"):
+        if os.path.isdir(place) and os.statvfs(place).f_flag & os.ST_RDONLY:
+            raise BuildError(
+                Kind.READ_ONLY, f"{place} is on a read-only file system", place, "Remount it writable, or look at dmesg for why"
+            )
 
 
 def _kind(output: str) -> Kind:
