@@ -133,8 +133,13 @@ def boot(image: Path, kernel: Files, script: str, *, timeout: float = TIMEOUT, a
             process.wait()
         console.seek(0)
         text = console.read().decode("utf-8", "replace").replace("\r\n", "\n")
-    inside, ended, rest = text.partition(_BEGIN + "\n")[2].partition("\n" + _END)
-    return Said(inside, int(rest.split()[0]) if ended else None, text)
+    return said(text)
+
+
+def said(console: str) -> Said:
+    """What the script printed, out of all that the console had."""
+    inside, ended, rest = console.partition(_BEGIN + "\n")[2].partition("\n" + _END)
+    return Said(inside, int(rest.split()[0]) if ended else None, console)
 
 
 def put(image: Path, path: str, text: str) -> None:
