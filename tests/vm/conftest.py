@@ -6,17 +6,21 @@ To add a kernel, add a line to SERIES.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import pytest
 
 from knetstatd import rehearse
 from tests import kernels
+from tests.container import packages
 from tests.vm import zoo
 from tests.vm.zoo import SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.vm.upgrade import PackagesOf
 
 SERIES = [
     ("5.10", "bullseye"),
@@ -68,3 +72,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[kernels.Kernel]
 def program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The zoo."""
     return zoo.compiled(tmp_path_factory.mktemp("zoo"))
+
+
+@pytest.fixture(scope="session")
+def packages_of(tmp_path_factory: pytest.TempPathFactory) -> PackagesOf:
+    """Our packages for a suite."""
+    return functools.cache(lambda suite: packages.build(suite, tmp_path_factory.mktemp(f"packages-{suite}")))

@@ -1,177 +1,135 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The whole promise: a machine runs one kernel, apt installs another, it is rebooted, and the module is there.
 
-The machine is a Debian with systemd, booted under QEMU from a disk; apt, dkms, the daemon and the reboot are real.
+The machine is a Debian with systemd, booted under QEMU from a disk; our packages, apt, dkms, the kernels and the reboots are
+real. A machine goes through several kernels, one after the other, as one does in its life.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.container import product, rig
-from tests.vm import disk
+from tests.vm import upgrade
 
 if TYPE_CHECKING:
-    from tests.container.rig import Container, Kernel
+    from pathlib import Path
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
 
-SOURCE = Path(__file__).parents[2]
-# (suite, from, to): series as rig.Container.kernels takes them, and which of that series.
-UPGRADES = {
-    "symbols changed": ("bookworm", ("6.1", -1), ("6.12", 0)),
-    "point release": ("bookworm", ("6.1", 0), ("6.1", 1)),
-    "no MODVERSIONS any more": ("trixie", ("6.12", -1), ("7", 0)),
-    "no MODVERSIONS": ("trixie", ("7", 0), ("7", 1)),
-}
-# In `make test`; `make test-vm` runs them all.
-QUICK = ("symbols changed", "story")
 
-# Packaged as the one was that this project began with: dkms.conf sets a variable that the Makefile does not read.
-STORY_MAKEFILE = """\
-KSRC ?= /lib/modules/$(shell uname -r)/build
-obj-m := knetstat.o
-all:
-\t$(MAKE) -C $(KSRC) M=$(CURDIR) modules
-clean:
-\t$(MAKE) -C $(KSRC) M=$(CURDIR) clean
+class Route(NamedTuple):
+    """suite; whether the module is packaged as in the story; kernels: series as rig.Container.kernels takes them, and which of
+    that series."""
+
+    suite: str
+    story: bool
+    kernels: tuple[tuple[str, int], ...]
+
+
+POINT, SERIES = (("6.1", 0), ("6.1", 1)), (("6.1", 1), ("6.12", 0))
+# The first step is to a kernel without MODVERSIONS, the second between two of them.
+SEVEN = (("6.12", -1), ("7", 0), ("7", 1))
+# In `make test`: the story's packaging, between kernels whose symbols differ.
+QUICK = Route("bookworm", True, SERIES)
+SLOW = [
+    Route("bookworm", True, POINT),
+    Route("bookworm", False, (*POINT, SERIES[1])),
+    Route("trixie", True, SEVEN),
+    Route("trixie", False, SEVEN),
+]
+
+# After a boot nothing is typed but questions. A socket is there for the module to show.
+BOOTED = """\
+uname -r
+python3 -c '
+import socket, time
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1); s.bind(("127.0.0.1", 4321)); s.listen()
+time.sleep(1000)' &
+until_said '{release} (next, running): ready ('
+for file in tcp tcp6 udp udp6; do cat /proc/net/${file}stat || echo "no $file"; done
+knetstatctl check --quiet running; echo "running: $?"
+knetstatctl sockets tcp6 >/dev/null; echo "sockets: $?"
 """
-STORY_CONF = """\
-PACKAGE_NAME="knetstat"
-PACKAGE_VERSION="{version}"
-BUILT_MODULE_NAME[0]="knetstat"
-BUILT_MODULE_LOCATION[0]="."
-DEST_MODULE_LOCATION[0]="/updates"
-REMAKE_INITRD="yes"
-MAKE[0]="make -C . KERNELDIR=/lib/modules/${{kernelver}}/build"
-CLEAN="make -C . clean"
-AUTOINSTALL="yes"
-"""
-
 # What the administrator does: installs a kernel. Everything else happens by itself.
 UPGRADE = """\
-for i in $(seq 120); do knetstatctl check --quiet running; code=$?; [ $code -ne 75 ] && break; sleep 1; done
-echo "before: $code"; test -e /proc/net/tcpstat; echo "tcpstat: $?"
-DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0 install {image} {headers} >/tmp/apt.log 2>&1 || cat /tmp/apt.log
-knetstatctl check --quiet {release}; echo "at once: $?"
-for i in $(seq 400); do knetstatctl check --quiet {release}; code=$?; [ $code -ne 75 ] && break; sleep 1; done
-echo "ready: $code"
+install {image} {headers}
+knetstatctl check --quiet {new}; echo "at once: $?"
+until_said '{new} (next): ready ('
+knetstatctl check --quiet; echo "next: $?"
 dkms status
-modinfo -k {release} -F vermagic knetstat
-dpkg-query -W -f '${{db:Status-Abbrev}}\\n' {image} {headers}
-journalctl --no-pager -o cat -u knetstatd | tail -n 40
+echo "for $(modinfo -k {new} -F vermagic knetstat)"
+dpkg-query -W -f '${db:Status-Abbrev}\\n' {image} {headers}
+journalctl -q --no-pager -b -o cat -u knetstatd | tail -n 30
 """
-# After the reboot nothing is typed but questions.
-REBOOTED = """\
-uname -r
-for i in $(seq 60); do [ -e /sys/module/knetstat ] && break; sleep 1; done
-cat /proc/net/tcpstat
-knetstatctl check running; echo "check: $?"
-for i in $(seq 60); do journalctl --no-pager -b -o cat -u knetstatd | grep 'running): ready' && break; sleep 1; done
-knetstatctl sockets tcp6 >/dev/null; echo "sockets: $?"
+# Somebody takes the module out: it comes back; with `unloaded = "report"` it stays out, and that is said.
+UNLOAD = """\
 rmmod knetstat
-for i in $(seq 60); do [ -e /sys/module/knetstat ] && break; sleep 1; done
-test -e /proc/net/udpstat; echo "unloaded by hand, and loaded again: $?"
-journalctl --no-pager -b -k -o cat -g knetstat
+until_said 'loaded again'
+for i in $(seq 60); do [ -e /proc/net/udpstat ] && break; sleep 1; done
+test -e /proc/net/udpstat; echo "back: $?"
+mkdir -p /etc/knetstatd/knetstatd.toml.d
+echo 'unloaded = "report"' >/etc/knetstatd/knetstatd.toml.d/50-test.toml
+systemctl reload knetstatd; echo "reloaded: $?"
+rmmod knetstat
+until_said 'somebody has unloaded it'
+sleep 20
+test -e /sys/module/knetstat; echo "stays out: $?"
+knetstatctl status
 """
-
-
-def pick(c: Container, choice: tuple[str, int]) -> Kernel:
-    series, number = choice
-    return c.kernels(series)[number]
-
-
-def register(c: Container, *, story: bool) -> None:
-    """The bundled module in DKMS, packaged well or as in the story."""
-    version = re.search(r'PACKAGE_VERSION="(.*)"', (SOURCE / "module/dkms.conf").read_text())
-    assert version is not None
-    target = c.path(f"/usr/src/knetstat-{version[1]}")
-    shutil.copytree(SOURCE / "module", target)
-    if story:
-        (target / "Kbuild").unlink()
-        (target / "Makefile").write_text(STORY_MAKEFILE)
-        (target / "dkms.conf").write_text(STORY_CONF.format(version=version[1]))
-    c.run(["dkms", "add", f"knetstat/{version[1]}"], check=True)
-
-
-def machine(
-    suite: str, old: tuple[str, int], new: tuple[str, int], directory: Path, *, story: bool, guard: bool
-) -> disk.Upgrade:
-    """A disk on which `old` is installed with the module for it, and `new` is in apt's repository."""
-    with rig.container(suite, boot=False, first_kernel=False) as c:
-        disk.prepare(c)
-        before, after = pick(c, old), pick(c, new)
-        c.set_running(before)
-        c.install_kernel(before)
-        register(c, story=story)
-        if guard:
-            product.install(c, ["knetstat"])
-            c.run(["knetstatctl", "build", before.release], check=True, timeout=300)
-            c.run(["systemctl", "enable", "knetstatd"], check=True)
-        else:
-            c.run(["dkms", "autoinstall", "-k", before.release], check=True, timeout=300)
-            c.write("/etc/modules-load.d/knetstat.conf", "knetstat\n")
-        disk.keep_repository(c)
-        return disk.Upgrade(disk.make(c, directory), before, after)
 
 
 @pytest.mark.parametrize(
-    ("way", "packaging"),
+    "route",
     [
-        pytest.param(way, packaging, marks=() if (way, packaging) == QUICK else (pytest.mark.slow,), id=f"{way}-{packaging}")
-        for way in UPGRADES
-        for packaging in ("well", "story")
+        pytest.param(route, marks=() if route is QUICK else (pytest.mark.slow,), id="-".join(
+            [*(f"{series}:{number}" for series, number in route.kernels), "story" if route.story else "well"]
+        ))
+        for route in (QUICK, *SLOW)
     ],
-)
-def test_the_module_is_there_after_the_upgrade_and_the_reboot(way: str, packaging: str, tmp_path: Path) -> None:
-    up = machine(*UPGRADES[way], tmp_path, story=packaging == "story", guard=True)
-    names = {"image": up.new.image, "headers": up.new.headers, "release": up.new.release}
-    said = disk.boot(up.image, disk.kernel(up.image, up.old.release), UPGRADE.format(**names), timeout=1500)
-    assert said.code == 0, said.console[-4000:]
-    assert said.output.startswith("before: 0\ntcpstat: 0\n"), said.output
-    assert "at once: 0" not in said.output or packaging == "well", said.output
-    assert "ready: 0" in said.output, said.output
-    assert said.output.count("ii ") == 2, said.output
-    assert f"\n{up.new.release} " in said.output, "the vermagic is the new kernel's"
-    said = disk.boot(up.image, disk.kernel(up.image, up.new.release), REBOOTED)
-    assert said.code == 0, said.console[-4000:]
-    assert said.output.startswith(up.new.release), said.output
-    assert "Recv-Q Send-Q Local Address" in said.output, said.output
-    assert "check: 0" in said.output, said.output
+)  # fmt: skip
+def test_the_module_is_there_after_the_upgrade_and_the_reboot(
+    route: Route, packages_of: upgrade.PackagesOf, tmp_path: Path
+) -> None:
+    machine = upgrade.machine(route.suite, route.kernels, tmp_path, story=route.story, debs=packages_of(route.suite))
+    for number, (kernel, new) in enumerate(zip(machine.kernels, (*machine.kernels[1:], None), strict=True)):
+        names = {"release": kernel.release}
+        if new is None:
+            script = BOOTED + UNLOAD
+        else:
+            script = BOOTED + UPGRADE
+            names |= {"image": new.image, "headers": new.headers, "new": new.release}
+        said = machine.boot(number, script, names)
+        print(said.output)
+        assert said.code == 0, said.console[-4000:]
+        assert "never said" not in said.output
+        after_boot(said.output, kernel.release)
+        if new is None:
+            after_unloading(said.output)
+        else:
+            after_upgrade(said.output, new.release)
+
+
+def after_boot(text: str, release: str) -> None:
+    assert text.startswith(f"{release}\n")
     # The daemon has probed it, from its own network namespace.
-    assert f"{up.new.release} (next, running): ready (" in said.output, said.output
-    assert "sockets: 0" in said.output, said.output
-    assert "unloaded by hand, and loaded again: 0" in said.output, said.output
+    assert f"{release} (next, running): ready (" in text
+    assert text.count("Recv-Q Send-Q Local Address           Foreign Address         Stat Diag Options\n") == 2
+    assert text.count("Recv-Q Send-Q Local Address           Foreign Address         Options\n") == 2
+    row = r"^ +0 +0 127\.0\.0\.1:4321 +0\.0\.0\.0:\* +LSTN +SO_REUSEADDR=0,SO_REUSEPORT=0,SO_KEEPALIVE=1,"
+    assert re.search(row, text, re.MULTILINE)
+    assert "\nrunning: 0\nsockets: 0\n" in text
 
 
-@pytest.mark.slow
-def test_plain_dkms_loses_the_module(tmp_path: Path) -> None:
-    """The same without us, packaged as in the story: dkms says installed, and the kernel refuses it in the story's words."""
-    up = machine(*UPGRADES["no MODVERSIONS"], tmp_path, story=True, guard=False)
-    names = {"image": up.new.image, "headers": up.new.headers, "release": up.new.release}
-    said = disk.boot(up.image, disk.kernel(up.image, up.old.release), PLAIN.format(**names), timeout=1500)
-    assert re.search(rf"^knetstat/.*, {re.escape(up.new.release)}, x86_64: installed", said.output, re.MULTILINE), said.output
-    said = disk.boot(up.image, disk.kernel(up.image, up.new.release), REFUSED)
-    assert said.output.startswith(up.new.release), said.output
-    assert f"knetstat: version magic '{up.old.release} " in said.output, said.output
-    assert f"should be '{up.new.release} " in said.output, said.output
-    assert "Exec format error" in said.output, said.output
-    assert "tcpstat: 1" in said.output, said.output
+def after_upgrade(text: str, new: str) -> None:
+    assert "\nnext: 0\n" in text
+    assert re.search(rf"^knetstat/\S+, {re.escape(new)}, x86_64: installed$", text, re.MULTILINE)
+    assert f"\nfor {new} " in text
+    assert text.count("ii \n") == 2
 
 
-PLAIN = """\
-test -e /proc/net/tcpstat; echo "tcpstat: $?"
-DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0 install {image} {headers} >/tmp/apt.log 2>&1 || cat /tmp/apt.log
-dkms status
-"""
-REFUSED = """\
-uname -r
-modprobe knetstat
-test -e /proc/net/tcpstat; echo "tcpstat: $?"
-dmesg | grep knetstat
-"""
+def after_unloading(text: str) -> None:
+    assert "\nback: 0\nreloaded: 0\n" in text
+    assert "\nstays out: 1\n" in text
