@@ -53,6 +53,29 @@ def test_what_each_unit_can_and_cannot_do(machine: Container, kind: str) -> None
     assert {name for name, true in found.items() if true} == MAY[kind]
 
 
+def test_a_build_can_run_what_it_makes(machine: Container) -> None:
+    """Also where systemd's own directory for it would not let it: of systemd 257 its private directories are noexec."""
+    c = machine
+    product.install(c, ["kt-good"])
+    c.run(["mkdir", "-p", "/var/cache/private"], check=True)
+    c.run(["mount", "-t", "tmpfs", "-o", "noexec,mode=700", "tmpfs", "/var/cache/private"], check=True)
+    c.write("/usr/local/lib/make-and-run", MAKE_AND_RUN, 0o755)
+    run = "[Service]\nExecStart=\nExecStart=/usr/local/lib/make-and-run\n"
+    c.write("/etc/systemd/system/knetstatd-compile@.service.d/probe.conf", run)
+    c.run(["systemctl", "daemon-reload"], check=True)
+    unit = units.instance("compile", c.kernels()[0].release, "kt-good")
+    c.run(["systemctl", "start", "--", unit], check=True)
+    assert "it ran" in [e["MESSAGE"] for e in c.journal(unit)]
+
+
+MAKE_AND_RUN = """\
+#!/bin/sh
+printf '#!/bin/sh\\necho it ran\\n' >$CACHE_DIRECTORY/made
+chmod 755 $CACHE_DIRECTORY/made
+PATH=$CACHE_DIRECTORY:$PATH made
+"""
+
+
 def slow(c: Container, delay: int, **settings: object) -> Kernel:
     """The product at work on the second kernel, which is the next; each compilation takes `delay` seconds."""
     new = c.kernels()[1]
