@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .observe import Seen
+
+# So many proofs take longer than it does to start a process for each processor.
+_MANY = 200
 
 READY, NOT_READY, USAGE, UNKNOWN, IN_PROGRESS = 0, 1, 2, 3, 75
 
@@ -94,7 +98,30 @@ def _looks(machine: Machine, kernels: Sequence[str], modules: Sequence[str]) -> 
 
 
 def _verdicts(machine: Machine, kernels: Sequence[str]) -> list[report.Verdict]:
-    return [verdict for _, verdict in _looks(machine, kernels, machine.modules())]
+    modules, processors = machine.modules(), len(os.sched_getaffinity(0))
+    if len(kernels) * len(modules) < _MANY or processors == 1:
+        return [verdict for _, verdict in _looks(machine, kernels, modules)]
+    import concurrent.futures
+    import multiprocessing
+
+    # With fork, what the initializer gets is shared and never pickled.
+    fork = multiprocessing.get_context("fork")
+    with concurrent.futures.ProcessPoolExecutor(min(processors, len(kernels)), fork, _share, (machine, modules)) as pool:
+        return [verdict for found in pool.map(_verdicts_of, kernels) for verdict in found]
+
+
+def _share(machine: Machine, modules: Sequence[str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ^C is the parent's to answer
+    _SHARED.append((machine, modules))
+
+
+def _verdicts_of(kernel: str) -> list[report.Verdict]:
+    machine, modules = _SHARED[0]
+    return [verdict for _, verdict in _looks(machine, [kernel], modules)]
+
+
+# What the processes of a pool look at.
+_SHARED: list[tuple[Machine, Sequence[str]]] = []
 
 
 def _guarded(machine: Machine) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ modules.dep.bin, so a file counts as chosen only where both name it.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +17,6 @@ from . import files, names
 from .errors import KnetstatdError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 _LIMIT = 32 << 20  # bytes; 0.7 MB for 4,200 modules
@@ -49,6 +49,19 @@ class Tables:
         self.tree = tree
         self._text = _read(tree / "modules.dep")
         self.found = bool(self._text)
+        self._directories: dict[bytes, Path] = {}
+
+    @functools.cached_property
+    def _canonical(self) -> bytes:
+        return self._text.replace(b"-", b"_")
+
+    @functools.cached_property
+    def _order(self) -> bytes:
+        return _read(self.tree / "modules.order")
+
+    @functools.cached_property
+    def _added(self) -> dict[bytes, list[Path]]:
+        return _files(self.tree)
 
     def entry(self, module: str) -> Entry | None:
         """The line of a module; `-` and `_` are the same in its name."""
@@ -67,7 +80,7 @@ class Tables:
 
     def _line(self, module: str) -> int:
         """Where the line of a module starts, -1 where there is none. A plain search: 20 times as fast as one by pattern."""
-        name, canonical = _stem(module) + b".ko", self._text.replace(b"-", b"_")
+        name, canonical = _stem(module) + b".ko", self._canonical
         at = canonical.find(name)
         while at >= 0:
             start = self._text.rfind(b"\n", 0, at) + 1
@@ -78,12 +91,11 @@ class Tables:
 
     def shipped(self, module: str) -> list[Path]:
         """The files of that module name that the kernel itself brought, whichever one modprobe takes."""
-        text, name = _read(self.tree / "modules.order").replace(b"-", b"_"), b"/" + _stem(module) + b".ko\n"
-        original = _read(self.tree / "modules.order") if name in text else b""
+        text, name = self._order.replace(b"-", b"_"), b"/" + _stem(module) + b".ko\n"
         found = []
-        at = text.find(name) if original else -1
+        at = text.find(name)
         while at >= 0:
-            line = original[original.rfind(b"\n", 0, at) + 1 : at + len(name) - 1]
+            line = self._order[self._order.rfind(b"\n", 0, at) + 1 : at + len(name) - 1]
             paths = (self.tree / (os.fsdecode(line) + os.fsdecode(suffix)) for suffix in _SUFFIXES)
             found += [path for path in paths if path.is_file()]
             at = text.find(name, at + 1)
@@ -94,7 +106,7 @@ class Tables:
 
         From modules.order where depmod has not run; that leaves out how a file is compressed.
         """
-        text = b"\n%b\n" % (self._text or _read(self.tree / "modules.order"))
+        text = b"\n%b\n" % (self._text or self._order)
         step, at, found = max(1, text.count(_OWN) // count), 0, []
         # Not split into lines: the process would never give back the memory of thousands of small strings.
         for number in range(text.count(_OWN)):
@@ -116,22 +128,35 @@ class Tables:
             pass
         return False
 
+    def added(self, module: str) -> list[Path]:
+        """The files of that module name that did not come with the kernel (updates, extra, …), in no order."""
+        return self._added.get(_stem(module), [])
+
     def _path(self, name: bytes) -> Path:
-        text = os.fsdecode(name)
-        here = f"/{os.path.relpath(self.tree, self._root)}/{text}"
-        return files.inside(self._root, text if text.startswith("/") else here)
+        """Where a line's file really is. The directory is followed once for all its files."""
+        cut = name.rfind(b"/") + 1
+        directory, last = name[:cut], os.fsdecode(name[cut:])
+        if directory not in self._directories:
+            text = os.fsdecode(directory)
+            here = f"/{os.path.relpath(self.tree, self._root)}/{text}"
+            self._directories[directory] = files.inside(self._root, text if text.startswith("/") else here)
+        path = self._directories[directory] / last
+        if os.path.islink(path) or last == "..":
+            return files.inside(self._root, f"/{os.path.relpath(path, self._root)}")
+        return path
 
 
-def added(tree: Path, module: str) -> Iterator[Path]:
-    """The files of that module name under `tree` that did not come with the kernel (updates, extra, …), in no order."""
-    stem = _stem(module) + b".ko"
-    for where, directories, found in os.walk(tree):
+def _files(tree: Path) -> dict[bytes, list[Path]]:
+    """Every module file under `tree` that did not come with the kernel, by the module's name."""
+    found: dict[bytes, list[Path]] = {}
+    for where, directories, names_here in os.walk(tree):
         if where == os.fspath(tree):
             directories[:] = [name for name in directories if name not in _NOT_ADDED]
-        for name in found:
-            filename = os.fsencode(name)
-            if filename.replace(b"-", b"_").startswith(stem) and filename[len(stem) :] in _SUFFIXES:
-                yield tree / where / name
+        for name in names_here:
+            stem, dot, suffix = os.fsencode(name).rpartition(b".ko")
+            if dot and suffix in _SUFFIXES:
+                found.setdefault(stem.replace(b"-", b"_"), []).append(tree / where / name)
+    return found
 
 
 def _stem(module: str) -> bytes:

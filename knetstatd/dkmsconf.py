@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAKE_VARIABLE = re.compile(r"(?:^|\s)([A-Za-z_]\w*)[:?+]?=(\"[^\"]*\"|'[^']*'|\S*)")
+# What means something between double quotes.
+_SPECIAL = re.compile(r'[$`"\\]')
 # What is set when dkms reads the file, and not always known here.
 _UNKNOWN = (
     "kernelver kernel_source_dir arch module module_version parallel_jobs HOME PATH PWD USER SHELL HOSTNAME TMPDIR"
@@ -92,8 +94,10 @@ def read(source: Path, root: Path, module: str = "", version: str = "", kernel: 
     given |= {name: v for name, v in (("arch", arch), ("module", module), ("module_version", version)) if v}
     shell = Shell(given, _UNKNOWN)
     sources = []
-    overrides = _overrides(module, version, kernel, arch)
-    for path in (source / "dkms.conf", *(root / "etc/dkms" / f"{name}.conf" for name in overrides)):
+    overrides = root / "etc/dkms"
+    there = files.names(overrides)
+    wanted = (f"{name}.conf" for name in _overrides(module, version, kernel, arch))
+    for path in (source / "dkms.conf", *(overrides / name for name in wanted if name in there)):
         if (text := files.text(path, 1 << 18)) is not None:
             _take(shell, text.replace("\0", ""))
             sources.append(os.fspath(path))
@@ -114,7 +118,11 @@ def _take(shell: Shell, text: str) -> None:
     first, shell.values = shell.values, {}
     for name in _TAKEN:
         for index, value in sorted(first.get(name, {}).items()):
-            again = '"' + re.sub(r"[ \t\n]+", " ", value) + '"'
+            plain = re.sub(r"[ \t\n]+", " ", value)
+            if not _SPECIAL.search(plain):
+                shell.values.setdefault(name, {})[index] = plain
+                continue
+            again = f'"{plain}"'
             word = shell.value(again, 0)
             understood = word.static and word.end == len(again)
             if not understood:

@@ -11,7 +11,7 @@ import filecmp
 import os
 from typing import TYPE_CHECKING
 
-from . import depmod, files, initrd, ko, modprobe, names, places
+from . import files, initrd, ko, modprobe, names, places
 from .errors import ModuleFileError
 from .model import Check, Result
 from .unpack import Damaged
@@ -29,7 +29,7 @@ _WEAK = "/weak-updates/"
 
 def winner(tables: Tables, module: str, file: Path, origin: Origin | None) -> Check:
     """Which of the files of this name modprobe takes, and whether that is the right one."""
-    added = [path for path in depmod.added(tables.tree, module) if not _is_same(path, file)]
+    added = [path for path in tables.added(module) if not _is_same(path, file)]
     shipped = [path for path in tables.shipped(module) if not _is_same(path, file)]
     if not added:
         hidden = f", before {names.clean(os.fspath(shipped[0]))}" if shipped else ""

@@ -86,7 +86,7 @@ def _installed(facts: Target, module: str) -> _Asked | Proof:
     tables, fix = facts.tables, f"Run: depmod {facts.kernel}"
     entry = tables.entry(module)
     if entry is None:
-        path = min(depmod.added(tables.tree, module), default=None)
+        path = min(tables.added(module), default=None)
         if path is None:
             missing = Check(
                 "file",

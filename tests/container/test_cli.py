@@ -60,6 +60,22 @@ def test_status_and_its_document(c: Container) -> None:
     assert {check["result"] for check in verdict["checks"]} <= {"pass", "not-applicable"}
 
 
+# Looked at by a process for each processor, as where there are many modules.
+SPLIT = "from knetstatd import cli; cli._MANY = 0; raise SystemExit(cli.main(['status', '--json']))"
+
+
+def test_status_by_several_processes(c: Container) -> None:
+    other = c.kernels()[1]
+    c.install_kernel(other)
+    c.write("/etc/knetstatd/knetstatd.toml.d/60-all.toml", 'kernels = "all"\n')
+    found = document(c, "status")
+    assert len(found["verdicts"]) == 2
+    split = json.loads(c.run(["/usr/bin/python3", "-I", "-c", SPLIT], check=True).stdout)
+    assert split["verdicts"] == found["verdicts"]
+    c.path("/etc/knetstatd/knetstatd.toml.d/60-all.toml").unlink()
+    c.run(["apt-get", "-q", "-y", "purge", other.image, other.headers], check=True, timeout=300)
+
+
 def test_check(c: Container) -> None:
     assert c.run(["knetstatctl", "check"]).stdout.startswith("OK: kt-good 1.0 for")
     assert c.run(["knetstatctl", "check", "-q", "all"]).stdout == ""

@@ -94,7 +94,7 @@ def test_no_tables(tmp_path: Path) -> None:
     assert tables.entry("demo") is None
     assert tables.in_tree(100) == []
     (tmp_path / "modules.order").write_text("kernel/a.ko\nkernel/b-c.ko\n")
-    assert tables.in_tree(100) == ["kernel/a.ko", "kernel/b-c.ko"]
+    assert depmod.Tables(tmp_path, tmp_path).in_tree(100) == ["kernel/a.ko", "kernel/b-c.ko"]
 
 
 def test_in_tree(tables: depmod.Tables) -> None:
@@ -109,8 +109,10 @@ def test_added_files(tmp_path: Path) -> None:
     for path in (*wanted, tree / "kernel/my_demo.ko", tree / "extra/my_demo.ko.bak", tree / "extra/not_my_demo.ko"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
-    assert sorted(depmod.added(tree, "my-demo")) == sorted(wanted)
-    assert list(depmod.added(tree / "absent", "demo")) == []
+    tables = depmod.Tables(tmp_path, tree)
+    assert sorted(tables.added("my-demo")) == sorted(wanted)
+    assert tables.added("demo") == []
+    assert depmod.Tables(tmp_path, tree / "absent").added("my-demo") == []
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -120,3 +122,22 @@ def test_any_bytes(tmp_path: Path, data: bytes, name: str) -> None:
     tables = depmod.Tables(tmp_path, tmp_path)
     tables.in_tree(100)
     tables.entry(name.encode("utf-8", "replace").decode())
+
+
+def test_where_the_lines_lead(tmp_path: Path) -> None:
+    """A link in the directory, or the file itself one; absolute or not, each below the root."""
+    tree = tmp_path / "tree"
+    (tree / "real").mkdir(parents=True)
+    (tree / "updates").symlink_to("real")
+    (tmp_path / "other").mkdir()
+    (tree / "real/linked.ko").symlink_to("/other/it.ko")
+    lines = ("updates/plain.ko: updates/linked.ko", "/top.ko: top.ko", "/tree/updates/linked.ko: /tree/../top.ko")
+    (tree / "modules.dep").write_text("".join(f"{line}\n" for line in lines))
+    tables = depmod.Tables(tmp_path, tree)
+    plain, top, linked = (tables.entry(name) for name in ("plain", "top", "linked"))
+    assert plain is not None
+    assert (plain.file, plain.needed) == (tree / "real/plain.ko", (tmp_path / "other/it.ko",))
+    assert top is not None
+    assert (top.file, top.needed) == (tmp_path / "top.ko", (tree / "top.ko",))
+    assert linked is not None
+    assert (linked.file, linked.needed) == (tmp_path / "other/it.ko", (tmp_path / "top.ko",))
