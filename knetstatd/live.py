@@ -32,7 +32,8 @@ class Live:
         contained = (self._root / "run/systemd/container").exists()  # shares its host's kernel, and may load nothing
         if contained or not (self._root / "proc/modules").exists():
             return Loaded.NOT_HERE, ""
-        answer, faults = Loaded.CURRENT, ""
+        # Of nothing, nothing is loaded: who took it for loaded would take its first loading for one after an unloading.
+        answer, faults = Loaded.CURRENT if installed else Loaded.NO if wanted else Loaded.NOT_HERE, ""
         for name, proof in installed:
             place = self._root / "sys/module" / name
             if not (place / "initstate").exists():

@@ -72,6 +72,11 @@ def test_not_loaded(root: Path) -> None:
     assert Live(root).look(installed(root, "knetstat"), wanted=False) == (Loaded.NOT_HERE, "")
 
 
+def test_what_is_not_installed_is_not_loaded(root: Path) -> None:
+    assert Live(root).look((), wanted=True) == (Loaded.NO, "")
+    assert Live(root).look((), wanted=False) == (Loaded.NOT_HERE, "")
+
+
 @pytest.mark.parametrize("change", ["container", "no modules"])
 def test_a_kernel_that_cannot_load(root: Path, change: str) -> None:
     if change == "container":

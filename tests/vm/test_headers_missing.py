@@ -75,3 +75,4 @@ def test_headers_missing(packages_of: upgrade.PackagesOf, tmp_path: Path) -> Non
     assert healed.startswith("head: ")
     assert "\nRecv-Q Send-Q Local Address " in healed
     assert "\nhealed: 0\n" in healed
+    assert f"\nknetstat {upgrade.version()} for {new.release}: loaded\n" in healed, "for the first time in this boot"
