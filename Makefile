@@ -15,7 +15,7 @@ RUN_PACKAGES := python3 python3-venv python3-systemd python3-pyudev python3-sdno
 TEST_PACKAGES := $(RUN_PACKAGES) git gcc libc6-dev mmdebstrap systemd-container apt-utils dpkg-dev qemu-system-x86 busybox-static cpio \
 	util-linux procps xz-utils scdoc groff-base bash zsh fish
 
-.PHONY: help setup setup-test module-install module-uninstall run man test unit coverage container container-slow test-vm test-sanitizers bench \
+.PHONY: help setup setup-test module-install module-uninstall run man test unit coverage container container-slow demo test-vm test-sanitizers bench \
 	clean install install-python install-scripts install-data install-module uninstall deb deb-tree
 
 help:  ## show the targets
@@ -85,6 +85,9 @@ container: setup-test  ## tests in Debian containers with systemd, real dkms, re
 
 container-slow: setup-test  ## 50 random kills, 50 installations beside the hook, other people's modules (hours)
 	$(PYTEST) tests/container -m slow $(ARGS)
+
+demo: setup-test  ## the story in a virtual machine, without knetstatd and with it (minutes)
+	$(BIN)/python -m tests.vm.demo
 
 test-vm: setup-test  ## the bundled module on every kernel series, in virtual machines (half an hour)
 	$(PYTEST) tests/vm --ignore=tests/vm/test_sanitizers.py $(ARGS)

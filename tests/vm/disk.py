@@ -91,7 +91,7 @@ def make(c: Container, directory: Path, megabytes: int = 4000) -> Path:
         c.path(trick).unlink(missing_ok=True)
     c.write("/etc/fstab", "/dev/vda / ext4 defaults 0 1\n")
     image = directory / "disk"
-    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", c.root, image, f"{megabytes}M"], check=True)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", c.root, image, f"{megabytes}M"], stdout=subprocess.DEVNULL, check=True)
     return image
 
 

@@ -41,13 +41,10 @@ SLOW = [
     Route("trixie", False, SEVEN),
 ]
 
-# After a boot nothing is typed but questions. A socket is there for the module to show.
+# After a boot nothing is typed but questions.
 BOOTED = """\
 uname -r
-python3 -c '
-import socket, time
-s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1); s.bind(("127.0.0.1", 4321)); s.listen()
-time.sleep(1000)' &
+listen
 until_said '{release} (next, running): ready ('
 for file in tcp tcp6 udp udp6; do cat /proc/net/${file}stat || echo "no $file"; done
 knetstatctl check --quiet running; echo "running: $?"

@@ -46,13 +46,18 @@ CLEAN="make -C . clean"
 AUTOINSTALL="yes"
 """
 # Functions for the scripts that a machine runs: what apt says is shown where it fails; `until_said` waits for a line of the
-# daemon's in this boot's journal and shows it. (Asking knetstatctl again and again would keep an emulated processor from what
-# it waits for.)
+# daemon's in this boot's journal and shows it (asking knetstatctl again and again would keep an emulated processor from what it
+# waits for); `listen` opens a socket, for the module to show.
 FUNCTIONS = """\
 export DEBIAN_FRONTEND=noninteractive
 install() { apt-get -q -y -o Dpkg::Use-Pty=0 install "$@" >/tmp/apt.log 2>&1 || cat /tmp/apt.log; }
 said() { journalctl -q --no-pager -b -o cat -u knetstatd | grep -F -e "$1" | tail -n 1; }
-until_said() { for i in $(seq 150); do said "$1" | grep . && return; sleep 2; done; echo "never said: $1"; }
+until_said() { for i in $(seq 200); do said "$1" | grep . && return; sleep 2; done; echo "never said: $1"; }
+listen() { python3 -c '
+import socket, time
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1); s.bind(("127.0.0.1", 4321)); s.listen()
+time.sleep(10000)' &
+until grep -q ':10E1 ' /proc/net/tcp; do sleep 1; done; }
 """
 
 
