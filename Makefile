@@ -72,7 +72,7 @@ unit: setup-test  ## unit tests and linters (seconds)
 	$(PYTEST) tests/unit $(ARGS)
 
 # The planner and everything that reads what others wrote.
-PARSERS := plan names files config sockets live shellfile dkmsconf dkms grub bootloader transaction unpack symvers elf ko depmod \
+PARSERS := plan names files config sockets live loads shellfile dkmsconf dkms grub bootloader transaction unpack symvers elf ko depmod \
 	target checks verify diagnose compare traps packages der trust modprobe initrd signed placement
 comma := ,
 coverage: setup-test  ## unit tests; fails unless the planner and all parsers are covered by branch
