@@ -36,7 +36,7 @@ class Live:
         answer, faults = Loaded.CURRENT if installed else Loaded.NO if wanted else Loaded.NOT_HERE, ""
         for name, proof in installed:
             place = self._root / "sys/module" / name
-            if not (place / "initstate").exists():
+            if not is_live(place):
                 return Loaded.NO if wanted else Loaded.NOT_HERE, ""
             live = (files.text(place / "srcversion", 128) or "").strip()
             if live and live != proof.srcversion:
@@ -60,8 +60,12 @@ class Live:
         return faults
 
 
+def is_live(place: Path) -> bool:
+    """Whether a module is in, by its directory in /sys/module: one whose init hangs, or has died, stays `coming` for ever."""
+    return (files.text(place / "initstate", 16) or "").strip() == "live"
+
+
 def _loading(place: Path) -> int:
     """Which loading of a module this is: its directory has a new inode each time. 0: it is not live, or not yet."""
     found = files.identity(place)
-    state = files.text(place / "initstate", 16) or ""
-    return found.ino if found is not None and state.strip() == "live" else 0
+    return found.ino if found is not None and is_live(place) else 0

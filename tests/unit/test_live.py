@@ -129,7 +129,7 @@ def test_probed_once_for_each_loading(root: Path) -> None:
 def test_a_module_that_is_not_live_is_not_probed(root: Path, state: str) -> None:
     load(root, "knetstat", state=state)
     (root / "proc/net/tcpstat").unlink()
-    assert Live(root).look(installed(root, "knetstat"), wanted=True) == (Loaded.CURRENT, "")
+    assert Live(root).look(installed(root, "knetstat"), wanted=True) == (Loaded.NO, "")
 
 
 def test_a_module_that_goes_during_the_probe_is_not_faulty(root: Path) -> None:
@@ -174,3 +174,12 @@ def test_from_the_probe_to_the_journal(root: Path) -> None:
     [(event, message)] = heard.entries
     assert (event, event.priority) == (Event.FAULTY, 3)
     assert message == f"knetstat for {kerneltree.KERNEL} (next, running): {verdict.state}: {verdict.reason}"
+
+
+def test_a_module_whose_init_hangs_or_has_died_is_not_loaded(root: Path) -> None:
+    load(root, "kt", state="coming")
+    proof = Proof("", (), srcversion="ABC")
+    assert Live(root).look((("kt", proof),), wanted=True)[0] is Loaded.NO
+    unload(root, "kt")
+    load(root, "kt")
+    assert Live(root).look((("kt", proof),), wanted=True)[0] is Loaded.CURRENT
