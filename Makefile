@@ -15,7 +15,7 @@ RUN_PACKAGES := python3 python3-venv python3-systemd python3-pyudev python3-sdno
 TEST_PACKAGES := $(RUN_PACKAGES) git gcc libc6-dev mmdebstrap systemd-container apt-utils dpkg-dev qemu-system-x86 busybox-static cpio \
 	util-linux procps xz-utils scdoc groff-base bash zsh fish
 
-.PHONY: help setup setup-test module-install module-uninstall run man test unit coverage container container-slow demo test-vm test-sanitizers bench \
+.PHONY: help setup setup-test module-install module-uninstall run man test unit coverage container container-slow faults demo test-vm test-sanitizers bench \
 	clean install install-python install-scripts install-data install-module uninstall deb deb-tree
 
 help:  ## show the targets
@@ -88,6 +88,10 @@ container-slow: setup-test  ## 50 random kills, 50 installations beside the hook
 
 demo: setup-test  ## the story in a virtual machine, without knetstatd and with it (minutes)
 	$(BIN)/python -m tests.vm.demo
+
+faults: setup-test  ## full disks, power cuts (CUTS=30, SEED=), things that hang or are gone (an hour and a half)
+	$(call need,qemu-utils e2fsprogs)
+	$(PYTEST) tests/faults -s $(ARGS)
 
 test-vm: setup-test  ## the bundled module on every kernel series, in virtual machines (half an hour)
 	$(PYTEST) tests/vm --ignore=tests/vm/test_sanitizers.py $(ARGS)
