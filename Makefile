@@ -93,7 +93,7 @@ faults: setup-test  ## full disks, power cuts (CUTS=30, SEED=), things that hang
 	$(call need,qemu-utils e2fsprogs)
 	$(PYTEST) tests/faults -s $(ARGS)
 
-test-vm: setup-test  ## the bundled module on every kernel series, in virtual machines (half an hour)
+test-vm: setup-test  ## the bundled module on every kernel series, upgrades and reboots, in virtual machines (two hours)
 	$(PYTEST) tests/vm --ignore=tests/vm/test_sanitizers.py $(ARGS)
 
 test-sanitizers: setup-test  ## ten minutes of churn on a kernel with KASAN, lockdep and kmemleak, which is made first (an hour)
