@@ -34,7 +34,8 @@ READY, NOT_READY, USAGE, UNKNOWN, IN_PROGRESS = 0, 1, 2, 3, 75
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point; returns the exit status."""
-    arguments = commandline.parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = commandline.parser(*words[:1]).parse_args(words)
     try:
         return _VERBS[arguments.verb](arguments)
     except KnetstatdError as e:

@@ -7,9 +7,12 @@ import argparse
 
 from . import __version__
 
+# The programs of knetstatd-compile@ and -rehearse@.service, with KERNEL:MODULE; not for people.
+_PROGRAMS = ("compile", "trial")
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
+
+def parser(first: str = "") -> argparse.ArgumentParser:
+    """The command line. first: its first word; a unit's program is known only where that is what is asked for."""
     top = argparse.ArgumentParser(prog="knetstatctl", description="Will the kernel modules still load after the reboot?")
     top.add_argument("--version", action="version", version=f"knetstatctl {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
@@ -52,8 +55,7 @@ def parser() -> argparse.ArgumentParser:
     sockets.add_argument("kinds", nargs="*", metavar="FILE", help="of tcp, tcp6, udp, udp6 (default: all)")
     sockets.add_argument("--state", metavar="STATE", help="only these, separated by commas: ESTB, LSTN, ...")
     sockets.add_argument("--option", action="append", default=[], metavar="NAME[=VALUE]", help="only with this option (value)")
-    # The programs of knetstatd-compile@ and -rehearse@.service; not for people, so not listed.
-    for name in ("compile", "trial"):
-        verbs.add_parser(name).add_argument("what", metavar="KERNEL:MODULE")
+    if first in _PROGRAMS:
+        verbs.add_parser(first).add_argument("what", metavar="KERNEL:MODULE")
     verb("config", "show the configuration in force, and where each value comes from")
     return top

@@ -88,7 +88,7 @@ def test_check(c: Container) -> None:
         (["check", "6.1.0-nothere"], 2, "there is no kernel 6.1.0-nothere in /lib/modules. There are: "),
         (["check", "../../etc"], 2, "'../../etc' is not a kernel release"),
         (["check", "--frob"], 2, "unrecognized arguments"),
-        (["frob"], 2, "invalid choice"),
+        (["frob"], 2, "'sockets', 'config')"),  # and no unit's program
         (["verify", "/no/such.ko", "--kernel", "running"], 1, "does not exist"),
         (["verify", "/etc/passwd", "--kernel", "running"], 1, "not an ELF file"),
         (["build", "running", "--module", "$(reboot)"], 2, "is not a DKMS module name"),

@@ -86,8 +86,7 @@ def test_what_an_event_always_carries_is_sent_by_everyone_who_sends_it() -> None
 def verbs() -> dict[str, argparse.ArgumentParser]:
     """The verbs that are for people."""
     [action] = [a for a in commandline.parser()._actions if isinstance(a, argparse._SubParsersAction)]
-    listed = {choice.dest for choice in action._choices_actions}
-    return {name: verb for name, verb in action.choices.items() if name in listed}
+    return dict(action.choices)
 
 
 def options(verb: argparse.ArgumentParser) -> list[list[str]]:
