@@ -18,7 +18,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from . import answers, artefact, attempts, diagnose, kernels, loads, locks, publish, report, run, stage
+from . import answers, artefact, attempts, diagnose, kernels, live, loads, locks, publish, report, run, stage
 from .compiler import Job
 from .errors import BuildError, KnetstatdError
 from .events import Event
@@ -257,17 +257,16 @@ class Builder:
     def _load(self, seen: Seen) -> None:
         for name, _ in seen.installed:
             done = run.run(["modprobe", "-b", "--", name], timeout=60)
-            if not (self.machine.root / "sys/module" / name).is_dir():
+            if not live.is_live(self.machine.root / "sys/module" / name):
                 if not done.code:
                     raise BuildError(
                         Kind.DENIED, f"{name} is denied by modprobe's configuration", "/etc/modprobe.d",
                         "Take it out of the blacklist, or out of `load` in knetstatd.toml",
                     )  # fmt: skip
                 lines = diagnose.last_lines(done.text, 3)
-                raise BuildError(
-                    Kind.REFUSED, f"the kernel does not load {name}: {lines[-1] if lines else 'modprobe says nothing'}",
-                    "", "journalctl -k -b shows the kernel's own words", lines,
-                )  # fmt: skip
+                said = "its init does not return" if done.timed_out else lines[-1] if lines else "modprobe says nothing"
+                fix = "journalctl -k -b shows the kernel's own words"
+                raise BuildError(Kind.REFUSED, f"the kernel does not load {name}: {said}", "", fix, lines)
         loads.add(self.machine.runtime, seen.observation.module, attempts.now())
         self._say(Event.LOADED, seen, "loaded again: somebody had unloaded it" if seen.observation.loads else "loaded")
 

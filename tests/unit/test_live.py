@@ -15,7 +15,7 @@ from knetstatd.config import Config
 from knetstatd.events import Event
 from knetstatd.journal import Journal
 from knetstatd.live import Live
-from knetstatd.model import Loaded, Proof, Why
+from knetstatd.model import Attempt, Kind, Loaded, Proof, Why
 from knetstatd.observe import Machine
 from knetstatd.sockets import TCP_HEADER, UDP_HEADER
 from knetstatd.tell import Teller
@@ -183,3 +183,21 @@ def test_a_module_whose_init_hangs_or_has_died_is_not_loaded(root: Path) -> None
     unload(root, "kt")
     load(root, "kt")
     assert Live(root).look((("kt", proof),), wanted=True)[0] is Loaded.CURRENT
+
+
+@pytest.mark.parametrize(
+    ("kind", "ready", "state"), [(Kind.REFUSED, False, "failed"), (Kind.DENIED, True, "ready, not loaded")]
+)
+def test_what_the_running_kernel_has_refused_is_not_ready(root: Path, kind: Kind, ready: bool, state: str) -> None:
+    """Whatever the analysis says. What only modprobe's configuration keeps out is good."""
+    tree = kerneltree.make(root)
+    kerneltree.add(tree, "updates/dkms/knetstat.ko", kerneltree.module("knetstat", info={"srcversion": "ABC"}))
+    (root / "boot" / f"vmlinuz-{kerneltree.KERNEL}").touch()
+    machine = Machine(root, Config(load=("knetstat",)))
+    machine.running = kerneltree.KERNEL
+    machine.refresh()
+    seen = machine.observe(machine.look(kerneltree.KERNEL), "knetstat")
+    assert report.verdict(machine, seen, machine.plan(seen, 1000.0)).ready
+    seen = seen._replace(observation=seen.observation._replace(attempt=Attempt(kind, 1, reason="its init fails")))
+    verdict = report.verdict(machine, seen, machine.plan(seen, 1000.0))
+    assert (verdict.ready, verdict.state, verdict.reason) == (ready, state, "its init fails")
