@@ -82,7 +82,7 @@ knetstatctl status
     "route",
     [
         pytest.param(route, marks=() if route is QUICK else (pytest.mark.slow,), id="-".join(
-            [*(f"{series}:{number}" for series, number in route.kernels), "story" if route.story else "well"]
+            [route.suite, *(series for series, _ in route.kernels), "story" if route.story else "well"]
         ))
         for route in (QUICK, *SLOW)
     ],
