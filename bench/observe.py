@@ -32,13 +32,7 @@ _SMALL = 24 << 10
 def run(suite: str, rounds: int) -> list[Row]:
     """The rows of `observe`."""
     with box.box(suite) as c:
-        kernel = c.kernels()[0].release
-        box.install(c, ["*"], kernels="all")
-        names = box.add_modules(c, MODULES)
-        for name in names:
-            c.run(["dkms", "install", f"{name}/1.0", "-k", kernel], check=True)
-        for number in range(1, KERNELS):
-            clone(c, kernel, number, names)
+        fill(c, KERNELS, MODULES)
         looks = max(3, rounds)
         sides = {
             "cold": Side([*box.PYTHON, f"{box.INSIDE}/look.py", "1"]),
@@ -69,7 +63,18 @@ def _others(kernel: str) -> list[str]:
     return [release for release in made if release != kernel]
 
 
-def clone(c: Container, kernel: str, number: int, modules: list[str]) -> None:
+def fill(c: Container, kernels: int, modules: int) -> None:
+    """The product, guarding so many modules on so many kernels, all built."""
+    kernel = c.kernels()[0].release
+    box.install(c, ["*"], kernels="all")
+    names = box.add_modules(c, modules)
+    for name in names:
+        c.run(["dkms", "install", f"{name}/1.0", "-k", kernel], check=True)
+    for number in range(1, kernels):
+        _clone(c, kernel, number, names)
+
+
+def _clone(c: Container, kernel: str, number: int, modules: list[str]) -> None:
     """Another kernel that looks like the first, and its modules, installed as dkms leaves them."""
     release = _others(kernel)[number - 1]
     old, new = kernel.encode(), release.encode()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from . import box
 from .box import Side
-from .observe import clone
+from .observe import fill
 from .table import Row, ratio, seconds
 
 _LIMIT = 0.5
@@ -19,12 +19,7 @@ def run(suite: str, rounds: int) -> list[Row]:
     rows = []
     for count in (1, 10):
         with box.box(suite) as c:
-            kernel = c.kernels()[0].release
-            box.install(c, ["*"], kernels="all")
-            names = box.add_modules(c, count)
-            for name in names:
-                c.run(["dkms", "install", f"{name}/1.0", "-k", kernel], check=True)
-            clone(c, kernel, 1, names)
+            fill(c, 2, count)
             sides = {
                 "ours": Side([*box.CTL, "status"]),
                 "dkms": Side(["/usr/sbin/dkms", "status"]),
@@ -44,13 +39,7 @@ def run(suite: str, rounds: int) -> list[Row]:
 
 def _many(suite: str, rounds: int) -> Row:
     with box.box(suite) as c:
-        kernel = c.kernels()[0].release
-        box.install(c, ["*"], kernels="all")
-        names = box.add_modules(c, _MODULES)
-        for name in names:
-            c.run(["dkms", "install", f"{name}/1.0", "-k", kernel], check=True)
-        for number in range(1, _KERNELS):
-            clone(c, kernel, number, names)
+        fill(c, _KERNELS, _MODULES)
         found = box.alternate(c, {"ours": Side([*box.CTL, "status"])}, max(rounds, 7))["ours"]
         assert all("Safe to reboot." in sample.out for sample in found), found[0].out
         ours = box.wall(found)
