@@ -264,7 +264,8 @@ class Builder:
                         "Take it out of the blacklist, or out of `load` in knetstatd.toml",
                     )  # fmt: skip
                 lines = diagnose.last_lines(done.text, 3)
-                said = "its init does not return" if done.timed_out else lines[-1] if lines else "modprobe says nothing"
+                silent = "its init died" if done.code < 0 else "modprobe says nothing"
+                said = "its init does not return" if done.timed_out else lines[-1] if lines else silent
                 fix = "journalctl -k -b shows the kernel's own words"
                 raise BuildError(Kind.REFUSED, f"the kernel does not load {name}: {said}", "", fix, lines)
         loads.add(self.machine.runtime, seen.observation.module, attempts.now())

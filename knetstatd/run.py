@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _TICK = 0.2
+# How long a killed program may take to be gone.
+_DYING = 10.0
 
 
 class Finished(NamedTuple):
@@ -235,11 +237,13 @@ def run(
                 timed_out = time.monotonic() >= deadline
             if timed_out:
                 kill_family(process.pid)
-                process.wait()
+                with contextlib.suppress(subprocess.TimeoutExpired):  # in the kernel, and does not come back (modprobe)
+                    process.wait(_DYING)
             # What a surviving child still holds open is not waited for: what is there now is read, no more.
             while chunk := _read(process.stdout):
                 output.add(chunk)
-        return Finished(process.returncode, output.data(), output.dropped, time.monotonic() - begin, timed_out)
+        code = -signal.SIGKILL if process.returncode is None else process.returncode
+        return Finished(code, output.data(), output.dropped, time.monotonic() - begin, timed_out)
     except BaseException:
         kill_family(process.pid)
         process.wait()
