@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -109,6 +110,8 @@ def guard(*names: str, **settings: object) -> str:
 
 
 def boot(machine: upgrade.Machine, number: int, script: str, arguments: str = "") -> str:
+    # A machine with something that hangs in the kernel goes down with its file system mounted.
+    assert subprocess.run(["e2fsck", "-p", machine.image], capture_output=True, check=False).returncode in (0, 1)
     kernel = disk.kernel(machine.image, machine.kernels[number].release)
     said = disk.boot(machine.image, kernel, f"{FUNCTIONS}\n{script}\nwhole\n", timeout=1500, arguments=arguments)
     print(said.output, flush=True)
