@@ -30,7 +30,7 @@ QEMU = "qemu-system-x86_64"
 # Emulated, on two busy cores, a boot to the end of a short script takes one to two minutes.
 TIMEOUT = 600.0
 # In this time a kernel is in its initramfs, which says the first of these lines; the script prints the second.
-INIT_TIMEOUT = 120.0
+INIT_TIMEOUT = 240.0
 _INIT = "Loading, please wait..."
 _BEGIN, _END = "== driver begins ==", "== driver ends "
 
