@@ -63,7 +63,7 @@ whole() {
     apt-get -q check >/dev/null 2>&1; echo "apt: $?"
     echo "source: $(cd /usr/src; md5sum -c --quiet /usr/local/lib/source.md5 && echo whole)"
     echo "registered: $(dkms status | cut -d, -f1 | cut -d: -f1 | sort -u | tr '\\n' ' ')"
-    for i in $(seq 20); do left="$(find /var/lib/knetstatd -name '.*')"; [ -z "$left" ] && break; sleep 1; done
+    for i in $(seq 120); do left="$(find /var/lib/knetstatd -name '.*')"; [ -z "$left" ] && break; sleep 1; done
     echo "left:" $left
     echo "json: $(find /var/lib/knetstatd /run/knetstatd -name '*.json' -exec python3 -m json.tool {} /dev/null \\; 2>&1)"
     for m in works fails hangs oops; do echo "kt_$m: $(cat /sys/module/kt_$m/initstate 2>/dev/null)"; done
