@@ -5,7 +5,8 @@ Rule 1: losing these files at any time changes no verdict; it only allows anothe
 Rule 2: an attempt counts for one fingerprint of source, headers and compiler; a new fingerprint starts from zero.
 Rule 3: it is written before the work starts (as `interrupted`) and again after a failure, so that a machine that a build
         brings down does not build at every boot for ever.
-Rule 4: times are CLOCK_BOOTTIME with the boot they belong to: a clock that is set does nothing, a reboot ends a wait.
+Rule 4: what a running kernel has refused counts for that boot: the next one asks it again, once.
+Rule 5: times are CLOCK_BOOTTIME with the boot they belong to: a clock that is set does nothing, a reboot ends a wait.
 """
 
 from __future__ import annotations
@@ -44,15 +45,20 @@ def path(state: Path, kernel: str, module: str) -> Path:
     return state / "kernels" / kernel / f"{module}.json"
 
 
-def load(root: Path, state: Path, kernel: str, module: str, fingerprint: str) -> Attempt | None:
-    """The remembered attempt, None where there is none, it does not count any more, or the file is damaged."""
+def load(root: Path, state: Path, kernel: str, module: str, fingerprint: str, *, ask: bool = False) -> Attempt | None:
+    """The remembered attempt, None where there is none, it does not count any more, or the file is damaged.
+
+    ask: it is the running kernel that is asked to load the module, and no rehearsal has spoken against that.
+    """
     try:
         document = json.loads(files.read(path(state, kernel, module), 1 << 20))
         if document["schema"] != SCHEMA or document["fingerprint"] != fingerprint:
             return None
-        same_boot = document["boot_id"] == boot_id(root)
+        same_boot, kind = document["boot_id"] == boot_id(root), Kind(document["kind"])
+        if ask and not same_boot and kind in (Kind.REFUSED, Kind.DENIED):
+            return None
         return Attempt(
-            kind=Kind(document["kind"]),
+            kind=kind,
             times=int(document["times"]),
             not_before=float(document["not_before"]) if same_boot else 0.0,
             reason=str(document["reason"]),

@@ -238,8 +238,6 @@ class Machine:
             self._confs[key] = dkms.conf(self.root, package.name, package.highest, kernel)
         return self._confs[key]
 
-    # -- rehearsals -------------------------------------------------------------------------------------------------------
-
     def rehearsal(self, kernel: str, module: str, installed: Iterable[tuple[str, Proof]]) -> answers.Subject | None:
         """What a rehearsal of the installed modules would be about; None where there is nothing to start, or to insert."""
         return answers.subject(self.root, kernel, module, (proof for _, proof in installed), self.arguments(kernel))
@@ -324,7 +322,9 @@ class Machine:
         o = o._replace(
             staged=Artefact.NONE if staged is None else Artefact.GOOD if good else Artefact.BAD,
             hook_builds=bool(conf.autoinstall) and dkms.hook_present(self.root),
-            attempt=attempts.load(self.root, self.state, o.kernel, o.module, mark),
+            attempt=attempts.load(
+                self.root, self.state, o.kernel, o.module, mark, ask=o.loaded is Loaded.NO and o.rehearsed is not Rehearsed.BAD
+            ),
         )
         return seen._replace(observation=o, fingerprint=mark)
 

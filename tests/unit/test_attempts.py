@@ -46,6 +46,16 @@ def test_a_reboot_ends_the_wait_but_not_the_count(root: Path) -> None:
     assert (found.times, found.not_before) == (4, 0.0)
 
 
+@pytest.mark.parametrize(("kind", "again"), [(Kind.REFUSED, True), (Kind.DENIED, True), (Kind.COMPILE, False)])
+def test_what_the_kernel_refused_is_asked_again_after_a_reboot(root: Path, kind: Kind, again: bool) -> None:
+    """A firmware file, a device, a line in modprobe.d may be there now. Not within the boot, and not what cannot change."""
+    attempts.save(root, root / "state", "6.1", "m", "1", "mark", FAILED._replace(kind=kind))
+    assert attempts.load(root, root / "state", "6.1", "m", "mark", ask=True)
+    (root / "proc/sys/kernel/random/boot_id").write_text("two\n")
+    assert (attempts.load(root, root / "state", "6.1", "m", "mark", ask=True) is None) == again
+    assert attempts.load(root, root / "state", "6.1", "m", "mark"), "of a kernel that does not run"
+
+
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": 99}', "null", '{"schema": 1}', "\x00" * 50])
 def test_a_damaged_file_is_no_attempt(root: Path, damage: str) -> None:
     attempts.save(root, root / "state", "6.1", "m", "1", "mark", FAILED)
