@@ -64,7 +64,8 @@ class Make(NamedTuple):
 class Conf(NamedTuple):
     """What dkms.conf says. dynamic: variables whose value needs a shell; their fields show the text as it stands.
 
-    autoinstall: the raw value.  faults: what dkms refuses the file for.  sources: the files that were read.
+    autoinstall: the raw value.  faults: what dkms refuses the file for; nothing that a shell may put right.
+    sources: the files that were read.
     """
 
     package_name: str
@@ -159,21 +160,23 @@ def _conf(shell: Shell, sources: tuple[str, ...]) -> Conf:
     def length(*arrays: str) -> int:
         return max((max(shell.values.get(name) or [-1]) + 1 for name in arrays), default=0)
 
+    unknown = shell.dynamic
     faults = [] if sources else ["there is no dkms.conf"]
-    faults += [f"{name} is not set" for name in ("PACKAGE_NAME", "PACKAGE_VERSION") if not get(name)]
-    count = length("BUILT_MODULE_NAME", "BUILT_MODULE_LOCATION", "DEST_MODULE_NAME", "DEST_MODULE_LOCATION")
+    faults += [f"{name} is not set" for name in ("PACKAGE_NAME", "PACKAGE_VERSION") if not get(name) and name not in unknown]
+    arrays = ("BUILT_MODULE_NAME", "BUILT_MODULE_LOCATION", "DEST_MODULE_NAME", "DEST_MODULE_LOCATION")
+    count = length(*arrays)
     modules = []
     for i in range(count):
         name = get("BUILT_MODULE_NAME", i) or (get("PACKAGE_NAME") if count == 1 else "")
         place, dest = get("BUILT_MODULE_LOCATION", i), get("DEST_MODULE_LOCATION", i)
         module = Module(name, get("DEST_MODULE_NAME", i) or name, place + "/" * (place[-1:] not in ("", "/")), dest)
-        if not name:
-            faults.append(f"BUILT_MODULE_NAME[{i}] is not set")
-        faults += [f"{n} ends in .o or .ko" for n in sorted({name, module.dest_name}) if n.endswith((".o", ".ko"))]
-        if not dest.startswith(("/kernel", "/updates", "/extra")):
+        if not unknown & {"BUILT_MODULE_NAME", "DEST_MODULE_NAME", "PACKAGE_NAME"}:
+            faults += [] if name else [f"BUILT_MODULE_NAME[{i}] is not set"]
+            faults += [f"{n} ends in .o or .ko" for n in sorted({name, module.dest_name}) if n.endswith((".o", ".ko"))]
+        if not dest.startswith(("/kernel", "/updates", "/extra")) and "DEST_MODULE_LOCATION" not in unknown:
             faults.append(f"DEST_MODULE_LOCATION[{i}] does not begin with /kernel, /updates or /extra")
         modules.append(module)
-    if not modules:
+    if not modules and not unknown & set(arrays):
         faults.append("it names no module: there is no DEST_MODULE_LOCATION")
     makes = []
     for i in range(length("MAKE")):

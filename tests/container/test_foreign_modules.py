@@ -50,11 +50,11 @@ def judge(c: Container, kernel: Kernel, verdict: dict[str, Any], made: list[str]
                 return f"ready, and modprobe: {done.stderr}"
         return ""
     failure = verdict["last_failure"]
-    if failure is None:
-        return "" if verdict["why"] == "source-broken" else f"not ready, and no failure: {verdict['state']}"
+    if failure is None and verdict["why"] != "source-broken":
+        return f"not ready, and no failure: {verdict['state']}"
     if c.run(["dkms", "build", "-m", module, "-v", version, "-k", kernel.release], timeout=1200).returncode == 0:
-        return f"called a failure ({failure['reason']}), and plain dkms builds it"
-    if failure["kind"] in VAGUE or not failure["evidence"]:
+        return f"called a failure ({(failure or verdict)['reason']}), and plain dkms builds it"
+    if failure and (failure["kind"] in VAGUE or not failure["evidence"] or "dkms exit code" in failure["reason"]):
         return f"vague: {failure['kind']}: {failure['reason']}"
     return ""
 

@@ -195,6 +195,12 @@ def test_the_overrides_in_dkms_s_order(tree: Tree) -> None:
         (SIMPLE.replace('NAME[0]="knetstat"', 'NAME[0]="k.ko"'), ("k.ko ends in .o or .ko",)),
         (SIMPLE + "DEST_MODULE_LOCATION[1]=/extra", ("BUILT_MODULE_NAME[1] is not set",)),
         (SIMPLE + "DEST_MODULE_NAME=k.o", ("k.o ends in .o or .ko",)),
+        # Only a shell knows: the index (as in lttng-modules), the name, whether the block is entered.
+        ("PACKAGE_NAME=x\nPACKAGE_VERSION=1\ni=$((1-1))\nBUILT_MODULE_NAME[$i]=x\nDEST_MODULE_LOCATION[$i]=/extra\n", ()),
+        (SIMPLE + 'if [ -d /x ]; then BUILT_MODULE_NAME[1]="y"; fi\nDEST_MODULE_LOCATION[1]=/extra', ()),
+        (SIMPLE.replace("/updates", "$(place)"), ()),
+        ("PACKAGE_VERSION=1\nread PACKAGE_NAME <name\nDEST_MODULE_LOCATION=/extra\n", ()),
+        (". ./common\n", ()),
     ],
 )
 def test_what_dkms_refuses(tree: Tree, text: str, faults: tuple[str, ...]) -> None:
