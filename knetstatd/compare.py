@@ -12,7 +12,7 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import files, kernels, names, symvers
+from . import files, kernels, names, symvers, traps
 from .errors import KernelFileError
 from .model import Headers, Kind
 
@@ -37,8 +37,8 @@ class _Kernel(NamedTuple):
     places: tuple[Path, ...]
 
 
-def refine(cause: Cause, root: Path, kernel: str) -> Cause:
-    """The cause with what the machine's kernels and their headers add to it. Raises nothing."""
+def refine(cause: Cause, root: Path, kernel: str, source: Path) -> Cause:
+    """The cause with what the machine's kernels and their headers, and the module's source, add to it. Raises nothing."""
     found = {k.release: k for k in _kernels(root)}
     target = found.get(kernel)
     if cause.kind in (Kind.HEADERS, Kind.TOOLS) and "einstall the headers" in cause.fix:
@@ -54,6 +54,9 @@ def refine(cause: Cause, root: Path, kernel: str) -> Cause:
     match cause.kind:
         case Kind.SYMBOL:
             return _symbol(cause, target, others)
+        case Kind.API if place := _unread_flags(target, source, cause.subject):
+            text = f"; {place} gives it by EXTRA_CFLAGS, which this kernel's build system does not read"
+            return cause._replace(reason=cause.reason + text, fix=f"Write ccflags-y in its place; or: {cause.fix}")
         case Kind.API if cause.subject.endswith(".h"):
             return _header(cause, target, others)
         case Kind.API:
@@ -126,6 +129,12 @@ def _header(cause: Cause, target: _Kernel, others: list[_Kernel]) -> Cause:
     return cause._replace(reason=f"{cause.reason}; {was} has it" + (f", and here it is {now}" if now else ""))
 
 
+def _unread_flags(target: _Kernel, source: Path, subject: str) -> str:
+    """Where the module gives the compiler what is missing in a way that the target's build system (from 6.15 on) ignores."""
+    rules = files.text(target.headers / "scripts/Makefile.lib")
+    return traps.flags(source, subject) if rules and "EXTRA_CFLAGS" not in rules else ""
+
+
 _PARTS = ("", "uapi", "generated", "generated/uapi")
 
 
@@ -139,27 +148,30 @@ def _identifier(cause: Cause, target: _Kernel, others: list[_Kernel]) -> Cause:
 
 
 def _declared(kernel: _Kernel, identifier: str) -> str:
-    """The header of a kernel that declares an identifier, "" for none."""
+    """The header of a kernel that declares an identifier, "" for none; where it begins a line, it is not only used."""
     word = re.escape(identifier.encode())
     # Not in a comment; followed by what follows a declared name, or #defined.
     pattern = re.compile(
-        rb"^(?!\s*(?:\*|//|/\*)).*\b" + word + rb"\b\s*(?:\(|;|,|=|$|\[)|^#\s*define\s+" + word + rb"\b", re.MULTILINE
+        rb"^(?!\s*(?:\*|//|/\*))(\w)?.*\b" + word + rb"\b\s*(?:\(|;|,|=|$|\[)|^(#)\s*define\s+" + word + rb"\b", re.MULTILINE
     )
+    indented = ""
     for path, place in itertools.islice(_headers(kernel), _FILES):
         try:
             with open(path, "rb") as f:
                 data = f.read(_BYTES)
         except OSError:
             continue
-        if identifier.encode() in data and pattern.search(data):
-            return os.path.relpath(path, place.parent)
-    return ""
+        for match in pattern.finditer(data) if identifier.encode() in data else ():
+            if match[1] or match[2]:
+                return os.path.relpath(path, place.parent)
+            indented = indented or os.path.relpath(path, place.parent)
+    return indented
 
 
 def _headers(kernel: _Kernel) -> Iterator[tuple[str, Path]]:
     for place in kernel.places:
         for where, dirs, found in os.walk(place):
-            dirs[:] = sorted(d for d in dirs if d not in ("config", "dt-bindings"))
+            dirs[:] = sorted((d for d in dirs if d not in ("config", "dt-bindings")), key=lambda d: (d != "linux", d))
             yield from ((os.path.join(where, name), place) for name in sorted(found))
 
 

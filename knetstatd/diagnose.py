@@ -183,6 +183,12 @@ _RULES = (
         "Let the Makefile use the directory that dkms gives: make -C ${kernel_source_dir} in dkms.conf's MAKE",
     ),
     _rule(
+        r"configure: error: (.*)",
+        Kind.COMPILE,
+        "the module's configure script stopped: {1}",
+        "Install what it asks for; where that is something of the kernel's, get a newer version of the module",
+    ),
+    _rule(
         r"No rule to make target [`'](\S+)'",
         Kind.COMPILE,
         "make does not know how to make {1}",

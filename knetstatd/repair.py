@@ -268,7 +268,7 @@ def culprits(machine: Machine, kernel: str) -> Iterator[tuple[dkms.Package, diag
         conf = dkms.conf(machine.root, package.name, version, kernel)
         if conf.autoinstall and _newest(version.source) < os.stat(path).st_mtime:
             cause = diagnose.classify(log, "", 10)
-            yield package, compare.refine(cause, machine.root, kernel)
+            yield package, compare.refine(cause, machine.root, kernel, version.source)
 
 
 def _newest(source: Path) -> float:

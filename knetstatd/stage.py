@@ -69,7 +69,7 @@ def _compile(job: Job, work: Path, tick: Callable[[], None] | None) -> artefact.
         )  # fmt: skip
     if done.code < 0:
         raise BuildError(Kind.INTERRUPTED, f"dkms was killed by signal {-done.code}", kept)
-    cause = compare.refine(diagnose.classify(done.log, done.output, done.code), Path("/"), job.kernel)
+    cause = compare.refine(diagnose.classify(done.log, done.output, done.code), Path("/"), job.kernel, job.source)
     raise BuildError(cause.kind, cause.reason, kept, cause.fix, cause.evidence)
 
 

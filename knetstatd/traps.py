@@ -79,6 +79,27 @@ def _in_file(source: Path, path: Path, passed: Collection[str]) -> Iterator[Runn
         )
 
 
+# With the lines that it goes on in.
+_EXTRA = re.compile(r"^[^#\n]*?\bEXTRA_CFLAGS\s*[:+?]?=((?:[^\n]*\\\n)*[^\n]*)", re.MULTILINE)
+
+
+def flags(source: Path, subject: str) -> str:
+    """Where a module's build files give the compiler `subject` by EXTRA_CFLAGS, as "FILE line N"; "" for nowhere.
+
+    subject: an identifier (by -D), or a header that is in the module's source (by -I).
+    """
+    header = subject.endswith(".h")
+    if header and not any(f"{where}/{name}".endswith(f"/{subject}") for where, _, found in os.walk(source) for name in found):
+        return ""
+    wanted = re.compile(r"-I" if header else rf"-D\s*{re.escape(subject)}\b")
+    for path in _build_files(source):
+        text = files.text(path) or ""
+        for match in _EXTRA.finditer(text):
+            if wanted.search(match[1]):
+                return f"{names.clean(os.path.relpath(path, source))} line {text.count(chr(10), 0, match.start()) + 1}"
+    return ""
+
+
 _UNAME = re.compile(r"\$\(shell\s+uname\s+-\w*r\w*\s*\)|`\s*uname\s+-\w*r\w*\s*`|\$\(\s*uname\s+-\w*r\w*\s*\)")
 # What starts the compile in the kernel's directory: there the module's own `else` branch for hand builds is never read.
 _IN_KERNEL = re.compile(

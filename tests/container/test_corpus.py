@@ -182,6 +182,9 @@ CASES = (
          "const struct file_operations kt_f = { .iterate = it };", "last"),
     Case("refuses", API, r'refuses\.c line 4: #error "too new"', PORT, "too new",
          '#include <linux/version.h>\n#if LINUX_VERSION_CODE > KERNEL_VERSION(6,0,0)\n#error "too new"\n#endif'),
+    Case("flags", API, r".KT_OWN. undeclared.*; Makefile line 2 gives it by EXTRA_CFLAGS", "ccflags-y", "KT_OWN",
+         function("\treturn KT_OWN;"), "last", files={"Makefile": "obj-m := {name}.o\nEXTRA_CFLAGS += -DKT_OWN=0\n"},
+         suites=("trixie",)),
     Case("namespace-literal", API, r"line 2: .DMA_BUF. undeclared", PORT, "DMA_BUF", "MODULE_IMPORT_NS(DMA_BUF);", "last",
          suites=("trixie",)),
     # Symbols.
@@ -342,7 +345,7 @@ def cause(c: Container, case: Case, kernel: Kernel, words: dict[str, str]) -> tu
         output = done.stdout + done.stderr
         assert done.returncode != 0, f"{case.name} did not fail: {output}\n{log}"
         found = diagnose.classify(log, output, done.returncode)
-        return compare.refine(found, c.root, kernel.release), f"{output}\n{log}"
+        return compare.refine(found, c.root, kernel.release, source), f"{output}\n{log}"
 
 
 def faults(case: Case, found: diagnose.Cause, log: str, words: dict[str, str]) -> Iterator[str]:

@@ -52,13 +52,15 @@ def root(tree: Make) -> Path:
         "lib": "-> usr/lib",
         "etc/debian_version": "",
         "usr/lib/linux-kbuild-6.1/scripts/": "",
-        **headers(OLD, old, {"asm/unaligned.h": "", "linux/x.h": "int gone_fn(int a);\n#define MACRO(a) a\n"}),
+        **headers(OLD, old, {"asm/unaligned.h": "", "linux/x.h": "int gone_fn(int a);\n#define MACRO(a) a\n",
+            "linux/a.h": "\tgone_fn(1);\nenum {\n\tVALUE,\n};\n"}),
         **headers(NEW, new, {"linux/unaligned.h": "", "linux/a.h": "-> no", "linux/x.h": INNER}, "x86_64-linux-gnu-gcc-14"),
     })  # fmt: skip
 
 
 def said(root: Path, kind: Kind, subject: str, kernel: str = NEW, evidence: str = "", fix: str = "as before") -> Cause:
-    return compare.refine(Cause(kind, "why, which this kernel does not have", fix, (evidence,), subject), root, kernel)
+    cause = Cause(kind, "why, which this kernel does not have", fix, (evidence,), subject)
+    return compare.refine(cause, root, kernel, root / "src")
 
 
 @pytest.mark.parametrize(
@@ -93,8 +95,27 @@ def test_headers_that_moved_or_never_were(root: Path) -> None:
 def test_identifiers(root: Path) -> None:
     assert f"{OLD} declares it in include/linux/x.h, this kernel does not" in said(root, Kind.API, "gone_fn").reason
     assert f"{OLD} declares it" in said(root, Kind.API, "MACRO").reason
+    assert f"{OLD} declares it in include/linux/a.h" in said(root, Kind.API, "VALUE").reason
     for same in ("inner_fn", "typo"):
         assert "declares" not in said(root, Kind.API, same).reason
+
+
+@pytest.mark.parametrize(
+    ("subject", "line"),
+    [("OWN", 4), ("WITH_SPACE", 6), ("own.h", 4), ("OWNER", 0), ("absent.h", 0), ("COMMENT", 0)],
+)
+def test_flags_that_the_build_system_ignores(root: Path, subject: str, line: int) -> None:
+    """From 6.15 on EXTRA_CFLAGS is not read."""
+    makefile = "obj-m := x.o\n# EXTRA_CFLAGS = -DCOMMENT\n\nEXTRA_CFLAGS += -I$(src)/include \\\n\t-DOWN=1\n"
+    (root / "src/include").mkdir(parents=True)
+    (root / "src/include/own.h").touch()
+    (root / "src/Makefile").write_text(makefile + "EXTRA_CFLAGS:=-D WITH_SPACE\n")
+    rules = root / "usr/lib/linux-kbuild-6.1/scripts/Makefile.lib"
+    for text, ignored in (("ccflags-y\n", True), ("ccflags-y += $(EXTRA_CFLAGS)\n", False)):
+        rules.write_text(text)
+        cause = said(root, Kind.API, subject)
+        assert (f"; Makefile line {line} gives it by EXTRA_CFLAGS" in cause.reason) is bool(line and ignored)
+        assert ("ccflags-y" in cause.fix) is bool(line and ignored)
 
 
 def test_compilers(root: Path) -> None:
