@@ -152,7 +152,7 @@ def _declared(kernel: _Kernel, identifier: str) -> str:
     word = re.escape(identifier.encode())
     # Not in a comment; followed by what follows a declared name, or #defined.
     pattern = re.compile(
-        rb"^(?!\s*(?:\*|//|/\*))(\w)?.*\b" + word + rb"\b\s*(?:\(|;|,|=|$|\[)|^(#)\s*define\s+" + word + rb"\b", re.MULTILINE
+        rb"^(#)\s*define\s+" + word + rb"\b|^(?!\s*(?:\*|//|/\*))(\w)?.*\b" + word + rb"\b\s*(?:\(|;|,|=|$|\[)", re.MULTILINE
     )
     indented = ""
     for path, place in itertools.islice(_headers(kernel), _FILES):

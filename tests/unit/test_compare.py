@@ -53,7 +53,7 @@ def root(tree: Make) -> Path:
         "etc/debian_version": "",
         "usr/lib/linux-kbuild-6.1/scripts/": "",
         **headers(OLD, old, {"asm/unaligned.h": "", "linux/x.h": "int gone_fn(int a);\n#define MACRO(a) a\n",
-            "linux/a.h": "\tgone_fn(1);\nenum {\n\tVALUE,\n};\n"}),
+            "linux/a.h": "\tgone_fn(1);\n\tMACRO(2);\nenum {\n\tVALUE,\n};\n"}),
         **headers(NEW, new, {"linux/unaligned.h": "", "linux/a.h": "-> no", "linux/x.h": INNER}, "x86_64-linux-gnu-gcc-14"),
     })  # fmt: skip
 
@@ -94,7 +94,7 @@ def test_headers_that_moved_or_never_were(root: Path) -> None:
 
 def test_identifiers(root: Path) -> None:
     assert f"{OLD} declares it in include/linux/x.h, this kernel does not" in said(root, Kind.API, "gone_fn").reason
-    assert f"{OLD} declares it" in said(root, Kind.API, "MACRO").reason
+    assert f"{OLD} declares it in include/linux/x.h" in said(root, Kind.API, "MACRO").reason
     assert f"{OLD} declares it in include/linux/a.h" in said(root, Kind.API, "VALUE").reason
     for same in ("inner_fn", "typo"):
         assert "declares" not in said(root, Kind.API, same).reason
