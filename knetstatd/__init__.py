@@ -8,8 +8,10 @@ Layers, lowest first; a module imports only from layers below its own (tests/uni
 3. reading    files, unpack, symvers, elf, ko, depmod, kernels, places, der, grub, bootloader, trust, modprobe, host, target,
               initrd, checks, signed, placement, verify, shellfile, dkmsconf, dkms, traps, transaction, packages, artefact,
               attempts, locks, loads, sockets, live, proofs, answers, observe
-4. doing      run, units, rehearse, probe, trial, diagnose, compare, journal, notify, signing, compiler, stage, publish, repair
-5. programs   watch, uevents, report, explain, tell, builder, rehearsals, worker, sockettable, mending, commandline, cli, daemon
+4. doing      run, units, rehearse, probe, refusals, trial, diagnose, compare, loading, journal, notify, signing, compiler,
+              stage, publish, repair
+5. programs   watch, uevents, report, explain, tell, progress, builder, rehearsals, worker, sockettable, mending,
+              commandline, cli, daemon
 """
 
 __version__ = "1.0.0"

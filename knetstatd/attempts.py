@@ -5,8 +5,10 @@ Rule 1: losing these files at any time changes no verdict; it only allows anothe
 Rule 2: an attempt counts for one fingerprint of source, headers and compiler; a new fingerprint starts from zero.
 Rule 3: it is written before the work starts (as `interrupted`) and again after a failure, so that a machine that a build
         brings down does not build at every boot for ever.
-Rule 4: what a running kernel has refused counts for that boot: the next one asks it again, once.
-Rule 5: times are CLOCK_BOOTTIME with the boot they belong to: a clock that is set does nothing, a reboot ends a wait.
+Rule 4: what a running kernel has refused counts for that boot: the next one asks it again, once. A loading that the machine
+        did not survive counts for every boot.
+Rule 5: what loading failed at says nothing of building, and the other way round: neither counts for the other.
+Rule 6: times are CLOCK_BOOTTIME with the boot they belong to: a clock that is set does nothing, a reboot ends a wait.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _PLACES = ("kernels", "stage", "rehearsals")
+# Seconds after a boot, for the administrator of a machine that builds bring down, and how many of them are no accident.
+_PEACE, _ACCIDENTS = 600.0, 3
 
 
 def now() -> float:
@@ -45,27 +49,27 @@ def path(state: Path, kernel: str, module: str) -> Path:
     return state / "kernels" / kernel / f"{module}.json"
 
 
-def load(root: Path, state: Path, kernel: str, module: str, fingerprint: str, *, ask: bool = False) -> Attempt | None:
-    """The remembered attempt, None where there is none, it does not count any more, or the file is damaged.
-
-    ask: it is the running kernel that is asked to load the module, and no rehearsal has spoken against that.
-    """
+def load(root: Path, state: Path, kernel: str, module: str, fingerprint: str) -> Attempt | None:
+    """The remembered attempt, None where there is none, it does not count any more, or the file is damaged."""
     try:
         document = json.loads(files.read(path(state, kernel, module), 1 << 20))
         if document["schema"] != SCHEMA or document["fingerprint"] != fingerprint:
             return None
-        same_boot, kind = document["boot_id"] == boot_id(root), Kind(document["kind"])
-        if ask and not same_boot and kind in (Kind.REFUSED, Kind.DENIED):
+        same_boot, kind, times = document["boot_id"] == boot_id(root), Kind(document["kind"]), int(document["times"])
+        loading = document.get("loading") is True
+        if loading and not same_boot and kind is not Kind.INTERRUPTED:
             return None
+        crashes = kind is Kind.INTERRUPTED and times > _ACCIDENTS
         return Attempt(
             kind=kind,
-            times=int(document["times"]),
-            not_before=float(document["not_before"]) if same_boot else 0.0,
+            times=times,
+            not_before=float(document["not_before"]) if same_boot else _PEACE if crashes else 0.0,
             reason=str(document["reason"]),
             fix=str(document["fix"]),
             evidence=tuple(str(line) for line in document["evidence"]),
             when=float(document["when"]),
             log=str(document["log"]),
+            loading=loading,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -92,8 +96,9 @@ def following(before: Attempt | None, failed: Attempt, limits: Limits) -> Attemp
 
     The first interruptions wait for nothing: the usual cause is a restart, and the next look should simply go on.
     """
-    count = before.times if before is not None and before.kind is failed.kind else 0
-    free = failed.kind is Kind.INTERRUPTED and count < 3
+    same = before is not None and (before.kind, before.loading) == (failed.kind, failed.loading)
+    count = before.times if before is not None and same else 0
+    free = failed.kind is Kind.INTERRUPTED and count < _ACCIDENTS
     delay = 0.0 if free else plan.backoff(count + 1, limits)
     return failed._replace(times=count + 1, not_before=now() + delay, when=time.time())
 

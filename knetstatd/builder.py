@@ -14,57 +14,24 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import answers, artefact, attempts, diagnose, kernels, live, loads, locks, publish, report, run, stage
+from . import answers, artefact, attempts, diagnose, kernels, loading, loads, locks, publish, report, run, stage
 from .compiler import Job
 from .errors import BuildError, KnetstatdError
 from .events import Event
 from .model import Action, Artefact, Attempt, Headers, Kind, Retry, Told, Why
+from .progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from pathlib import Path
 
     from .answers import Subject
     from .journal import Journal
     from .model import Answer, Proof
     from .observe import Machine, Seen
-
-
-class Progress:
-    """Phase and elapsed time: one line that is rewritten on a terminal, plain lines elsewhere, nothing for the daemon."""
-
-    def __init__(self, *, shown: bool) -> None:
-        self._shown = shown
-        self._tty = shown and sys.stderr.isatty()
-        self._phase = ""
-        self._begin = time.monotonic()
-        self._drawn = 0.0
-
-    def phase(self, text: str) -> None:
-        """A new phase begins."""
-        if text == self._phase:
-            return
-        self.end()
-        self._phase, self._begin = text, time.monotonic()
-        if self._shown and not self._tty:
-            print(f"{text} ...", file=sys.stderr, flush=True)
-        self.tick()
-
-    def tick(self) -> None:
-        """Redraws the line, at most five times a second."""
-        if self._tty and self._phase and time.monotonic() - self._drawn > 0.2:
-            self._drawn = time.monotonic()
-            print(f"\r\x1b[K{self._phase} ... {self._drawn - self._begin:.1f} s", end="", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """The phase is over."""
-        if self._tty and self._phase:
-            print(f"\r\x1b[K{self._phase}: {time.monotonic() - self._begin:.1f} s", file=sys.stderr, flush=True)
-        self._phase = ""
 
 
 class Builder:
@@ -75,17 +42,15 @@ class Builder:
         self.journal = journal
         self.progress = progress
         self.lock = lock
+        # A failure could not be remembered: whoever started us would start the next at once.
+        self.forgetful = False
 
     def step(self, seen: Seen, action: Action) -> bool:
         """Carries out one step that the planner has just answered; True where it succeeded. Never raises KnetstatdError."""
         o = seen.observation
-        before = o.attempt
         begin = time.monotonic()
         try:
-            # Kept before the work starts: a machine that this build brings down must not try it at every boot for ever.
-            self._remember(
-                seen, attempts.following(before, Attempt(Kind.INTERRUPTED, 1, reason=_INTERRUPTED), self.machine.limits)
-            )
+            self._begun(seen, action)
             match action:
                 case Action.STAGE:
                     self._stage(seen)
@@ -101,14 +66,14 @@ class Builder:
                 case _:
                     raise AssertionError(action)
         except BuildError as e:
-            self._failed(seen, e, before)
+            self._failed(seen, action, e)
             return False
         except OSError as e:
             kind = {28: Kind.DISK, 30: Kind.READ_ONLY, 12: Kind.MEMORY}.get(e.errno or 0, Kind.PUBLISH)
-            self._failed(seen, BuildError(kind, e.strerror or str(e), os.fspath(e.filename or "")), before)
+            self._failed(seen, action, BuildError(kind, e.strerror or str(e), os.fspath(e.filename or "")))
             return False
         except KnetstatdError as e:
-            self._failed(seen, BuildError(Kind.PUBLISH, e.what, e.where, e.fix), before)
+            self._failed(seen, action, BuildError(Kind.PUBLISH, e.what, e.where, e.fix))
             return False
         finally:
             self.progress.end()
@@ -119,27 +84,41 @@ class Builder:
         o = seen.observation
         attempts.save(self.machine.root, self.machine.state, o.kernel, o.module, o.version, seen.fingerprint, attempt)
 
-    def _failed(self, seen: Seen, e: BuildError, before: Attempt | None) -> None:
-        o = seen.observation
+    def _begun(self, seen: Seen, action: Action) -> None:
+        """Kept before the work starts: what brings the machine down must not be tried at every boot for ever."""
+        interrupted = Attempt(Kind.INTERRUPTED, 1, reason=_INTERRUPTED, fix=_BY_HAND, loading=action is Action.LOAD)
+        try:
+            self._remember(seen, attempts.following(seen.observation.attempt, interrupted, self.machine.limits))
+        except OSError:
+            if action is not Action.LOAD:  # which takes no room
+                raise
+
+    def _failed(self, seen: Seen, action: Action, e: BuildError) -> None:
+        o, before = seen.observation, seen.observation.attempt
         kind = Kind(e.kind)
-        if self.machine.refresh_locks() and kind.retry is Retry.NEVER:
+        if self.machine.refresh_locks() and kind.retry is Retry.NEVER and action is not Action.LOAD:
             # Half of the headers may not be unpacked yet, or dkms.conf just replaced: not an honest attempt.
             kind = Kind.DURING_TRANSACTION
         if kind is not Kind.DURING_TRANSACTION and shutil.disk_usage(self.machine.state).free < 1 << 20:
             kind = Kind.DISK
         fix = e.fix or f"Run: knetstatctl explain {o.kernel}"
         failed = Attempt(
-            kind, 1, reason=e.what, fix=fix, evidence=e.evidence, log=e.where if e.where.endswith(".log") else ""
-        )
+            kind, 1, reason=e.what, fix=fix, evidence=e.evidence, log=e.where if e.where.endswith(".log") else "",
+            loading=action is Action.LOAD,
+        )  # fmt: skip
         attempt = attempts.following(before, failed, self.machine.limits)
-        with contextlib.suppress(OSError):  # a full disk must not hide the reason
+        try:
             self._remember(seen, attempt)
+        except OSError:  # a full disk must not hide the reason
+            self.forgetful = True
         if kind is Kind.REHEARSAL and before is not None and before.reason == e.what:
             return  # said once
         over = kind.retry is Retry.NEVER or (kind.retry is Retry.TWICE and attempt.times > 2)
         text = f"{o.module} {o.version} for {o.kernel}: {e.what}"
         if over:
             text += "; no further attempt until source, headers or compiler change"
+        elif kind is Kind.MISMATCH:
+            text += "; it is built again for this kernel, once"
         elif kind is Kind.DURING_TRANSACTION:
             text += "; trying again when the package transaction is over"
         else:
@@ -255,21 +234,16 @@ class Builder:
             self._say(Event.DISAGREEMENT, seen, f"the kernel and the analysis disagree: {other}", reason=other, evidence=words)
 
     def _load(self, seen: Seen) -> None:
-        for name, _ in seen.installed:
-            done = run.run(["modprobe", "-b", "--", name], timeout=60)
-            if not live.is_live(self.machine.root / "sys/module" / name):
-                if not done.code:
-                    raise BuildError(
-                        Kind.DENIED, f"{name} is denied by modprobe's configuration", "/etc/modprobe.d",
-                        "Take it out of the blacklist, or out of `load` in knetstatd.toml",
-                    )  # fmt: skip
-                lines = diagnose.last_lines(done.text, 3)
-                silent = "its init died" if done.code < 0 else "modprobe says nothing"
-                said = "its init does not return" if done.timed_out else lines[-1] if lines else silent
-                fix = "journalctl -k -b shows the kernel's own words"
-                raise BuildError(Kind.REFUSED, f"the kernel does not load {name}: {said}", "", fix, lines)
-        loads.add(self.machine.runtime, seen.observation.module, attempts.now())
-        self._say(Event.LOADED, seen, "loaded again: somebody had unloaded it" if seen.observation.loads else "loaded")
+        o = seen.observation
+        try:
+            loading.load(self.machine.root, [name for name, _ in seen.installed])
+        except BuildError as e:
+            paths = (Path(proof.path) for _, proof in seen.installed)
+            again = e.kind is Kind.MISMATCH and loads.refuse(self.machine.runtime, o.module, paths)
+            kind = Kind.REFUSED if e.kind is Kind.MISMATCH and not again else e.kind
+            raise BuildError(kind, e.what, e.where, e.fix, e.evidence) from e
+        loads.add(self.machine.runtime, o.module, attempts.now())
+        self._say(Event.LOADED, seen, "loaded again: somebody had unloaded it" if o.loads else "loaded")
 
     def _fetch_headers(self, seen: Seen) -> None:
         o = seen.observation
@@ -312,20 +286,23 @@ def by_hand(
                 _to_the_end(hand, kernel, module, every, wait=wait)
 
 
-def step_by_step(machine: Machine, journal: Journal, kernel: str, modules: Sequence[str], kind: str) -> bool:
-    """What the daemon starts: the steps of one kind that are due now, for one kernel. False where another run is at work."""
+def step_by_step(machine: Machine, journal: Journal, kernel: str, modules: Sequence[str], kind: str) -> bool | None:
+    """What the daemon starts: the steps of one kind that are due now, for one kernel.
+
+    None where another run is at work, False where a failure could not be remembered.
+    """
     run.adopt_orphans()
     try:
         lock = locks.hold(machine.runtime, locks.BUILD)
     except KnetstatdError:
-        return False
+        return None
     hand = Builder(machine, journal, Progress(shown=False), lock)
     with run.undisturbed():  # a service manager that stops everything waits for what has begun
         for module in modules:
             _to_the_end(hand, kernel, module, STEPS[kind], wait=False)
     run.kill_orphans()
     os.close(lock)
-    return True
+    return not hand.forgetful
 
 
 def _to_the_end(hand: Builder, kernel: str, module: str, steps: Collection[Action], *, wait: bool) -> None:
@@ -348,3 +325,4 @@ def _to_the_end(hand: Builder, kernel: str, module: str, steps: Collection[Actio
 
 
 _INTERRUPTED = "the last attempt was interrupted (killed, or the machine went down)"
+_BY_HAND = "journalctl -b -1 -e may show why; to try it again: knetstatctl build"

@@ -214,6 +214,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _build(arguments: argparse.Namespace) -> int:
     from . import builder
     from .journal import Journal
+    from .progress import Progress
 
     if os.geteuid() != 0:
         raise KnetstatdError("building needs root", fix=f"Run: sudo knetstatctl build {arguments.kernel}")
@@ -225,8 +226,9 @@ def _build(arguments: argparse.Namespace) -> int:
     journal = Journal(quiet="JOURNAL_STREAM" in os.environ)
     if arguments.step is not None:
         # Told and remembered by the builder; busy: somebody builds by hand, and the daemon looks again after that.
-        return READY if builder.step_by_step(machine, journal, kernels[0], modules, arguments.step) else IN_PROGRESS
-    progress = builder.Progress(shown=not arguments.json)
+        done = builder.step_by_step(machine, journal, kernels[0], modules, arguments.step)
+        return IN_PROGRESS if done is None else READY if done else NOT_READY
+    progress = Progress(shown=not arguments.json)
     builder.by_hand(machine, journal, progress, kernels, modules, wait=not arguments.no_wait)
     machine.refresh()
     verdicts = [verdict for _, verdict in _looks(machine, kernels, modules)]

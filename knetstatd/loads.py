@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""When each package's modules came into the running kernel: by that somebody's unloading is told from a fresh boot.
+"""What this boot knows of each package's modules: when they came into the running kernel, by which somebody's unloading is
+told from a fresh boot; and which file that kernel has refused.
 
-Rule 1: a boot knows nothing of the one before: the files lie in /run, one for each package.
+Rule 1: a boot knows nothing of the one before: the files lie in /run, one of each sort for each package.
 Rule 2: losing them changes no verdict; it only allows another loading.
 """
 
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from . import files
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 _KEPT = 32  # more than anybody asks for
@@ -45,7 +47,31 @@ def seen(runtime: Path, module: str, when: float) -> None:
         add(runtime, module, when)
 
 
+def refuse(runtime: Path, module: str, paths: Iterable[Path]) -> bool:
+    """The running kernel says that these files are not for it. False where it has said so of others in this boot."""
+    path = runtime / "refused" / module
+    if path.exists():
+        return False
+    try:
+        path.parent.mkdir(exist_ok=True)
+        files.write(path, _identities(paths).encode(), durable=False)
+    except OSError:
+        return False  # who cannot remember it must not build again and again
+    return True
+
+
+def refused(runtime: Path, module: str, paths: Iterable[Path]) -> bool:
+    """Whether it has said so of these very files."""
+    said = files.text(runtime / "refused" / module)
+    return said is not None and said == _identities(paths)
+
+
+def _identities(paths: Iterable[Path]) -> str:
+    return "".join(f"{path} {files.identity(path)}\n" for path in paths)
+
+
 def forget(runtime: Path, module: str) -> None:
     """The next loading counts as the first: an administrator asks for it."""
-    with contextlib.suppress(OSError):
-        os.unlink(_path(runtime, module))
+    for path in (_path(runtime, module), runtime / "refused" / module):
+        with contextlib.suppress(OSError):
+            os.unlink(path)

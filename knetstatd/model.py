@@ -194,6 +194,7 @@ class Kind(enum.StrEnum):
     COMPILER = "compiler"
     TOOLS = "kernel-tools"
     REFUSED = "kernel-refused"
+    MISMATCH = "kernel-mismatch"
     DENIED = "denied"
     TIMEOUT = "timeout"
     MEMORY = "memory"
@@ -220,6 +221,7 @@ _RETRY = {
     Kind.DISK: Retry.BACKOFF,
     Kind.READ_ONLY: Retry.BACKOFF,
     Kind.INTERRUPTED: Retry.BACKOFF,
+    Kind.MISMATCH: Retry.BACKOFF,
     Kind.FOREIGN_DKMS: Retry.BACKOFF,
     Kind.SIGNING: Retry.BACKOFF,
     Kind.PUBLISH: Retry.BACKOFF,
@@ -232,7 +234,7 @@ _RETRY = {
 class Attempt(NamedTuple):
     """What is remembered of failed attempts with one fingerprint of source, headers and compiler.
 
-    times: how often in a row.  log: make's, "" for none.
+    times: how often in a row.  log: make's, "" for none.  loading: it was the running kernel that was to take the module.
     not_before: seconds of CLOCK_BOOTTIME; 0 after a reboot.  when: seconds since the epoch, for display only.
     """
 
@@ -244,6 +246,7 @@ class Attempt(NamedTuple):
     evidence: tuple[str, ...] = ()
     when: float = 0.0
     log: str = ""
+    loading: bool = False
 
 
 class Observation(NamedTuple):

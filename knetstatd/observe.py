@@ -9,6 +9,7 @@ Rule 2: `root` is where the machine's files are; only the running kernel, the cl
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import (
@@ -34,7 +35,6 @@ from .proofs import Look, Proofs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from .config import Config
     from .model import Answer, Step
@@ -322,15 +322,15 @@ class Machine:
         o = o._replace(
             staged=Artefact.NONE if staged is None else Artefact.GOOD if good else Artefact.BAD,
             hook_builds=bool(conf.autoinstall) and dkms.hook_present(self.root),
-            attempt=attempts.load(
-                self.root, self.state, o.kernel, o.module, mark, ask=o.loaded is Loaded.NO and o.rehearsed is not Rehearsed.BAD
-            ),
+            attempt=attempts.load(self.root, self.state, o.kernel, o.module, mark),
         )
         return seen._replace(observation=o, fingerprint=mark)
 
     def _judge(self, kernel: str, module: str, installed: tuple[tuple[str, Proof], ...]) -> Artefact:
         if len(installed) < len(self._made(kernel, module)) or not installed:
             return Artefact.NONE if not installed else Artefact.BAD
+        if kernel == self.running and loads.refused(self.runtime, module, (Path(proof.path) for _, proof in installed)):
+            return Artefact.BAD  # the kernel's own word, whatever the analysis says
         if not all(proof.holds(ELSEWHERE) for _, proof in installed):
             return Artefact.BAD
         if not all(proof.loads for _, proof in installed):

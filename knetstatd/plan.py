@@ -14,6 +14,8 @@ Rules:
 7. What a kernel did not take in the rehearsal is wrong, whatever the analysis says; the same source is not built again for
    that. No rehearsal while a package transaction is open: the files may change under it.
 8. What cannot heal by waiting is given up until its fingerprint changes; what can is tried again, ever more slowly.
+9. The running kernel gets a file that is there before a better one is made. What loading failed at keeps nobody from building,
+   and the other way round. A loading that did not come back twice, nor the machine with it, is not tried a third time.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ from __future__ import annotations
 from .model import (
     Action,
     Artefact,
-    Attempt,
     Headers,
     KernelState,
+    Kind,
     Limits,
     Loaded,
     Observation,
@@ -39,6 +41,8 @@ from .model import (
 POLL = 0.5
 # How often in how many seconds a module is loaded; what takes it out again and again is not outdone.
 LOADS, LOADS_WITHIN = 5, 3600.0
+# So many loadings in a row that the machine, or at least the builder, did not survive are no accident.
+CRASHES = 2
 
 
 def backoff(count: int, limits: Limits) -> float:
@@ -51,13 +55,18 @@ def backoff(count: int, limits: Limits) -> float:
 
 def plan(seen: Observation, now: float, limits: Limits) -> Step:
     """The next step. now: seconds of CLOCK_BOOTTIME, the clock of every time in `seen`."""
+    load = _load(seen, now, limits)
     if seen.state is not KernelState.BOOTABLE:
+        if load and load.action is Action.LOAD:  # it runs, wherever its image is
+            return load
         if seen.transaction:
             return Step(Action.WAIT, Why.TRANSACTION, now + POLL)
         return Step(Action.DONE, Why.NO_IMAGE if seen.state is KernelState.NO_IMAGE else Why.NOT_A_KERNEL)
     # A run keeps an attempt until it has ended well: a module that is there, but not yet on the disk, is not called ready.
     if seen.own_run and (seen.attempt or seen.installed is not Artefact.GOOD or seen.rehearsed is Rehearsed.BAD):
         return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
+    if load and (load.action is Action.LOAD or seen.installed is Artefact.GOOD):
+        return load
     if seen.installed is Artefact.GOOD and seen.rehearsed is not Rehearsed.BAD:
         return _good(seen, now, limits)
     if seen.rehearsed is Rehearsed.BAD and seen.attempt and seen.attempt.kind.retry is Retry.NEVER:
@@ -72,8 +81,8 @@ def plan(seen: Observation, now: float, limits: Limits) -> Step:
         return Step(Action.WAIT, Why.SETTLING, seen.changed + limits.settle)
     if seen.headers is not Headers.COMPLETE:
         return _headers(seen, now, limits)
-    if seen.attempt and (refused := _held_back(seen.attempt, seen.transaction, now)):
-        return refused
+    if held := _held_back(seen, now):
+        return held
     if seen.staged is Artefact.GOOD:
         return _busy(seen, now) or Step(Action.PUBLISH, Why.STAGED)
     if seen.hook_builds and (busy := _busy(seen, now)):
@@ -92,15 +101,18 @@ def _busy(seen: Observation, now: float) -> Step | None:
     return None
 
 
-def _held_back(attempt: Attempt, transaction: str, now: float) -> Step | None:
-    """What the failures so far forbid; None where the next attempt may start."""
+def _held_back(seen: Observation, now: float, *, loading: bool = False) -> Step | None:
+    """What the failures so far forbid; None where the next attempt may start. loading: by the running kernel."""
+    attempt = seen.attempt
+    if attempt is None or attempt.loading is not loading:
+        return None
     match attempt.kind.retry:
         case Retry.NEVER:
             return Step(Action.GIVE_UP, Why.FAILED)
         case Retry.TWICE if attempt.times > 2:
             return Step(Action.GIVE_UP, Why.FAILED)
         case Retry.AFTER_TRANSACTION:
-            return Step(Action.WAIT, Why.TRANSACTION, now + POLL) if transaction else None
+            return Step(Action.WAIT, Why.TRANSACTION, now + POLL) if seen.transaction else None
     return Step(Action.WAIT, Why.BACKOFF, attempt.not_before) if now < attempt.not_before else None
 
 
@@ -108,18 +120,12 @@ def _headers(seen: Observation, now: float, limits: Limits) -> Step:
     if busy := _busy(seen, now):
         return busy
     if limits.install_headers:
-        return (seen.attempt and _held_back(seen.attempt, "", now)) or Step(Action.FETCH_HEADERS, Why.HEADERS_MISSING)
+        return _held_back(seen, now) or Step(Action.FETCH_HEADERS, Why.HEADERS_MISSING)
     return Step(Action.GIVE_UP, Why.HEADERS_MISSING if seen.headers is Headers.MISSING else Why.HEADERS_PARTIAL)
 
 
 def _good(seen: Observation, now: float, limits: Limits) -> Step:
     """The file is good; what does a kernel say of it, and is it what the running one has?"""
-    if seen.loaded is Loaded.NO:
-        # Changes no tree, so it waits for nobody else's work: a package manager may take an hour.
-        if seen.own_run:
-            return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
-        held = seen.attempt and _held_back(seen.attempt, seen.transaction, now)
-        return held or _unloaded(seen, now, limits) or Step(Action.LOAD, Why.NOT_LOADED)
     if seen.rehearsed is Rehearsed.IMPOSSIBLE:
         return Step(Action.GIVE_UP, Why.NOT_REHEARSED)
     if seen.rehearsed is Rehearsed.DUE:
@@ -130,6 +136,20 @@ def _good(seen: Observation, now: float, limits: Limits) -> Step:
         case Loaded.FAULTY:  # what is loaded is what was proven: another build would be the same
             return Step(Action.DONE, Why.FAULTY)
     return Step(Action.DONE, Why.READY)
+
+
+def _load(seen: Observation, now: float, limits: Limits) -> Step | None:
+    """Whether the running kernel is to be given what is installed; None where there is nothing to give, or it has it."""
+    there = seen.installed in (Artefact.GOOD, Artefact.OTHER) and seen.rehearsed is not Rehearsed.BAD
+    if seen.loaded is not Loaded.NO or not there:
+        return None
+    # Changes no tree, so it waits for nobody else's work: a package manager may take an hour.
+    if seen.own_run:
+        return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
+    if seen.attempt and seen.attempt.loading and seen.attempt.kind is Kind.INTERRUPTED and seen.attempt.times >= CRASHES:
+        return Step(Action.GIVE_UP, Why.FAILED)
+    held = _held_back(seen, now, loading=True)
+    return held or _unloaded(seen, now, limits) or Step(Action.LOAD, Why.NOT_LOADED)
 
 
 def _unloaded(seen: Observation, now: float, limits: Limits) -> Step | None:

@@ -14,6 +14,7 @@ from .answers import Subject
 from .errors import KnetstatdError, UsageError
 from .journal import Journal
 from .model import Answer, Told
+from .progress import Progress
 
 if TYPE_CHECKING:
     import argparse
@@ -73,7 +74,7 @@ def by_hand(machine: Machine, kernel: str, modules: Sequence[str], file: str | N
     As root, the answers about installed modules are kept, and told in the journal. What cannot be done is an outcome too.
     Raises KnetstatdError where there is nothing to rehearse, or another run does not end within an hour.
     """
-    progress = builder.Progress(shown=shown)
+    progress = Progress(shown=shown)
     run.adopt_orphans()
     with locks.locked(machine.runtime, locks.BUILD, 3600.0) if os.geteuid() == 0 else contextlib.nullcontext(-1) as lock:
         hand = builder.Builder(machine, Journal(quiet=True), progress, lock)
@@ -103,7 +104,7 @@ def _of_installed(hand: builder.Builder, kernel: str, module: str) -> Outcome | 
     return Outcome(module, f"{module} {seen.observation.version} on {kernel}", answer)
 
 
-def _of_file(machine: Machine, kernel: str, path: Path, progress: builder.Progress) -> Outcome:
+def _of_file(machine: Machine, kernel: str, path: Path, progress: Progress) -> Outcome:
     image, module = kernels.image(machine.root, kernel), ko.read(path)
     if image is None:
         raise KnetstatdError(f"{kernel} has no boot image")
@@ -122,7 +123,7 @@ def _of_file(machine: Machine, kernel: str, path: Path, progress: builder.Progre
     return Outcome(module.name, f"{path} on {kernel}", answer)
 
 
-def _ask(machine: Machine, about: Subject, progress: builder.Progress) -> Answer:
+def _ask(machine: Machine, about: Subject, progress: Progress) -> Answer:
     progress.phase(f"Rehearsing {about.module} on {about.kernel}")
     timeout = machine.config.rehearse_timeout_seconds
     # Here and not in the unit: that could not read what is in somebody's home.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import answers, kernels, names, plan
-from .model import Action, Artefact, Check, Kind, Loaded, Rehearsed, Result, Why
+from .model import Action, Artefact, Check, Kind, Rehearsed, Result, Why
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +98,7 @@ def verdict(machine: Machine, seen: Seen, step: Step) -> Verdict:
     """The verdict that follows from what was seen and what the planner makes of it."""
     o = seen.observation
     unasked = machine.config.rehearse == "require" and o.rehearsed in (Rehearsed.DUE, Rehearsed.IMPOSSIBLE)
-    refused = step.why is Why.FAILED and o.loaded is Loaded.NO and o.attempt is not None and o.attempt.kind is Kind.REFUSED
+    refused = step.why is Why.FAILED and o.attempt is not None and o.attempt.loading and o.attempt.kind is not Kind.DENIED
     good = o.installed in (Artefact.GOOD, Artefact.OTHER) and o.rehearsed is not Rehearsed.BAD
     ready = good and not unasked and not refused  # the running kernel's own word counts more than the analysis
     waiting = step.action is Action.WAIT and step.why not in (Why.BACKOFF, Why.NOT_REHEARSED)

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import answers, elf, files, ko, names, probe, rehearse, units, unpack
+from . import answers, elf, files, ko, names, probe, refusals, rehearse, units, unpack
 from .errors import KnetstatdError, ModuleFileError
 from .model import Answer, Result, Told
 from .rehearse import Outcome
@@ -45,28 +45,9 @@ _KVM_TIMEOUT = 20.0
 _MORE_MEMORY = 1024  # MB
 _STARVED = re.compile(r"Out of memory|deadlocked on memory|page allocation failure|Initramfs unpacking failed")
 _MACHINE = elf.Machine(62, 64, True)  # EM_X86_64 of elf.h
-# Of a register dump, the lines that say what and where.
-_OOPS = re.compile(r"^kernel BUG|^BUG:|^WARNING|^Oops|^RIP: 0010|^Kernel panic|nable to handle")
 _IMAGE_LIMIT = 256 << 20
 _MOST_WORDS = 8
 
-# What a kernel writes when it refuses a module before it runs any of its code (kernel/module/*.c): the check of `verify` that
-# judges the same thing, and the sentence.
-_REFUSALS = (
-    (r"disagrees about version of symbol (\S+)", "crcs", "the symbol {1} has another checksum there"),
-    (r"no symbol version for (\S+)", "crcs", "the module has no checksum for the symbol {1}"),
-    (r"version magic '(\S+) ([^']*)' should be '\1 ([^']*)'", "vermagic", "its version magic is '{2}', and must be '{3}'"),
-    (r"version magic '(\S+) [^']*' should be '(\S+) [^']*'", "release", "it was built for {1}, and this is {2}"),
-    (r"section size must match", "struct-module", "its struct module has another size"),
-    (r"Unknown symbol (\S+)", "symbols", "that kernel has no symbol {1} for it"),
-    (r"exports duplicate symbol (\S+)", "exports", "it exports {1}, which the kernel has already"),
-    (r"[Mm]odule \S+ is blacklisted", "denied", "module_blacklist= on the kernel's command line denies it"),
-    (
-        r"Loading of .* is rejected|loading is restricted|Key was rejected|Required key not available",
-        "signature",
-        "its signature is none that this kernel accepts",
-    ),
-)
 # insmod's words for what an init function answered (errno(3)).
 _NO_DEVICE = ("No such device", "No such device or address", "Operation not supported")
 _NO_MEMORY = "Cannot allocate memory"
@@ -202,7 +183,7 @@ def judge(told: Rehearsal, about: Subject, read_before: Files) -> Answer:
         case Outcome.SLOW:
             return _undecided(f"{told.elapsed:.0f} s were not enough for it: this machine is slow, or busy", last)
         case Outcome.PANIC:
-            words = tuple(dict.fromkeys(line for line in told.words if _OOPS.search(line))) or told.words
+            words = tuple(dict.fromkeys(line for line in told.words if refusals.OOPS.search(line))) or told.words
             return Answer(Told.PANIC, "panic", f"the kernel gives up {_while(told)}", _REPORT, _words(words))
         case Outcome.RESET:
             return Answer(Told.PANIC, "panic", f"the machine resets itself {_while(told)}", _REPORT, _words(told.words))
@@ -251,13 +232,9 @@ def _inserted(told: Rehearsal, about: Subject, read_before: Files) -> Answer:
 
 def _refused(insertion: Insertion, about: Subject) -> Answer:
     words = _words((*insertion.words, f"insmod: {insertion.message}" if insertion.message else ""))
-    for pattern, check, sentence in _REFUSALS:
-        for line in words:
-            if found := re.search(pattern, line):
-                for number, group in enumerate(found.groups(), 1):
-                    sentence = sentence.replace(f"{{{number}}}", names.clean(group, 160))
-                reason = f"the kernel refuses {insertion.module}: {sentence}"
-                return Answer(Told.REFUSED, check, reason, f"Run: knetstatctl build {about.kernel}", words)
+    if found := refusals.find(words):
+        reason = f"the kernel refuses {insertion.module}: {found.reason}"
+        return Answer(Told.REFUSED, found.check, reason, f"Run: knetstatctl build {about.kernel}", words)
     if insertion.message == _FORMAT:
         reason = f"the kernel refuses {insertion.module}: {_FORMAT}"
         return Answer(Told.REFUSED, "file", reason, f"Run: knetstatctl build {about.kernel}", words)

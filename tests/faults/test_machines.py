@@ -27,7 +27,9 @@ INITS = {
     "fails": "return -EIO;",
     "hangs": "for (;;)\n\t\tmsleep(1000);",
     "oops": "BUG();",
+    "panics": 'panic("by kt_panics");',
 }
+SURVIVED = ("works", "fails", "hangs", "oops")
 SOURCE = """\
 #include <linux/delay.h>
 #include <linux/module.h>
@@ -118,7 +120,7 @@ def boot(machine: upgrade.Machine, number: int, script: str, arguments: str = ""
     assert said.code == 0, said.console[-4000:]
     found = dict(re.findall(r"^([a-z]+): ?(.*)$", said.output, re.MULTILINE))
     must = {"daemon": "active", "audit": "0", "apt": "0", "source": "whole", "left": "", "json": "",
-            "registered": "kt-fails/1.0 kt-hangs/1.0 kt-oops/1.0 kt-works/1.0 ", "kernel": kernel.release}  # fmt: skip
+            "registered": "".join(f"kt-{name}/1.0 " for name in sorted(INITS)), "kernel": kernel.release}  # fmt: skip
     assert {key: found.get(key) for key in must} == must
     return said.output
 
@@ -133,7 +135,7 @@ def test_modules_whose_init_fails_or_hangs_or_dies(machine: upgrade.Machine) -> 
     """Each is red with the kernel's word for it, though every analysis is green; the one that works is not disturbed."""
     words = {"kt-fails": "Input/output error", "kt-hangs": "its init does not return", "kt-oops": "does not load kt_oops"}
     said = "\n".join(f"until_said 'the kernel does not load {name.replace('-', '_')}'" for name in words)
-    script = guard(*INITS) + said + "\nuntil_live kt_works\nuntil_check 1 running\nverdict running\n"
+    script = guard(*SURVIVED) + said + "\nuntil_live kt_works\nuntil_check 1 running\nverdict running\n"
     text = boot(machine, 1, script + guard("works"))
     code, found = verdicts(text, "running")
     assert code == 1
@@ -155,6 +157,32 @@ def test_a_module_that_this_kernel_refuses(machine: upgrade.Machine) -> None:
     text = boot(machine, 1, "until_check 0 running\nuntil_live kt_works\nverdict running")
     assert verdicts(text, "running")[0] == 0
     assert "\nkt_works: live\n" in text
+
+
+def test_a_module_whose_loading_brings_the_machine_down(machine: upgrade.Machine) -> None:
+    """It is not loaded at every boot for ever: after the second time it is red, and left out."""
+    begin = guard("works", "panics")
+    for _ in range(2):
+        kernel = disk.kernel(machine.image, machine.kernels[1].release)
+        said = disk.boot(machine.image, kernel, f"{FUNCTIONS}\n{begin}\nsleep 600\n", timeout=900)
+        assert said.code != 0
+        assert "Kernel panic - not syncing: by kt_panics" in said.console, said.console[-4000:]
+    text = boot(machine, 1, f"{begin}\nuntil_live kt_works\nuntil_check 1 running\nverdict running\n{guard('works')}")
+    code, found = verdicts(text, "running")
+    assert code == 1
+    assert not found["kt-panics"]["ready"]
+    assert found["kt-works"]["state"] == "ready"
+    assert "interrupted" in found["kt-panics"]["reason"], found
+
+
+def test_a_full_disk_does_not_keep_a_module_out(machine: upgrade.Machine) -> None:
+    """Nothing can be kept, and loading needs nothing to be kept; nor is a builder started again and again."""
+    boot(machine, 1, guard("works") + "until_check 0 running; systemctl stop knetstatd; dd if=/dev/zero of=/fill bs=1M; sync")
+    builders = "journalctl -q -b -o cat | grep -c 'knetstatd-load@.*\\.service: '"
+    text = boot(machine, 1, f"until_live kt_works; verdict running; sleep 20; df /\necho \"builders: $({builders})\"; rm /fill")
+    assert "\nkt_works: live\n" in text
+    assert " 100% " in text
+    assert int(re.findall(r"^builders: (\d+)$", text, re.MULTILINE)[0]) < 9
 
 
 def test_an_older_kernel_and_too_little_memory(machine: upgrade.Machine) -> None:
@@ -180,6 +208,29 @@ def test_an_older_kernel_and_too_little_memory(machine: upgrade.Machine) -> None
     assert verdicts(after, new.release)[0] == 0
     assert f"\n{old.release} SMP" in after
     assert f"\n{new.release} SMP" in after
+    assert "\nkt_works: live\n" in after
+
+
+def test_a_module_that_was_proven_for_another_kernel(machine: upgrade.Machine) -> None:
+    """The headers are wrong about the kernel, so that each proof is. The kernel's own words are told; the module is built again
+    once, in vain, and is red; with good headers it is loaded."""
+    script = (
+        "systemctl stop knetstatd; rmmod kt_works; table=/usr/src/linux-headers-$(uname -r)/Module.symvers; cp $table /root\n"
+        "sed -i 's/^0x[0-9a-f]*\\t_printk\\t/0x12345678\\t_printk\\t/' $table; grep -c ^0x12345678 $table\n"
+        f"{guard('works')}until_said 'no further attempt'; verdict running; said 'does not load'\n"
+        "journalctl -q --no-pager -b -o verbose -u knetstatd | grep 'disagrees about version of symbol _printk' | head -n 3\n"
+        "echo \"built: $(said 'compiled and verified' | wc -l)\"\n"
+        "echo; echo again\ncp /root/Module.symvers $table; until_live kt_works; until_check 0 running; verdict running\n"
+    )
+    before, _, after = boot(machine, 0, script).partition("\nagain\n")
+    code, found = verdicts(before, "running")
+    assert code == 1
+    assert found["kt-works"]["state"] == "failed"
+    assert "the symbol _printk has another checksum" in found["kt-works"]["reason"]
+    assert "disagrees about version of symbol _printk" in before.partition("\ncheck running: 1")[2].partition("\n")[2]
+    assert "it is built again for this kernel, once" in before
+    assert "\nbuilt: 2\n" in before
+    assert verdicts(after, "running")[0] == 0
     assert "\nkt_works: live\n" in after
 
 

@@ -46,14 +46,35 @@ def test_a_reboot_ends_the_wait_but_not_the_count(root: Path) -> None:
     assert (found.times, found.not_before) == (4, 0.0)
 
 
-@pytest.mark.parametrize(("kind", "again"), [(Kind.REFUSED, True), (Kind.DENIED, True), (Kind.COMPILE, False)])
-def test_what_the_kernel_refused_is_asked_again_after_a_reboot(root: Path, kind: Kind, again: bool) -> None:
-    """A firmware file, a device, a line in modprobe.d may be there now. Not within the boot, and not what cannot change."""
-    attempts.save(root, root / "state", "6.1", "m", "1", "mark", FAILED._replace(kind=kind))
-    assert attempts.load(root, root / "state", "6.1", "m", "mark", ask=True)
+@pytest.mark.parametrize(
+    ("kind", "loading", "again"),
+    [(Kind.REFUSED, True, True), (Kind.DENIED, True, True), (Kind.REFUSED, False, False), (Kind.INTERRUPTED, True, False)],
+)
+def test_what_the_kernel_refused_is_asked_again_after_a_reboot(root: Path, kind: Kind, loading: bool, again: bool) -> None:
+    """A firmware file, a device, a line in modprobe.d may be there now. Not within the boot; not what a rehearsal answered, nor
+    what the machine did not survive."""
+    attempts.save(root, root / "state", "6.1", "m", "1", "mark", FAILED._replace(kind=kind, loading=loading))
+    assert attempts.load(root, root / "state", "6.1", "m", "mark")
     (root / "proc/sys/kernel/random/boot_id").write_text("two\n")
-    assert (attempts.load(root, root / "state", "6.1", "m", "mark", ask=True) is None) == again
-    assert attempts.load(root, root / "state", "6.1", "m", "mark"), "of a kernel that does not run"
+    assert (attempts.load(root, root / "state", "6.1", "m", "mark") is None) == again
+
+
+def test_a_machine_that_builds_bring_down_has_peace_after_the_boot(root: Path) -> None:
+    attempt = None
+    for count in range(1, 6):
+        attempt = attempts.following(attempt, Attempt(Kind.INTERRUPTED, 1), LIMITS)
+        attempts.save(root, root / "state", "6.1", "m", "1", "mark", attempt)
+        (root / "proc/sys/kernel/random/boot_id").write_text(f"{count}\n")
+        attempt = attempts.load(root, root / "state", "6.1", "m", "mark")
+        assert attempt is not None
+        assert attempt.times == count
+        assert attempt.not_before == (600.0 if count > 3 else 0.0)
+
+
+def test_loading_and_building_are_counted_apart() -> None:
+    build = attempts.following(Attempt(Kind.INTERRUPTED, 2), Attempt(Kind.INTERRUPTED, 1), LIMITS)
+    assert build.times == 3
+    assert attempts.following(build, Attempt(Kind.INTERRUPTED, 1, loading=True), LIMITS).times == 1
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": 99}', "null", '{"schema": 1}', "\x00" * 50])

@@ -198,6 +198,6 @@ def test_what_the_running_kernel_has_refused_is_not_ready(root: Path, kind: Kind
     machine.refresh()
     seen = machine.observe(machine.look(kerneltree.KERNEL), "knetstat")
     assert report.verdict(machine, seen, machine.plan(seen, 1000.0)).ready
-    seen = seen._replace(observation=seen.observation._replace(attempt=Attempt(kind, 1, reason="its init fails")))
+    seen = seen._replace(observation=seen.observation._replace(attempt=Attempt(kind, 1, reason="its init fails", loading=True)))
     verdict = report.verdict(machine, seen, machine.plan(seen, 1000.0))
     assert (verdict.ready, verdict.state, verdict.reason) == (ready, state, "its init fails")

@@ -25,7 +25,7 @@ from knetstatd.model import (
     Step,
     Why,
 )
-from knetstatd.plan import LOADS, LOADS_WITHIN, POLL, backoff, plan
+from knetstatd.plan import CRASHES, LOADS, LOADS_WITHIN, POLL, backoff, plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,6 +38,8 @@ ATTEMPTS: list[Attempt | None] = [
     None,
     *(Attempt(kind, 1, later) for kind in ONE_OF_EACH for later in (0.0, NOW + 30)),
     Attempt(Kind.TIMEOUT, 3),
+    Attempt(Kind.INTERRUPTED, CRASHES, loading=True),
+    *(Attempt(kind, 1, NOW + 30, loading=True) for kind in (Kind.REFUSED, Kind.INTERRUPTED, Kind.DURING_TRANSACTION)),
 ]
 
 
@@ -77,6 +79,11 @@ def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
         alone = {Action.PUBLISH, Action.REHEARSE, Action.FETCH_HEADERS}
         assert not (step.action in alone and (o.transaction or o.foreign_dkms)), o
         assert not (step.action is Action.STAGE and o.hook_builds and (o.transaction or o.foreign_dkms)), o
+        # What is there is loaded, by the running kernel alone; what did not come back from that is not tried for ever.
+        if step.action is Action.LOAD:
+            assert o.loaded is Loaded.NO, o
+            assert o.installed in (Artefact.GOOD, Artefact.OTHER), o
+            assert not (o.attempt and o.attempt.loading and o.attempt.times >= CRASHES), o
         # What is good is left alone; only loading may follow.
         good = o.installed is Artefact.GOOD and o.rehearsed is not Rehearsed.BAD
         good = good or o.installed is Artefact.DENIED
@@ -98,7 +105,7 @@ def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
         # What cannot heal is not tried again.
         if step.action is Action.REHEARSE and o.attempt is not None:
             assert o.attempt.not_before <= NOW or o.attempt.kind.retry is not Retry.BACKOFF, o
-        elif working and o.attempt is not None:
+        elif working and o.attempt is not None and o.attempt.loading is (step.action is Action.LOAD):
             assert o.attempt.kind.retry is not Retry.NEVER, o
             assert o.attempt.not_before <= NOW or o.attempt.kind.retry is Retry.AFTER_TRANSACTION, o
         # A wait ends by itself, and so does a limit; nothing else has a time. None is in the past: that would be a busy loop.
@@ -126,6 +133,7 @@ def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
 
 BARE = Observation("m", "6.1", "1")
 GOOD = {"installed": Artefact.GOOD}
+OUT = GOOD | {"loaded": Loaded.NO}
 DUE = GOOD | {"rehearsed": Rehearsed.DUE}
 REFUSED = GOOD | {"rehearsed": Rehearsed.BAD, "attempt": Attempt(Kind.REFUSED, 1)}
 
@@ -140,6 +148,22 @@ REFUSED = GOOD | {"rehearsed": Rehearsed.BAD, "attempt": Attempt(Kind.REFUSED, 1
         ({"installed": Artefact.GOOD, "loaded": Loaded.NO, "transaction": "apt"}, Step(Action.LOAD, Why.NOT_LOADED)),
         ({"installed": Artefact.GOOD, "loaded": Loaded.OUTDATED}, Step(Action.DONE, Why.OUTDATED)),
         ({"installed": Artefact.GOOD, "loaded": Loaded.FAULTY}, Step(Action.DONE, Why.FAULTY)),
+        # Neither the image, nor the source, nor an old failure of another step is needed to load what is there.
+        (OUT | {"attempt": Attempt(Kind.COMPILE, 1)}, Step(Action.LOAD, Why.NOT_LOADED)),
+        (OUT | {"attempt": Attempt(Kind.SIGNING, 1, NOW + 99)}, Step(Action.LOAD, Why.NOT_LOADED)),
+        (OUT | {"state": KernelState.NO_IMAGE}, Step(Action.LOAD, Why.NOT_LOADED)),
+        (OUT | {"installed": Artefact.OTHER}, Step(Action.LOAD, Why.NOT_LOADED)),
+        (OUT | {"installed": Artefact.OTHER, "source": Source.MISSING}, Step(Action.LOAD, Why.NOT_LOADED)),
+        (OUT | {"installed": Artefact.OTHER, "loaded": Loaded.CURRENT}, Step(Action.STAGE, Why.WRONG)),
+        (OUT | {"installed": Artefact.OTHER, "attempt": Attempt(Kind.REFUSED, 1, loading=True)}, Step(Action.STAGE, Why.WRONG)),
+        (OUT | {"installed": Artefact.BAD, "attempt": Attempt(Kind.MISMATCH, 1, NOW + 30, loading=True)},
+         Step(Action.STAGE, Why.WRONG)),
+        (OUT | {"attempt": Attempt(Kind.REFUSED, 1, loading=True)}, Step(Action.GIVE_UP, Why.FAILED)),
+        (OUT | {"attempt": Attempt(Kind.REFUSED, 1, loading=True), "state": KernelState.NO_IMAGE},
+         Step(Action.DONE, Why.NO_IMAGE)),
+        (OUT | {"attempt": Attempt(Kind.INTERRUPTED, 1, loading=True)}, Step(Action.LOAD, Why.NOT_LOADED)),
+        (OUT | {"attempt": Attempt(Kind.INTERRUPTED, 2, loading=True)}, Step(Action.GIVE_UP, Why.FAILED)),
+        (OUT | {"attempt": Attempt(Kind.INTERRUPTED, 9)}, Step(Action.LOAD, Why.NOT_LOADED)),
         (DUE, Step(Action.REHEARSE, Why.NOT_REHEARSED)),
         (DUE | {"transaction": "apt"}, Step(Action.WAIT, Why.TRANSACTION, NOW + POLL)),
         (DUE | {"changed": NOW - 1}, Step(Action.WAIT, Why.SETTLING, NOW + 2)),
