@@ -53,6 +53,20 @@ def test_what_each_unit_can_and_cannot_do(machine: Container, kind: str) -> None
     assert {name for name, true in found.items() if true} == MAY[kind]
 
 
+def test_the_daemon_sees_the_machines_sockets(machine: Container) -> None:
+    """By way of PID 1: in its own network namespace there are none, and a probe there would ask nothing."""
+    c = machine
+    product.start(c, ["kt-good"])
+    listener = "import socket, time; s = socket.create_server(('0.0.0.0', 7009)); time.sleep(600)"
+    running = c.start(["python3", "-c", listener])
+    product.wait("it listens", lambda: f":{7009:04X} " in c.output("cat", "/proc/net/tcp"), 20)
+    bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "cat"]
+    inside = ["nsenter", f"--target={show(c, 'MainPID')}", "--mount", "--net", *bare]
+    assert f":{7009:04X} " in c.output(*inside, "/proc/1/net/tcp")
+    assert len(c.output(*inside, "/proc/net/tcp").splitlines()) == 1
+    running.kill()
+
+
 def test_a_build_can_run_what_it_makes(machine: Container) -> None:
     """Also where systemd's own directory for it would not let it: of systemd 257 its private directories are noexec."""
     c = machine

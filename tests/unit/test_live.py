@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from typing import TYPE_CHECKING
 
@@ -102,6 +103,17 @@ def test_the_probe_fails(root: Path) -> None:
     assert answer is Loaded.FAULTY
     assert faults.startswith("/proc/net/tcpstat: line 1, column 63: expected the header, found ")
     assert faults.endswith("; /proc/net/udp6stat: No such file or directory")
+
+
+def test_the_probe_sees_the_machines_sockets(root: Path) -> None:
+    """The daemon is in a network namespace of its own, where there are none."""
+    load(root, "knetstat")
+    shutil.copytree(root / "proc/net", root / "proc/1/net")
+    assert Live(root).look(installed(root, "knetstat"), wanted=True) == (Loaded.CURRENT, "")
+    (root / "proc/1/net/udpstat").write_text(UDP_HEADER + "\nnonsense\n")
+    answer, faults = Live(root).look(installed(root, "knetstat"), wanted=True)
+    assert answer is Loaded.FAULTY
+    assert faults.startswith("/proc/1/net/udpstat: line 2, column 1: ")
 
 
 def test_only_knetstat_has_a_probe(root: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -160,6 +161,21 @@ def test_probe(tmp_path: Path) -> None:
     (directory / "udp6stat").write_text(udp())
     assert probe(tmp_path) == ()
     assert [row.local.port for row in read(tmp_path, Kind.UDP)] == [68]
+
+
+def test_probe_asks_the_machine_not_its_own_network_namespace(tmp_path: Path) -> None:
+    places: dict[str, list[str]] = {"proc/net": [], "proc/1/net": ["not a row"]}
+    for place, rows in places.items():
+        (tmp_path / place).mkdir(parents=True)
+        for kind in Kind:
+            (tmp_path / place / f"{kind.value}stat").write_text(tcp() if kind.is_tcp else udp())
+        (tmp_path / place / "tcp6stat").write_text(tcp(*rows))
+    [fault] = probe(tmp_path)
+    assert fault.startswith("/proc/1/net/tcp6stat: line 2, column 1: expected a queue's length")
+    (tmp_path / "proc/1/net/tcp6stat").unlink()
+    assert probe(tmp_path) == ("/proc/1/net/tcp6stat: No such file or directory",)
+    shutil.rmtree(tmp_path / "proc/1/net")
+    assert probe(tmp_path) == (), "where PID 1 is hidden"
 
 
 def test_probe_reads_only_the_beginning(tmp_path: Path) -> None:
