@@ -46,7 +46,7 @@ setup-test: setup  ## what the tests need besides
 
 module-install:  ## put knetstat's source under /usr/src and into DKMS
 	$(call need,dkms)
-	@if ! cmp -s module/knetstat.c $(SOURCE)/knetstat.c || ! cmp -s module/compat.h $(SOURCE)/compat.h; then \
+	@if ! (for file in $(MODULE_FILES); do cmp -s module/$$file $(SOURCE)/$$file || exit 1; done); then \
 		$(MAKE) --no-print-directory -s install-module DESTDIR= && \
 		echo "knetstat $(VERSION) is in $(SOURCE)"; fi
 	@[ -e /var/lib/dkms/knetstat/$(VERSION)/source ] || dkms add knetstat/$(VERSION)

@@ -22,12 +22,16 @@ MODULE = "knetstat/1.0.0"
 PLACES = ("/usr/src", "/var/lib/dkms", "/lib/modules", "/etc/modprobe.d", "/etc/modules-load.d", "/etc/dkms")
 
 
+def checkout(c: Container) -> None:
+    c.path(CHECKOUT).mkdir()
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(product.CHECKOUT / name, c.path(CHECKOUT))
+    shutil.copytree(product.CHECKOUT / "module", c.path(f"{CHECKOUT}/module"))
+
+
 @pytest.fixture
 def c(machine: Container) -> Container:
-    machine.path(CHECKOUT).mkdir()
-    for name in ("Makefile", "pyproject.toml"):
-        shutil.copy(product.CHECKOUT / name, machine.path(CHECKOUT))
-    shutil.copytree(product.CHECKOUT / "module", machine.path(f"{CHECKOUT}/module"))
+    checkout(machine)
     return machine
 
 
@@ -71,6 +75,27 @@ def test_two_kernels_at_once(c: Container) -> None:
     # The machine's signing key is dkms's own, made at its first build of anything.
     assert {line for line in everything(c) if "/mok." not in line} == before
     target(c, "module-uninstall")
+
+
+def test_installed_again_and_only_added(bookworm: Container) -> None:
+    """A change of any file is copied, and nothing else is; and it goes without having been built."""
+    c = bookworm
+    checkout(c)
+    before = everything(c)
+    target(c, "module-install")
+    there = c.path(f"/usr/src/{MODULE.replace('/', '-')}")
+    stamps = {path.name: path.stat().st_ino for path in there.iterdir()}
+    assert set(stamps) == {path.name for path in (product.CHECKOUT / "module").iterdir()}
+    target(c, "module-install")
+    assert {path.name: path.stat().st_ino for path in there.iterdir()} == stamps
+    for name in stamps:
+        file = c.path(f"{CHECKOUT}/module/{name}")
+        file.write_text(file.read_text() + "\n")
+        target(c, "module-install")
+        assert (there / name).read_text() == file.read_text(), name
+    assert "added" in c.output("dkms", "status", MODULE)
+    target(c, "module-uninstall")
+    assert everything(c) == before
 
 
 def test_a_kernel_that_is_not_installed_for_is_not_called_loadable(c: Container) -> None:
