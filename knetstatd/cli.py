@@ -308,7 +308,7 @@ def _history(arguments: argparse.Namespace) -> int:
 def _sockets(arguments: argparse.Namespace) -> int:
     from . import sockettable
 
-    rows = sockettable.select(arguments)
+    rows = sockettable.select(Path("/"), arguments)
     if arguments.json:
         _print(sockettable.document(rows))
     else:

@@ -80,10 +80,11 @@ UDP_HEADER = "Recv-Q Send-Q Local Address           Foreign Address         Opti
 PROBED = 1 << 16
 
 _QUEUE_COLUMNS, _ADDRESS_COLUMNS = 6, 23
-_QUEUE = re.compile(r"( *)(-?[0-9]+) ")
-_ENDPOINT = re.compile(r"([0-9a-f.:]+):([0-9]+|\*)( *) ")
+# Bounded by what the module's types hold: an int, a u16. The longest time is one of 2^63 jiffies, 24 of which are a second.
+_QUEUE = re.compile(r"( *)(0|-?[1-9][0-9]{0,9}) ")
+_ENDPOINT = re.compile(r"([0-9a-f.:]{1,45}):([0-9]{1,5}|\*)( *) ")
 _STATE = re.compile(r"([A-Z0-9]{4}) ")
-_OPTION = re.compile(r"([A-Z_]+)=(-?[0-9]+)([a-z]*)")
+_OPTION = re.compile(r"([A-Z_]+)=(0|-?[1-9][0-9]{0,20})([a-z]*)")
 
 
 class MalformedError(KnetstatdError):

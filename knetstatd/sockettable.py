@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
 from typing import TYPE_CHECKING, Any
 
 from . import report, sockets
@@ -13,11 +13,12 @@ from .sockets import Kind
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from .sockets import Endpoint, Socket
 
 
-def select(asked: argparse.Namespace) -> list[tuple[Kind, Socket]]:
+def select(root: Path, asked: argparse.Namespace) -> list[tuple[Kind, Socket]]:
     """The sockets that were asked for. Raises UsageError, and KnetstatdError where the module is not loaded."""
     known = {kind.value: kind for kind in Kind}
     if unknown := [word for word in asked.kinds if word not in known]:
@@ -28,7 +29,7 @@ def select(asked: argparse.Namespace) -> list[tuple[Kind, Socket]]:
     options = [_option(text) for text in asked.option]
     found = []
     for kind in [known[word] for word in dict.fromkeys(asked.kinds)] or list(Kind):
-        for row in _read(kind):
+        for row in _read(root, kind):
             if states and row.state not in states:
                 continue
             if all(row.options.get(name) == value if value is not None else name in row.options for name, value in options):
@@ -43,14 +44,14 @@ def _option(text: str) -> tuple[str, int | None]:
         there = ", ".join(dict.fromkeys((*sockets.TCP_OPTIONS, *sockets.UDP_OPTIONS)))
         raise UsageError(f"there is no option {name!r}", fix=f"There are: {there}")
     number = value.removesuffix(sockets.UNITS.get(name, "")) if equals else ""
-    if equals and not number.lstrip("-").isdecimal():
+    if equals and not re.fullmatch("-?[0-9]{1,21}", number):
         raise UsageError(f"{text!r}: the value must be a number", fix="For example: --option SO_KEEPALIVE=1")
     return name, int(number) if equals else None
 
 
-def _read(kind: Kind) -> Sequence[Socket]:
+def _read(root: Path, kind: Kind) -> Sequence[Socket]:
     try:
-        return sockets.read(Path("/"), kind)
+        return sockets.read(root, kind)
     except OSError as e:
         raise KnetstatdError(f"cannot be read: {e.strerror}", f"/{kind.path}", "Run: modprobe knetstat") from e
 

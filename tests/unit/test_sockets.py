@@ -66,6 +66,12 @@ def test_wide_fields() -> None:
     assert socket.foreign == Endpoint("::ffff:10.1.2.3", 1)
 
 
+def test_the_longest_time() -> None:
+    """Of 2^63 jiffies, of which 24 are a second."""
+    (row,) = parse(tcp(changed("1500ms", "384307168202282324999ms")), Kind.TCP)
+    assert row.options["SO_RCVTIMEO"] == 384307168202282324999
+
+
 @pytest.mark.parametrize("diag", ["", ">|<", "|<", ">|", ">#"])
 def test_diag(diag: str) -> None:
     (row,) = parse(tcp(ESTB.replace(">#  ", f"{diag:4}")), Kind.TCP)
@@ -109,6 +115,14 @@ def changed(old: str, new: str, row: str = ESTB) -> str:
         (ESTB + " ", len(ESTB) + 1, "a comma"),
         (ESTB + ",", len(ESTB) + 2, "an option"),
         (changed("ESTB", "CLSW")[:67], 68, "a Diag"),
+        (changed("    12", "9" * 5000), 1, "a queue's length and a blank"),
+        (changed("     0", "    -0"), 8, "a queue's length and a blank"),
+        (changed("     0", "    00"), 8, "a queue's length and a blank"),
+        (changed(":22 ", f":{'9' * 5000} "), 15, "an address and port"),
+        (changed(":22 ", ":022 "), 15, "a port"),
+        (changed("SO_REUSEADDR=1", f"SO_REUSEADDR={'9' * 5000}"), 107, "a comma"),
+        (changed("SO_REUSEADDR=1", "SO_REUSEADDR=01"), 87, "a comma"),
+        (changed("SO_REUSEADDR=1", "SO_REUSEADDR=-0"), 73, "an option"),
     ],
 )
 def test_malformed_row(row: str, column: int, expected: str) -> None:
