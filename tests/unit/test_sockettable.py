@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -36,6 +37,69 @@ def select(root: Path, *words: str) -> list[tuple[str, int, int]]:
     """The file and the ports of the sockets that a command line asks for."""
     rows = sockettable.select(root, commandline.parser().parse_args(["sockets", *words]))
     return [(kind.value, row.local.port, row.foreign.port) for kind, row in rows]
+
+
+ALL = [("tcp", 22, 0), ("tcp", 22, 40000), ("tcp6", 8080, 40001), ("udp", 68, 0)]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ([], ALL),
+        (["udp6"], []),
+        (["udp", "tcp", "udp"], [ALL[3], ALL[0], ALL[1]]),
+        (["--state", "lstn"], [ALL[0]]),
+        (["--state", "TIMW,ESTB"], [ALL[1], ALL[2]]),
+        (["udp", "--state", "LSTN"], []),
+        (["--option", "so_keepalive"], [ALL[0], ALL[1]]),
+        (["--option", "SO_KEEPALIVE=1"], [ALL[1]]),
+        (["--option", "SO_KEEPALIVE=-1"], []),
+        (["--option", "SO_RCVTIMEO=1500"], [ALL[1]]),
+        (["--option", "SO_RCVTIMEO=1500ms"], [ALL[1]]),
+        (["--option", "SO_LINGER=3s"], [ALL[3]]),
+        (["--option", "SO_REUSEADDR", "--option", "TCP_NODELAY=0"], [ALL[0]]),
+        (["tcp", "--state", "ESTB", "--option", "SO_REUSEADDR"], []),
+    ],
+)
+def test_select(root: Path, words: list[str], found: list[tuple[str, int, int]]) -> None:
+    assert select(root, *words) == found
+
+
+def test_text(root: Path) -> None:
+    asked = commandline.parser().parse_args(["sockets"])
+    assert sockettable.text(sockettable.select(root, asked), coloured=False) == TABLE
+    nothing = commandline.parser().parse_args(["sockets", "udp6"])
+    assert sockettable.text(sockettable.select(root, nothing), coloured=False).splitlines() == [
+        "FILE  RECV-Q  SEND-Q  LOCAL  FOREIGN  STATE  DIAG  OPTIONS"
+    ]
+
+
+TABLE = """\
+FILE  RECV-Q  SEND-Q  LOCAL         FOREIGN          STATE  DIAG  OPTIONS
+tcp   3       0       0.0.0.0:22    0.0.0.0:*        LSTN         SO_REUSEADDR=1,SO_KEEPALIVE=0,TCP_NODELAY=0
+tcp   0       7       127.0.0.1:22  127.0.0.1:40000  ESTB   >#    SO_KEEPALIVE=1,SO_RCVTIMEO=1500ms,TCP_NODELAY=1
+tcp6  0       0       [::1]:8080    [::1]:40001      TIMW
+udp   0       768     0.0.0.0:68    0.0.0.0:*                     SO_REUSEADDR=0,SO_LINGER=3s,SO_BROADCAST=1"""
+
+
+def test_json(root: Path) -> None:
+    asked = commandline.parser().parse_args(["sockets", "tcp", "--state", "ESTB", "--json"])
+    document: dict[str, Any] = json.loads(json.dumps(sockettable.document(sockettable.select(root, asked))))
+    assert document == {
+        "schema": 1,
+        "sockets": [
+            {
+                "file": "tcp",
+                "recv_q": 0,
+                "send_q": 7,
+                "local": {"address": "127.0.0.1", "port": 22},
+                "foreign": {"address": "127.0.0.1", "port": 40000},
+                "state": "ESTB",
+                "diag": ">#",
+                "options": {"SO_KEEPALIVE": 1, "SO_RCVTIMEO": 1500, "TCP_NODELAY": 1},
+            }
+        ],
+    }
 
 
 @pytest.mark.parametrize(
