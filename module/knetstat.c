@@ -106,11 +106,22 @@ static char *put_queue(char *p, int v)
 	return p;
 }
 
-/* Milliseconds, also where jiffies_to_msecs() would wrap. */
+/*
+ * Milliseconds: the seconds and three more digits, since the longest timeouts
+ * are more than 2^64 of them. They are never negative.
+ */
 static char *put_timeo(char *p, long timeo)
 {
-	p = put_u64(p, (u64)(timeo / HZ) * MSEC_PER_SEC +
-		       timeo % HZ * MSEC_PER_SEC / HZ);
+	unsigned int ms = timeo % HZ * MSEC_PER_SEC / HZ;
+
+	if (timeo < HZ) {
+		p = put_u64(p, ms);
+	} else {
+		p = put_u64(p, timeo / HZ);
+		*p++ = '0' + ms / 100;
+		*p++ = '0' + ms / 10 % 10;
+		*p++ = '0' + ms % 10;
+	}
 	return put(p, "ms");
 }
 

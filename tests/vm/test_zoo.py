@@ -55,6 +55,11 @@ MUTANTS = {
     "width": ("pad < 6", "pad < 5", ()),
     "backlog": ("recv = READ_ONCE(sk->sk_ack_backlog)", "recv = READ_ONCE(sk->sk_max_ack_backlog)", ()),
     "last bucket": ("1 + listening + hinfo->ehash_mask + 1", "1 + listening + hinfo->ehash_mask / 2", ("many", "10000")),
+    "wrapped": (
+        "if (timeo < HZ) {",
+        'if (timeo >= HZ) {\n\t\tp = put_u64(p, timeo / HZ * 1ULL * MSEC_PER_SEC + ms);\n\t} else if (timeo < HZ) {',
+        (),
+    ),
     "torn": ("seq_has_overflowed(seq)", "(seq_has_overflowed(seq) && (seq->count = 0, 1))", ("crowd", "2000")),
     "file": ("while (count--)", "while (--count)", ("unload",)),
 }

@@ -47,7 +47,7 @@ static void set(int fd, int level, int name, int value)
 		die("setsockopt");
 }
 
-static void set_time(int fd, int name, int seconds, int microseconds)
+static void set_time(int fd, int name, long seconds, long microseconds)
 {
 	struct timeval time = { seconds, microseconds };
 
@@ -148,6 +148,8 @@ static void option_animals(int family)
 
 	fd = connect_pair(family, address, 2001, listener, &accepted);
 	set_time(fd, SO_SNDTIMEO, 0, 123000);
+	/* More than 2^64 milliseconds; what a jiffy of a millisecond cannot count is no timeout. */
+	set_time(fd, SO_RCVTIMEO, 20000000000000007, 52000);
 	set_linger(fd, 0);
 	set(fd, SOL_SOCKET, SO_SNDBUF, 1);
 	set(fd, IPPROTO_TCP, TCP_KEEPINTVL, 32767);

@@ -239,8 +239,10 @@ static char *add_buffers(char *p, const struct animal *a)
 	for (int i = 0; i < 2; i++) {
 		size = sizeof(time);
 		getsockopt(a->fd, SOL_SOCKET, timeouts[i].option, &time, &size);
-		if (time.tv_sec || time.tv_usec)
-			p = add(p, ",%s=%lldms", timeouts[i].name, (long long)time.tv_sec * 1000 + time.tv_usec / 1000);
+		if (time.tv_sec)
+			p = add(p, ",%s=%ld%03ldms", timeouts[i].name, (long)time.tv_sec, (long)time.tv_usec / 1000);
+		else if (time.tv_usec)
+			p = add(p, ",%s=%ldms", timeouts[i].name, (long)time.tv_usec / 1000);
 	}
 	size = sizeof(linger);
 	getsockopt(a->fd, SOL_SOCKET, SO_LINGER, &linger, &size);
