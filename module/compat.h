@@ -8,6 +8,7 @@
 #ifndef KNETSTAT_COMPAT_H
 #define KNETSTAT_COMPAT_H
 
+#include <linux/build_bug.h>
 #include <linux/version.h>
 #include <net/inet_hashtables.h>
 #include <net/net_namespace.h>
@@ -22,8 +23,14 @@
  * listeners are found in lhash2, hashed by address and port, and no longer in
  * listening_hash, hashed by port alone and of fixed size. The kernel's own
  * /proc/net/tcp walks whichever is there; the bucket is the same structure.
+ * The stable series 5.15 has it too, from 5.15.140 on; no other does.
+ * Where a vendor's kernel has taken it back or over, nothing compiles: in
+ * lhash2 listeners were linked by another member as long as both were there,
+ * and the 32 buckets of listening_hash were inside of the structure.
  */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(5, 19, 0)
+#if LINUX_VERSION_CODE < KERNEL_VERSION(5, 15, 140) || \
+	(LINUX_VERSION_CODE >= KERNEL_VERSION(5, 16, 0) && \
+	 LINUX_VERSION_CODE < KERNEL_VERSION(5, 19, 0))
 static inline unsigned int knetstat_lhash_size(struct inet_hashinfo *hinfo)
 {
 	return INET_LHTABLE_SIZE;
@@ -35,6 +42,9 @@ knetstat_lhash_bucket(struct inet_hashinfo *hinfo, unsigned int i)
 	return &hinfo->listening_hash[i];
 }
 #else
+static_assert(sizeof(struct inet_hashinfo) <
+	      32 * sizeof(struct inet_listen_hashbucket));
+
 static inline unsigned int knetstat_lhash_size(struct inet_hashinfo *hinfo)
 {
 	return hinfo->lhash2_mask + 1;
