@@ -401,7 +401,9 @@ static char *put_udp_row(char *p, struct sock *sk)
 
 /*
  * A row goes straight into the reader's buffer where the widest one fits, and
- * else by way of the stack, so that the buffer is filled to its last byte.
+ * else by way of the stack, so that the buffer is filled to its last byte. A
+ * bucket that overflows the buffer is shown again from its beginning, in a
+ * larger one: its lock is not held for rows that nobody will see.
  */
 static void show_row(struct seq_file *seq, struct sock *sk,
 		     char *(*put_row)(char *p, struct sock *sk))
@@ -418,8 +420,7 @@ static void show_row(struct seq_file *seq, struct sock *sk,
 static bool row_wanted(struct seq_file *seq, const struct sock *sk, int family)
 {
 	return sk->sk_family == family &&
-	       net_eq(sock_net(sk), seq_file_net(seq)) &&
-	       !seq_has_overflowed(seq);
+	       net_eq(sock_net(sk), seq_file_net(seq));
 }
 
 /*
@@ -464,9 +465,13 @@ static void tcp_show_listening(struct seq_file *seq,
 	if (hlist_nulls_empty(&bucket->nulls_head))
 		return;
 	spin_lock(&bucket->lock);
-	sk_nulls_for_each(sk, node, &bucket->nulls_head)
-		if (row_wanted(seq, sk, family))
-			show_row(seq, sk, put_tcp_row);
+	sk_nulls_for_each(sk, node, &bucket->nulls_head) {
+		if (!row_wanted(seq, sk, family))
+			continue;
+		show_row(seq, sk, put_tcp_row);
+		if (seq_has_overflowed(seq))
+			break;
+	}
 	spin_unlock(&bucket->lock);
 }
 
@@ -479,9 +484,13 @@ static void tcp_show_established(struct seq_file *seq,
 	struct sock *sk;
 
 	spin_lock_bh(lock);
-	sk_nulls_for_each(sk, node, &hinfo->ehash[i].chain)
-		if (row_wanted(seq, sk, family))
-			show_row(seq, sk, put_tcp_row);
+	sk_nulls_for_each(sk, node, &hinfo->ehash[i].chain) {
+		if (!row_wanted(seq, sk, family))
+			continue;
+		show_row(seq, sk, put_tcp_row);
+		if (seq_has_overflowed(seq))
+			break;
+	}
 	spin_unlock_bh(lock);
 }
 
@@ -550,9 +559,13 @@ static int udp_show(struct seq_file *seq, loff_t pos, int family)
 	}
 	slot = &table->hash[pos - 1];
 	spin_lock_bh(&slot->lock);
-	sk_for_each(sk, &slot->head)
-		if (row_wanted(seq, sk, family))
-			show_row(seq, sk, put_udp_row);
+	sk_for_each(sk, &slot->head) {
+		if (!row_wanted(seq, sk, family))
+			continue;
+		show_row(seq, sk, put_udp_row);
+		if (seq_has_overflowed(seq))
+			break;
+	}
 	spin_unlock_bh(&slot->lock);
 	return 0;
 }

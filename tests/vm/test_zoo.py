@@ -60,7 +60,11 @@ MUTANTS = {
         'if (timeo >= HZ) {\n\t\tp = put_u64(p, timeo / HZ * 1ULL * MSEC_PER_SEC + ms);\n\t} else if (timeo < HZ) {',
         (),
     ),
-    "torn": ("seq_has_overflowed(seq)", "(seq_has_overflowed(seq) && (seq->count = 0, 1))", ("crowd", "2000")),
+    "torn": (
+        "seq_write(seq, spare, put_row(spare, sk) - spare);",
+        "if (seq_write(seq, spare, put_row(spare, sk) - spare))\n\t\tseq->count = 0;",
+        ("crowd", "2000"),
+    ),
     "file": ("while (count--)", "while (--count)", ("unload",)),
 }
 
