@@ -50,6 +50,16 @@ MUTANTS = {
     "halved": ("READ_ONCE(sk->sk_sndbuf) / 2", "READ_ONCE(sk->sk_sndbuf)", ()),
     "state": ('[TCP_CLOSING]\t\t= "CLSG"', '[TCP_CLOSING]\t\t= "LACK"', ()),
     "diag": ("we_closed = !READ_ONCE(tp->rcv_wnd)", "we_closed = !READ_ONCE(tp->snd_wnd)", ()),
+    "bare placeholder": (
+        "return put_tcp_state(p, READ_ONCE(tw->tw_substate));",
+        'return put(put_tcp_state(p, READ_ONCE(tw->tw_substate)), "     ");',
+        (),
+    ),
+    "bare request": (
+        "return put_tcp_state(p, TCP_NEW_SYN_RECV);",
+        'return put(put_tcp_state(p, TCP_NEW_SYN_RECV), "     SO_REUSEADDR=0");',
+        (),
+    ),
     "namespace": ("net_eq(sock_net(sk), seq_file_net(seq))", "true", ()),
     "position": ("\t++*pos;\n\treturn udp_seek", "\t*pos += 2;\n\treturn udp_seek", ()),
     "width": ("pad < 6", "pad < 5", ()),

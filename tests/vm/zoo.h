@@ -29,6 +29,7 @@ struct lines {
 /* zoo_rows.c */
 extern const char *const state_names[];
 int by_text(const void *a, const void *b);
+bool row_is(const char *row, const char *expected);
 #define DIAGS 5
 extern const char *const diags[DIAGS];
 extern bool diag_seen[DIAGS];	/* by compare_options, as expected ones */
