@@ -73,6 +73,8 @@ UDP_OPTIONS = (
     "SO_REUSEADDR", "SO_REUSEPORT", "SO_RCVBUF", "SO_SNDBUF", "SO_RCVTIMEO", "SO_SNDTIMEO", "SO_LINGER", "SO_BROADCAST",
 )  # fmt: skip
 UNITS = {"SO_RCVTIMEO": "ms", "SO_SNDTIMEO": "ms", "SO_LINGER": "s"}
+# Switches, each with its highest value: a socket that is restored (TCP_REPAIR) has SO_REUSEADDR=2.
+SWITCHES = {"SO_REUSEADDR": 2, "SO_REUSEPORT": 1, "SO_KEEPALIVE": 1, "TCP_NODELAY": 1, "SO_BROADCAST": 1}
 
 TCP_HEADER = "Recv-Q Send-Q Local Address           Foreign Address         Stat Diag Options"
 UDP_HEADER = "Recv-Q Send-Q Local Address           Foreign Address         Options"
@@ -84,6 +86,8 @@ _QUEUE_COLUMNS, _ADDRESS_COLUMNS = 6, 23
 _QUEUE = re.compile(r"( *)(0|-?[1-9][0-9]{0,9}) ")
 _ENDPOINT = re.compile(r"([0-9a-f.:]{1,45}):([0-9]{1,5}|\*)( *) ")
 _STATE = re.compile(r"([A-Z0-9]{4}) ")
+# Bytes 8 to 11 of an ISATAP address (RFC 5214).
+_ISATAP = (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe")
 _OPTION = re.compile(r"([A-Z_]+)=(0|-?[1-9][0-9]{0,20})([a-z]*)")
 
 
@@ -111,7 +115,7 @@ def parse(text: str, kind: Kind) -> list[Socket]:
 
 def read(root: Path, kind: Kind) -> list[Socket]:
     """Raises OSError where the module is not loaded, MalformedError where something else wrote the file."""
-    return parse((root / kind.path).read_text(encoding="ascii", errors="replace"), kind)
+    return parse((root / kind.path).read_bytes().decode("ascii", "replace"), kind)
 
 
 def probe(root: Path) -> tuple[str, ...]:
@@ -132,6 +136,20 @@ def probe(root: Path) -> tuple[str, ...]:
         except MalformedError as e:
             faults.append(f"/{path}: {e.what}")
     return tuple(faults)
+
+
+def compressed(packed: bytes) -> str:
+    """An IPv6 address as the kernel writes it (%pI6c).
+
+    inet_ntop() does not: it leaves the end of an ISATAP address in hexadecimal, and writes one that only its last 32 bits
+    tell from :: with a dotted end.
+    """
+    if packed[8:12] in _ISATAP:
+        begin = socket.inet_ntop(socket.AF_INET6, packed[:12] + b"\xff\xff\xff\xff")
+        return begin.removesuffix("ffff:ffff") + socket.inet_ntop(socket.AF_INET, packed[12:])
+    if not any(packed[:12]) and any(packed[12:14]):
+        return f"::{int.from_bytes(packed[12:14]):x}:{int.from_bytes(packed[14:]):x}"
+    return socket.inet_ntop(socket.AF_INET6, packed)
 
 
 def _beginning(path: Path) -> str:
@@ -161,8 +179,10 @@ class _Line:
             state = self.state()
             if state in BARE_STATES and self.at == len(self.text):
                 return Socket(recv_q, send_q, local, foreign, state, diag, {})
-            diag = self.diag()
-        return Socket(recv_q, send_q, local, foreign, state, diag, self.options())
+            if state == "TIMW":
+                raise self.wrong("the end of the row")
+            diag = self.diag(state)
+        return Socket(recv_q, send_q, local, foreign, state, diag, self.options(state))
 
     def match(self, pattern: re.Pattern[str], expected: str) -> re.Match[str]:
         found = pattern.match(self.text, self.at)
@@ -180,9 +200,11 @@ class _Line:
     def endpoint(self) -> Endpoint:
         found = self.match(_ENDPOINT, "an address and port, and a blank")
         try:
-            socket.inet_pton(self.kind.family, found[1])
+            packed = socket.inet_pton(self.kind.family, found[1])
         except OSError:
             raise self.wrong(f"an {'IPv6' if self.kind.family is socket.AF_INET6 else 'IPv4'} address") from None
+        if self.kind.family is socket.AF_INET6 and compressed(packed) != found[1]:
+            raise self.wrong(f"an IPv6 address as {compressed(packed)}")
         port = 0 if found[2] == "*" else int(found[2])
         if port > 65535 or found[2].startswith("0"):
             raise self.wrong("a port")
@@ -198,14 +220,16 @@ class _Line:
         self.at = found.end()
         return found[1]
 
-    def diag(self) -> str:
+    def diag(self, state: str) -> str:
         field = self.text[self.at : self.at + 5]
         if len(field) != 5 or field[4] != " " or field.rstrip() not in DIAGS:
             raise self.wrong("a Diag of 4 columns and a blank")
+        if field.rstrip() and state != "ESTB":
+            raise self.wrong(f"no Diag in {state}")
         self.at += 5
         return field.rstrip()
 
-    def options(self) -> dict[str, int]:
+    def options(self, state: str) -> dict[str, int]:
         known = TCP_OPTIONS if self.kind.is_tcp else UDP_OPTIONS
         options: dict[str, int] = {}
         following = 0  # where in `known` the next name may stand
@@ -218,6 +242,10 @@ class _Line:
                 raise self.wrong(f"an option that comes after {next(reversed(options))}")
             if unit != UNITS.get(name, ""):
                 raise self.wrong(f"{name} in {UNITS[name]}" if name in UNITS else f"{name} without a unit")
+            if name in SWITCHES and not 0 <= int(value) <= SWITCHES[name]:
+                raise self.wrong(f"{name} from 0 to {SWITCHES[name]}")
+            if name == "TCP_FASTOPEN" and state != "LSTN":
+                raise self.wrong(f"no TCP_FASTOPEN in {state}")
             options[name] = int(value)
             following = known.index(name) + 1
             self.at = found.end()

@@ -78,6 +78,45 @@ def test_diag(diag: str) -> None:
     assert row.diag == diag
 
 
+def test_a_listener() -> None:
+    (row,) = parse(tcp(changed("ESTB >#  ", "LSTN     ").replace("TCP_DEFER", "TCP_FASTOPEN=11,TCP_DEFER")), Kind.TCP)
+    assert row.options["TCP_FASTOPEN"] == 11
+
+
+def test_a_restored_socket() -> None:
+    (row,) = parse(tcp(changed("SO_REUSEADDR=1", "SO_REUSEADDR=2")), Kind.TCP)
+    assert row.options["SO_REUSEADDR"] == 2
+
+
+# As lib/vsprintf.c writes them.
+@pytest.mark.parametrize(
+    "address",
+    [
+        "::", "::1", "::1:2", "::ffff:0", "::102:304", "::1:0:0", "1::", "1:0:0:2::", "1::2:0:0:3", "1:2:3:4:5:6:7:8",
+        "1:2:3:4:0:6:7:8", "fe80::1234", "2001:db8::1", "::ffff:0.0.0.0", "::ffff:127.0.0.1", "::ffff:0:102:304",
+        "64:ff9b::102:304", "fe80::5efe:10.0.0.1", "fe80::200:5efe:0.0.0.0", "2001:db8:1:2:0:5efe:192.0.2.1",
+        "::5efe:192.0.2.1", "::1:0:5efe:1.2.3.4",
+    ],
+)  # fmt: skip
+def test_an_ipv6_address(address: str) -> None:
+    row = UDP.replace(f"{'0.0.0.0:68':23}", f"{f'{address}:68':23}").replace("0.0.0.0:*", ":::*     ")
+    assert parse(udp(row), Kind.UDP6)[0].local.address == address
+
+
+@pytest.mark.parametrize(
+    ("address", "kernels"),
+    [
+        ("0::1", "::1"), ("0:0:0:0:0:0:0:1", "::1"), ("::0001", "::1"), ("1::2:3:4:5:6:7", "1:0:2:3:4:5:6:7"),
+        ("1:0:0:2:0:0:0:3", "1:0:0:2::3"), ("::1.2.3.4", "::102:304"), ("::ffff:7f00:1", "::ffff:127.0.0.1"),
+        ("fe80::5efe:a00:1", "fe80::5efe:10.0.0.1"), ("fe80::1.2.3.4", "fe80::102:304"), ("1:0:0:2:3:0:0:4", "1::2:3:0:0:4"),
+    ],
+)  # fmt: skip
+def test_an_ipv6_address_that_the_kernel_writes_otherwise(address: str, kernels: str) -> None:
+    row = UDP.replace(f"{'0.0.0.0:68':23}", f"{f'{address}:68':23}").replace("0.0.0.0:*", ":::*     ")
+    with pytest.raises(MalformedError, match=f"column 15: expected an IPv6 address as {kernels}, found"):
+        parse(udp(row), Kind.UDP6)
+
+
 def test_options_of_older_versions() -> None:
     row = ESTB.partition("SO_")[0] + "SO_KEEPALIVE=0,TCP_NODELAY=0"
     assert parse(tcp(row), Kind.TCP)[0].options == {"SO_KEEPALIVE": 0, "TCP_NODELAY": 0}
@@ -115,12 +154,20 @@ def changed(old: str, new: str, row: str = ESTB) -> str:
         (ESTB + " ", len(ESTB) + 1, "a comma"),
         (ESTB + ",", len(ESTB) + 2, "an option"),
         (changed("ESTB", "CLSW")[:67], 68, "a Diag"),
+        (changed("ESTB", "TIMW"), 68, "the end of the row"),
+        (changed("ESTB", "CLSW"), 68, "no Diag in CLSW"),
+        (changed("TCP_DEFER", "TCP_FASTOPEN=5,TCP_DEFER"), ESTB.index("TCP_DEFER") + 1, "no TCP_FASTOPEN in ESTB"),
+        (changed("SO_REUSEADDR=1", "SO_REUSEADDR=3"), 73, "SO_REUSEADDR from 0 to 2"),
+        (changed("SO_REUSEADDR=1", "SO_REUSEADDR=-1"), 73, "SO_REUSEADDR from 0 to 2"),
+        (changed("SO_REUSEPORT=0", "SO_REUSEPORT=2"), 88, "SO_REUSEPORT from 0 to 1"),
+        (changed("SO_KEEPALIVE=1", "SO_KEEPALIVE=2"), 103, "SO_KEEPALIVE from 0 to 1"),
+        (changed("TCP_NODELAY=1", "TCP_NODELAY=11"), ESTB.index("TCP_NODELAY") + 1, "TCP_NODELAY from 0 to 1"),
         (changed("    12", "9" * 5000), 1, "a queue's length and a blank"),
         (changed("     0", "    -0"), 8, "a queue's length and a blank"),
         (changed("     0", "    00"), 8, "a queue's length and a blank"),
         (changed(":22 ", f":{'9' * 5000} "), 15, "an address and port"),
         (changed(":22 ", ":022 "), 15, "a port"),
-        (changed("SO_REUSEADDR=1", f"SO_REUSEADDR={'9' * 5000}"), 107, "a comma"),
+        (changed("TCP_KEEPIDLE=60", f"TCP_KEEPIDLE={'9' * 5000}"), ESTB.index("=60") + 23, "a comma"),
         (changed("SO_REUSEADDR=1", "SO_REUSEADDR=01"), 87, "a comma"),
         (changed("SO_REUSEADDR=1", "SO_REUSEADDR=-0"), 73, "an option"),
     ],
@@ -138,6 +185,8 @@ def test_malformed_udp() -> None:
         parse(udp(UDP), Kind.UDP6)
     with pytest.raises(MalformedError, match="an option of udp"):
         parse(udp(changed("SO_BROADCAST", "TCP_NODELAY", UDP)), Kind.UDP)
+    with pytest.raises(MalformedError, match="SO_BROADCAST from 0 to 1"):
+        parse(udp(changed("SO_BROADCAST=1", "SO_BROADCAST=2", UDP)), Kind.UDP)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +224,9 @@ def test_probe(tmp_path: Path) -> None:
     (directory / "udp6stat").write_text(udp())
     assert probe(tmp_path) == ()
     assert [row.local.port for row in read(tmp_path, Kind.UDP)] == [68]
+    (directory / "udpstat").write_bytes(udp(UDP).replace("\n", "\r\n").encode())
+    with pytest.raises(MalformedError, match="line 1, column 71: expected the header"):
+        read(tmp_path, Kind.UDP)
 
 
 def test_probe_asks_the_machine_not_its_own_network_namespace(tmp_path: Path) -> None:
