@@ -42,8 +42,8 @@
 #include "compat.h"
 
 /*
- * The longest row has two addresses of 45 characters and every option at its
- * widest: less than 460 in all.
+ * The longest row has two addresses of 45 characters and every option, each
+ * as wide as its type allows where a second is 24 jiffies: 481 in all.
  */
 #define ROW_MAX		512
 #define ADDR_COLUMNS	23

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import knetstatd
 from knetstatd import rehearse, sockets, unpack
 
 from . import product
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from .rig import Container, Kernel
 
 CHECKOUT = "/root/knetstatd"
-MODULE = "knetstat/1.0.0"
+MODULE = f"knetstat/{knetstatd.__version__}"
 PLACES = ("/usr/src", "/var/lib/dkms", "/lib/modules", "/etc/modprobe.d", "/etc/modules-load.d", "/etc/dkms")
 
 

@@ -15,8 +15,10 @@ ROOT = Path(__file__).parents[2]
 def test_versions_agree() -> None:
     """The package's may go on ("1.0.0+1"): it can be made anew of the same program."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    module = re.search(r'^PACKAGE_VERSION="(.*)"$', (ROOT / "module/dkms.conf").read_text(), re.MULTILINE)
+    dkms = re.search(r'^PACKAGE_VERSION="(.*)"$', (ROOT / "module/dkms.conf").read_text(), re.MULTILINE)
+    module = re.search(r'^MODULE_VERSION\("(.*)"\);$', (ROOT / "module/knetstat.c").read_text(), re.MULTILINE)
     package = re.match(r"knetstatd \((.+?)(?:[-+~].*)?\) ", (ROOT / "debian/changelog").read_text())
+    assert dkms is not None
     assert module is not None
     assert package is not None
-    assert knetstatd.__version__ == project == module[1] == package[1]
+    assert knetstatd.__version__ == project == dkms[1] == module[1] == package[1]

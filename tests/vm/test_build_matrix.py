@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import knetstatd
 from tests import kernels
 from tests.vm.conftest import SERIES
 from tests.vm.zoo import SOURCE
@@ -36,7 +37,7 @@ def test_builds(series: str, suite: str, flavour: str, tmp_path: Path) -> None:
     assert complaints(built.log) == []
     module = (tmp_path / "build/knetstat.ko").read_bytes()
     assert f"\0vermagic={kernel.release} ".encode() in module
-    assert b"\0version=1.0.0\0" in module
+    assert f"\0version={knetstatd.__version__}\0".encode() in module
 
 
 # Debian's 7.x headers lack the script that asks sparse for its version, and C=2 does nothing there.
