@@ -182,7 +182,8 @@ def test_a_module_whose_loading_brings_the_machine_down(machine: upgrade.Machine
 
 def test_a_full_disk_does_not_keep_a_module_out(machine: upgrade.Machine) -> None:
     """Nothing can be kept, and loading needs nothing to be kept; nor is a builder started again and again."""
-    boot(machine, 1, guard("works") + "until_check 0 running; systemctl stop knetstatd; dd if=/dev/zero of=/fill bs=1M; sync")
+    fill = "until_check 0 running; systemctl stop knetstatd; dd if=/dev/zero of=/fill bs=1M; sync"
+    assert "No space left on device" in started(machine, 1, guard("works") + fill).output
     builders = "journalctl -q -b -o cat | grep -c 'knetstatd-load@.*\\.service: '"
     text = boot(machine, 1, f"until_live kt_works; verdict running; sleep 20; df /\necho \"builders: $({builders})\"; rm /fill")
     assert "\nkt_works: live\n" in text
