@@ -9,6 +9,7 @@ Rules:
 3. dkms's exit codes and `dkms status` decide nothing: the files do, verified again from where modprobe will read them.
 4. What is published is on the disk before it is called published: dkms copies without fsync, and a power cut then leaves an
    empty module under the right name.
+5. What is published is of the source as it was, and says so by its time, whatever the clock says meanwhile.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import artefact, diagnose, files, run, signing
+from . import artefact, diagnose, files, kernels, run, signing
 from .errors import BuildError
 from .model import ELSEWHERE, Kind
 
@@ -71,6 +72,7 @@ def publish(
     _look_whether_it_can_be_written(job.kernel)
     parent = job.state / "stage"
     work = Path(tempfile.mkdtemp(prefix=artefact.PUBLISHING, dir=parent))
+    changed = kernels.changed(job.source)  # now: what is changed from here on is not in what is published
     try:
         key = signing.key_for(headers)
         if key is not None and not signing.exists(key):
@@ -82,6 +84,7 @@ def publish(
         )
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    date(Path("/var/lib/dkms") / job.module / job.version / job.kernel, changed)
     proofs = tuple(prove())
     # What the machine forbids is not this publication's failure; a module that is still not of this source is.
     failed = next((proof for proof in proofs if not (proof.holds(ELSEWHERE) and proof.is_current)), None)
@@ -97,6 +100,16 @@ def publish(
             diagnose.last_lines(installed, 4),
         )
     _sync(job, proofs)
+
+
+def date(build: Path, changed: float) -> None:
+    """Makes the modules that DKMS keeps in a build's directory younger than their source.
+
+    DKMS copies them without their time, and where the clock was set back they would for ever be from before the source.
+    """
+    for copy in build.glob("*/module/*"):
+        if copy.lstat().st_mtime <= changed:
+            os.utime(copy, (changed + 1, changed + 1), follow_symlinks=False)
 
 
 def _look_whether_it_can_be_written(kernel: str) -> None:

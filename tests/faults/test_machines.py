@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from knetstatd.events import Event
 from tests.container import product, rig
 from tests.vm import disk, upgrade
 
@@ -57,6 +58,7 @@ CLEAN="true"
 FUNCTIONS = """\
 verdict() { knetstatctl check --quiet $1; echo "check $1: $?"; knetstatctl explain --json $1 | tr -d '\\n'; echo; }
 until_check() { for i in $(seq 100); do knetstatctl check --quiet $2; [ $? -eq $1 ] && break; sleep 3; done; }
+until_ready() { for i in $(seq 100); do knetstatctl explain --json $1 | grep -q '"state": "ready"' && return; sleep 3; done; }
 said() { journalctl -q --no-pager -b -o cat -u knetstatd | grep -F -e "$1"; }
 until_said() { for i in $(seq 200); do said "$1" && return; sleep 2; done; }
 until_live() { for i in $(seq 200); do [ "$(cat /sys/module/$1/initstate 2>/dev/null)" = live ] && return; sleep 2; done; }
@@ -241,16 +243,22 @@ def test_a_module_that_was_proven_for_another_kernel(machine: upgrade.Machine) -
 
 
 def test_the_clock_goes_forward_and_back(machine: upgrade.Machine) -> None:
-    """Ten years on, twenty back, each time with a build after it, which begins at once."""
+    """Ten years on, twenty back, to before the source; each time with a build and a loading after it, which begin at once."""
     script = guard("works") + "until_check 0 running; release=$(uname -r)\n"
     for number, by in enumerate(("+10 years", "-20 years")):
         script += (
-            f"date -s '{by}'; rm -r /lib/modules/$release/updates; depmod\n"
-            f"until_check 75 running; until_check 0 running; verdict running; echo \"build {number}: $(date +%Y)\"\n"
-            "modinfo -F vermagic kt_works\n"
+            f"date -s '{by}'; rm -r /lib/modules/$release/updates; depmod; rmmod kt_works\n"
+            "until_check 75 running; until_check 0 running; until_live kt_works; until_ready running\n"
+            f"verdict running; echo \"build {number}: $(date +%Y)\"; modinfo -F vermagic kt_works\n"
         )
-    text = boot(machine, 0, script + "until_live kt_works")
-    assert verdicts(text, "running")[0] == 0
+    failures = " ".join(f"MESSAGE_ID={event.message_id}" for event in (Event.FAILED, Event.GAVE_UP))
+    script += f"echo \"failures: $(journalctl -q --no-pager -b -o cat {failures} | wc -l)\"\n"
+    text = boot(machine, 0, script)
+    for said in re.split(r"^build \d: ", text, flags=re.MULTILINE)[:2]:
+        code, found = verdicts(said, "running")
+        assert (code, found["kt-works"]["state"]) == (0, "ready")
+        assert re.search(r'"name": "origin",\s+"result": "pass"', said)
+    assert "\nfailures: 0\n" in text
     assert text.count(f"\n{machine.kernels[0].release} SMP") == 2
     years = [int(year) for year in re.findall(r"^build \d: (\d+)$", text, re.MULTILINE)]
     assert years[0] - years[1] in (19, 20, 21)

@@ -14,6 +14,7 @@ import pytest
 from kerneltree import CRCS, KERNEL, UTS_RELEASE
 from keys import Key, signature_list, variable
 
+from knetstatd import kernels, publish
 from knetstatd.config import Config
 from knetstatd.model import Action, Artefact, Step, Why
 from knetstatd.observe import Machine
@@ -108,6 +109,22 @@ def test_the_source_of_the_same_version(root: Path, machine: Machine) -> None:
     time.sleep(0.02)
     assert_becomes(machine, lambda: os.utime(path, (LATER, LATER)), Artefact.OTHER, STAGE, "The source was changed")
     assert_becomes(machine, build, Artefact.GOOD, Step(Action.DONE, Why.READY))
+
+
+def test_the_clock_was_set_back_behind_the_source(root: Path, machine: Machine) -> None:
+    source, copy = root / "usr/src/demo-1.0", root / f"var/lib/dkms/demo/1.0/{KERNEL}/x86_64/module/demo.ko"
+    for path in source.iterdir():
+        os.utime(path, (2e9, 2e9))  # counts from its ctime on
+    behind = kernels.changed(source) - 3e8
+    assert_becomes(machine, lambda: os.utime(copy, (behind, behind)), Artefact.OTHER, STAGE, "The source was changed")
+
+    def published() -> None:
+        publish.date(copy.parent.parent.parent, kernels.changed(source))
+
+    assert_becomes(machine, published, Artefact.GOOD, Step(Action.DONE, Why.READY))
+    dated = copy.stat().st_mtime_ns
+    published()
+    assert copy.stat().st_mtime_ns == dated, "what is younger already keeps its time"
 
 
 def test_a_new_version(root: Path, machine: Machine) -> None:
