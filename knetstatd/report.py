@@ -2,7 +2,7 @@
 """Verdicts: what an observation and the planner's step mean for a person and for a script.
 
 Rule 1: `ready` says one thing: reboot into this kernel, and the module will load. It is computed from the files, never from
-        the planner's progress.
+        the planner's progress; but where this kernel runs, what it says and shows counts more than the analysis.
 Rule 2: whatever is not ready has a reason, and a fix where there is one.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import answers, kernels, names, plan
-from .model import Action, Artefact, Check, Kind, Rehearsed, Result, Why
+from .model import Action, Artefact, Check, Kind, Loaded, Rehearsed, Result, Why
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,7 +100,7 @@ def verdict(machine: Machine, seen: Seen, step: Step) -> Verdict:
     unasked = machine.config.rehearse == "require" and o.rehearsed in (Rehearsed.DUE, Rehearsed.IMPOSSIBLE)
     refused = step.why is Why.FAILED and o.attempt is not None and o.attempt.loading and o.attempt.kind is not Kind.DENIED
     good = o.installed in (Artefact.GOOD, Artefact.OTHER) and o.rehearsed is not Rehearsed.BAD
-    ready = good and not unasked and not refused  # the running kernel's own word counts more than the analysis
+    ready = good and not unasked and not refused and o.loaded is not Loaded.FAULTY
     waiting = step.action is Action.WAIT and step.why not in (Why.BACKOFF, Why.NOT_REHEARSED)
     progress = step.action in _STEPS or waiting
     reason, fix = _reason(machine, seen, step)
@@ -144,7 +144,7 @@ def _state(seen: Seen, step: Step, ready: bool) -> str:
             if step.why is Why.OUTDATED:
                 return "ready, outdated copy loaded"
             if step.why is Why.FAULTY:
-                return "ready, loaded but faulty"
+                return "loaded but faulty"
             return "ready" if ready else str(step.why)
         case Action.REHEARSE:
             return "ready, to be rehearsed" if ready else str(step.why)

@@ -176,8 +176,8 @@ def test_from_the_probe_to_the_journal(root: Path) -> None:
     verdict = report.verdict(machine, seen, step)
     fault = "/proc/net/udpstat: line 1, column 1: expected the header, found 'mine'"
     cure = "When nothing uses it: modprobe -r knetstat && modprobe knetstat"
-    # The file is good, and the next boot will load it.
-    assert (step.why, verdict.ready, verdict.state) == (Why.FAULTY, True, "ready, loaded but faulty")
+    # The file is good, the next boot will load it, and it will not work then either.
+    assert (step.why, verdict.ready, verdict.progress, verdict.state) == (Why.FAULTY, False, False, "loaded but faulty")
     assert (verdict.reason, verdict.fix) == (f"loaded, and does not work: {fault}", cure)
     heard = Heard()
     teller = Teller(heard)
