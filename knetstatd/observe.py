@@ -162,11 +162,8 @@ class Machine:
         return {*more, *(k for k in (self.next, self.running) if k in self._states)}
 
     def module_names(self) -> set[str]:
-        """The kernel's names of all modules that the guarded packages make, as far as their dkms.conf says."""
-        found = set()
-        for name in self.modules():
-            found |= {names.canonical(made) for made in self._made("", name)}
-        return found
+        """The names of all modules that the guarded packages make for the running kernel, as that kernel calls them."""
+        return {names.canonical(made) for name in self.modules() for made in self._made(self.running, name)}
 
     def watched(self) -> Iterable[tuple[str, Path]]:
         """The directories to watch, each with a label: "modules", "boot", "dkms", or "kernel:" and a release."""

@@ -208,3 +208,21 @@ def test_another_compiler_is_a_remark(root: Path, machine: Machine) -> None:
     path = root / f"boot/config-{KERNEL}"
     text = path.read_text().replace("12.2.0", "14.2.0")
     assert_becomes(machine, lambda: path.write_text(text), Artefact.GOOD, Step(Action.DONE, Why.READY), "Install gcc-14")
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        'if [ "${kernelver%%.*}" = 6 ]; then\nBUILT_MODULE_NAME[0]="demo-six"\nelse\nBUILT_MODULE_NAME[0]="demo"\nfi\n',
+        'case "$kernelver" in\n6.*) BUILT_MODULE_NAME[0]="demo-six" ;;\n*) BUILT_MODULE_NAME[0]="demo" ;;\nesac\n',
+    ],
+)
+def test_what_comes_and_goes_is_what_is_made_for_the_running_kernel(root: Path, machine: Machine, conf: str) -> None:
+    machine.running = KERNEL
+    assert machine.module_names() == {"demo"}
+    built = root / f"var/lib/dkms/demo/1.0/{KERNEL}/x86_64/module"
+    (built / "demo.ko").rename(built / "demo-six.ko")
+    head, tail = 'PACKAGE_NAME="demo"\nPACKAGE_VERSION="1.0"\n', 'DEST_MODULE_LOCATION[0]="/updates"\n'
+    write(root / "usr/src/demo-1.0/dkms.conf", head + conf + tail)
+    machine.refresh()
+    assert machine.module_names() == {"demo_six"}
