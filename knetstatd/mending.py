@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """knetstatctl repair: shows what is stuck and exactly what would be done, asks, does it one by one, looks again after each.
 
-Rule: nothing is done while a package transaction is open or a foreign dkms runs, and nothing without our lock.
+Rules:
+
+1. Nothing is done while a package transaction is open or a foreign dkms runs, and nothing without our lock.
+2. A question may stand for hours. What is done is what a plan made under the lock says, and only where that is what was shown.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
     from .observe import Machine
 
+_DONE, _GONE = "done", "not needed any more: it has gone by itself"
 _VERBS = {"Run": "run", "Delete": "delete", "Write": "write", "Prove": "prove"}
 
 
@@ -63,7 +67,7 @@ def command(arguments: argparse.Namespace, machine: Machine, kernels: Sequence[s
         _all(arguments, machine, kernel, done, shown)
     left = repair.plan(machine, kernel) if done else first
     every = {**done, **{(r.kind, r.subject): (r, "to do") for r in left if (r.kind, r.subject) not in done}}
-    failed = any(outcome != "done" for _, outcome in every.values())
+    failed = any(outcome not in (_DONE, _GONE) for _, outcome in every.values())
     return int(failed), {"schema": report.SCHEMA, "repairs": [_json(*row) for row in every.values()]}
 
 
@@ -111,21 +115,27 @@ def _one(machine: Machine, kernel: str | None, found: repair.Repair) -> str:
     """Does one repair and looks whether it is gone: "done", or "failed: " and why."""
     from .worker import self_argv
 
+    def now() -> repair.Repair | None:
+        machine.refresh()
+        return next((r for r in repair.plan(machine, kernel) if (r.kind, r.subject) == (found.kind, found.subject)), None)
+
     try:
         if any(isinstance(act, repair.Run) and act.ours for act in found.acts):
             carry_out(machine, found, self_argv())
         else:
             with locks.locked(machine.runtime, locks.BUILD, 3600.0):
-                machine.refresh()
                 if busy := _busy(machine):
                     return f"failed: {busy}; try again when it has ended"
+                planned = now()
+                if planned is None:
+                    return _GONE
+                if planned.acts != found.acts:
+                    return "failed: it is not what was shown any more; run repair again"
                 carry_out(machine, found, ())
     except KnetstatdError as e:
         machine.refresh()
         return f"failed: {e}"
-    machine.refresh()
-    still = any((r.kind, r.subject) == (found.kind, found.subject) for r in repair.plan(machine, kernel))
-    return "failed: it was done, and looks as before" if still else "done"
+    return "failed: it was done, and looks as before" if now() else _DONE
 
 
 def _busy(machine: Machine) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from typing import TYPE_CHECKING
 
@@ -145,6 +146,66 @@ def test_a_switch_that_a_killed_repair_left(tree: Make) -> None:
     mending.carry_out(Machine(root, config.Config(modules=())), plan(root)["hold"], ())
     assert not (root / "etc/dkms/no-autoinstall").exists()
     assert plan(tree({"etc/dkms/no-autoinstall": ""})) == {}, "one of the administrator's"
+
+
+class Typist:
+    """A terminal whose user says yes to everything; something happens before each answer."""
+
+    def __init__(self, meanwhile: Callable[[], None]) -> None:
+        self.meanwhile = meanwhile
+
+    def isatty(self) -> bool:
+        return True
+
+    def readline(self) -> str:
+        self.meanwhile()
+        return "y\n"
+
+
+PACKAGED = {
+    f"usr/lib/modules/{GONE}/kernel/fs/a.ko": "packaged",
+    f"boot/vmlinuz-{GONE}": "",
+    f"var/lib/dpkg/info/linux-image-{GONE}.list": f"/usr/lib/modules/{GONE}/kernel/fs/a.ko\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "code", "said", "left"),
+    [
+        ({}, 0, f"delete /lib/modules/{GONE}: done", []),
+        (PACKAGED, 0, "not needed any more: it has gone by itself", ["kernel", "updates"]),
+        ({f"usr/lib/modules/{GONE}/updates/n.ko": "x"}, 1, "it is not what was shown any more; run repair", ["updates"]),
+    ],
+    ids=["nothing", "the kernel is installed", "a file more"],
+)
+def test_what_happens_while_it_asks(
+    tree: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    meanwhile: dict[str, str],
+    code: int,
+    said: str,
+    left: list[str],
+) -> None:
+    """A yes is to what was shown."""
+    root = tree({
+        **BASE, f"usr/lib/modules/{GONE}/updates/m.ko": "x", "run/": "", "proc/": "", "var/lib/knetstatd/": "", "etc/": "",
+    })  # fmt: skip
+
+    def change() -> None:
+        for name, text in meanwhile.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+
+    monkeypatch.setattr("sys.stdin", Typist(change))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    machine = Machine(root, config.Config(modules=()))
+    machine.refresh()
+    arguments = argparse.Namespace(all=True, json=False, yes=False, dry_run=False)
+    assert mending.command(arguments, machine, [])[0] == code
+    assert said in capsys.readouterr().out
+    place = root / f"usr/lib/modules/{GONE}"
+    assert (sorted(os.listdir(place)) if place.exists() else []) == left
 
 
 def test_all_is_shown() -> None:
