@@ -200,6 +200,7 @@ def command(
 def read(console: bytes, plan: Plan, mark: str, *, timed_out: bool, elapsed: float, code: int = 0) -> Rehearsal:
     """What the console of a machine that ran `plan` says. code: QEMU's exit status."""
     text = console.decode("utf-8", "replace").replace("\r\n", "\n")
+    text = re.sub(rf"^({mark} .*?)(\[ *\d+\.\d+\])", r"\1\n\2", text, flags=re.MULTILINE)  # a panic speaks into any line
     found = sections(text, mark)
     insertions = [_insertion(module, i, found, text, mark) for i, module in enumerate(plan.modules) if f"insert-{i}" in found]
     words = [line for insertion in insertions for line in insertion.words]
@@ -243,7 +244,8 @@ def sections(text: str, mark: str) -> dict[str, tuple[int | None, str]]:
     for name in re.findall(rf"^{mark} begin (\S+)$", text, re.MULTILINE):
         body = text.partition(f"{mark} begin {name}\n")[2]
         inside, ended, rest = body.partition(f"\n{mark} end {name} ")
-        found[name] = (int(rest.split("\n", 1)[0]), inside) if ended else (None, body)
+        code = re.match(r"([0-9]+)\n", rest) if ended else None  # where the machine ended in this line, none
+        found[name] = (int(code[1]), inside) if code else (None, body)
     return found
 
 

@@ -147,6 +147,20 @@ def test_panic() -> None:
     assert [(i.module, i.loaded, i.ended) for i in answer.insertions] == [("dep", False, False)]
 
 
+PANIC = "[    2.1] Kernel panic - not syncing: Fatal\n"
+
+
+@pytest.mark.parametrize(
+    ("rest", "outcome"),
+    [(f" insert-0 {PANIC}", Outcome.PANIC), (f" inse{PANIC}", Outcome.PANIC), (" insert-0 ", Outcome.RESET)],
+)
+def test_the_machine_ends_in_the_init_s_own_line(rest: str, outcome: Outcome) -> None:
+    answer = told(f"{UP}{MARK} begin insert-0\n\n{MARK} end{rest}")
+    assert answer.outcome is outcome
+    assert [(i.module, i.loaded, i.ended) for i in answer.insertions] == [("dep", False, False)]
+    assert "".join(answer.words) == rest.partition("] ")[2].strip()
+
+
 def test_hang() -> None:
     answer = told(INSERTED + f"{MARK} begin program\nbefore\n", timed_out=True)
     assert (answer.outcome, answer.code, answer.output) == (Outcome.HANG, None, "before\n")
