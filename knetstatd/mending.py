@@ -169,10 +169,13 @@ def carry_out(machine: Machine, found: repair.Repair, ours: Sequence[str], tick:
                 files.write(path, act.text.encode())
                 written.append(path)
             case repair.Prove():
-                if wrong := _prove(machine, act, tick):
+                try:
+                    if wrong := _prove(machine, act, tick):
+                        raise KnetstatdError(f"a build with it is wrong, so it was taken back: {wrong}", os.fspath(written[0]))
+                except BaseException:  # also what cannot be proven, because dkms is gone or somebody presses Ctrl-C
                     for path in written:
                         path.unlink()
-                    raise KnetstatdError(f"a build with it is wrong, so it was taken back: {wrong}", os.fspath(written[0]))
+                    raise
     if found.kind == "override":
         for kernel in machine.kernels.kernels:
             attempts.forget(machine.state, kernel, found.subject)

@@ -174,13 +174,13 @@ def _overrides(machine: Machine) -> Iterator[Repair]:
         package = dkms.package(machine.root, module)
         if override is None or package is None or os.path.lexists(machine.root / override.path[1:]):
             continue
-        version = package.highest.version
-        acts: list[Write | Prove] = [Write(override.path, override.text)]
         usable = [k for k in machine.kernels.kernels if kernels.headers(machine.root, k).state is Headers.COMPLETE]
-        other = next((k for k in reversed(usable) if k != machine.running), "")
-        acts += [Prove(module, version, other)] if other else []
+        if not usable:
+            continue  # nothing could prove it
+        other = next((k for k in reversed(usable) if k != machine.running), usable[-1])
+        acts = (Write(override.path, override.text), Prove(module, package.highest.version, other))
         why = f"{lines[0].file} line {lines[0].line} asks for the running kernel, so a kernel's hook builds for the wrong one"
-        yield Repair("override", module, f"let dkms build {module} for the kernel that it is asked for", why, tuple(acts))
+        yield Repair("override", module, f"let dkms build {module} for the kernel that it is asked for", why, acts)
 
 
 def _tables(machine: Machine, kernel: str | None) -> Iterator[Repair]:

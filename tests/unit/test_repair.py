@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from knetstatd import config, mending, names, repair, run
+from knetstatd.errors import KnetstatdError
 from knetstatd.observe import Machine
 
 if TYPE_CHECKING:
@@ -146,6 +147,58 @@ def test_a_switch_that_a_killed_repair_left(tree: Make) -> None:
     mending.carry_out(Machine(root, config.Config(modules=())), plan(root)["hold"], ())
     assert not (root / "etc/dkms/no-autoinstall").exists()
     assert plan(tree({"etc/dkms/no-autoinstall": ""})) == {}, "one of the administrator's"
+
+
+UNAME = "all:\n\t$(MAKE) -C /lib/modules/$(shell uname -r)/build M=$(CURDIR) modules\nobj-m := m.o\n"
+HEADERS = {
+    "Makefile": "", ".config": "", "Module.symvers": "", "scripts/": "",
+    "include/generated/utsrelease.h": f'#define UTS_RELEASE "{K}"\n',
+}  # fmt: skip
+RUNS = {
+    **BASE, "usr/src/m-1/dkms.conf": f"{CONF}MAKE[0]=\"make\"\n", "usr/src/m-1/Makefile": UNAME, "run/": "", "proc/": "",
+    "var/lib/knetstatd/": "", "etc/dkms/": "", f"usr/lib/modules/{K}/build": "-> ../../../src/h",
+}  # fmt: skip
+
+
+def override(root: Path) -> tuple[Machine, repair.Repair | None]:
+    """The override for a module that compiles for the kernel that runs, where K does."""
+    machine = Machine(root, config.Config(modules=("m",)))
+    machine.running = K
+    machine.refresh()
+    return machine, next((found for found in repair.plan(machine, None) if found.kind == "override"), None)
+
+
+def test_no_override_that_nothing_can_prove(tree: Make) -> None:
+    """The running kernel's headers are better than none."""
+    root = tree(RUNS)
+    assert override(root)[1] is None
+    tree({f"usr/src/h/{name}": text for name, text in HEADERS.items()})
+    _, found = override(root)
+    assert found is not None
+    assert [type(act) for act in found.acts] == [repair.Write, repair.Prove]
+    assert found.acts[1] == repair.Prove("m", "1", K)
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("dkms", ["", "#!/bin/sh\nsleep 30\n", "#!/bin/sh\necho no\nexit 1\n"], ids=["gone", "Ctrl-C", "fails"])
+def test_no_override_stays_that_was_not_proven(tree: Make, monkeypatch: pytest.MonkeyPatch, dkms: str) -> None:
+    root = tree({**RUNS, **{f"usr/src/h/{name}": text for name, text in HEADERS.items()}, "bin/": ""})
+    machine, found = override(root)
+    assert found is not None
+    if dkms:
+        tree({"bin/dkms": dkms})
+        (root / "bin/dkms").chmod(0o755)
+    monkeypatch.setattr(run, "PATH", f"{root}/bin:/nonexistent" if not dkms else f"{root}/bin:/usr/bin:/bin")
+
+    def tick() -> None:
+        assert (root / "etc/dkms/m.conf").exists()
+        if "sleep" in dkms:
+            raise KeyboardInterrupt
+
+    with pytest.raises((KnetstatdError, KeyboardInterrupt)) as e:
+        mending.carry_out(machine, found, (), tick)
+    assert ("taken back: no" in str(e.value)) is ("echo" in dkms)
+    assert os.listdir(root / "etc/dkms") == []
 
 
 class Typist:
