@@ -4,6 +4,7 @@
 Rule 1: the first pattern that fits decides; the order is from the most specific cause to the most general.
 Rule 2: evidence is quoted from the log, never made up.
 Rule 3: an unknown failure is called a compile failure with its last lines, and says so.
+Rule 4: what a Makefile asks by the way may fail and do no harm. Where a compiler has an error to report, that is the cause.
 """
 
 from __future__ import annotations
@@ -26,16 +27,28 @@ class Cause(NamedTuple):
 
 
 class _Rule(NamedTuple):
+    """despite: what shows that this is the cause although the compiler or modpost reports an error; None: it always is."""
+
     pattern: re.Pattern[str]
     kind: Kind
     reason: str
     fix: str
     subject: str
+    despite: re.Pattern[str] | None
+
+    def counts(self, text: str) -> bool:
+        """Whether what fits may be the cause in this log."""
+        return self.despite is None or _ERROR.search(text) is None or self.despite.search(text) is not None
 
 
-def _rule(pattern: str, kind: Kind, reason: str, fix: str, subject: str = "") -> _Rule:
-    return _Rule(re.compile(pattern, re.MULTILINE), kind, reason, fix, subject)
+def _rule(pattern: str, kind: Kind, reason: str, fix: str, subject: str = "", despite: str = "") -> _Rule:
+    return _Rule(
+        re.compile(pattern, re.MULTILINE), kind, reason, fix, subject, re.compile(despite, re.MULTILINE) if despite else None
+    )
 
+
+_ERROR = re.compile(r"^\S+?:\d+:(?:\d+:)? (?:fatal )?error: (?!.*Read-only file system)|^ERROR: modpost: ", re.MULTILINE)
+_NOT_RUN = r"Error 127$|No rule to make target"  # the shell's and make's status where there is no such program
 
 _PORT = "The module's source does not fit this kernel: get a newer version of it (its distributor or author), then dkms add it"
 
@@ -48,7 +61,11 @@ _RULES = (
         "Free space; `df -h /var /tmp /boot /lib/modules` shows where",
     ),
     _rule(
-        r"Read-only file system", Kind.READ_ONLY, "a file system is read-only", "Remount it writable, or look at dmesg for why"
+        r"Read-only file system",
+        Kind.READ_ONLY,
+        "a file system is read-only",
+        "Remount it writable, or look at dmesg for why",
+        despite=r"Read-only file system.*(?:\n(?:make|#).*)*\Z",
     ),
     _rule(
         r"^# exit code: [1-9](?:.*\n)+?# exit code: [1-9]|cannot find \S+/build/\S+\.mod\.o: No such file"
@@ -79,6 +96,7 @@ _RULES = (
         "the headers' own build tool {1} is missing",
         "Reinstall the headers of this kernel and what they depend on (Debian: linux-kbuild)",
         "{1}",
+        _NOT_RUN,
     ),
     _rule(
         r"pahole: (?:not found|command not found|No such file)|^(?:pahole|btf_encoder\S*): .*|FAILED: load BTF from \S+: .*"
@@ -107,6 +125,7 @@ _RULES = (
         "a program that the build needs is missing: {1}",
         "Install it: apt install {1}",
         "{1}",
+        _NOT_RUN,
     ),
     _rule(
         r"ERROR: modpost: (?:\S+: symbol )?['\"](\S+?)['\"] (?:\[\S+\] )?undefined!",
@@ -227,7 +246,7 @@ def classify(log: str, dkms_output: str, code: int) -> Cause:
         return cause
     for text in (_telling(log), _telling(dkms_output)):
         for rule in _RULES:
-            if found := _match(rule.pattern, text):
+            if (found := _match(rule.pattern, text)) and rule.counts(text):
                 groups = [names.clean(_BUILD.sub("", group), 160) for group in found.groups() if group is not None]
                 reason, fix, subject = (_fill(part, groups) for part in (rule.reason, rule.fix, rule.subject))
                 return Cause(rule.kind, reason, fix, _evidence(text, rule.pattern, found.start()), subject)
@@ -275,9 +294,13 @@ def _match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     return first
 
 
+_QUOTED = re.compile(r"\s*\d*\s*\|")  # below an error, gcc shows the line of the source, and what it says is the module's
+
+
 def _telling(text: str) -> str:
     """The lines that a rule could fit, cut: a log may be megabytes, and one line of it a megabyte."""
-    return "\n".join(line for line in (line[:400] for line in text.splitlines()) if _WORDS.search(line))
+    cut = (line[:400] for line in text.splitlines())
+    return "\n".join(line for line in cut if _WORDS.search(line) and not _QUOTED.match(line))
 
 
 # Where dkms compiles; what follows is the path that the module's author knows.

@@ -39,6 +39,9 @@ BY_HAND = "all:\n\t$(MAKE) -C $(KDIR) M=$(CURDIR) modules\n"
 PLUGIN = "obj-m := {name}.o\nccflags-y := -fplugin=$(src)/p.so\n$(obj)/{name}.o: $(src)/p.so\n$(src)/p.so: $(src)/p.c\n"
 PLUGIN += "\tgcc -shared -fPIC -o $@ $<\n"
 KILL = "while sleep 0.1; do pkill -KILL -x cc1; done &\nmake -C $1 M=$PWD modules; e=$?; kill $!; exit $e\n"
+# What is asked by the way, and fails, and does no harm.
+ASKS = "A := $(shell nothere-git describe)\nB := $(shell nothere-release -d; true)\nC := $(shell mkdir /sys/kt)\n"
+QUOTED = "\tstatic struct class *c;\n\tif (c)\n\t\tpr_err(\"%p: {}\", c->owner);"
 PATCH = "--- a/{name}.c\n+++ b/{name}.c\n@@ -1,2 +1,2 @@\n-not there\n+x\n y\n"
 # Sixty million numbers: what a compiler needs much memory and time for.
 HUGE = "#define B0 1,2,3,4,\n" + "".join(f"#define B{i} {f'B{i - 1} ' * 4}\n" for i in range(1, 13)) + "int kt_a[] = { B12 };\n"
@@ -187,7 +190,16 @@ CASES = (
          suites=("trixie",)),
     Case("namespace-literal", API, r"line 2: .DMA_BUF. undeclared", PORT, "DMA_BUF", "MODULE_IMPORT_NS(DMA_BUF);", "last",
          suites=("trixie",)),
+    Case("quoted-memory", API, r"quoted_memory\.c line \d+: .struct class. has no member named .owner.", PORT, "owner",
+         function(QUOTED.format("out of memory"), "#include <linux/device.h>"), "last"),
+    Case("quoted-disk", API, r"quoted_disk\.c line \d+: .struct class. has no member named .owner.", PORT, "owner",
+         function(QUOTED.format("No space left on device"), "#include <linux/device.h>"), "last"),
+    Case("asks", API, r"asks\.c line 7: implicit declaration of function .strlcpy.", PORT, "strlcpy",
+         function('\tchar a[4];\n\tstrlcpy(a, "x", 4);', "#include <linux/string.h>"), "last",
+         files={"Makefile": ASKS + "obj-m := {name}.o\n"}),
     # Symbols.
+    Case("asks-symbol", SYMBOL, "does not export the symbol kt_nowhere", "KBUILD_EXTRA_SYMBOLS", symbol("kt_nowhere"),
+         function("\treturn kt_nowhere();", "int kt_nowhere(void);"), files={"Makefile": ASKS + "obj-m := {name}.o\n"}),
     Case("nowhere", SYMBOL, "does not export the symbol kt_nowhere, and no header of it knows it", "KBUILD_EXTRA_SYMBOLS",
          symbol("kt_nowhere"), function("\treturn kt_nowhere();", "int kt_nowhere(void);")),
     Case("unexported", SYMBOL, r"kallsyms_lookup_name: include/linux/kallsyms\.h declares it, for the kernel's own use", PORT,

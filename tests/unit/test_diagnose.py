@@ -79,6 +79,15 @@ make[2]: *** [scripts/Makefile.build:250: /stage/m/1/build/m.o] Error 1
         ),
         ("/usr/src/linux-headers-6.1/x.h:1:2: error: passing argument 1 of 'f'\n", "", 10, Kind.API, "x.h line 1: passing"),
         ("cp: cannot create regular file: Read-only file system\n", "", 10, Kind.READ_ONLY, "read-only"),
+        ("cp: x: Read-only file system\n" + COMPILE, "", 10, Kind.COMPILE, "m.c line 7"),
+        (COMPILE + "cp: x: Read-only file system\nmake: *** [Makefile:2: x] Error 1\n", "", 10, Kind.READ_ONLY, "read-only"),
+        ("m.c:1:1: fatal error: cannot open m.d: Read-only file system\n", "", 10, Kind.READ_ONLY, "read-only"),
+        ("make: git: No such file or directory\n" + COMPILE, "", 10, Kind.COMPILE, "m.c line 7"),
+        ("make: [Makefile:1: version] Error 127 (ignored)\nsh: git: not found\n" + COMPILE, "", 10, Kind.COMPILE, "m.c line 7"),
+        ("/bin/sh: 1: scripts/version: not found\n" + COMPILE, "", 10, Kind.COMPILE, "m.c line 7"),
+        ('/bin/sh: 1: lsb_release: not found\nERROR: modpost: "s" [m.ko] undefined!\n', "", 10, Kind.SYMBOL, "symbol s"),
+        (COMPILE + "/bin/sh: 1: gcc: not found\nmake[2]: *** [x.o] Error 127\n", "", 10, Kind.COMPILER, "missing: gcc"),
+        (COMPILE + '    7 |   f("out of memory");\n      |  ^ No space left on device\n', "", 10, Kind.COMPILE, "m.c line 7"),
     ],
 )
 def test_causes(log: str, output: str, code: int, kind: Kind, words: str) -> None:
