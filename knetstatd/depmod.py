@@ -78,6 +78,10 @@ class Tables:
         """Whether modprobe knows a module of that name."""
         return self._line(module) >= 0
 
+    def builtin(self, module: str) -> bool:
+        """Whether the kernel has a module of that name inside of itself."""
+        return b"/" + _stem(module) + b".ko\n" in _read(self.tree / "modules.builtin").replace(b"-", b"_")
+
     def _line(self, module: str) -> int:
         """Where the line of a module starts, -1 where there is none. A plain search: 20 times as fast as one by pattern."""
         name, canonical = _stem(module) + b".ko", self._canonical

@@ -105,6 +105,16 @@ def _of_installed(hand: builder.Builder, kernel: str, module: str) -> Outcome | 
 
 
 def _of_file(machine: Machine, kernel: str, path: Path, progress: Progress) -> Outcome:
+    about = of_file(machine, kernel, path)
+    try:
+        answer = _ask(machine, about, progress)
+    except KnetstatdError as e:
+        answer = trial.cannot(e)
+    return Outcome(about.module, f"{path} on {kernel}", answer)
+
+
+def of_file(machine: Machine, kernel: str, path: Path) -> Subject:
+    """What a rehearsal of a module's file is about. Raises KnetstatdError where the kernel lacks what must go in before it."""
     image, module = kernels.image(machine.root, kernel), ko.read(path)
     if image is None:
         raise KnetstatdError(f"{kernel} has no boot image")
@@ -112,15 +122,11 @@ def _of_file(machine: Machine, kernel: str, path: Path, progress: Progress) -> O
     needed: list[Path] = []
     for name in module.depends:
         entry = tables.entry(name)
-        if entry is None:
+        if entry is not None:
+            needed += [*entry.needed, entry.file]
+        elif not tables.builtin(name):
             raise KnetstatdError(f"needs {names.show(name)}, which {kernel} does not have", os.fspath(path))
-        needed += [*entry.needed, entry.file]
-    about = Subject(kernel, module.name, image, ((path, tuple(dict.fromkeys(needed))),), machine.arguments(kernel))
-    try:
-        answer = _ask(machine, about, progress)
-    except KnetstatdError as e:
-        answer = trial.cannot(e)
-    return Outcome(module.name, f"{path} on {kernel}", answer)
+    return Subject(kernel, module.name, image, ((path, tuple(dict.fromkeys(needed))),), machine.arguments(kernel))
 
 
 def _ask(machine: Machine, about: Subject, progress: Progress) -> Answer:

@@ -141,3 +141,10 @@ def test_where_the_lines_lead(tmp_path: Path) -> None:
     assert (top.file, top.needed) == (tmp_path / "top.ko", (tree / "top.ko",))
     assert linked is not None
     assert (linked.file, linked.needed) == (tmp_path / "other/it.ko", (tmp_path / "top.ko",))
+
+
+def test_what_the_kernel_has_inside(tmp_path: Path) -> None:
+    tables = depmod.Tables(tmp_path, tmp_path)
+    assert not tables.builtin("crc32c")
+    (tmp_path / "modules.builtin").write_text("kernel/lib/libcrc32c.ko\nkernel/crypto/crc32c-generic.ko\n")
+    assert [tables.builtin(name) for name in ("libcrc32c", "crc32c_generic", "crc32c", "generic")] == [True, True, False, False]
