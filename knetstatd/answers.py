@@ -70,7 +70,7 @@ def arguments(root: Path, kernel: str) -> tuple[str, ...]:
     Where no boot loader tells, the running kernel's command line stands for it.
     """
     line = bootloader.command_line(root, kernel)
-    found = list(dict.fromkeys(word for word in line.split() if _DECIDES.match(word)))
+    found = [word for word in dict.fromkeys(map(bootloader.parameter, line.split())) if _DECIDES.match(word)]
     try:
         if files.read(root / _SECURE_BOOT, 16)[4:5] == b"\1" and not any(word.startswith("module.sig") for word in found):
             found.append("module.sig_enforce=1")

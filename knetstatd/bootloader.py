@@ -260,3 +260,9 @@ def _efi_variable(root: Path, name: str) -> str:
     except (OSError, KnetstatdError):
         return ""
     return data[4:].decode("utf-16-le", "replace").partition("\0")[0]
+
+
+def parameter(word: str) -> str:
+    """A word of the command line as the kernel compares it: in a name `-` is `_` (kernel/params.c, parameq())."""
+    name, equals, value = word.partition("=")
+    return name.replace("-", "_") + equals + value

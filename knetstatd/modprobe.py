@@ -11,6 +11,7 @@ Rule 2: nothing raises, and nothing is executed: an `install` command is shown, 
 from __future__ import annotations
 
 import fnmatch
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import files, names
@@ -45,6 +46,11 @@ def find(lines: tuple[Line, ...], module: str) -> Line | None:
     return next((line for line in lines if line.module == module), None)
 
 
+def command(rules: Rules, module: str) -> Line | None:
+    """The first `install` line for a module: its name may be a pattern (libkmod-module.c)."""
+    return next((line for line in rules.install if fnmatch.fnmatchcase(module, line.module)), None)
+
+
 def redirect(rules: Rules, module: str) -> Line | None:
     """The alias that leads modprobe to another module when it is asked for this one; `text` is the other's name."""
     return next((a for a in rules.alias if fnmatch.fnmatchcase(module, a.module) and names.canonical(a.text) != module), None)
@@ -53,22 +59,27 @@ def redirect(rules: Rules, module: str) -> Line | None:
 def read(root: Path) -> Rules:
     """The rules of the machine under `root`."""
     found: dict[str, list[Line]] = {"blacklist": [], "install": [], "alias": []}
-    for where, text in _lines(root, _PROBE):
+    for where, text in _lines(root, _PROBE, (".conf", ".alias")):
         command, _, rest = text.replace("\t", " ").partition(" ")
         module, _, more = rest.strip().partition(" ")
         if command in found and module:
-            found[command].append(Line(names.canonical(module), names.clean(more.strip()), where))
-    load = [Line(names.canonical(text.split()[0]), "", where) for where, text in _lines(root, _LOAD)]
+            found[command].append(Line(_pattern(module), names.clean(more.strip()), where))
+    load = [Line(names.canonical(text.split()[0]), "", where) for where, text in _lines(root, _LOAD, (".conf",))]
     # Debian's old file, which systemd-modules-load finds through a link in /usr/lib/modules-load.d or /etc/modules-load.d.
     load += [Line(names.canonical(text.split()[0]), "", where) for where, text in _file(root, "/etc/modules")]
     return Rules(tuple(found["blacklist"]), tuple(found["install"]), tuple(found["alias"]), tuple(load))
 
 
-def _lines(root: Path, directories: tuple[str, ...]) -> list[tuple[str, str]]:
+def _pattern(text: str) -> str:
+    """A module's name as the kernel writes it; what is between brackets is no name."""
+    return "".join(part if part.startswith("[") else names.canonical(part) for part in re.split(r"(\[[^\]]*\])", text))
+
+
+def _lines(root: Path, directories: tuple[str, ...], endings: tuple[str, ...]) -> list[tuple[str, str]]:
     chosen: dict[str, str] = {}
     for directory in directories:
         for name in files.names(files.inside(root, directory)):
-            if name.endswith(".conf"):
+            if name.endswith(endings):
                 chosen.setdefault(name, f"{directory}/{name}")
     return [line for name in sorted(chosen) for line in _file(root, chosen[name])]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+import re
 from typing import TYPE_CHECKING
 
 from . import files, initrd, ko, modprobe, names, places
@@ -81,25 +82,44 @@ def is_copy(file: Path, other: Path) -> bool:
     return bool(one.build_id) and one.build_id == two.build_id
 
 
+# An `install` command that gives the module to the kernel after all.
+_LOADS = re.compile(r"\b(?:modprobe\b.*\s(?:-i|--ignore-install)\b|insmod\s+\S)")
+
+
+def kept_out(module: str, rules: Rules, policy: Policy) -> Check | None:
+    """What keeps a module from the kernel, even where another one needs it; None for nothing."""
+    if module in policy.blacklist:
+        return Check(
+            "modprobe", Result.FAIL, "nothing against it", f"module_blacklist={module} on its command line",
+            f"The kernel refuses it: 'Module {module} is blacklisted'", "Take it off the command line (/etc/default/grub)",
+        )  # fmt: skip
+    if (install := modprobe.command(rules, module)) is None:
+        return None
+    said, text = f"{install.where}: install {install.text}", install.text.partition("#")[0]
+    if _LOADS.search(text):
+        return Check("modprobe", Result.WARN, "nothing against it", said, "Whether that command loads it is not known here")
+    if "modprobe" in text or "insmod" in text:
+        reason = "Whether that command loads it is not known here: it calls neither insmod nor modprobe --ignore-install"
+        return Check("modprobe", Result.UNKNOWN, "nothing against it", said, reason, "Remove that line")
+    reason = "modprobe runs that command and loads nothing"
+    return Check("modprobe", Result.FAIL, "nothing against it", said, reason, "Remove that line")
+
+
 def configuration(module: str, rules: Rules, policy: Policy) -> Check:
     """Whether modprobe, asked for the module, gives it to the kernel, and the kernel takes it from there."""
 
     def fail(line: str, reason: str, fix: str) -> Check:
         return Check("modprobe", Result.FAIL, "nothing against it", line, reason, fix)
 
-    if module in policy.blacklist:
-        said = f"module_blacklist={module} on its command line"
-        reason = f"The kernel refuses it: 'Module {module} is blacklisted'"
-        return fail(said, reason, "Take it off the command line (/etc/default/grub)")
+    against = kept_out(module, rules, policy)
+    if against is not None and module in policy.blacklist:
+        return against
     if (alias := modprobe.redirect(rules, module)) is not None:
         return fail(
             f"{alias.where}: alias {alias.module} {alias.text}", f"modprobe loads {alias.text} in its place", "Remove that line"
         )
-    if (install := modprobe.find(rules.install, module)) is not None:
-        said = f"{install.where}: install {install.text}"
-        if "modprobe" not in install.text and "insmod" not in install.text:
-            return fail(said, "modprobe runs that command and loads nothing", "Remove that line")
-        return Check("modprobe", Result.WARN, "nothing against it", said, "Whether that command loads it is not known here")
+    if against is not None:
+        return against
     line = modprobe.find(rules.blacklist, module)
     denied = f"{line.where}: blacklist" if line else "modprobe.blacklist= on its command line"
     if line is None and module not in policy.modprobe_blacklist:

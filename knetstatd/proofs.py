@@ -57,10 +57,10 @@ _Rest = tuple[object, ...]
 
 
 class _Kept(NamedTuple):
-    """A proof, and the identities of the files that it was made from. rest: what it depends on besides."""
+    """A proof, and the identities of the files that it was made from, its own first. rest: what it depends on besides."""
 
     inputs: tuple[files.Identity | None, ...]
-    file: files.Identity | None
+    files: tuple[files.Identity | None, ...]
     rest: _Rest
     proof: Proof
 
@@ -84,7 +84,7 @@ class Proofs:
         known = self._known(key, look, rest)
         if known is None or known.proof.path != key[1]:
             [proof] = self._done(lambda: [self._verify(look, path, others)])
-            self._kept[key] = known = _Kept(look.inputs, files.identity(path), rest, proof)
+            self._kept[key] = known = _Kept(look.inputs, _identities(proof), rest, proof)
         return known.proof
 
     def installed(self, look: Look, modules: Mapping[str, Origin | None]) -> tuple[tuple[str, Proof], ...]:
@@ -103,8 +103,7 @@ class Proofs:
             for module, proof in zip(new, proofs, strict=True):
                 known[module] = proof
                 if proof.path:
-                    identity = files.identity(Path(proof.path))
-                    self._kept[look.kernel, module] = _Kept(look.inputs, identity, rests[module], proof)
+                    self._kept[look.kernel, module] = _Kept(look.inputs, _identities(proof), rests[module], proof)
         found = ((module, known[module]) for module in modules)
         return tuple((m, proof) for m, proof in found if proof.path or any(check.name != "file" for check in proof.checks))
 
@@ -133,4 +132,9 @@ class Proofs:
         known = self._kept.get(key)
         if known is None or known.inputs != look.inputs or known.rest != rest:
             return None
-        return known if known.file == files.identity(Path(known.proof.path)) else None
+        return known if known.files == _identities(known.proof) else None
+
+
+def _identities(proof: Proof) -> tuple[files.Identity | None, ...]:
+    """Of the file that was checked, and of those that modprobe inserts before it."""
+    return tuple(files.identity(Path(path)) for path in (proof.path, *proof.needed))

@@ -98,14 +98,14 @@ def firmware(root: Path) -> Firmware:
 
 def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Firmware) -> Policy:
     """What `kernel` will do. options: of CONFIG_*, the ones set to `y`, None where its configuration is not known."""
-    words = bootloader.command_line(root, kernel).split()
+    words = [*map(bootloader.parameter, bootloader.command_line(root, kernel).split())]
     said = dict(word.partition("=")[::2] for word in words)  # of a word that is there twice the last one counts
     have = options if options is not None else ()
     enforced = [
         why
         for holds, why in (
             ("MODULE_SIG_FORCE" in have, "CONFIG_MODULE_SIG_FORCE"),
-            (_is_on(said, "module.sig_enforce"), "module.sig_enforce on its command line"),
+            (_is_on(words, "module.sig_enforce"), "module.sig_enforce on its command line"),
             (
                 "SECURITY_LOCKDOWN_LSM" in have and said.get("lockdown") in ("integrity", "confidentiality"),
                 "lockdown on its command line",
@@ -153,13 +153,16 @@ def signing_pair(root: Path) -> tuple[str, str]:
     return _UBUNTU if all(os.path.exists(files.inside(root, path)) for path in _UBUNTU) else _DKMS
 
 
-def _is_on(said: dict[str, str], name: str) -> bool:
-    """A boolean parameter as kernel/params.c reads it: no value is a yes."""
-    return name in said and said[name][:2].lower() in ("", "1", "y", "ye", "on", "t", "tr")
+def _is_on(words: list[str], name: str) -> bool:
+    """A boolean parameter that stays on (bool_enable_only) as kernel/params.c reads it: no value is a yes."""
+    return any(key == name and value[:2].lower() in ("", "1", "y", "ye", "on", "t", "tr")
+               for key, _, value in (word.partition("=") for word in words))  # fmt: skip
 
 
 def _listed(words: list[str], name: str) -> frozenset[str]:
-    lists = (word.partition("=")[2] for word in words if word.startswith(f"{name}="))
+    lists = [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]
+    if not name.startswith("modprobe."):  # which modprobe reads, all of them; of the kernel's own one the last counts
+        lists = lists[-1:]
     return frozenset(module.replace("-", "_") for text in lists for module in text.split(",") if module)
 
 

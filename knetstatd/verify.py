@@ -30,7 +30,8 @@ class _Asked(NamedTuple):
     """A module that was read, and what is known of it before the kernel's exports are.
 
     checks: done so far.  others: what the modules export that will be loaded before it, by module.  installed: under this name,
-    "" for a file that lies anywhere.  needed: as in Proof.
+    "" for a file that lies anywhere.  needed: the files that modprobe inserts before it.  added: those that did not come with
+    the kernel.
     """
 
     path: Path
@@ -38,7 +39,8 @@ class _Asked(NamedTuple):
     module: ko.Module
     others: dict[str, Mapping[str, Export]]
     installed: str = ""
-    needed: tuple[str, ...] = ()
+    needed: tuple[Path, ...] = ()
+    added: tuple[Path, ...] = ()
 
     @property
     def used(self) -> set[str]:
@@ -106,9 +108,10 @@ def _installed(facts: Target, module: str) -> _Asked | Proof:
     if not tables.is_indexed(entry):
         why = "modules.dep names it; modules.dep.bin, which modprobe reads, does not"
         found = Check("depmod", Result.FAIL, os.fspath(entry.file), "nothing", why, fix)
-    needed = tuple(map(os.fspath, entry.needed))
-    asked = _ask(facts, entry.file, entry.added, found)._replace(needed=needed)
-    return asked._replace(installed=module) if isinstance(asked, _Asked) else asked
+    asked = _ask(facts, entry.file, entry.added, found)
+    if isinstance(asked, Proof):
+        return asked._replace(needed=tuple(map(os.fspath, entry.needed)))
+    return asked._replace(installed=module, needed=entry.needed, added=entry.added)
 
 
 def _ask(facts: Target, path: Path, others: Iterable[Path], *before: Check) -> _Asked | Proof:
@@ -143,14 +146,14 @@ def _answers(
     except KernelFileError as e:
         fault = Check("", Result.UNKNOWN, "the kernel's Module.symvers", e.where, e.what, e.fix)
     rules = trust.policy(root, facts.kernel, facts.options if facts.configured else None, host.firmware)
-    proofs = []
+    proofs, before = [], _Before(root, facts, host, rules)
     for one in asked:
         proof = one if isinstance(one, Proof) else _proof(facts, one, exported, fault)
         if isinstance(one, _Asked):
             signature = signed.check(one.module, facts, rules, host.firmware, _intact(one.path))
             more = [checks.compiler(one.module, facts), signature]
             more += _placed(root, facts, host, rules, one, origins.get(one.installed)) if one.installed else []
-            proof = proof._replace(checks=(*proof.checks, *more))
+            proof = proof._replace(checks=(*before.judged(one, proof.checks), *more))
         proofs.append(proof)
     return proofs
 
@@ -180,21 +183,72 @@ def _proof(facts: Target, one: _Asked, exported: Mapping[str, Export], fault: Ch
     """Does the checks that need the kernel's exports, which cannot be known where there is a `fault`."""
     if fault is not None:
         unknown = (fault._replace(name=name) for name in ("symbols", "crcs"))
-        return Proof(os.fspath(one.path), (*one.checks, *unknown), one.module.srcversion, one.needed)
+        return Proof(os.fspath(one.path), (*one.checks, *unknown), one.module.srcversion, tuple(map(os.fspath, one.needed)))
     here = dict(exported)
     for name, exports in one.others.items():
-        for symbol in one.used & exports.keys():
+        for symbol in one.used:
             # An added module wins over the kernel's of the same name; a symbol of anything else is where it always was.
-            if symbol not in here or here[symbol].module == name:
+            if symbol in exports and (symbol not in here or here[symbol].module == name):
                 here[symbol] = exports[symbol]
+            elif symbol in here and here[symbol].module == name:
+                del here[symbol]
     came = frozenset(one.others)
+    one = one._replace(checks=(*_listed(facts, one, here), *one.checks)) if one.installed else one
     last = (
         checks.symbols(one.module, facts, here),
         checks.exports(one.module, here),
         checks.depends(one.module, facts, here, came),
         checks.crcs(one.module, facts, here, came),
     )
-    return Proof(os.fspath(one.path), (*one.checks, *last), one.module.srcversion, one.needed)
+    return Proof(os.fspath(one.path), (*one.checks, *last), one.module.srcversion, tuple(map(os.fspath, one.needed)))
+
+
+def _listed(facts: Target, one: _Asked, here: Mapping[str, Export]) -> Iterable[Check]:
+    """What is wrong with its line in modules.dep: modprobe must load those modules first whose symbols it uses."""
+    owners = {here[symbol].module for symbol in one.module.undefined if symbol in here} - {"", one.module.name}
+    absent = sorted(name for name in owners - set(map(_name, one.needed)) if facts.tables.has(name))
+    if absent:
+        why = "Its line in modules.dep is from before it used symbols of these, and modprobe does not load them first"
+        yield Check("depmod", Result.FAIL, checks.some(absent), "not in its line", why, f"Run: depmod {facts.kernel}")
+
+
+def _name(path: Path) -> str:
+    return names.canonical(path.name.partition(".ko")[0])
+
+
+class _Before:
+    """Whether the modules go in that modprobe inserts before another; each is judged once."""
+
+    def __init__(self, root: Path, facts: Target, host: Host, rules: Policy) -> None:
+        self._root, self._facts, self._host, self._rules = root, facts, host, rules
+        self._known: dict[Path, Check | None] = {}
+
+    def judged(self, one: _Asked, done: tuple[Check, ...]) -> tuple[Check, ...]:
+        """The checks of a module with what stands against those before it in place of a `depends` that found nothing."""
+        for path in one.needed:
+            if path not in self._known:
+                self._known[path] = self._against(path, one.added)
+            if (wrong := self._known[path]) is not None:
+                said = f"{_name(path)}, which is loaded first, does not go in: {wrong.reason or wrong.found}"
+                found = Check("depends", wrong.result, os.fspath(path), wrong.found, said, wrong.fix)
+                return tuple(found if c.name == "depends" and c.result is not Result.FAIL else c for c in done)
+        return done
+
+    def _against(self, path: Path, added: tuple[Path, ...]) -> Check | None:
+        out = placement.kept_out(_name(path), self._host.rules, self._rules)
+        if out is not None and out.result is not Result.WARN:
+            return out
+        if path in added:
+            proof = verify(self._root, self._facts.kernel, path, others=added, facts=self._facts, host=self._host)
+            return None if proof.loads else proof.worst
+        try:
+            if path.stat().st_size:
+                return None
+            gone = "the file is empty"
+        except OSError as e:
+            gone = e.strerror or str(e)
+        fix = f"Reinstall the package of {self._facts.kernel}'s image"
+        return Check("file", Result.FAIL, "a kernel module", gone, gone, fix)
 
 
 def chosen(root: Path, kernel: str, module: str) -> Path | None:

@@ -33,3 +33,15 @@ def test_modules_of_one_package_may_need_each_other(tmp_path: Path) -> None:
     assert failed() == ["symbols"], "an answer with others is none without them"
     gives.write_bytes(kerneltree.module("gives"))
     assert failed(needs, gives) == ["symbols"], "another file, another answer"
+
+
+def test_a_proof_falls_with_a_file_that_is_inserted_before(tmp_path: Path) -> None:
+    tree = kerneltree.make(tmp_path)
+    kerneltree.add(tree, "updates/other.ko", kerneltree.module("other"))
+    kerneltree.add(tree, "updates/demo.ko", kerneltree.module(), "updates/other.ko")
+    proofs = Proofs(tmp_path)
+    [(_, proof)] = proofs.installed(Look(tmp_path, KERNEL), {"demo": None})
+    assert proof.loads
+    (tree / "updates/other.ko").write_bytes(b"")
+    [(_, proof)] = proofs.installed(Look(tmp_path, KERNEL), {"demo": None})
+    assert not proof.loads

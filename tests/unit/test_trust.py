@@ -134,8 +134,19 @@ def test_whose_key_signs_here(tree: Callable[[dict[str, str]], Path]) -> None:
 
 def test_lists_of_modules_on_the_command_line(tmp_path: Path) -> None:
     entry(tmp_path, "module_blacklist=a,b-c modprobe.blacklist=d module_blacklist=e")
-    assert policy(tmp_path).blacklist == {"a", "b_c", "e"}
-    assert policy(tmp_path).modprobe_blacklist == {"d"}
+    assert policy(tmp_path).blacklist == {"e"}, "the kernel keeps the last"
+    entry(tmp_path, "module-blacklist=a,b-c modprobe.blacklist=d modprobe.blacklist=e")
+    assert policy(tmp_path).blacklist == {"a", "b_c"}
+    assert policy(tmp_path).modprobe_blacklist == {"d", "e"}
+
+
+@pytest.mark.parametrize(
+    ("line", "on"),
+    [("module.sig-enforce=1", True), ("module.sig_enforce=1 module.sig_enforce=0", True), ("module.sig_enforce=0", False)],
+)
+def test_what_is_turned_on_stays_on(tmp_path: Path, line: str, on: bool) -> None:
+    entry(tmp_path, line)
+    assert bool(policy(tmp_path).enforced) is on
 
 
 class TestCommandLine:

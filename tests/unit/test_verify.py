@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import gzip
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import elf
 import kerneltree
@@ -433,6 +433,76 @@ class TestInstalled:
         next((root / "usr/src").glob("*/Module.symvers")).unlink()
         proofs = verify.prove(root, KERNEL, modules)
         assert [results(proof).get("symbols") for proof in proofs] == [UNKNOWN, UNKNOWN, UNKNOWN, None, None]
+
+
+class TestBefore:
+    """prove: what modprobe inserts before the module must go in, too."""
+
+    @pytest.fixture
+    def tree(self, root: Path) -> Path:
+        tree = root / "usr/lib/modules" / KERNEL
+        kerneltree.add(tree, "updates/other.ko", kerneltree.module("other", exports={"fn": (7, "", "")}))
+        self.demo(tree, "updates/other.ko kernel/lib/my-lib.ko")
+        return tree
+
+    def demo(self, tree: Path, needed: str) -> None:
+        uses = ["printk", "fn", "lib_fn"]
+        kerneltree.add(tree, "updates/demo.ko", kerneltree.module(undefined=uses, crcs={**CRCS, "fn": 7}), needed)
+
+    def proof(self, root: Path) -> Proof:
+        return verify.prove(root, KERNEL, ["demo"])[0]
+
+    def test_good(self, root: Path, tree: Path) -> None:
+        assert self.proof(root).loads
+        assert [path.rpartition("/")[2] for path in self.proof(root).needed] == ["my-lib.ko", "other.ko"]
+
+    @pytest.mark.parametrize("data", [b"", b"junk", None], ids=["empty", "junk", "gone"])
+    @pytest.mark.parametrize("name", ["updates/other.ko", "kernel/lib/my-lib.ko"])
+    def test_it_cannot_be_read(self, root: Path, tree: Path, name: str, data: bytes | None) -> None:
+        if data is None:
+            (tree / name).unlink()
+        else:
+            (tree / name).write_bytes(data)
+        if name.startswith("kernel") and data == b"junk":
+            return  # what came with the kernel is not read
+        assert results(self.proof(root))["depends"] is FAIL
+        assert "which is loaded first" in named(self.proof(root), "depends").reason
+        assert not self.proof(root).loads
+
+    @pytest.mark.parametrize(
+        "more", [{"vermagic": NO_CRCS.replace("SMP ", "")}, {"undefined": ["printk", "nowhere"]}], ids=["vermagic", "symbols"]
+    )
+    def test_it_is_for_another_kernel(self, root: Path, tree: Path, more: dict[str, Any]) -> None:
+        (tree / "updates/other.ko").write_bytes(kerneltree.module("other", exports={"fn": (7, "", "")}, **more))
+        assert results(self.proof(root))["depends"] is FAIL
+
+    def test_one_that_replaces_the_kernels_and_lacks_the_symbol(self, root: Path, tree: Path) -> None:
+        kerneltree.add(tree, "updates/my-lib.ko", kerneltree.module("my-lib", exports={"another": (1, "", "")}))
+        self.demo(tree, "updates/other.ko updates/my-lib.ko")
+        assert results(self.proof(root))["symbols"] is FAIL
+
+    @pytest.mark.parametrize(
+        ("line", "loads"),
+        [
+            ("install other /bin/false", False),
+            ("install my[_]lib /bin/true", False),
+            ("install other modprobe -i other", True),
+            ("blacklist other", True),
+            ("alias other demo", True),
+        ],
+    )
+    def test_modprobe_is_told_otherwise(self, root: Path, tree: Path, line: str, loads: bool) -> None:
+        (root / "etc/modprobe.d").mkdir(parents=True)
+        (root / "etc/modprobe.d/x.conf").write_text(f"{line}\n")
+        assert self.proof(root).loads is loads
+
+    def test_a_line_from_before_it_used_them(self, root: Path, tree: Path) -> None:
+        self.demo(tree, "updates/other.ko")
+        proof = self.proof(root)
+        assert named(proof, "depmod") == Check(
+            "depmod", FAIL, "my_lib", "not in its line", named(proof, "depmod").reason, f"Run: depmod {KERNEL}"
+        )
+        assert not proof.loads
 
 
 def test_the_story(tmp_path: Path) -> None:
