@@ -38,8 +38,7 @@ class Live:
             place = self._root / "sys/module" / name
             if not is_live(place):
                 return Loaded.NO if wanted else Loaded.NOT_HERE, ""
-            live = (files.text(place / "srcversion", 128) or "").strip()
-            if live and live != proof.srcversion:
+            if not _is_copy(place, proof):
                 answer = Loaded.OUTDATED
             elif name == _PROBED:
                 faults = "; ".join(self._probe(place))
@@ -58,6 +57,18 @@ class Live:
         if not faults:
             self._passed = before
         return faults
+
+
+def _is_copy(place: Path, proof: Proof) -> bool:
+    """Whether a loaded module is of the installed file: by its source, or, where neither tells that, by its build."""
+    source = (files.text(place / "srcversion", 128) or "").strip()
+    if source or proof.srcversion:
+        return source == proof.srcversion
+    try:
+        note = files.read(place / "notes/.note.gnu.build-id", 4096)
+    except OSError:
+        return True  # a kernel that does not tell
+    return not proof.build_id or note[16:].hex() == proof.build_id  # as ko reads that of the file
 
 
 def is_live(place: Path) -> bool:

@@ -39,7 +39,7 @@ class Proof(NamedTuple):
     """The answer to "will this file load on that kernel?", with what it rests on.
 
     path: the file that was checked, "" where there is none.  loads: no check failed, and none that decides is unknown.
-    srcversion: the file's, as /sys/module shows that of a loaded one; "" where it has none.
+    srcversion, build_id: the file's, as /sys/module shows those of a loaded one; "" where it has none.
     needed: of an installed module, the files that modprobe inserts before it, in that order.
     """
 
@@ -47,6 +47,7 @@ class Proof(NamedTuple):
     checks: tuple[Check, ...]
     srcversion: str = ""
     needed: tuple[str, ...] = ()
+    build_id: str = ""
 
     @property
     def loads(self) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .host import Host, Origin
     from .target import Target
 
-    # Does some work elsewhere and gives its answer, which is made of lists and strings.
+    # Does some work elsewhere and gives its answer, which is made of lists and strings; its tuples may have become lists.
     Apart = Callable[[Callable[[], list[Any]]], list[Any]]
 
 
@@ -121,10 +121,10 @@ class Proofs:
         """The answer of `work`, from elsewhere where that is wanted."""
         if self._apart is None:
             return work()
-        found = self._apart(lambda: [[p.path, p.srcversion, list(p.needed), list(map(list, p.checks))] for p in work()])
+        found = self._apart(lambda: list(map(list, work())))
         return [
-            Proof(path, tuple(Check(name, Result(result), *rest) for name, result, *rest in checks), srcversion, tuple(needed))
-            for path, srcversion, needed, checks in found
+            Proof(path, tuple(Check(c[0], Result(c[1]), *c[2:]) for c in checks), srcversion, tuple(needed), build_id)
+            for path, checks, srcversion, needed, build_id in found
         ]
 
     def _known(self, key: tuple[str, str], look: Look, rest: _Rest) -> _Kept | None:

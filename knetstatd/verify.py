@@ -181,9 +181,10 @@ def _intact(path: Path) -> Callable[[Signature, Certificate], bool | None]:
 
 def _proof(facts: Target, one: _Asked, exported: Mapping[str, Export], fault: Check | None) -> Proof:
     """Does the checks that need the kernel's exports, which cannot be known where there is a `fault`."""
+    needed = tuple(map(os.fspath, one.needed))
     if fault is not None:
         unknown = (fault._replace(name=name) for name in ("symbols", "crcs"))
-        return Proof(os.fspath(one.path), (*one.checks, *unknown), one.module.srcversion, tuple(map(os.fspath, one.needed)))
+        return Proof(os.fspath(one.path), (*one.checks, *unknown), one.module.srcversion, needed, one.module.build_id)
     here = dict(exported)
     for name, exports in one.others.items():
         for symbol in one.used:
@@ -200,7 +201,7 @@ def _proof(facts: Target, one: _Asked, exported: Mapping[str, Export], fault: Ch
         checks.depends(one.module, facts, here, came),
         checks.crcs(one.module, facts, here, came),
     )
-    return Proof(os.fspath(one.path), (*one.checks, *last), one.module.srcversion, tuple(map(os.fspath, one.needed)))
+    return Proof(os.fspath(one.path), (*one.checks, *last), one.module.srcversion, needed, one.module.build_id)
 
 
 def _listed(facts: Target, one: _Asked, here: Mapping[str, Export]) -> Iterable[Check]:

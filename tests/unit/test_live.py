@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import threading
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,8 @@ def root(tmp_path: Path) -> Path:
 def load(root: Path, name: str, srcversion: str = "ABC", state: str = "live") -> None:
     place = root / "sys/module" / name
     place.mkdir(parents=True)
-    (place / "srcversion").write_text(f"{srcversion}\n")
+    if srcversion:
+        (place / "srcversion").write_text(f"{srcversion}\n")
     (place / "initstate").write_text(f"{state}\n")
 
 
@@ -93,6 +95,32 @@ def test_another_copy_is_loaded(root: Path) -> None:
     load(root, "knetstat", "OLD")
     (root / "proc/net/tcpstat").unlink()
     assert Live(root).look(installed(root, "knetstat"), wanted=True) == (Loaded.OUTDATED, "")
+
+
+@pytest.mark.parametrize(("loaded", "file"), [("", "ABC"), ("ABC", "")])
+def test_only_one_of_both_tells_of_its_source(root: Path, loaded: str, file: str) -> None:
+    load(root, "kt", loaded)
+    assert Live(root).look((("kt", Proof("/kt.ko", (), file)),), wanted=True)[0] is Loaded.OUTDATED
+
+
+@pytest.mark.parametrize(
+    ("loaded", "file", "answer"),
+    [
+        ("aaaa", "aaaa", Loaded.CURRENT),
+        ("bbbb", "aaaa", Loaded.OUTDATED),
+        ("bbbb", "", Loaded.CURRENT),
+        ("", "aaaa", Loaded.CURRENT),
+    ],
+)
+def test_without_a_source_the_builds_are_compared(root: Path, loaded: str, file: str, answer: Loaded) -> None:
+    """Most modules have no MODULE_VERSION, and with it no srcversion; what nobody tells is no difference."""
+    load(root, "kt", "")
+    if loaded:
+        notes = root / "sys/module/kt/notes"
+        notes.mkdir()
+        head = struct.pack("<3I4s", 4, len(loaded) // 2, 3, b"GNU")
+        (notes / ".note.gnu.build-id").write_bytes(head + bytes.fromhex(loaded))
+    assert Live(root).look((("kt", Proof("/kt.ko", (), build_id=file)),), wanted=True)[0] is answer
 
 
 def test_the_probe_fails(root: Path) -> None:
