@@ -9,12 +9,13 @@ from . import files
 from .model import Loaded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from .model import Proof
 
 # The module that has a probe.
-_PROBED = "knetstat"
+PROBED = "knetstat"
 
 
 class Live:
@@ -25,24 +26,23 @@ class Live:
         self._passed = 0
 
     def look(self, installed: tuple[tuple[str, Proof], ...], *, wanted: bool) -> tuple[Loaded, str]:
-        """The state of the installed modules, and what the probe found wrong where they are FAULTY.
+        """The state of the installed modules; where they are FAULTY, what the probe found wrong; where they are OUTDATED, the
+        names of those, each behind those of the package that use it, as `modprobe -r` wants them.
 
         wanted: whether it matters that one of them is not loaded.
         """
         contained = (self._root / "run/systemd/container").exists()  # shares its host's kernel, and may load nothing
         if contained or not (self._root / "proc/modules").exists():
             return Loaded.NOT_HERE, ""
+        places = {name: self._root / "sys/module" / name for name, _ in installed}
+        outdated = [name for name, proof in installed if not _is_copy(places[name], proof)]
         # Of nothing, nothing is loaded: who took it for loaded would take its first loading for one after an unloading.
-        answer, faults = Loaded.CURRENT if installed else Loaded.NO if wanted else Loaded.NOT_HERE, ""
-        for name, proof in installed:
-            place = self._root / "sys/module" / name
-            if not is_live(place):
-                return Loaded.NO if wanted else Loaded.NOT_HERE, ""
-            if not _is_copy(place, proof):
-                answer = Loaded.OUTDATED
-            elif name == _PROBED:
-                faults = "; ".join(self._probe(place))
-        return (Loaded.FAULTY, faults) if faults and answer is Loaded.CURRENT else (answer, "")
+        if not installed or not all(map(is_live, places.values())):
+            return Loaded.NO if wanted else Loaded.NOT_HERE, ""
+        if outdated:
+            return Loaded.OUTDATED, " ".join(dict.fromkeys(one for name in outdated for one in _with_users(places, name)))
+        faults = "; ".join(self._probe(places[PROBED])) if PROBED in places else ""
+        return (Loaded.FAULTY, faults) if faults else (Loaded.CURRENT, "")
 
     def _probe(self, place: Path) -> tuple[str, ...]:
         """What is wrong with the loaded knetstat. One loading that has passed is not asked again."""
@@ -57,6 +57,14 @@ class Live:
         if not faults:
             self._passed = before
         return faults
+
+
+def _with_users(places: Mapping[str, Path], name: str) -> Iterator[str]:
+    """A loaded module, behind those of `places` that use it."""
+    for user in files.names(places[name] / "holders"):
+        if user in places:
+            yield from _with_users(places, user)
+    yield name
 
 
 def _is_copy(place: Path, proof: Proof) -> bool:

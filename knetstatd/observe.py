@@ -56,7 +56,7 @@ class Seen(NamedTuple):
     fingerprint: str = ""
     about: answers.Subject | None = None
     answer: Answer | None = None
-    faults: str = ""
+    remark: str = ""
 
 
 class Machine:
@@ -265,7 +265,7 @@ class Machine:
             look.proven = True
             self._installed(look, *self.modules())
         installed = self._installed(look, module)
-        loaded, faults = self._loaded(kernel, module, installed)
+        loaded, remark = self._loaded(kernel, module, installed)
         seen = Seen(
             Observation(
                 module,
@@ -282,7 +282,7 @@ class Machine:
             ),
             installed=installed,
             headers=look.headers,
-            faults=faults,
+            remark=remark,
         )
         return self._with_source(look, self._rehearsed(seen))
 
@@ -337,7 +337,7 @@ class Machine:
         return Artefact.GOOD if fit else Artefact.OTHER
 
     def _loaded(self, kernel: str, module: str, installed: tuple[tuple[str, Proof], ...]) -> tuple[Loaded, str]:
-        """Whether the running kernel has the modules, and whether they are the installed ones and work."""
+        """Whether the running kernel has the modules, whether they are the installed ones and work, and a remark of Live's."""
         if kernel != self.running:
             return Loaded.NOT_HERE, ""
         return self._live.look(installed, wanted=bool({module, "*"} & set(self.config.load)))

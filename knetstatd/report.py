@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import answers, kernels, names, plan
+from . import answers, kernels, live, names, plan
 from .model import Action, Artefact, Check, Kind, Loaded, Rehearsed, Result, Why
 
 if TYPE_CHECKING:
@@ -170,14 +170,13 @@ def _reason(machine: Machine, seen: Seen, step: Step) -> tuple[str, str]:
     match step.action, step.why:
         case Action.DONE, Why.READY:
             return "", ""
-        case Action.DONE, Why.OUTDATED | Why.FAULTY:
-            name = names.canonical(seen.installed[0][0])
-            return (
-                f"loaded, and does not work: {seen.faults}"
-                if step.why is Why.FAULTY
-                else "the copy in the running kernel is not the one that is installed",
-                f"When nothing uses it: modprobe -r {name} && modprobe {name}",
-            )
+        case Action.DONE, Why.OUTDATED:
+            again = f"-a {seen.remark}" if " " in seen.remark else seen.remark
+            fix = f"When nothing uses it: modprobe -r {seen.remark} && modprobe {again}"
+            return "the copy in the running kernel is not the one that is installed", fix
+        case Action.DONE, Why.FAULTY:
+            fix = f"When nothing uses it: modprobe -r {live.PROBED} && modprobe {live.PROBED}"
+            return f"loaded, and does not work: {seen.remark}", fix
         case Action.DONE, Why.NO_IMAGE:
             return f"{o.kernel} has modules but no boot image", "Reinstall its image package, or remove the directory"
         case Action.DONE, _:

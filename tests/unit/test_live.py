@@ -94,7 +94,49 @@ def test_another_copy_is_loaded(root: Path) -> None:
     """That is what must be told: its cure is the same, and the files of another copy prove nothing of this one."""
     load(root, "knetstat", "OLD")
     (root / "proc/net/tcpstat").unlink()
-    assert Live(root).look(installed(root, "knetstat"), wanted=True) == (Loaded.OUTDATED, "")
+    assert Live(root).look(installed(root, "knetstat"), wanted=True) == (Loaded.OUTDATED, "knetstat")
+
+
+def test_which_of_several_are_outdated(root: Path) -> None:
+    """Named so that `modprobe -r` can take them out: those of the package that use one go before it."""
+    for name, srcversion in (("base", "ABC"), ("mid", "OLD"), ("top", "ABC"), ("other", "OLD")):
+        load(root, name, srcversion)
+    for name, users in (("base", ("mid", "top")), ("mid", ("somebody_elses", "top"))):
+        for user in users:
+            (root / "sys/module" / name / "holders" / user).mkdir(parents=True)
+    of = installed(root, "base", "mid", "other", "top")
+    assert Live(root).look(of, wanted=True) == (Loaded.OUTDATED, "top mid other")
+    (root / "sys/module/base/srcversion").write_text("OLD\n")
+    assert Live(root).look(of, wanted=True) == (Loaded.OUTDATED, "top mid base other")
+
+
+@pytest.mark.parametrize(
+    ("outdated", "cure"),
+    [
+        ("kt_user", "modprobe -r kt_user && modprobe kt_user"),
+        ("kt_base", "modprobe -r kt_user kt_base && modprobe -a kt_user kt_base"),
+    ],
+)
+def test_the_cure_names_the_outdated_one(root: Path, outdated: str, cure: str) -> None:
+    tree = kerneltree.make(root)
+    conf = 'PACKAGE_NAME="kt"\nPACKAGE_VERSION="1.0"\n'
+    for number, name in enumerate(("kt_base", "kt_user")):
+        conf += f'BUILT_MODULE_NAME[{number}]="{name}"\nDEST_MODULE_LOCATION[{number}]="/updates"\n'
+        kerneltree.add(tree, f"updates/{name}.ko", kerneltree.module(name, info={"srcversion": "ABC"}))
+        load(root, name, "OLD" if name == outdated else "ABC")
+    (root / "sys/module/kt_base/holders/kt_user").mkdir(parents=True)
+    (root / "boot" / f"vmlinuz-{kerneltree.KERNEL}").touch()
+    (root / "usr/src/kt-1.0").mkdir()
+    (root / "usr/src/kt-1.0/dkms.conf").write_text(conf)
+    (root / "var/lib/dkms/kt/1.0").mkdir(parents=True)
+    (root / "var/lib/dkms/kt/1.0/source").symlink_to("/usr/src/kt-1.0")
+    machine = Machine(root, Config(modules=("kt",), load=("kt",)))
+    machine.running = kerneltree.KERNEL
+    machine.refresh()
+    seen = machine.observe(machine.look(kerneltree.KERNEL), "kt")
+    verdict = report.verdict(machine, seen, machine.plan(seen, 1000.0))
+    assert (verdict.ready, verdict.state) == (True, "ready, outdated copy loaded")
+    assert verdict.fix == f"When nothing uses it: {cure}"
 
 
 @pytest.mark.parametrize(("loaded", "file"), [("", "ABC"), ("ABC", "")])
