@@ -39,7 +39,7 @@ from .model import (
 # How often to look at things that send no event: locks of the package manager, other people's dkms, our own run when it is
 # not our child. Half of it is the mean delay between the end of a transaction and our noticing.
 POLL = 0.5
-# How often in how many seconds a module is loaded; what takes it out again and again is not outdone.
+# How often in how many seconds a module is loaded again; what takes it out again and again is not outdone.
 LOADS, LOADS_WITHIN = 5, 3600.0
 # So many loadings in a row that the machine, or at least the builder, did not survive are no accident.
 CRASHES = 2
@@ -156,7 +156,7 @@ def _unloaded(seen: Observation, now: float, limits: Limits) -> Step | None:
     """What was loaded in this boot and is not any more was unloaded by somebody; None where it is loaded again."""
     if not limits.reload:
         return Step(Action.GIVE_UP, Why.UNLOADED) if seen.loads else None
-    lately = [at for at in sorted(seen.loads) if now - at < LOADS_WITHIN]
+    lately = [at for at in sorted(seen.loads)[1:] if now - at < LOADS_WITHIN]  # the first was none after an unloading
     return Step(Action.GIVE_UP, Why.UNLOADED, lately[-LOADS] + LOADS_WITHIN) if len(lately) >= LOADS else None
 
 

@@ -186,7 +186,7 @@ def _reason(machine: Machine, seen: Seen, step: Step) -> tuple[str, str]:
         case Action.GIVE_UP, Why.REHEARSAL if seen.answer is not None:
             return seen.answer.reason, seen.answer.fix
         case Action.GIVE_UP, Why.UNLOADED:
-            again = f"loaded {plan.LOADS} times within an hour and unloaded each time: it is not loaded again for now"
+            again = f"loaded again {plan.LOADS} times within an hour and unloaded each time: it is not loaded again for now"
             left = "somebody has unloaded it, and it is left out, as the configuration asks"
             return again if machine.limits.reload else left, f"Run: knetstatctl build {o.kernel}"
         case Action.GIVE_UP, Why.NOT_REHEARSED:

@@ -61,7 +61,7 @@ def every_observation() -> Iterator[Observation]:
         KernelState, (Source.REGISTERED,), (Headers.COMPLETE,), (Artefact.GOOD,), (Artefact.NONE,), (Loaded.NO,),
         Rehearsed, (False,), ("", "apt"), ("", "dkms"), ("", "us"), (0.0, NOW - 1), ATTEMPTS,
     ):  # fmt: skip
-        for loads in ((NOW - 5,), tuple(NOW - 60 * n for n in range(LOADS))):
+        for loads in ((NOW - 5,), tuple(NOW - 60 * n for n in range(LOADS + 1))):
             yield Observation("m", "6.1", "1", *values, loads)  # type: ignore[arg-type, call-arg]
 
 
@@ -100,8 +100,8 @@ def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
             assert o.headers is Headers.COMPLETE, o
             assert o.changed + limits[0].settle <= NOW, o
         # What somebody unloads is left out, or loaded so many times and no more.
-        assert not (step.action is Action.LOAD and len(o.loads) >= (LOADS if chosen.reload else 1)), o
-        assert not (step.why is Why.UNLOADED and len(o.loads) < (LOADS if chosen.reload else 1)), o
+        assert not (step.action is Action.LOAD and len(o.loads) > (LOADS if chosen.reload else 0)), o
+        assert not (step.why is Why.UNLOADED and len(o.loads) <= (LOADS if chosen.reload else 0)), o
         # What cannot heal is not tried again.
         if step.action is Action.REHEARSE and o.attempt is not None:
             assert o.attempt.not_before <= NOW or o.attempt.kind.retry is not Retry.BACKOFF, o
@@ -237,10 +237,11 @@ def test_backoff_doubles_up_to_the_limit() -> None:
         ((), False, Step(Action.LOAD, Why.NOT_LOADED)),
         ((NOW - 9,), False, Step(Action.GIVE_UP, Why.UNLOADED)),
         ((NOW - 9,), True, Step(Action.LOAD, Why.NOT_LOADED)),
-        ([NOW - n for n in (9, 8, 7, 6)], True, Step(Action.LOAD, Why.NOT_LOADED)),
-        ([NOW - n for n in (9, 8, 7, 6, 5)], True, Step(Action.GIVE_UP, Why.UNLOADED, NOW - 9 + LOADS_WITHIN)),
-        ([NOW - n for n in (LOADS_WITHIN, 8, 7, 6, 5)], True, Step(Action.LOAD, Why.NOT_LOADED)),
+        # Once, and four times again; five times again.
+        ([NOW - n for n in (9, 8, 7, 6, 5)], True, Step(Action.LOAD, Why.NOT_LOADED)),
         ([NOW - n for n in (10, 9, 8, 7, 6, 5)], True, Step(Action.GIVE_UP, Why.UNLOADED, NOW - 9 + LOADS_WITHIN)),
+        ([NOW - n for n in (2 * LOADS_WITHIN, LOADS_WITHIN, 8, 7, 6, 5)], True, Step(Action.LOAD, Why.NOT_LOADED)),
+        ([NOW - n for n in (11, 10, 9, 8, 7, 6, 5)], True, Step(Action.GIVE_UP, Why.UNLOADED, NOW - 9 + LOADS_WITHIN)),
     ],
 )
 def test_what_somebody_unloads(loads: Sequence[float], reload: bool, answer: Step) -> None:
