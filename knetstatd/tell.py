@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .journal import Journal
-    from .model import Step
+    from .model import Answer, Attempt, Step
     from .notify import Notify
     from .observe import Machine, Seen
-
 
 
 class Teller:
@@ -33,6 +32,7 @@ class Teller:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self._said: dict[tuple[str, str], tuple[object, ...]] = {}
+        self._found: dict[tuple[str, str], tuple[Attempt | None, Answer | None]] = {}
         self._wrong: dict[tuple[str, str], str] = {}
         self._kernels: set[str] | None = None
         self._next = ""
@@ -41,7 +41,6 @@ class Teller:
         self._status: dict[str, Any] = {}
         self._motd: str | None = None
         self._started = False
-        self._since = time.time()
 
     def survey(self, machine: Machine) -> None:
         """Says which kernels came and went, which is next, and which names are left alone."""
@@ -58,6 +57,7 @@ class Teller:
         for kernel in sorted(before - found, key=names.version_key):
             self.journal.log(Event.KERNEL_REMOVED, f"kernel {kernel} was removed", kernel=kernel)
             self._said = {key: said for key, said in self._said.items() if key[0] != kernel}
+            self._found = {key: one for key, one in self._found.items() if key[0] != kernel}
         self._kernels = found
         if machine.next and machine.next != self._next:
             text = f"the next boot starts {machine.next} ({machine.next_why})"
@@ -75,6 +75,7 @@ class Teller:
     def verdict(self, verdict: report.Verdict, seen: Seen, step: Step) -> None:
         """Says a verdict if it differs from the last one said for this module and kernel."""
         key = (verdict.kernel, verdict.module)
+        found = self._found.setdefault(key, (seen.observation.attempt, seen.answer))
         self._found_wrong(verdict, seen)
         attempt = seen.observation.attempt if step.why in (Why.FAILED, Why.BACKOFF) else None
         answer = seen.answer if step.why is Why.REHEARSAL else None
@@ -85,8 +86,8 @@ class Teller:
             return
         self._said[key] = said
         event = _event(step, verdict)
-        # The builder tells of each failure; here only those are told that happened before this daemon started.
-        if event is None or any(failed is not None and failed.when >= self._since for failed in (attempt, answer)):
+        # The builder tells of each failure; here only those are told that this daemon has found at its first look.
+        if event is None or any(failed is not None and failed not in found for failed in (attempt, answer)):
             return
         text = f"{verdict.title}: {verdict.state}"
         if event is Event.READY:

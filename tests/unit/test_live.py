@@ -267,6 +267,32 @@ def test_a_module_whose_init_hangs_or_has_died_is_not_loaded(root: Path) -> None
     assert Live(root).look((("kt", proof),), wanted=True)[0] is Loaded.CURRENT
 
 
+def test_a_failure_is_told_by_the_teller_only_where_it_was_found(root: Path) -> None:
+    """Whatever the clock says: the builder tells of those that happen while the daemon runs."""
+    tree = kerneltree.make(root)
+    kerneltree.add(tree, "updates/dkms/knetstat.ko", kerneltree.module("knetstat", info={"srcversion": "ABC"}))
+    (root / "boot" / f"vmlinuz-{kerneltree.KERNEL}").touch()
+    machine = Machine(root, Config(load=("knetstat",)))
+    machine.running = kerneltree.KERNEL
+    machine.refresh()
+    seen = machine.observe(machine.look(kerneltree.KERNEL), "knetstat")
+
+    def told(*attempts: Attempt | None) -> list[str]:
+        teller = Teller(heard := Heard())
+        for attempt in attempts:
+            now = seen._replace(observation=seen.observation._replace(attempt=attempt))
+            step = machine.plan(now, 1000.0)
+            teller.verdict(report.verdict(machine, now, step), now, step)
+        return [message.rpartition(": ")[2] for _, message in heard.entries]
+
+    for when in (0.0, 4e9):  # before the daemon started, and after, by a clock that was set
+        failed = Attempt(Kind.REFUSED, 1, reason="its init fails", when=when)
+        again = failed._replace(times=2, reason="its init fails again")
+        assert told(failed, failed) == ["its init fails"]
+        assert told(None, failed) == []
+        assert told(failed, None, again, failed) == ["its init fails", "its init fails"]
+
+
 @pytest.mark.parametrize(
     ("kind", "ready", "state"), [(Kind.REFUSED, False, "failed"), (Kind.DENIED, True, "ready, not loaded")]
 )
