@@ -89,7 +89,7 @@ container-slow: setup-test  ## 50 random kills, 50 installations beside the hook
 demo: setup-test  ## the story in a virtual machine, without knetstatd and with it (minutes)
 	$(BIN)/python -m tests.vm.demo
 
-faults: setup-test  ## full disks, power cuts (CUTS=30, SEED=), things that hang or are gone (three hours)
+faults: setup-test  ## full disks, power cuts (CUTS=30, SEED=), things that hang or are gone (two to three hours)
 	$(call need,qemu-utils e2fsprogs)
 	$(PYTEST) tests/faults -s $(ARGS)
 
