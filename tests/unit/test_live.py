@@ -17,8 +17,8 @@ from knetstatd.config import Config
 from knetstatd.events import Event
 from knetstatd.journal import Journal
 from knetstatd.live import Live
-from knetstatd.model import Attempt, Kind, Loaded, Proof, Why
-from knetstatd.observe import Machine
+from knetstatd.model import Attempt, Kind, Loaded, Observation, Proof, Why
+from knetstatd.observe import Machine, Seen
 from knetstatd.sockets import TCP_HEADER, UDP_HEADER
 from knetstatd.tell import Teller
 
@@ -269,28 +269,22 @@ def test_a_module_whose_init_hangs_or_has_died_is_not_loaded(root: Path) -> None
 
 def test_a_failure_is_told_by_the_teller_only_where_it_was_found(root: Path) -> None:
     """Whatever the clock says: the builder tells of those that happen while the daemon runs."""
-    tree = kerneltree.make(root)
-    kerneltree.add(tree, "updates/dkms/knetstat.ko", kerneltree.module("knetstat", info={"srcversion": "ABC"}))
-    (root / "boot" / f"vmlinuz-{kerneltree.KERNEL}").touch()
-    machine = Machine(root, Config(load=("knetstat",)))
-    machine.running = kerneltree.KERNEL
-    machine.refresh()
-    seen = machine.observe(machine.look(kerneltree.KERNEL), "knetstat")
+    machine = Machine(root, Config())
 
     def told(*attempts: Attempt | None) -> list[str]:
         teller = Teller(heard := Heard())
         for attempt in attempts:
-            now = seen._replace(observation=seen.observation._replace(attempt=attempt))
-            step = machine.plan(now, 1000.0)
-            teller.verdict(report.verdict(machine, now, step), now, step)
+            seen = Seen(Observation("kt", kerneltree.KERNEL, attempt=attempt))
+            step = machine.plan(seen, 1000.0)
+            teller.verdict(report.verdict(machine, seen, step), seen, step)
         return [message.rpartition(": ")[2] for _, message in heard.entries]
 
     for when in (0.0, 4e9):  # before the daemon started, and after, by a clock that was set
-        failed = Attempt(Kind.REFUSED, 1, reason="its init fails", when=when)
-        again = failed._replace(times=2, reason="its init fails again")
-        assert told(failed, failed) == ["its init fails"]
+        failed = Attempt(Kind.COMPILE, 1, reason="line 3", when=when)
+        again = failed._replace(times=2, reason="line 4")
+        assert told(failed, failed) == ["line 3"]
         assert told(None, failed) == []
-        assert told(failed, None, again, failed) == ["its init fails", "its init fails"]
+        assert told(failed, None, again, failed) == ["line 3", "line 3"]
 
 
 @pytest.mark.parametrize(
