@@ -10,6 +10,7 @@ Rules:
    the machine can be taken for the init's own lines.
 4. A hang, a panic and a machine that never started are outcomes, not errors. An error is: there is no QEMU, no busybox.
 5. A machine that is slow is not taken for one that hangs: how long its boot took is the measure.
+6. `rehearse` may be told to give the machine what knetstatd-rehearse@.service gives it: no privileges, and what time is left.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import re
 import secrets
 import shlex
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -41,6 +43,7 @@ APPLETS = (
     "cat", "dmesg", "httpd", "insmod", "ip", "mount", "nc", "reboot", "sh", "sleep", "stty", "sync", "tftp", "usleep",
 )  # fmt: skip
 CONSOLE_LIMIT = 32 << 20
+NOBODY = 65534  # the user and the group that own nothing (Debian Policy 9.2.2; /proc/sys/kernel/overflowuid)
 
 # console: where the results go; loglevel=1 keeps the kernel's messages off it (they are read from its log), but for those of
 # a panic, which speaks at any level; panic=-1 with QEMU's -no-reboot makes a panic the machine's end; mitigations=off saves
@@ -197,6 +200,14 @@ def command(
     ]  # fmt: skip
 
 
+def modest(argv: Sequence[str], *, drop: bool, idle: bool) -> list[str]:
+    """What starts a program as nobody (drop: its starter is root) and at idle priority (idle: its starter is not there)."""
+    who = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs"]
+    return [
+        *(["setpriv", *who] if drop else []), *(["chrt", "--idle", "0", "ionice", "--class", "idle"] if idle else []), *argv,
+    ]  # fmt: skip
+
+
 def read(console: bytes, plan: Plan, mark: str, *, timed_out: bool, elapsed: float, code: int = 0) -> Rehearsal:
     """What the console of a machine that ran `plan` says. code: QEMU's exit status."""
     text = console.decode("utf-8", "replace").replace("\r\n", "\n")
@@ -287,19 +298,35 @@ def rehearse(
     timeout: float = TIMEOUT,
     arguments: Sequence[str] = (),
     kvm: bool = False,
+    modestly: bool = False,
     tick: Callable[[], None] | None = None,
 ) -> Rehearsal:
     """Boots `image`, carries out `plan` and says how it went.
 
     root: where busybox is.  arguments: more for the kernel's command line.  kvm: not unless asked for, since a virtual
-    machine's own /dev/kvm may be there and hang, and emulation answers in seconds and the same everywhere.  tick: called
-    meanwhile.  Raises KnetstatdError where QEMU or busybox is missing. Leaves nothing behind.
+    machine's own /dev/kvm may be there and hang, and emulation answers in seconds and the same everywhere.  modestly: as
+    rule 6 has it.  tick: called meanwhile.  Raises KnetstatdError where QEMU or busybox is missing, or no file can be
+    written. Leaves nothing behind.
     """
     mark = f"@{secrets.token_hex(8)}"
-    with tempfile.TemporaryDirectory(prefix="knetstatd-rehearse-") as directory:
-        initrd = Path(directory, "initrd")
-        initrd.write_bytes(initramfs(static_busybox(root), plan, mark))
-        finished = boot(command(image, initrd, kvm=kvm, memory=memory, arguments=arguments), timeout, tick)
+    drop = modestly and os.geteuid() == 0
+    busybox = static_busybox(root)
+    try:
+        # What root's TMPDIR names nobody else may be able to reach.
+        with tempfile.TemporaryDirectory(prefix="knetstatd-rehearse-", dir="/tmp" if drop else None) as directory:
+            initrd = Path(directory, "initrd")
+            initrd.write_bytes(initramfs(busybox, plan, mark))
+            if drop:  # nobody reads them, and nobody else; an image itself may be root's alone
+                image = shutil.copyfile(image, Path(directory, "image"))
+                for path, mode in ((image, 0o640), (initrd, 0o640), (directory, 0o750)):
+                    os.chown(path, -1, NOBODY)
+                    os.chmod(path, mode)
+            argv = command(image, initrd, kvm=kvm, memory=memory, arguments=arguments)
+            if modestly:
+                argv = modest(argv, drop=drop, idle=os.sched_getscheduler(0) != os.SCHED_IDLE)
+            finished = boot(argv, timeout, tick)
+    except OSError as e:
+        raise KnetstatdError(f"the machine's files cannot be made: {e.strerror}", str(e.filename or "")) from e
     return read(
         finished.output, plan, mark, timed_out=finished.timed_out, elapsed=finished.seconds, code=finished.code
     )

@@ -8,7 +8,8 @@ Rules:
 2. By hardware acceleration where that works, by emulation else: an answer that is none is asked for again by the surer way.
 3. The files are the same before and after, or it was no rehearsal of them.
 4. A probe compares what the module says with what the kernel says by its other ways.
-5. Where systemd is, the machine runs in a unit without privileges; what that leaves is an answer, checked for being one.
+5. Where systemd is, root's machine runs in a unit without privileges; what that leaves is an answer, checked for being one.
+   Elsewhere it runs as nobody, and in any case it gets what time the other programs leave.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def disagreement(answer: Answer, proofs: Iterable[Proof]) -> str:
 def carry_out(
     root: Path, about: Subject, read_before: Files, timeout: float, tick: Callable[[], None] | None = None
 ) -> Answer:
-    """As `rehearsed`, here and now, with the privileges that this process has."""
+    """As `rehearsed`, here and now, and not in the unit. The machine itself has no privileges in either case."""
     _able(root, read_before)
     plan = rehearse.Plan(
         tuple(rehearse.Module(module.name, data) for module, data in read_before.modules.values()),
@@ -152,17 +153,25 @@ def _boot(
     size = sum(len(module.data) for module in plan.modules)
     memory = rehearse.MEMORY + 3 * size // (1 << 20)
     ways = [("emulation", memory, timeout), ("emulation", max(_MORE_MEMORY, 2 * memory), timeout)]
-    if os.access(root / _KVM.lstrip("/"), os.R_OK | os.W_OK):
+    if _accelerated(root / _KVM.lstrip("/")):
         ways.insert(0, ("KVM", memory, min(timeout, _KVM_TIMEOUT)))
     for machine, megabytes, limit in ways:
         told = rehearse.rehearse(
-            image, plan, root=root, memory=megabytes, timeout=limit, arguments=arguments, kvm=machine == "KVM", tick=tick
-        )
+            image, plan, root=root, memory=megabytes, timeout=limit, arguments=arguments, kvm=machine == "KVM", modestly=True,
+            tick=tick,
+        )  # fmt: skip
         if told.outcome is Outcome.SLOW and machine != "KVM":
             break  # more memory makes no machine faster
         if told.outcome not in (Outcome.SLOW, Outcome.NO_BOOT) and not _starved(told):
             break
     return told, machine
+
+
+def _accelerated(device: Path) -> bool:
+    """Whether whoever will run the machine may use this: where this is root, nobody will."""
+    if os.geteuid() != 0:
+        return os.access(device, os.R_OK | os.W_OK)
+    return device.exists() and device.stat().st_mode & 0o6 == 0o6
 
 
 def _starved(told: Rehearsal) -> bool:

@@ -166,8 +166,55 @@ def test_without_qemu(bookworm: Container) -> None:
     assert product.check(c) == 1
 
 
+def machine_of(c: Container, *argv: str) -> dict[str, str]:
+    """Rehearses by hand; who runs the machine and how, as proc(5) has it, field 41 of stat being the policy."""
+    process = c.start(["knetstatctl", "rehearse", *argv])
+
+    def there() -> dict[str, str] | None:
+        done = c.run(["sh", "-c", 'p=$(pgrep -o -f "[-]no-reboot -sandbox") && cat /proc/$p/status /proc/$p/stat'])
+        found = dict(line.partition(":\t")[::2] for line in done.stdout.splitlines())
+        if done.returncode or not found.get("Name", "").startswith(("ld-linux", "qemu")):
+            return None  # not there yet, or still one of the programs that start it
+        return {**found, "policy": done.stdout.splitlines()[-1].rpartition(")")[2].split()[38]}
+
+    found: dict[str, str] = product.wait("the machine runs", there, PATIENCE)
+    done = process.wait()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {**found, "said": done.stdout}
+
+
+def test_nobody_runs_the_machine_when_there_is_time(c: Container) -> None:
+    """A file that root alone may read, an image that root alone may read; in the unit, and where there is none."""
+    c.add_fixture("good", autoinstall=False)
+    kernel = c.kernels()[0]
+    c.run(["dkms", "install", "kt-good/1.0", "-k", kernel.release], check=True)
+    product.install(c, ["kt-good"])
+    path = c.module_file(kernel, "kt_good")
+    assert path is not None
+    file = c.path("/root/elsewhere.ko")
+    file.write_bytes(path.read_bytes())
+    file.chmod(0o600)
+
+    def judge(found: dict[str, str]) -> int:
+        assert found["said"].startswith(f"/root/elsewhere.ko on {kernel.release}: loaded  (emulation, ")
+        assert found["policy"] == "5", "SCHED_IDLE"
+        assert {int(found[kind], 16) for kind in ("CapEff", "CapPrm", "CapAmb")} == {0}
+        assert found["NoNewPrivs"] == "1"
+        [user] = {int(word) for word in found["Uid"].split()}
+        return user
+
+    by_hand = (kernel.release, "--file", "/root/elsewhere.ko")
+    assert judge(machine_of(c, *by_hand)) not in (0, 65534), "systemd has made a user for it"
+    assert not c.path("/run/knetstatd/rehearsal.ko").exists()
+    c.path(c.output("systemctl", "show", "--property=FragmentPath", "--value", "knetstatd-rehearse@x.service")).unlink()
+    image = c.path(f"/boot/vmlinuz-{kernel.release}")
+    image.chmod(0o600)
+    assert judge(machine_of(c, *by_hand)) == 65534
+    assert not list(c.path("/tmp").glob("knetstatd-rehearse-*"))
+
+
 def test_by_hand_as_anybody(bookworm: Container) -> None:
-    """As a user without privileges: the answer, but it is not kept. A file of any place is asked about as well."""
+    """As a user without privileges: the answer, but it is not kept."""
     c = bookworm
     qemu.install(c)
     c.add_fixture("good", autoinstall=False)
@@ -180,12 +227,6 @@ def test_by_hand_as_anybody(bookworm: Container) -> None:
     [found] = json.loads(done.stdout)["rehearsals"]
     assert found["told"] == "loaded"
     assert not c.path("/var/lib/knetstatd/rehearsals").exists()
-    path = c.module_file(c.kernels()[0], "kt_good")
-    assert path is not None
-    c.path("/srv/elsewhere.ko").write_bytes(path.read_bytes())
-    done = c.run(["knetstatctl", "rehearse", release, "--file", "/srv/elsewhere.ko"], timeout=PATIENCE)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith(f"/srv/elsewhere.ko on {release}: loaded  (emulation, ")
     for argv, words in (
         (["--module", "kt-none"], f"no guarded module is installed for {release}"),
         (["--file", "/etc/passwd"], "not an ELF file"),

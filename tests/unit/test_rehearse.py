@@ -20,6 +20,7 @@ from knetstatd.rehearse import (
     command,
     cpio,
     initramfs,
+    modest,
     read,
     script,
     static_busybox,
@@ -76,6 +77,15 @@ def test_command(tmp_path: Path) -> None:
     assert argv[argv.index("-append") + 1].endswith(" rdinit=/init module.sig_enforce=1")
     assert "-nodefaults" in argv
     assert "kvm" in command(tmp_path, tmp_path, kvm=True)
+
+
+def test_modest() -> None:
+    """As root: nobody, and idle. In the unit, which is both: as it is."""
+    who = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]
+    how = ["chrt", "--idle", "0", "ionice", "--class", "idle"]
+    assert modest(["qemu"], drop=True, idle=True) == [*who, *how, "qemu"]
+    assert modest(["qemu"], drop=False, idle=True) == [*how, "qemu"]
+    assert modest(["qemu"], drop=False, idle=False) == ["qemu"]
 
 
 def section(name: str, text: str, code: int) -> str:
