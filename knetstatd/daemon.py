@@ -108,6 +108,9 @@ class Daemon:
         for label in changes.labels:
             if label.startswith("kernel:"):
                 self.mark(label.removeprefix("kernel:"), touched=True)
+            elif label == "source":  # what is being edited, or unpacked, is not compiled before it is quiet
+                for kernel in {"", *self.known}:
+                    self.mark(kernel, touched=True)
             else:
                 # A change in /lib/modules itself concerns the kernels that it names, and the set of kernels.
                 self.mark_all(self.machine.config.settle_seconds)

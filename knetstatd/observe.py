@@ -26,6 +26,7 @@ from . import (
     locks,
     names,
     packages,
+    places,
     plan,
     transaction,
 )
@@ -166,20 +167,10 @@ class Machine:
         return {names.canonical(made) for name in self.modules() for made in self._made(self.running, name)}
 
     def watched(self) -> Iterable[tuple[str, Path]]:
-        """The directories to watch, each with a label: "modules", "boot", "dkms", or "kernel:" and a release."""
-        base = files.inside(self.root, "/lib/modules")
-        yield "modules", base
-        yield "boot", files.inside(self.root, "/boot")
-        for directory in ("/boot/grub", "/boot/grub2", "/boot/loader/entries", "/etc/modprobe.d", "/etc/modules-load.d"):
-            if (path := files.inside(self.root, directory)).is_dir():
-                yield "boot", path
-        registered = files.inside(self.root, "/var/lib/dkms")
-        yield "dkms", registered
-        for name in self.modules():
-            if (registered / name).is_dir():
-                yield "dkms", registered / name
-        for kernel in self.kernels.kernels:
-            yield f"kernel:{kernel}", base / kernel
+        """The directories to watch, each with a label: see places.watched."""
+        modules = self.modules()
+        sources = [self._registered[name].highest.source for name in modules if name in self._registered]
+        return places.watched(self.root, self.kernels.kernels, modules, sources)
 
     # -- proofs -----------------------------------------------------------------------------------------------------------
 

@@ -1,17 +1,55 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the files of a kernel lie that say whether a module will load on it: Debian's places, and other distributions'."""
+"""Where the files lie that say whether a module will load on a kernel: Debian's places, and other distributions'."""
 
 from __future__ import annotations
 
+import itertools
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import files
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
 # How a file may be compressed, by its name.
 SUFFIXES = ("", ".xz", ".zst", ".gz")
+
+# What says which kernel is next, what modprobe may do, and what dkms does. dpkg's directory moves when packages have: a new
+# compiler or new headers are told by nothing else. It is quiet while no package manager runs.
+_CONFIGURATION = (
+    "/boot/grub", "/boot/grub2", "/boot/loader/entries", "/etc/modprobe.d", "/etc/modules-load.d", "/usr/lib/modprobe.d",
+    "/etc/dkms", "/var/lib/dpkg",
+)  # fmt: skip
+_MOST_WATCHED = 200  # directories of one source tree; an inotify watch keeps a kilobyte of the kernel's memory
+
+
+def watched(
+    root: Path, kernels: Iterable[str], modules: Iterable[str], sources: Iterable[Path]
+) -> Iterator[tuple[str, Path]]:
+    """The directories to watch, each with a label: "modules", "boot", "dkms", "source", or "kernel:" and a release.
+
+    modules: the guarded DKMS packages.  sources: those of them that are registered.
+    """
+    base = files.inside(root, "/lib/modules")
+    yield "modules", base
+    yield "boot", files.inside(root, "/boot")
+    for directory in _CONFIGURATION:
+        if (path := files.inside(root, directory)).is_dir():
+            yield "boot", path
+    registered = files.inside(root, "/var/lib/dkms")
+    yield "dkms", registered
+    for name in modules:
+        if (registered / name).is_dir():
+            yield "dkms", registered / name
+    for source in sources:
+        yield "source", source  # also where it is gone, and may come back
+        for where, below, _ in itertools.islice(os.walk(source), _MOST_WATCHED):
+            below[:] = sorted(name for name in below if name != ".git")
+            yield "source", Path(where)
+    for kernel in kernels:
+        yield f"kernel:{kernel}", base / kernel
 
 
 def inputs(root: Path, kernel: str) -> tuple[Path, ...]:

@@ -142,6 +142,46 @@ def test_a_module_that_cannot_compile(machine: Container) -> None:
     product.wait_ready(c, old.release)
 
 
+def test_the_source_and_the_compiler_change(machine: Container) -> None:
+    """Nothing else moves: no kernel, nothing in dkms, no reload."""
+    c = machine
+    kernel = c.kernels()[0]
+    c.add_fixture("good", autoinstall=False)
+    c.write("/usr/src/kt-good-1.0/deep/er/own.h", "/* a */\n")
+    product.start(c, ["kt-good"])
+    product.wait_ready(c)
+
+    def built() -> int:
+        return product.kinds(c, "kt-good").count("published")
+
+    def failed() -> int:
+        return product.kinds(c, "kt-good").count("gave-up")
+
+    assert built() == 1
+    # Each file alone, also one in a directory below.
+    c.write("/usr/src/kt-good-1.0/deep/er/own.h", "/* b */\n")
+    product.wait("it is built again", lambda: built() == 2)
+    product.wait_ready(c)
+    good = c.path("/usr/src/kt-good-1.0/kt_good.c").read_text()
+    c.write("/usr/src/kt-good-1.0/kt_good.c", "int x y;\n")
+    product.wait("it does not compile", lambda: failed() == 1)
+    c.write("/usr/src/kt-good-1.0/kt_good.c", good)
+    product.wait("it is built again", lambda: built() == 3)
+    product.wait_ready(c)
+
+    # A failure that may be the compiler's is tried again when a package has brought another one.
+    c.write("/usr/src/kt-good-1.0/kt_good.c", "int x y;\n")
+    product.wait("it does not compile", lambda: failed() == 2)
+    attempts = product.kinds(c, "kt-good").count("stage-started")
+    config = c.path(f"/usr/src/linux-headers-{kernel.release}/.config").read_text()
+    gcc = config.partition('CONFIG_CC_VERSION_TEXT="')[2].split()[0]
+    c.write("/srv/p/DEBIAN/control", "Package: p\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x>\nDescription: x\n")
+    c.write("/srv/p/DEBIAN/postinst", f"#!/bin/sh\ntouch /usr/bin/{gcc}\n", 0o755)
+    c.run(["dpkg-deb", "--build", "/srv/p", "/srv/p.deb"], check=True)
+    c.run(["dpkg", "--install", "/srv/p.deb"], check=True)
+    product.wait("it is tried again", lambda: product.kinds(c, "kt-good").count("stage-started") == attempts + 1)
+
+
 def test_an_undefined_symbol_is_named(machine: Container) -> None:
     c = machine
     c.add_fixture("undef", autoinstall=False)
