@@ -170,9 +170,11 @@ def carry_out(machine: Machine, found: repair.Repair, ours: Sequence[str], tick:
                 written.append(path)
             case repair.Prove():
                 try:
-                    if wrong := _prove(machine, act, tick):
+                    with run.unwound():
+                        wrong = _prove(machine, act, tick)
+                    if wrong:
                         raise KnetstatdError(f"a build with it is wrong, so it was taken back: {wrong}", os.fspath(written[0]))
-                except BaseException:  # also what cannot be proven, because dkms is gone or somebody presses Ctrl-C
+                except BaseException:  # also what cannot be proven, because dkms is gone or somebody ends this
                     for path in written:
                         path.unlink()
                     raise

@@ -124,6 +124,22 @@ def undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def unwound() -> Iterator[None]:
+    """Within it a stop, or a terminal that goes away, ends this process as Ctrl-C does: what it has begun it can take back."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, _end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
 def _ignored(number: int, frame: FrameType | None) -> None:
     pass
 

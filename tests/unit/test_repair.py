@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -180,25 +181,39 @@ def test_no_override_that_nothing_can_prove(tree: Make) -> None:
 
 
 @pytest.mark.spawns
-@pytest.mark.parametrize("dkms", ["", "#!/bin/sh\nsleep 30\n", "#!/bin/sh\necho no\nexit 1\n"], ids=["gone", "Ctrl-C", "fails"])
-def test_no_override_stays_that_was_not_proven(tree: Make, monkeypatch: pytest.MonkeyPatch, dkms: str) -> None:
+@pytest.mark.parametrize(
+    ("dkms", "end", "raises"),
+    [
+        ("", None, KnetstatdError),
+        ("#!/bin/sh\necho no\nexit 1\n", None, KnetstatdError),
+        ("#!/bin/sh\nsleep 30\n", signal.SIGINT, KeyboardInterrupt),
+        ("#!/bin/sh\nsleep 30\n", signal.SIGTERM, SystemExit),
+        ("#!/bin/sh\nsleep 30\n", signal.SIGHUP, SystemExit),
+    ],
+    ids=["gone", "fails", "Ctrl-C", "stop", "no terminal"],
+)
+def test_no_override_stays_that_was_not_proven(
+    tree: Make, monkeypatch: pytest.MonkeyPatch, dkms: str, end: signal.Signals | None, raises: type[BaseException]
+) -> None:
     root = tree({**RUNS, **{f"usr/src/h/{name}": text for name, text in HEADERS.items()}, "bin/": ""})
     machine, found = override(root)
     assert found is not None
     if dkms:
         tree({"bin/dkms": dkms})
         (root / "bin/dkms").chmod(0o755)
-    monkeypatch.setattr(run, "PATH", f"{root}/bin:/nonexistent" if not dkms else f"{root}/bin:/usr/bin:/bin")
+    monkeypatch.setattr(run, "PATH", f"{root}/bin:{'/usr/bin:/bin' if dkms else '/nonexistent'}")
 
     def tick() -> None:
         assert (root / "etc/dkms/m.conf").exists()
-        if "sleep" in dkms:
-            raise KeyboardInterrupt
+        if end is not None:
+            os.kill(os.getpid(), end)
 
-    with pytest.raises((KnetstatdError, KeyboardInterrupt)) as e:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+    with pytest.raises(raises) as e:
         mending.carry_out(machine, found, (), tick)
     assert ("taken back: no" in str(e.value)) is ("echo" in dkms)
     assert os.listdir(root / "etc/dkms") == []
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
 
 
 class Typist:
