@@ -122,9 +122,10 @@ FISHDIR := $(PREFIX)/share/fish/vendor_completions.d
 SITE := $(shell $(PYTHON) -c 'import site; print(*site.getsitepackages())')
 PYTHONDIR = $(or $(firstword $(filter $(PREFIX)/lib/%,$(SITE))),$(error $(PYTHON) looks for nothing below $(PREFIX)/lib: give PYTHONDIR=))
 
-# Isolated from the environment and the current directory; and without site.py, which costs memory as long as the daemon runs.
+# Isolated from the environment and the current directory; without site.py, which costs memory as long as the daemon runs; and
+# writing no bytecode, which a full disk cuts off in the middle, after which nothing starts any more (python(1), -I, -S, -B).
 define script
-#!$(PYTHON) -IS
+#!$(PYTHON) -ISB
 import sys
 
 sys.path += "$(SITE)".split()
@@ -142,6 +143,7 @@ install: install-python install-scripts install-data install-module  ## all file
 install-python:
 	install -d $(DESTDIR)$(PYTHONDIR)/knetstatd
 	install -m 644 knetstatd/*.py $(DESTDIR)$(PYTHONDIR)/knetstatd
+	$(if $(DESTDIR),,$(PYTHON) -m compileall -q $(PYTHONDIR)/knetstatd)
 
 install-scripts:
 	install -d $(DESTDIR)$(BINDIR)

@@ -40,7 +40,7 @@ SUITES = tuple(roots.PICKS)
 live: list["Container"] = []
 
 SCRIPT = """\
-#!/usr/bin/python3 -IS
+#!/usr/bin/python3 -ISB
 import sys
 
 sys.path.append("/usr/lib/python3/dist-packages")
@@ -194,6 +194,7 @@ class Container:
             shutil.copytree(Path(spec.origin).parent, packages / "inotify_simple", ignore=ignore, dirs_exist_ok=True)
         else:
             shutil.copy(spec.origin, packages / "inotify_simple.py")
+        self.run(["python3", "-m", "compileall", "-q", "/usr/lib/python3/dist-packages/knetstatd"], check=True)
         self.write("/usr/bin/knetstatctl", SCRIPT.format(module="cli"), 0o755)
         self.write("/usr/sbin/knetstatd", SCRIPT.format(module="daemon"), 0o755)
         if config is not None:

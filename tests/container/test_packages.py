@@ -96,7 +96,7 @@ def test_one_command_and_a_kernel_that_comes_later(installed: Container) -> None
     assert show(c, "knetstatd.service", "FragmentPath").endswith("/lib/systemd/system/knetstatd.service")
     assert c.output("systemctl", "is-enabled", "knetstatd.service") == "enabled"
     assert c.output("dpkg", "-S", "/usr/bin/knetstatd").startswith("knetstatd: ")
-    assert c.path("/usr/bin/knetstatd").read_text().startswith("#!/usr/bin/python3 -IS\n"), "nobody's environment but its own"
+    assert c.path("/usr/bin/knetstatd").read_text().startswith("#!/usr/bin/python3 -ISB\n"), "nobody's environment but its own"
     # The module for the kernel that runs, registered a moment ago.
     product.wait("knetstat for the running kernel", lambda: modules(c))
     shutil.copy(packages.CHECKOUT / "debian/tests/kernel-update", c.path("/root/kernel-update"))
