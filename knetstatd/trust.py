@@ -128,7 +128,9 @@ def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Fi
         signatures=None if options is None else "MODULE_SIG" in have,
         enforced=enforced[0] if enforced else "",
         doubt="" if enforced else doubt,
-        enrolled="INTEGRITY_PLATFORM_KEYRING" in have or "INTEGRITY_MACHINE_KEYRING" in have,
+        # The platform's keyring is asked about modules by distributors' kernels only, which this option of theirs tells.
+        enrolled="INTEGRITY_MACHINE_KEYRING" in have
+        or {"INTEGRITY_PLATFORM_KEYRING", "LOCK_DOWN_IN_EFI_SECURE_BOOT"} <= {*have},
         blacklist=_listed(words, "module_blacklist"),
         modprobe_blacklist=_listed(words, "modprobe.blacklist"),
     )

@@ -61,6 +61,9 @@ def test_the_configuration(tmp_path: Path) -> None:
     assert policy(tmp_path, PLAIN | {"MODULE_SIG_FORCE"}).enforced == "CONFIG_MODULE_SIG_FORCE"
     assert policy(tmp_path, PLAIN | {"LOCK_DOWN_KERNEL_FORCE_INTEGRITY"}).enforced == "its lockdown"
     assert (policy(tmp_path).enrolled, policy(tmp_path, PLAIN).enrolled) == (True, False)
+    upstream = frozenset({"MODULE_SIG", "INTEGRITY_PLATFORM_KEYRING"})
+    assert not policy(tmp_path, upstream).enrolled, "a kernel that nobody patched asks that keyring about kexec only"
+    assert policy(tmp_path, upstream | {"LOCK_DOWN_IN_EFI_SECURE_BOOT"}).enrolled
     entry(tmp_path, "lockdown=integrity")
     assert policy(tmp_path, frozenset({"MODULE_SIG"})).enforced == ""
 
