@@ -496,6 +496,12 @@ class TestBefore:
         (root / "etc/modprobe.d/x.conf").write_text(f"{line}\n")
         assert self.proof(root).loads is loads
 
+    def test_of_two_modules(self, root: Path, tree: Path) -> None:
+        (tree / "updates/other.ko").write_bytes(b"")
+        kerneltree.add(tree, "updates/again.ko", kerneltree.module("again"), "updates/other.ko")
+        for proof in verify.prove(root, KERNEL, ["demo", "again"]):
+            assert results(proof)["depends"] is FAIL
+
     def test_a_line_from_before_it_used_them(self, root: Path, tree: Path) -> None:
         self.demo(tree, "updates/other.ko")
         proof = self.proof(root)
