@@ -4,7 +4,9 @@
 Rule 1: as for checks: pure, and the kernel's own rules (module_sig_check(), mod_verify_sig(), pkcs7_validate_trust()).
 Rule 2: unsigned, damaged, altered, by a key that is not trusted, and by one that is, are five answers.
 Rule 3: keys are compared, never names. Of a key of the kernel's distributor no certificate is at hand, so that it is the
-        right key can be told, and that the contents are unchanged only a rehearsal tells.
+        right key can be told, and that the contents are unchanged only a rehearsal tells: of the kernel's own files it is
+        taken for granted, of others it is unknown. The kernel refuses changed contents by a key that it knows even where it
+        insists on no signature ('Key was rejected by service').
 """
 
 from __future__ import annotations
@@ -26,11 +28,17 @@ if TYPE_CHECKING:
 
 
 def check(
-    module: Module, facts: Target, rules: Policy, machine: Firmware, intact: Callable[[Signature, Certificate], bool | None]
+    module: Module,
+    facts: Target,
+    rules: Policy,
+    machine: Firmware,
+    intact: Callable[[Signature, Certificate], bool | None],
+    *,
+    shipped: bool = False,
 ) -> Check:
     """Whether the kernel will take the signature, or the lack of one. Named "key" where only the machine's keys are against it.
 
-    intact: whether the contents are what was signed, by a certificate.
+    intact: whether the contents are what was signed, by a certificate.  shipped: it is a file of the kernel's own.
     """
     expected = "a signature by a key that the kernel trusts"
     if rules.signatures is False:
@@ -46,9 +54,14 @@ def check(
     own = _known(signed.key, (machine.own,) if machine.own else ())
     enrolled = _known(signed.key, machine.enrolled or ()) if rules.enrolled else None
     certificate = enrolled or own
-    if certificate is not None and intact(signed, certificate) is False:
-        return _altered(facts, rules, found, trusted=enrolled is not None)
-    if _is_kernels(signed.key, facts):
+    kernels = _is_kernels(signed.key, facts)
+    genuine = intact(signed, certificate) if certificate is not None else None
+    if genuine is False:
+        return _altered(facts, rules, found, trusted=kernels or enrolled is not None)
+    if kernels and not shipped and not genuine:
+        reason = "The key is the kernel's; whether the contents are what was signed only a rehearsal tells"
+        return Check("signature", Result.UNKNOWN, expected, f"{found}, as the kernel's own modules are", reason, rebuild(facts))
+    if kernels:
         return Check("signature", Result.PASS, expected, f"{found}, as the kernel's own modules are")
     if enrolled is not None:
         return Check("signature", Result.PASS, expected, f"{found}, which is enrolled")

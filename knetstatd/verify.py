@@ -150,7 +150,8 @@ def _answers(
     for one in asked:
         proof = one if isinstance(one, Proof) else _proof(facts, one, exported, fault)
         if isinstance(one, _Asked):
-            signature = signed.check(one.module, facts, rules, host.firmware, _intact(one.path))
+            shipped = one.path in facts.tables.shipped(_name(one.path))
+            signature = signed.check(one.module, facts, rules, host.firmware, _intact(one.path), shipped=shipped)
             more = [checks.compiler(one.module, facts), signature]
             more += _placed(root, facts, host, rules, one, origins.get(one.installed)) if one.installed else []
             proof = proof._replace(checks=(*before.judged(one, proof.checks), *more))

@@ -157,8 +157,8 @@ def test_a_dependency_that_is_refused(zoo: Zoo, tmp_path: Path) -> None:
     made = zoo(kernel)
     [original] = kernel.modules.rglob("udp_tunnel.ko")
     wrong = original.read_bytes().replace(kernel.release.encode() + b" SMP", kernel.release.encode() + b" UMP")
-    answer, *_ = ask(kernel, tmp_path, {"kt_tunnel.ko": made["kt_tunnel"], "udp_tunnel.ko": wrong})
-    assert answer.told is Told.REFUSED
+    answer, loads, _ = ask(kernel, tmp_path, {"kt_tunnel.ko": made["kt_tunnel"], "udp_tunnel.ko": wrong})
+    assert (answer.told, loads) == (Told.REFUSED, False)
     assert answer.reason.startswith("the kernel refuses udp_tunnel: "), answer
 
 
