@@ -31,6 +31,7 @@ _X86 = (3, 62)  # e_machine
 # "gcc-12 (Debian 12.2.0-14) 12.2.0", "GCC: (crosstool-NG 1.25.0) 12.2.0", "clang version 17.0.6": not what is in brackets.
 _PACKAGED, _VERSION = re.compile(r"\([^()]*\)"), re.compile(r"(?:^|\s)(\d+)\.\d")
 _FORCE_LOAD, _NAMESPACES = "MODULE_FORCE_LOAD", "MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS"
+_BTF, _BTF_MISMATCH = "DEBUG_INFO_BTF_MODULES", "MODULE_ALLOW_BTF_MISMATCH"
 _NO_WITNESS = "none of the kernel's own modules can be read to compare with"
 
 
@@ -84,6 +85,25 @@ def struct_module(module: Module, facts: Target) -> Check:
         "kernel's built struct module size at run time'"
     )
     return Check("struct-module", Result.FAIL, expected, found, reason, rebuild(facts))
+
+
+def btf(module: Module, facts: Target) -> Check:
+    """The type information (BTF), which a kernel may read before it loads the module. Only how it begins is looked at."""
+    if module.btf is None:
+        return Check("btf", Result.NOT_APPLICABLE, reason="It has no type information")
+    if module.btf:
+        return Check("btf", Result.PASS, found="begins as type information does")
+    expected, found = "type information (BTF)", "damaged"
+    if not facts.configured:
+        reason = "Whether this kernel reads it (CONFIG_DEBUG_INFO_BTF_MODULES) cannot be seen"
+        return Check("btf", Result.UNKNOWN, expected, found, reason, rebuild(facts))
+    if _BTF not in facts.options:
+        return Check("btf", Result.NOT_APPLICABLE, expected, found, "This kernel does not read it")
+    if _BTF_MISMATCH in facts.options:
+        reason = "This kernel goes without it (CONFIG_MODULE_ALLOW_BTF_MISMATCH)"
+        return Check("btf", Result.WARN, expected, found, reason, rebuild(facts))
+    reason = f"'failed to validate module [{names.clean(module.name)}] BTF'"
+    return Check("btf", Result.FAIL, expected, found, reason, rebuild(facts))
 
 
 def symbols(module: Module, facts: Target, exports: Mapping[str, Export]) -> Check:

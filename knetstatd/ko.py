@@ -6,7 +6,7 @@ Rule: the file is hostile. Whatever is wrong with it is a ModuleFileError that n
 Formats: `.modinfo` is `key=value`, each ended by a NUL. `__versions` (MODVERSIONS) has entries of 64 bytes: an unsigned long
 and a name (struct modversion_info). `__version_ext_crcs`, u32 each, and `__version_ext_names` replace it from 6.14 on
 where EXTENDED_MODVERSIONS is set. The signature follows the ELF file: PKCS#7 data, 12 bytes
-that tell its length, a marker (linux/module_signature.h).
+that tell its length, a marker (linux/module_signature.h). `.BTF` begins with struct btf_header (linux/btf.h).
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ _SIGNATURE = struct.Struct(">8BI")  # algo, hash, id_type, signer_len, key_id_le
 _PKCS7 = 2
 _ENTRY = 64
 _SECTIONS = frozenset({b".modinfo", b".gnu.linkonce.this_module", b"__versions", b"__version_ext_crcs", b"__version_ext_names"})
-_NOTED = frozenset({b".note.gnu.build-id", b".comment"})  # of no matter to the kernel, so there may be two
+# Of no matter to the kernel, or looked for whether it is loaded or not (any_section_objs()); so there may be two.
+_NOTED = frozenset({b".note.gnu.build-id", b".comment", b".BTF"})
+# struct btf_header: magic, version, flags, its length; offset and size of the types, then of the strings.
+_BTF_MAGIC, _BTF_HEADER = 0xEB9F, "HBBIIIII"
+_BTF_SIZE = struct.calcsize(f"={_BTF_HEADER}")
 _EXPORT = re.compile(rb"\0(__(?:ksymtab|crc|kstrtabns|flags)_[^\0]+)")
 
 
@@ -46,7 +50,7 @@ class Module(NamedTuple):
     common: names that no kernel accepts.  exports: what this module exports.  struct_size: bytes of its struct module.
     signature: PKCS#7 data, or what was appended in its place, None where the kernel sees none.  compiler: as it names itself.
     build_id: of the linker, in hex; it stays when a module is signed, stripped or compressed.  aliases: what udev or the
-    kernel may ask for to get it.
+    kernel may ask for to get it.  btf: whether its type information begins as such, None where it has none.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Module(NamedTuple):
     compiler: str
     build_id: str
     aliases: tuple[str, ...]
+    btf: bool | None
 
     @property
     def signed(self) -> bool:
@@ -169,6 +174,7 @@ def _module(source: elf.Source, filename: str) -> Module:
         compiler=comment.lstrip(b"\0").partition(b"\0")[0].decode("utf-8", "replace"),
         build_id=note[16:].hex(),  # after three words and "GNU\0" (elf(5), "Notes")
         aliases=tuple(info.get("alias", ())),
+        btf=_btf(file, sections[b".BTF"]) if b".BTF" in sections else None,
     )
 
 
@@ -244,6 +250,18 @@ def _extended_versions(file: elf.Elf, sections: dict[bytes, elf.Section]) -> dic
     for name, crc in zip(ends, file.unpack(f"{count}I", data[: count * 4]), strict=False):
         found.setdefault(name.decode("utf-8", "backslashreplace"), crc)
     return found
+
+
+def _btf(file: elf.Elf, section: elf.Section) -> bool | None:
+    """What btf_parse_hdr() asks first: the header, and that what it names lies in the section."""
+    if not section.size:
+        return None
+    data = file.data(section._replace(size=min(section.size, _BTF_SIZE)))
+    if len(data) < _BTF_SIZE:
+        return False
+    magic, version, flags, length, types, types_size, strings, strings_size = file.unpack(_BTF_HEADER, data)
+    ends = (length, length + types + types_size, length + strings + strings_size)
+    return (magic, version, flags) == (_BTF_MAGIC, 1, 0) and max(ends) <= section.size
 
 
 def _common(symbols: elf.Symbols) -> tuple[str, ...]:

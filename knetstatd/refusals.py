@@ -23,7 +23,7 @@ class Refusal(NamedTuple):
 
 
 # The checks by which a kernel says that the file was made for another one.
-FOREIGN = frozenset({"crcs", "vermagic", "release", "struct-module", "symbols"})
+FOREIGN = frozenset({"crcs", "vermagic", "release", "struct-module", "symbols", "btf"})
 
 # What it refuses before it runs any of the module's code.
 _REFUSALS = (
@@ -32,6 +32,7 @@ _REFUSALS = (
     (r"version magic '(\S+) ([^']*)' should be '\1 ([^']*)'", "vermagic", "its version magic is '{2}', and must be '{3}'"),
     (r"version magic '(\S+) [^']*' should be '(\S+) [^']*'", "release", "it was built for {1}, and this is {2}"),
     (r"section size must match", "struct-module", "its struct module has another size"),
+    (r"failed to validate module \[[^]]*\] BTF", "btf", "its type information (BTF) is damaged, or made for another build"),
     (r"Unknown symbol (\S+)", "symbols", "that kernel has no symbol {1} for it"),
     (r"exports duplicate symbol (\S+)", "exports", "it exports {1}, which the kernel has already"),
     (r"[Mm]odule \S+ is blacklisted", "denied", "module_blacklist= on the kernel's command line denies it"),

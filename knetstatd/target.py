@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
     from .elf import Machine
 
-_OPTIONS = ("MODVERSIONS", "MODULE_FORCE_LOAD", "MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS", *trust.OPTIONS)
+_OPTIONS = (
+    "MODVERSIONS",
+    "MODULE_FORCE_LOAD",
+    "MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS",
+    "DEBUG_INFO_BTF_MODULES",
+    "MODULE_ALLOW_BTF_MISMATCH",
+    *trust.OPTIONS,
+)
 # Of so many modules, spread over the list, the smallest are read; with 4,200 modules that costs 0.3 ms and finds one of 10 KB.
 _SAMPLE, _TRIES = 48, 6
 _CONFIGURATION = 4 << 20  # bytes; Debian's has 280 KB

@@ -163,8 +163,8 @@ def _is_on(words: list[str], name: str) -> bool:
 
 def _listed(words: list[str], name: str) -> frozenset[str]:
     lists = [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]
-    if not name.startswith("modprobe."):  # which modprobe reads, all of them; of the kernel's own one the last counts
-        lists = lists[-1:]
+    if not name.startswith("modprobe."):  # the kernel's own: the last one counts, and names with - are nobody's
+        return frozenset(module for module in "".join(lists[-1:]).split(",") if module)
     return frozenset(module.replace("-", "_") for text in lists for module in text.split(",") if module)
 
 

@@ -129,6 +129,7 @@ def _ask(facts: Target, path: Path, others: Iterable[Path], *before: Check) -> _
         checks.release(module, facts),
         checks.vermagic(module, facts),
         checks.struct_module(module, facts),
+        checks.btf(module, facts),
     )
     return _Asked(path, done, module, _others(path, others))
 

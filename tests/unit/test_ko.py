@@ -72,6 +72,7 @@ def test_everything_is_read(tmp_path: Path, bits: int, little: bool) -> None:
         compiler=elf.COMPILER,
         build_id="00ff",
         aliases=("net-pf-1", "x"),
+        btf=None,
     )
     assert module.machine == (62, bits, little)
     assert module.release == "6.1.0-1-amd64"

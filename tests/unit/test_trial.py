@@ -65,6 +65,8 @@ def test_loaded(about: answers.Subject) -> None:
          "the kernel refuses demo: that kernel has no symbol gone"),
         ("invalid module format", "module demo: .gnu.linkonce.this_module section size must match the kernel's built struct",
          Told.REFUSED, "struct-module", "the kernel refuses demo: its struct module has another size"),
+        ("invalid module format", "failed to validate module [demo] BTF: -22", Told.REFUSED, "btf",
+         "the kernel refuses demo: its type information (BTF) is damaged"),
         ("Key was rejected by service", "Loading of unsigned module is rejected", Told.REFUSED, "signature",
          "the kernel refuses demo: its signature is none that this kernel accepts"),
         ("Required key not available", "", Told.REFUSED, "signature", "the kernel refuses demo: its signature is none"),

@@ -138,9 +138,9 @@ def test_whose_key_signs_here(tree: Callable[[dict[str, str]], Path]) -> None:
 def test_lists_of_modules_on_the_command_line(tmp_path: Path) -> None:
     entry(tmp_path, "module_blacklist=a,b-c modprobe.blacklist=d module_blacklist=e")
     assert policy(tmp_path).blacklist == {"e"}, "the kernel keeps the last"
-    entry(tmp_path, "module-blacklist=a,b-c modprobe.blacklist=d modprobe.blacklist=e")
+    entry(tmp_path, "module-blacklist=a,b_c modprobe.blacklist=d-e modprobe.blacklist=f")
     assert policy(tmp_path).blacklist == {"a", "b_c"}
-    assert policy(tmp_path).modprobe_blacklist == {"d", "e"}
+    assert policy(tmp_path).modprobe_blacklist == {"d_e", "f"}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import struct
 from typing import TYPE_CHECKING, Any
 
 import elf
@@ -25,7 +26,8 @@ OTHER = elf.MAGIC.replace("6.1.0-1", "6.1.0-2")
 NO_CRCS = elf.MAGIC.replace("modversions ", "")
 FORCE = "CONFIG_MODULE_FORCE_LOAD=y\n"
 NAMES = (
-    "file", "machine", "release", "vermagic", "struct-module", "symbols", "exports", "depends", "crcs", "compiler", "signature",
+    "file", "machine", "release", "vermagic", "struct-module", "btf", "symbols", "exports", "depends", "crcs", "compiler",
+    "signature",
 )  # fmt: skip
 
 
@@ -61,7 +63,7 @@ def test_a_good_module(root: Path) -> None:
     assert proof.loads
     assert proof.worst is None
     assert proof.path == str(root / "staged.ko")
-    assert results(proof) == dict.fromkeys(NAMES, PASS) | {"exports": NA, "signature": NA}
+    assert results(proof) == dict.fromkeys(NAMES, PASS) | {"exports": NA, "btf": NA, "signature": NA}
     assert named(proof, "file").found == "demo 1.0"
     assert judge(root, gzip.compress(kerneltree.module())).loads
 
@@ -101,7 +103,8 @@ def test_another_release_is_a_warning_where_checksums_decide(root: Path) -> None
 def test_another_release_is_fatal_where_the_kernel_has_no_checksums(plain: Path) -> None:
     for crcs in (None, {"module_layout": 1}):
         proof = judge(plain, kerneltree.module(vermagic=OTHER.replace("modversions ", ""), crcs=crcs))
-        assert results(proof) == dict.fromkeys(NAMES, PASS) | {"exports": NA, "crcs": NA, "signature": NA, "release": FAIL}
+        others = dict.fromkeys(("exports", "btf", "crcs", "signature"), NA)
+        assert results(proof) == dict.fromkeys(NAMES, PASS) | others | {"release": FAIL}
         expected = f"version magic '6.1.0-2-amd64 SMP preempt mod_unload ' should be '{KERNEL} SMP preempt mod_unload '"
         assert expected in named(proof, "release").reason
         assert not proof.loads
@@ -141,6 +144,33 @@ def test_forced_loading(tmp_path: Path) -> None:
 def test_struct_module(root: Path) -> None:
     check = named(judge(root, kerneltree.module(struct_size=896)), "struct-module")
     assert (check.result, check.expected, check.found) == (FAIL, "1280 bytes", "896 bytes")
+
+
+BTF = "CONFIG_DEBUG_INFO_BTF_MODULES=y\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "result"),
+    [("", NA), (BTF, FAIL), (f"{BTF}CONFIG_MODULE_ALLOW_BTF_MISMATCH=y\n", WARN), (None, UNKNOWN)],
+)
+def test_type_information(tmp_path: Path, config: str | None, result: Result) -> None:
+    kerneltree.make(tmp_path, config=config or "")
+    if config is None:
+        (tmp_path / f"boot/config-{KERNEL}").unlink()
+    whole = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, 4, 4, 4) + bytes(8)
+    for data, expected in (
+        (None, NA),
+        (b"", NA),
+        (whole, PASS),
+        (b"XX" + whole[2:], result),
+        (whole[:2] + b"\2" + whole[3:], result),
+        (whole[:3] + b"\1" + whole[4:], result),
+        (whole[:-1], result),
+        (whole[:20], result),
+        (b"\0", result),
+    ):
+        more = [elf.Sec(".BTF", data, 0)] if data is not None else []
+        assert results(judge(tmp_path, kerneltree.module(more=more)))["btf"] is expected, data
 
 
 def test_missing_symbols(root: Path) -> None:
@@ -316,7 +346,7 @@ def test_headers_of_another_build(root: Path) -> None:
 def test_a_kernel_that_tells_nothing(tmp_path: Path) -> None:
     proof = judge(tmp_path, kerneltree.module())
     unknown = ("machine", "vermagic", "struct-module", "symbols", "crcs", "compiler")
-    assert results(proof) == dict.fromkeys(unknown, UNKNOWN) | {"file": PASS, "release": PASS, "signature": NA}
+    assert results(proof) == dict.fromkeys(unknown, UNKNOWN) | {"file": PASS, "release": PASS, "btf": NA, "signature": NA}
     assert results(judge(tmp_path, kerneltree.module(vermagic=OTHER)))["release"] is UNKNOWN
 
 

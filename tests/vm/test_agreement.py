@@ -125,6 +125,13 @@ def resized(data: bytes) -> bytes:
     return put(data, start, (file.sections[number].size - 64).to_bytes(8, "little"))
 
 
+def unreadable(data: bytes) -> bytes:
+    """Type information (BTF) without its magic number."""
+    file = elf.Elf(elf.Source(-1, 0, data), len(data))
+    (section,) = (section for section in file.sections if file.name(section) == b".BTF")
+    return put(data, section.offset, b"XX")
+
+
 def rows(series: str, suite: str, others: list[tuple[str, str]], tmp_path: Path) -> list[Row]:
     """The questions for one kernel."""
     everywhere = tuple(BOOTS)
@@ -166,6 +173,8 @@ def rows(series: str, suite: str, others: list[tuple[str, str]], tmp_path: Path)
             found += [
                 Row(f"of {kernel(*other).release}", bare(own(*other, name))) for name in (VICTIM, "tcp_bbr", "tcp_htcp")
             ]
+    if b"\0.BTF\0" in plain:
+        found += [Row("type information damaged", unreadable(plain))]
     first = Row("as it is, and stays", whole, keep=True, shipped=VICTIM)
     return [*found, first, Row("its init fails: there is one", replaced(plain, VICTIM.encode(), RENAMED.encode()))]
 
