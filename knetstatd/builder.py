@@ -86,7 +86,8 @@ class Builder:
 
     def _begun(self, seen: Seen, action: Action) -> None:
         """Kept before the work starts: what brings the machine down must not be tried at every boot for ever."""
-        interrupted = Attempt(Kind.INTERRUPTED, 1, reason=_INTERRUPTED, fix=_BY_HAND, loading=action is Action.LOAD)
+        fix = f"journalctl -b -1 -e may show why; to try it again: knetstatctl build {seen.observation.kernel}"
+        interrupted = Attempt(Kind.INTERRUPTED, 1, reason=_INTERRUPTED, fix=fix, loading=action is Action.LOAD)
         try:
             self._remember(seen, attempts.following(seen.observation.attempt, interrupted, self.machine.limits))
         except OSError:
@@ -96,7 +97,7 @@ class Builder:
     def _failed(self, seen: Seen, action: Action, e: BuildError) -> None:
         o, before = seen.observation, seen.observation.attempt
         kind = Kind(e.kind)
-        if self.machine.refresh_locks() and kind.retry is Retry.NEVER and action is not Action.LOAD:
+        if self.machine.refresh_locks() and kind.retry is Retry.NEVER:
             # Half of the headers may not be unpacked yet, or dkms.conf just replaced: not an honest attempt.
             kind = Kind.DURING_TRANSACTION
         if kind is not Kind.DURING_TRANSACTION and shutil.disk_usage(self.machine.state).free < 1 << 20:
@@ -325,4 +326,3 @@ def _to_the_end(hand: Builder, kernel: str, module: str, steps: Collection[Actio
 
 
 _INTERRUPTED = "the last attempt was interrupted (killed, or the machine went down)"
-_BY_HAND = "journalctl -b -1 -e may show why; to try it again: knetstatctl build"

@@ -115,25 +115,25 @@ def undisturbed() -> Iterator[None]:
 
     By a handler, not by SIG_IGN, which programs inherit: dkms ends its own children with SIGTERM, and waits for them.
     """
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {number: signal.signal(number, _ignored) for number in numbers}
-    try:
+    with _handled(_ignored, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def unwound() -> Iterator[None]:
     """Within it a stop, or a terminal that goes away, ends this process as Ctrl-C does: what it has begun it can take back."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, _end) for number in numbers}
+    with _handled(_end, signal.SIGTERM, signal.SIGHUP):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
