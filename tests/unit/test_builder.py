@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Loading, one step of the builder: on a full disk, and after the running kernel's refusal. With real kernels: tests/faults."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import kerneltree
+import pytest
+
+from knetstatd import attempts, loading, loads
+from knetstatd.builder import Builder
+from knetstatd.config import Config
+from knetstatd.errors import BuildError
+from knetstatd.journal import Journal
+from knetstatd.model import Action, Artefact, Kind
+from knetstatd.observe import Machine
+from knetstatd.progress import Progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def hand(tmp_path: Path) -> Builder:
+    """For a machine with knetstat installed for the running kernel."""
+    tree = kerneltree.make(tmp_path)
+    kerneltree.add(tree, "updates/dkms/knetstat.ko", kerneltree.module("knetstat"))
+    (tmp_path / "boot" / f"vmlinuz-{kerneltree.KERNEL}").touch()
+    machine = Machine(tmp_path, Config(load=("knetstat",)))
+    machine.running, machine.state, machine.runtime = kerneltree.KERNEL, tmp_path / "state", tmp_path / "run"
+    machine.state.mkdir()
+    machine.runtime.mkdir(exist_ok=True)
+    machine.refresh()
+    return Builder(machine, Journal(quiet=True), Progress(shown=False), -1)
+
+
+def load(hand: Builder, monkeypatch: pytest.MonkeyPatch, error: BuildError | None) -> bool:
+    """Whether the step succeeds, where the kernel says this."""
+
+    def said(root: Path, modules: object) -> None:
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(loading, "load", said)
+    return hand.step(hand.machine.observe(hand.machine.look(kerneltree.KERNEL), "knetstat"), Action.LOAD)
+
+
+def full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_loading_needs_no_room(hand: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "save", full)
+    assert load(hand, monkeypatch, None)
+    assert not hand.forgetful
+
+
+def test_a_failure_that_cannot_be_kept_is_told_to_who_would_start_the_next(
+    hand: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not load(hand, monkeypatch, BuildError(Kind.REFUSED, "its init fails"))
+    assert not hand.forgetful
+    monkeypatch.setattr(attempts, "save", full)
+    assert not load(hand, monkeypatch, BuildError(Kind.REFUSED, "its init fails"))
+    assert hand.forgetful
+
+
+def test_what_the_running_kernel_calls_another_kernels_is_wrong_once(hand: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is called wrong, so that it is built again; the next one that is refused is not, and that is final."""
+    machine = hand.machine
+
+    def seen() -> Artefact:
+        return machine.observe(machine.look(kerneltree.KERNEL), "knetstat").observation.installed
+
+    assert seen() is Artefact.GOOD
+    assert not load(hand, monkeypatch, BuildError(Kind.MISMATCH, "another checksum"))
+    assert seen() is Artefact.BAD
+    [path] = machine.root.glob("usr/lib/modules/*/updates/dkms/knetstat.ko")
+    path.write_bytes(path.read_bytes())
+    assert seen() is Artefact.GOOD
+    assert not loads.refuse(machine.runtime, "knetstat", [path])
