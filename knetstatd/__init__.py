@@ -11,7 +11,7 @@ Layers, lowest first; a module imports only from layers below its own (tests/uni
 4. doing      run, units, rehearse, probe, refusals, trial, diagnose, compare, loading, journal, notify, signing, compiler,
               stage, publish, repair
 5. programs   watch, uevents, report, explain, tell, progress, builder, rehearsals, worker, sockettable, mending,
-              commandline, cli, daemon
+              commandline, spread, cli, daemon
 """
 
 __version__ = "1.0.0"

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import attempts, commandline, config, locks, names, report
+from . import attempts, commandline, config, locks, names, report, spread
 from .errors import KnetstatdError, UsageError
 from .model import Why
 from .observe import Machine
@@ -24,10 +23,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from .model import Proof
     from .observe import Seen
-
-# So many proofs take longer than it does to start a process for each processor.
-_MANY = 200
 
 READY, NOT_READY, USAGE, UNKNOWN, IN_PROGRESS = 0, 1, 2, 3, 75
 
@@ -91,7 +88,7 @@ def _kernels(machine: Machine, word: str) -> tuple[str, ...]:
 
 def _looks(machine: Machine, kernels: Sequence[str], modules: Sequence[str]) -> list[tuple[Seen, report.Verdict]]:
     found = []
-    for look in map(machine.look, kernels):
+    for look in (machine.look(kernel, modules) for kernel in kernels):
         for module in modules:
             seen = machine.observe(look, module)
             found.append((seen, report.verdict(machine, seen, machine.plan(seen, attempts.now()))))
@@ -99,30 +96,10 @@ def _looks(machine: Machine, kernels: Sequence[str], modules: Sequence[str]) -> 
 
 
 def _verdicts(machine: Machine, kernels: Sequence[str]) -> list[report.Verdict]:
-    modules, processors = machine.modules(), len(os.sched_getaffinity(0))
-    if len(kernels) * len(modules) < _MANY or processors == 1:
-        return [verdict for _, verdict in _looks(machine, kernels, modules)]
-    import concurrent.futures
-    import multiprocessing
+    def judged(kernel: str, modules: Sequence[str]) -> list[report.Verdict]:
+        return [verdict for _, verdict in _looks(machine, [kernel], modules)]
 
-    # With fork, what the initializer gets is shared and never pickled.
-    fork = multiprocessing.get_context("fork")
-    with concurrent.futures.ProcessPoolExecutor(min(processors, len(kernels)), fork, _share, (machine, modules)) as pool:
-        return [verdict for found in pool.map(_verdicts_of, kernels) for verdict in found]
-
-
-def _share(machine: Machine, modules: Sequence[str]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ^C is the parent's to answer
-    _SHARED.append((machine, modules))
-
-
-def _verdicts_of(kernel: str) -> list[report.Verdict]:
-    machine, modules = _SHARED[0]
-    return [verdict for _, verdict in _looks(machine, [kernel], modules)]
-
-
-# What the processes of a pool look at.
-_SHARED: list[tuple[Machine, Sequence[str]]] = []
+    return spread.ask(kernels, machine.modules(), judged)
 
 
 def _guarded(machine: Machine) -> tuple[str, ...]:
@@ -184,6 +161,8 @@ def _not_ready(verdicts: Sequence[report.Verdict]) -> list[report.Verdict]:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    if arguments.kernel == "all":
+        raise UsageError("verify is about one kernel: a release, next or running")
     machine = _machine()
     kernels = _kernels(machine, arguments.kernel)
     if not kernels:
@@ -192,7 +171,11 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.file is not None:
         proofs = [machine.prove_file(machine.look(kernel), Path(arguments.file).absolute())]
     else:
-        proofs = list(machine.prove_installed(machine.look(kernel), *machine.modules()))
+
+        def proven(kernel: str, modules: Sequence[str]) -> tuple[Proof, ...]:
+            return machine.prove_installed(machine.look(kernel), *modules)
+
+        proofs = spread.ask(kernels, machine.modules(), proven)
         if not proofs:
             raise KnetstatdError(f"no guarded module is installed for {kernel}", fix=f"Run: knetstatctl build {kernel}")
     loads = all(proof.loads for proof in proofs)

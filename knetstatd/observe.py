@@ -174,9 +174,9 @@ class Machine:
 
     # -- proofs -----------------------------------------------------------------------------------------------------------
 
-    def look(self, kernel: str) -> Look:
-        """A new look at a kernel, to be shared by all modules that are observed on it now."""
-        return Look(self.root, kernel, self._host)
+    def look(self, kernel: str, modules: Sequence[str] | None = None) -> Look:
+        """A new look at a kernel, to be shared by all modules (None: the guarded ones) that are observed on it now."""
+        return Look(self.root, kernel, self._host, self.modules() if modules is None else modules)
 
     def prove_file(self, look: Look, path: Path, others: Sequence[Path] = ()) -> Proof:
         """What `verify` says of a module file for a kernel. others: the modules that come with it, and may export to it."""
@@ -252,9 +252,9 @@ class Machine:
     def observe(self, look: Look, module: str, changed: float = 0.0, *, own: bool = False) -> Seen:
         """One module on one kernel. changed: when the kernel's directory last moved.  own: the caller holds our lock."""
         kernel = look.kernel
-        if not look.proven:  # the guarded modules all at once, so that what the kernel exports is read once
-            look.proven = True
-            self._installed(look, *self.modules())
+        if look.together:  # all at once, so that what the kernel exports is read once
+            self._installed(look, *look.together)
+            look.together = ()
         installed = self._installed(look, module)
         loaded, remark = self._loaded(kernel, module, installed)
         seen = Seen(

@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 class Look:
     """One kernel, looked at once for all modules: what they share is read once, and what only some need, when they do.
 
-    proven: the guarded modules that are installed have been proven, as far as that was needed.
+    together: the modules that are proven with the first of them that is observed.
     """
 
-    def __init__(self, root: Path, kernel: str, machine: Host | None = None) -> None:
+    def __init__(self, root: Path, kernel: str, machine: Host | None = None, together: Sequence[str] = ()) -> None:
         self.root = root
         self.kernel = kernel
         self.host = machine or host.read(root)
         self.headers = kernels.headers(root, kernel)
         # What every proof for this kernel depends on, besides the module's own file.
         self.inputs = tuple(map(files.identity, places.inputs(root, kernel)))
-        self.proven = False
+        self.together = together
         self._facts: Target | None = None
 
     @property

@@ -61,7 +61,12 @@ def test_status_and_its_document(c: Container) -> None:
 
 
 # Looked at by a process for each processor, as where there are many modules.
-SPLIT = "from knetstatd import cli; cli._MANY = 0; raise SystemExit(cli.main(['status', '--json']))"
+SPLIT = "import sys; from knetstatd import cli, spread; spread._MANY = 0; sys.exit(cli.main([*sys.argv[1:], '--json']))"
+
+
+def split(c: Container, *argv: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(c.run(["/usr/bin/python3", "-I", "-c", SPLIT, *argv], check=True).stdout)
+    return found
 
 
 def test_status_by_several_processes(c: Container) -> None:
@@ -70,10 +75,26 @@ def test_status_by_several_processes(c: Container) -> None:
     c.write("/etc/knetstatd/knetstatd.toml.d/60-all.toml", 'kernels = "all"\n')
     found = document(c, "status")
     assert len(found["verdicts"]) == 2
-    split = json.loads(c.run(["/usr/bin/python3", "-I", "-c", SPLIT], check=True).stdout)
-    assert split["verdicts"] == found["verdicts"]
+    assert split(c, "status")["verdicts"] == found["verdicts"]
     c.path("/etc/knetstatd/knetstatd.toml.d/60-all.toml").unlink()
     c.run(["apt-get", "-q", "-y", "purge", other.image, other.headers], check=True, timeout=300)
+
+
+def test_the_modules_of_a_kernel_by_several_processes(c: Container) -> None:
+    """Each takes some of them; two are installed, and one that is not is told nothing of."""
+    release = c.kernels()[0].release
+    c.add_fixture("noisy", autoinstall=False)
+    c.run(["dkms", "install", "kt-noisy/1.0", "-k", release], check=True)
+    c.write("/etc/knetstatd/knetstatd.toml.d/60-all.toml", 'modules = ["kt-good", "kt-none", "kt-noisy"]\n')
+    try:
+        found = document(c, "verify", "--kernel", release)
+        assert found["loads"] is True
+        assert {check["file"].rpartition("/")[2].partition(".ko")[0] for check in found["checks"]} == {"kt_good", "kt_noisy"}
+        assert split(c, "verify", "--kernel", release) == found
+        assert split(c, "status")["verdicts"] == document(c, "status")["verdicts"]
+    finally:
+        c.path("/etc/knetstatd/knetstatd.toml.d/60-all.toml").unlink()
+        c.run(["dkms", "remove", "kt-noisy/1.0", "--all"], check=True)
 
 
 def test_check(c: Container) -> None:
@@ -90,6 +111,7 @@ def test_check(c: Container) -> None:
         (["check", "--frob"], 2, "unrecognized arguments"),
         (["frob"], 2, "'sockets', 'config')"),  # and no unit's program
         (["verify", "/no/such.ko", "--kernel", "running"], 1, "does not exist"),
+        (["verify", "/no/such.ko", "--kernel", "all"], 2, "verify is about one kernel: a release, next or running"),
         (["verify", "/etc/passwd", "--kernel", "running"], 1, "not an ELF file"),
         (["build", "running", "--module", "$(reboot)"], 2, "is not a DKMS module name"),
         (["history", "--lines", "0"], 2, "--lines must be at least 1"),
