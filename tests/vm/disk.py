@@ -31,6 +31,7 @@ QEMU = "qemu-system-x86_64"
 TIMEOUT = 600.0
 # In this time a kernel is in its initramfs, which says the first of these lines; the script prints the second.
 INIT_TIMEOUT = 240.0
+_CPU = "Haswell-noTSX-IBRS"
 _INIT = "Loading, please wait..."
 _BEGIN, _END = "== driver begins ==", "== driver ends "
 
@@ -112,17 +113,25 @@ def _dump(image: Path, paths: list[str], target: Path) -> None:
 
 
 def boot(
-    image: Path, kernel: Files, script: str, *, timeout: float = TIMEOUT, arguments: str = "", show: TextIO | None = None
+    image: Path,
+    kernel: Files,
+    script: str,
+    *,
+    timeout: float = TIMEOUT,
+    arguments: str = "",
+    show: TextIO | None = None,
+    cpu: str = _CPU,
 ) -> Said:
     """Boots the disk with a kernel, runs `script` in it, and returns when the machine is off.
 
-    show: gets what the script prints, while it does."""
+    show: gets what the script prints, while it does.  cpu: the processor, where it is emulated.
+    """
     put(image, "/usr/local/lib/driver", script)
-    text = _run(image, kernel, arguments, timeout, show)
+    text = _run(image, kernel, arguments, timeout, show, cpu)
     if _INIT not in text and not kvm():
         # A kernel that is emulated now and then hangs or dies before its init. That is the emulator's: nothing of the disk
         # has run yet. Once more, and what comes then counts.
-        text = _run(image, kernel, arguments, timeout, show)
+        text = _run(image, kernel, arguments, timeout, show, cpu)
     return said(text)
 
 
@@ -132,12 +141,12 @@ def said(console: str) -> Said:
     return Said(inside, int(rest.split()[0]) if ended else None, console)
 
 
-def _run(image: Path, kernel: Files, arguments: str, timeout: float, show: TextIO | None) -> str:
+def _run(image: Path, kernel: Files, arguments: str, timeout: float, show: TextIO | None, cpu: str) -> str:
     """Starts the machine, waits until it is off, and returns what its console had."""
     console = image.with_name("console")
     # A 7.x kernel patches its own code while it starts, and one whose other processor is emulated at the same time dies of it.
     alone = not kvm() and int(kernel.release.partition(".")[0]) >= 7
-    accelerator = ["-accel", "kvm", "-cpu", "host"] if kvm() else ["-accel", "tcg,thread=multi", "-cpu", "Haswell-noTSX-IBRS"]
+    accelerator = ["-accel", "kvm", "-cpu", "host"] if kvm() else ["-accel", "tcg,thread=multi", "-cpu", cpu]
     with console.open("wb") as out:
         process = subprocess.Popen(
             [

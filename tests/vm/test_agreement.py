@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.vm
 
 VICTIM, RENAMED, FORBIDDEN = "tcp_westwood", "tcp_westwooz", "tcp_veno"
+# One that other modules use, and one of what it exports.
+EXPORTER, EXPORTED = "udp_tunnel", b"setup_udp_tunnel_sock"
 BOOTS = {
     "plain": f"module_blacklist={FORBIDDEN}",
     "sig_enforce": "module.sig_enforce=1",
@@ -132,11 +134,25 @@ def unreadable(data: bytes) -> bytes:
     return put(data, section.offset, b"XX")
 
 
+def renamed(data: bytes) -> bytes:
+    """EXPORTER as another module."""
+    old, new = EXPORTER.encode(), EXPORTER.encode()[:-1] + b"x"
+    data = replaced(data, b"\0name=" + old + b"\0", b"\0name=" + new + b"\0")
+    return replaced(data, old + bytes(20), new + bytes(20))
+
+
+def exporting(k: kernels.Kernel, data: bytes) -> bytes:
+    """EXPORTED under a name of as many letters that is the kernel's own."""
+    symbols = [line.split("\t") for line in (k.headers / "Module.symvers").read_text().splitlines()]
+    own = next(name for _, name, owner, *_ in symbols if owner == "vmlinux" and len(name) == len(EXPORTED))
+    return replaced(data, EXPORTED, own.encode())
+
+
 def rows(series: str, suite: str, others: list[tuple[str, str]], tmp_path: Path) -> list[Row]:
     """The questions for one kernel."""
     everywhere = tuple(BOOTS)
     whole = own(series, suite, VICTIM)
-    plain = bare(whole)
+    plain, exporter = bare(whole), bare(own(series, suite, EXPORTER))
     release = kernel(series, suite).release.encode()
     found = [
         *(
@@ -155,6 +171,9 @@ def rows(series: str, suite: str, others: list[tuple[str, str]], tmp_path: Path)
         Row("for another machine", put(plain, 18, b"\xb7")),
         Row("a symbol that nobody has", put(plain, plain.rfind(b"\0tcp_register_congestion_control\0"), b"\0tcp_X")),
         Row("not GPL", replaced(plain, b"\0license=GPL\0", b"\0license=XYZ\0")),
+        Row("exports what it alone does", exporter),
+        Row("exports what the kernel does", exporting(kernel(series, suite), exporter)),
+        Row("exports what another module does", renamed(exporter)),
         Row("SMP missing", replaced(plain, b" SMP ", b" UMP ")),
         Row("another release", replaced(plain, b"vermagic=" + release, b"vermagic=9" + release[1:])),
         Row("no vermagic", replaced(plain, b"\0vermagic=", b"\0vermagiX=")),

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from knetstatd import answers, config, trial
-from knetstatd.model import Answer, Told
+from knetstatd import answers, config, trial, verify
+from knetstatd.model import Answer, Result, Told
 from knetstatd.observe import Machine
 from tests import kernels
 from tests.vm import modules
+from tests.vm.conftest import QUICK
+from tests.vm.zoo import SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,14 +47,21 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     return build
 
 
-
-
 def ask(
-    kernel: kernels.Kernel, root: Path, files: dict[str, bytes], arguments: tuple[str, ...] = (), timeout: float = TIMEOUT
+    kernel: kernels.Kernel,
+    root: Path,
+    files: dict[str, bytes],
+    arguments: tuple[str, ...] = (),
+    timeout: float = TIMEOUT,
+    without: str = "",
 ) -> tuple[Answer, bool, str]:
     """What the kernel says of the first of the modules when all are installed; whether `verify` finds nothing against it, and
-    on what the two disagree."""
+    on what the two disagree. without: one of the kernel's own that is not there."""
     modules.machine(kernel, root, files)
+    if without:
+        [path] = (root / "lib/modules" / kernel.release).rglob(f"{without}.ko*")
+        path.unlink()
+        subprocess.run(["depmod", "-b", root, kernel.release], check=True, capture_output=True)
     machine = Machine(root, config.Config())
     name = next(iter(files)).partition(".ko")[0]
     look = machine.look(kernel.release)
@@ -84,6 +93,18 @@ def test_a_good_module(
     assert answer.told is Told.LOADED, answer
     assert (loads, disagreement, answer.reason, answer.remark) == (True, "", "", "")
     assert answer.machine in ("KVM", "emulation")
+
+
+@pytest.mark.parametrize(("series", "suite"), QUICK)
+def test_a_good_module_on_a_generic_kernel(
+    series: str, suite: str, build: Callable[[kernels.Kernel], rehearse.Module], tmp_path: Path
+) -> None:
+    """The other tests take cloud kernels, whose images are a third as large."""
+    kernel = kernels.fetch(series, "amd64", suite)
+    answer, loads, disagreement = ask(kernel, tmp_path, {"knetstat.ko": build(kernel).data})
+    assert (answer.told, loads, disagreement) == (Told.LOADED, True, ""), answer
+    answer, loads, disagreement = ask(kernel, tmp_path / "x", {"knetstat.ko": build(kernel).data}, ("module.sig_enforce=1",))
+    assert (answer.told, answer.check) == (Told.REFUSED, "signature"), answer
 
 
 def test_what_a_module_needs_goes_in_before_it(booted: kernels.Kernel, zoo: Zoo, tmp_path: Path) -> None:
@@ -149,6 +170,33 @@ def test_one_wrong_checksum(zoo: Zoo, tmp_path: Path) -> None:
     answer, loads, disagreement = ask(kernel, tmp_path, {"kt_tunnel.ko": bytes(data)})
     assert (answer.told, answer.check, loads, disagreement) == (Told.REFUSED, "crcs", False, ""), answer
     assert "the symbol setup_udp_tunnel_sock has another checksum there" in answer.reason
+
+
+def test_a_dependency_that_is_not_installed(booted: kernels.Kernel, zoo: Zoo, tmp_path: Path) -> None:
+    """The kernel has the symbol's name in its headers, and nobody to export it; test_what_a_module_needs_… is the twin."""
+    answer, loads, disagreement = ask(booted, tmp_path, {"kt_tunnel.ko": zoo(booted)["kt_tunnel"]}, without="udp_tunnel")
+    assert (answer.told, loads, disagreement) == (Told.REFUSED, False, ""), answer
+    assert answer.reason == "the kernel refuses kt_tunnel: that kernel has no symbol setup_udp_tunnel_sock for it"
+
+
+def test_another_compiler(build: Callable[[kernels.Kernel], rehearse.Module], tmp_path: Path) -> None:
+    """The kernel takes what another major version made, and the analysis says that it was another."""
+    kernel = kernels.fetch("6.1")
+    newer, *_ = kernels.COMPILERS["trixie"].split(",")
+    made = kernels.make(kernel._replace(suite="trixie"), SOURCE / "module", tmp_path / "build", [f"CC={newer}"])
+    assert made.returncode == 0, made.log
+    modules.machine(kernel, tmp_path / "root", {})
+    found = {}
+    for name, data in (("same", build(kernel).data), ("other", (made.directory / "knetstat.ko").read_bytes())):
+        file = tmp_path / f"{name}.ko"
+        file.write_bytes(data)
+        proof = verify.verify(tmp_path / "root", kernel.release, file)
+        assert proof.loads
+        [found[name]] = [check for check in proof.checks if check.name == "compiler"]
+        answer, *_ = ask(kernel, tmp_path / name, {"knetstat.ko": data})
+        assert answer.told is Told.LOADED, answer
+    assert found["same"].result is Result.PASS
+    assert (found["other"].result, "gcc-12" in found["other"].fix) == (Result.WARN, True), found
 
 
 def test_a_dependency_that_is_refused(zoo: Zoo, tmp_path: Path) -> None:
