@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import dkmsconf, files, names
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 TREE = "var/lib/dkms"
@@ -104,6 +105,18 @@ def modules(root: Path) -> Registered:
 def package(root: Path, name: str) -> Package | None:
     """One package, None where DKMS has none of that name. Raises NameRefused."""
     return _package(root, names.module(name), [])
+
+
+def contested(packages: Iterable[Package]) -> dict[tuple[str, str], list[tuple[Package, Version, Path]]]:
+    """The modules that several packages have installed, by kernel and module name: DKMS's own file of each."""
+    found: dict[tuple[str, str], list[tuple[Package, Version, Path]]] = {}
+    for package in packages:
+        for version in package.versions:
+            for build in version.builds:
+                for name in build.files if build.installed else ():
+                    key = (build.kernel, names.canonical(name.partition(".ko")[0]))
+                    found.setdefault(key, []).append((package, version, build.directory / "module" / name))
+    return {key: made for key, made in found.items() if len(made) > 1}
 
 
 def conf(root: Path, name: str, version: Version, kernel: str = "", arch: str = "") -> dkmsconf.Conf:

@@ -32,6 +32,14 @@ class Host(NamedTuple):
     insists: bool = False
 
 
+class Rival(NamedTuple):
+    """Another DKMS package's installed module of the same name. package: with its version.  copy: DKMS's own file of it."""
+
+    package: str
+    copy: Path
+    guarded: bool
+
+
 class Origin(NamedTuple):
     """What DKMS knows of an installed module. registered: the version that a kernel is to have.  installed: the one it has.
 
@@ -42,6 +50,12 @@ class Origin(NamedTuple):
     installed: str = ""
     copy: Path | None = None
     changed: float = 0.0
+    rivals: tuple[Rival, ...] = ()
+
+    @property
+    def copies(self) -> tuple[Path, ...]:
+        """The files of DKMS that the installed one is compared with."""
+        return (*((self.copy,) if self.copy is not None else ()), *(rival.copy for rival in self.rivals))
 
 
 def read(root: Path, state: Path | None = None) -> Host:

@@ -74,6 +74,7 @@ class Machine:
         self.next = ""
         self.next_why = ""
         self._registered: dict[str, dkms.Package] = {}
+        self._contested: dict[tuple[str, str], list[tuple[dkms.Package, dkms.Version, Path]]] = {}
         self._refused: list[tuple[str, str]] = []
         self._states: dict[str, KernelState] = {}
         self._transaction = ""
@@ -112,6 +113,7 @@ class Machine:
         self.next_why = found.source if found else ""
         tree = dkms.modules(self.root)
         self._registered = tree.packages
+        self._contested = dkms.contested(tree.packages.values())
         reason = "not a DKMS module name or version; a name like this could be run as a command by dkms"
         self._refused = [*self.kernels.refused, *((path, reason) for path in tree.refused)]
         self._proofs.keep_only(self._states)
@@ -206,7 +208,12 @@ class Machine:
             return host.Origin(registered, changed=changed)
         version, build = installed
         copy = host.copy_of(name, build.directory / "module", build.files)
-        return host.Origin(registered, version.version, copy, changed)
+        rivals = tuple(
+            host.Rival(f"{other.name}/{its.version}", path, other.name in self.modules())
+            for other, its, path in self._contested.get((kernel, names.canonical(name)), ())
+            if other.name != package.name
+        )
+        return host.Origin(registered, version.version, copy, changed, rivals)
 
     def _made(self, kernel: str, module: str) -> tuple[str, ...]:
         """The names of the modules that a package makes for a kernel: dkms.conf says, or what was built."""

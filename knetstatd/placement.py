@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .depmod import Tables
-    from .host import Origin
+    from .host import Origin, Rival
     from .modprobe import Rules
     from .trust import Policy
 
@@ -30,6 +30,11 @@ _WEAK = "/weak-updates/"
 
 def winner(tables: Tables, module: str, file: Path, origin: Origin | None) -> Check:
     """Which of the files of this name modprobe takes, and whether that is the right one."""
+    if origin is not None and (rival := _rival(file, origin)) is not None and rival.guarded:
+        # Were it built again, that package would be the one whose file is not installed, and so on for ever.
+        why = f"{rival.package} makes a module of this name too, and the installed file is its: only one of the two can have it"
+        fix = f"Remove the package that is not wanted, or run: dkms remove {rival.package} --all"
+        return Check("winner", Result.FAIL, os.fspath(origin.copy or ""), os.fspath(file), why, fix)
     added = [path for path in tables.added(module) if not _is_same(path, file)]
     shipped = [path for path in tables.shipped(module) if not _is_same(path, file)]
     if not added:
@@ -64,11 +69,21 @@ def origin(file: Path, known: Origin | None, kernel: str) -> Check:
         return Check("origin", Result.UNKNOWN, known.registered, "", "DKMS's own copy of it is gone", fix)
     if not is_copy(file, known.copy):
         reason = "The installed file is not the one that DKMS built"
+        if (rival := _rival(file, known)) is not None:
+            reason = f"The installed file is of {rival.package}, which makes a module of this name too"
+            fix = fix if not rival.guarded else ""
         return Check("origin", Result.WARN, os.fspath(known.copy), os.fspath(file), reason, fix)
     if known.changed > _written(known.copy):
         reason = "The source was changed after it was compiled"
         return Check("origin", Result.WARN, f"{known.registered}, as the source is now", "compiled before", reason, fix)
     return Check("origin", Result.PASS, known.registered, "the file that DKMS built")
+
+
+def _rival(file: Path, known: Origin) -> Rival | None:
+    """The other package whose file the installed one is."""
+    if known.copy is None or not known.rivals or is_copy(file, known.copy):
+        return None
+    return next((rival for rival in known.rivals if is_copy(file, rival.copy)), None)
 
 
 def is_copy(file: Path, other: Path) -> bool:

@@ -93,7 +93,7 @@ class Proofs:
         modules: with what DKMS knows of each.
         """
         rests: dict[str, _Rest] = {
-            module: (look.host, origin, files.identity(origin.copy) if origin is not None and origin.copy is not None else None)
+            module: (look.host, origin, *(map(files.identity, origin.copies) if origin is not None else ()))
             for module, origin in modules.items()
         }
         kept = {module: self._known((look.kernel, module), look, rest) for module, rest in rests.items()}

@@ -5,6 +5,7 @@ and passes when that is undone or cured by the fix it named."""
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.container
 
+PLACES = ("updates", "extra", "weak-updates", "built-in")
 SOURCE = "/usr/src/kt-good-1.0/kt_good.c"
 
 
@@ -186,3 +188,120 @@ def test_a_new_version(c: Container) -> None:
     do(c, found["fix"])
     assert (check(c, "origin")["result"], check(c, "origin")["expected"]) == ("pass", "2.0")
     assert "kt-good/2.0" in c.output("dkms", "status", "-k", kernel(c))
+
+
+def installed_file(c: Container) -> str:
+    return c.output("modinfo", "-k", kernel(c), "-n", "kt_good")
+
+
+def test_what_loads_it_at_boot(c: Container) -> None:
+    """As systemd-modules-load reads its directories; modules cannot be loaded here, and it says which it tried."""
+    tried = ["env", "SYSTEMD_LOG_LEVEL=debug", "/usr/lib/systemd/systemd-modules-load"]
+    assert check(c, "boot")["result"] == "not-applicable"
+    assert "Module 'kt_good'" not in c.run(tried).stderr
+    c.write("/etc/modules-load.d/00-test.conf", "# ours\nkt-good\n")
+    try:
+        assert check(c, "boot")["found"] == "loaded at boot: /etc/modules-load.d/00-test.conf line 2"
+        assert "kt_good" in c.run(tried).stderr.replace("kt-good", "kt_good")
+        c.write("/etc/modprobe.d/00-test.conf", "blacklist kt_good\n")
+        assert check(c, "modprobe")["result"] == "fail", "it is to be loaded at boot, and will not be"
+        c.path("/etc/modprobe.d/00-test.conf").unlink()
+        assert check(c, "modprobe")["result"] == "pass"
+    finally:
+        c.path("/etc/modules-load.d/00-test.conf").unlink()
+
+
+def test_depmod_has_not_run(c: Container) -> None:
+    release = kernel(c)
+    file = c.path(installed_file(c))
+    away = c.path("/root/away.ko")
+    file.rename(away)
+    try:
+        found = check(c, "depmod")
+        assert (found["result"], found["found"], "is gone" in found["reason"]) == ("fail", "no such file", True)
+        assert c.run(["modinfo", "-k", release, "-F", "vermagic", "kt_good"]).returncode != 0
+        c.run(["depmod", release], check=True)
+        away.rename(file)
+        found = check(c, "depmod")
+        assert (found["result"], found["fix"]) == ("fail", f"Run: depmod {release}")
+        assert "modules.dep lacks it" in found["reason"]
+        assert c.run(["modprobe", "-S", release, "-n", "kt_good"]).returncode != 0
+        do(c, found["fix"])
+        assert check(c, "depmod")["result"] == "pass"
+        assert c.run(["modprobe", "-S", release, "-n", "kt_good"]).returncode == 0
+    finally:
+        if away.exists():
+            away.rename(file)
+        c.run(["depmod", release], check=True)
+
+
+@pytest.mark.parametrize("order", [PLACES[i:] + PLACES[:i] for i in range(len(PLACES))], ids=PLACES)
+def test_the_place_that_depmod_prefers(c: Container, order: tuple[str, ...]) -> None:
+    """A file in every place that distributions use, each another build: whichever modprobe takes is the one that is judged."""
+    release = kernel(c)
+    tree = c.path(f"/lib/modules/{release}")
+    data = c.path(installed_file(c)).read_bytes()
+    note = data.find(b"GNU\0", data.find(b"\x04\0\0\0\x14\0\0\0\x03\0\0\0"))
+    places = {"extra": tree / "extra", "weak-updates": tree / "weak-updates", "built-in": tree / "kernel/drivers/net"}
+    for number, place in enumerate(places.values()):
+        place.mkdir(exist_ok=True)
+        (place / "kt_good.ko").write_bytes(data[: note + 4] + bytes([number]) * 20 + data[note + 24 :])
+    listed = tree / "modules.order"
+    before = listed.read_text()
+    listed.write_text(f"{before}kernel/drivers/net/kt_good.ko\n")
+    c.write("/etc/depmod.d/00-test.conf", f"search {' '.join(order)}\n")
+    try:
+        c.run(["depmod", release], check=True)
+        taken = installed_file(c)
+        under = {"updates": "updates/dkms", "built-in": "kernel/drivers/net"}.get(order[0], order[0])
+        assert taken == f"/lib/modules/{release}/{under}/kt_good.ko"
+        found = check(c, "winner")
+        assert found["file"].endswith(taken)
+        assert found["result"] == ("warn" if order[0] == "updates" else "fail"), found
+        assert product.check(c) == (0 if order[0] == "updates" else 1)
+        if order[0] == "built-in":
+            assert found["fix"] == "Put `updates` before `built-in` there"
+    finally:
+        for directory in places.values():
+            (directory / "kt_good.ko").unlink()
+        c.path("/etc/depmod.d/00-test.conf").unlink()
+        listed.write_text(before)
+        c.run(["depmod", release], check=True)
+    assert check(c, "winner")["result"] == "pass"
+
+
+def test_another_package_that_makes_the_same_module(c: Container) -> None:
+    """dkms lets the second one overwrite the file of the first, and calls both installed."""
+    release = kernel(c)
+    c.run(["cp", "-r", "/usr/src/kt-good-1.0", "/usr/src/kt-other-1.0"], check=True)
+    conf, source = c.path("/usr/src/kt-other-1.0/dkms.conf"), c.path("/usr/src/kt-other-1.0/kt_good.c")
+    conf.write_text(conf.read_text().replace("kt-good", "kt-other").replace('VERSION="2.0"', 'VERSION="1.0"'))
+    more = "int kt_other_count = 7;\nint *kt_other_at = &kt_other_count;\nstatic"
+    source.write_text(source.read_text().replace("static", more, 1))
+    install = ["dkms", "install", "--force", "kt-other/1.0", "-k", release]
+    c.run(install, check=True)
+    found = check(c, "origin")
+    assert (found["result"], found["fix"]) == ("warn", f"Run: knetstatctl build {release}")
+    assert found["reason"] == "The installed file is of kt-other/1.0, which makes a module of this name too"
+
+    # The one that is guarded gets its file back.
+    do(c, found["fix"])
+    assert check(c, "origin")["result"] == "pass"
+    assert c.output("dkms", "status", "kt-other").count("Diff") == 1
+
+    # Where both are, neither takes it from the other for ever.
+    c.run(install, check=True)
+    c.write("/etc/knetstatd/knetstatd.toml.d/50-all.toml", 'modules = ["*"]\n')
+    before = len(product.kinds(c))
+    c.start_product()
+    ours, other = product.verdicts(c)
+    assert (ours["module"], ours["state"], other["module"], other["state"]) == ("kt-good", "denied", "kt-other", "ready")
+    assert ours["reason"].startswith("kt-other/1.0 makes a module of this name too")
+    assert ours["fix"].endswith("dkms remove kt-other/1.0 --all")
+    time.sleep(5)
+    assert "stage-started" not in product.kinds(c)[before:]
+    c.run(["dkms", "remove", "kt-other/1.0", "--all"], check=True)
+    product.wait_ready(c)
+    [ours] = product.verdicts(c)
+    assert (ours["module"], ours["state"]) == ("kt-good", "ready")
+    assert product.kinds(c)[before:].count("stage-started") == 1

@@ -129,6 +129,17 @@ def test_of_two_architectures_the_installed_one_counts(tree: Tree) -> None:
     assert build.arch == A
 
 
+def test_what_several_packages_have_installed(tree: Tree) -> None:
+    root = tree(source("a", "1.0") | source("b", "2") | source("c", "3"))
+    tree(built("a", "1.0", K, installed=True) | built("b", "2", K, installed=True) | built("c", "3", K))
+    for name, version in (("b", "2"), ("c", "3")):
+        (root / f"var/lib/dkms/{name}/{version}/{K}/{A}/module/a.ko").touch()
+    [(key, made)] = dkms.contested(dkms.modules(root).packages.values()).items()
+    assert key == (K, "a")
+    assert [(package.name, version.version) for package, version, _ in made] == [("a", "1.0"), ("b", "2")]
+    assert all(path.is_file() and path.name == "a.ko" for *_, path in made)
+
+
 def test_compressed_modules_and_other_files(tree: Tree) -> None:
     base = f"var/lib/dkms/a/1.0/{K}/{A}/module"
     names = ("a.ko", "b.ko.xz", "c.ko.zst", "d.ko.gz", "Module.symvers", ".ko", "e.ko.bz2", "f.ko.debug")

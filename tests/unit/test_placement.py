@@ -15,7 +15,7 @@ import pytest
 from kerneltree import KERNEL
 
 from knetstatd import files, host, places, verify
-from knetstatd.host import Origin
+from knetstatd.host import Origin, Rival
 from knetstatd.model import ELSEWHERE, REMARKS, Result
 from knetstatd.rehearse import Entry, cpio
 
@@ -103,6 +103,22 @@ class TestWinner:
         # None of the two is ours.
         loser.write_bytes(OTHERS)
         assert checks(root, origin)["winner"].result is WARN
+
+    def test_another_package_makes_it_too(self, root: Path, tree: Path) -> None:
+        copy, theirs = write(root, "copy/demo.ko", OURS), write(root, "other/demo.ko", OTHERS)
+        kerneltree.add(tree, MINE, OTHERS)
+        for guarded, winner, fix in ((True, FAIL, ""), (False, PASS, f"Run: knetstatctl build {KERNEL}")):
+            origin = Origin("1.0", "1.0", copy, rivals=(Rival("other/2", write(root, "x/demo.ko", b"x"), True),
+                                                        Rival("other/3", theirs, guarded)))  # fmt: skip
+            found = checks(root, origin)
+            assert found["winner"].result is winner
+            assert (found["origin"].result, found["origin"].fix) == (WARN, fix)
+            assert "is of other/3" in found["origin"].reason
+        guarded_one = origin._replace(rivals=(Rival("other/3", theirs, True),))
+        assert "dkms remove other/3 --all" in checks(root, guarded_one)["winner"].fix
+        (tree / MINE).write_bytes(OURS)
+        assert checks(root, origin)["winner"].result is PASS
+        assert checks(root, origin)["origin"].result is PASS
 
     def test_a_link_is_no_other_file(self, root: Path, tree: Path) -> None:
         kerneltree.add(tree, "extra/demo.ko", OURS)
