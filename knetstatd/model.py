@@ -55,6 +55,11 @@ class Proof(NamedTuple):
         return self.holds()
 
     @property
+    def fails(self) -> bool:
+        """Whether something does, and not only that something cannot be known."""
+        return not self.path or any(c.result is Result.FAIL for c in self.checks)
+
+    @property
     def is_current(self) -> bool:
         """Whether it was made for this very kernel, from the source that is registered."""
         return all(c.result is not Result.WARN for c in self.checks if c.name in ("release", "origin"))
@@ -107,6 +112,7 @@ class Artefact(enum.StrEnum):
     GOOD = "good"
     OTHER = "loads, but is another kernel's or not of the registered source"
     DENIED = "good, but the machine does not let it be loaded"
+    UNKNOWN = "nothing stands against it, and not everything can be known"
     BAD = "bad"
 
 

@@ -327,7 +327,7 @@ class Machine:
         if kernel == self.running and loads.refused(self.runtime, module, (Path(proof.path) for _, proof in installed)):
             return Artefact.BAD  # the kernel's own word, whatever the analysis says
         if not all(proof.holds(ELSEWHERE) for _, proof in installed):
-            return Artefact.BAD
+            return Artefact.BAD if any(proof.fails for _, proof in installed) else Artefact.UNKNOWN
         if not all(proof.loads for _, proof in installed):
             return Artefact.DENIED
         # weak-updates are meant to be another release's (RHEL, SUSE): the kernel's symbols have the same checksums.

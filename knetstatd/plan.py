@@ -14,7 +14,8 @@ Rules:
 7. What a kernel did not take in the rehearsal is wrong, whatever the analysis says; the same source is not built again for
    that. No rehearsal while a package transaction is open: the files may change under it.
 8. What cannot heal by waiting is given up until its fingerprint changes; what can is tried again, ever more slowly.
-9. The running kernel gets a file that is there before a better one is made. What loading failed at keeps nobody from building,
+9. The running kernel gets a file that is there before a better one is made, also one of which not everything can be known (its
+   headers are gone): it is the one that knows. What loading failed at keeps nobody from building,
    and the other way round. A loading that did not come back twice, nor the machine with it, is not tried a third time.
 """
 
@@ -140,7 +141,7 @@ def _good(seen: Observation, now: float, limits: Limits) -> Step:
 
 def _load(seen: Observation, now: float, limits: Limits) -> Step | None:
     """Whether the running kernel is to be given what is installed; None where there is nothing to give, or it has it."""
-    there = seen.installed in (Artefact.GOOD, Artefact.OTHER) and seen.rehearsed is not Rehearsed.BAD
+    there = seen.installed in (Artefact.GOOD, Artefact.OTHER, Artefact.UNKNOWN) and seen.rehearsed is not Rehearsed.BAD
     if seen.loaded is not Loaded.NO or not there:
         return None
     # Changes no tree, so it waits for nobody else's work: a package manager may take an hour.

@@ -82,7 +82,7 @@ def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
         # What is there is loaded, by the running kernel alone; what did not come back from that is not tried for ever.
         if step.action is Action.LOAD:
             assert o.loaded is Loaded.NO, o
-            assert o.installed in (Artefact.GOOD, Artefact.OTHER), o
+            assert o.installed in (Artefact.GOOD, Artefact.OTHER, Artefact.UNKNOWN), o
             assert not (o.attempt and o.attempt.loading and o.attempt.times >= CRASHES), o
         # What is good is left alone; only loading may follow.
         good = o.installed is Artefact.GOOD and o.rehearsed is not Rehearsed.BAD
@@ -153,6 +153,10 @@ REFUSED = GOOD | {"rehearsed": Rehearsed.BAD, "attempt": Attempt(Kind.REFUSED, 1
         (OUT | {"attempt": Attempt(Kind.SIGNING, 1, NOW + 99)}, Step(Action.LOAD, Why.NOT_LOADED)),
         (OUT | {"state": KernelState.NO_IMAGE}, Step(Action.LOAD, Why.NOT_LOADED)),
         (OUT | {"installed": Artefact.OTHER}, Step(Action.LOAD, Why.NOT_LOADED)),
+        (OUT | {"installed": Artefact.UNKNOWN, "headers": Headers.MISSING}, Step(Action.LOAD, Why.NOT_LOADED)),
+        ({"installed": Artefact.UNKNOWN, "headers": Headers.MISSING, "loaded": Loaded.CURRENT},
+         Step(Action.GIVE_UP, Why.HEADERS_MISSING)),
+        ({"installed": Artefact.UNKNOWN}, Step(Action.STAGE, Why.WRONG)),
         (OUT | {"installed": Artefact.OTHER, "source": Source.MISSING}, Step(Action.LOAD, Why.NOT_LOADED)),
         (OUT | {"installed": Artefact.OTHER, "loaded": Loaded.CURRENT}, Step(Action.STAGE, Why.WRONG)),
         (OUT | {"installed": Artefact.OTHER, "attempt": Attempt(Kind.REFUSED, 1, loading=True)}, Step(Action.STAGE, Why.WRONG)),

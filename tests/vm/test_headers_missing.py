@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A kernel comes without its headers: red, and what is missing is named; fetched where the configuration asks for it; and after
-the reboot, whenever they come."""
+the reboot, whenever they come. Where they go again, the module that is there is loaded all the same."""
 
 from __future__ import annotations
 
@@ -45,6 +45,14 @@ until_said '{new} (next, running): ready ('
 head -n 1 /proc/net/tcpstat
 knetstatctl check --quiet running; echo "healed: $?"
 journalctl -q --no-pager -b -o cat -u knetstatd
+apt-get -q -y purge {headers} >/dev/null 2>&1; echo "purged: $?"
+"""
+# Nothing can be proven without them, but the kernel takes what was proven before.
+GONE = """\
+until_said '{new} (next, running): headers-missing'
+head -n 1 /proc/net/tcpstat
+knetstatctl check running; echo "missing: $?"
+journalctl -q --no-pager -b -o cat -u knetstatd
 """
 
 
@@ -76,3 +84,13 @@ def test_headers_missing(packages_of: upgrade.PackagesOf, tmp_path: Path) -> Non
     assert "\nRecv-Q Send-Q Local Address " in healed
     assert "\nhealed: 0\n" in healed
     assert f"\nknetstat {upgrade.version()} for {new.release}: loaded\n" in healed, "for the first time in this boot"
+    assert healed.endswith("\npurged: 0\n")
+
+    said = machine.boot(2, GONE, names)
+    print(said.output)
+    assert said.code == 0, said.console[-4000:]
+    assert "never said" not in said.output
+    assert "Recv-Q Send-Q Local Address " in said.output
+    assert "\nmissing: 1\n" in said.output
+    assert f"\nknetstat {upgrade.version()} for {new.release}: loaded\n" in said.output
+    assert "will not load" not in said.output
