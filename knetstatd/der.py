@@ -12,6 +12,8 @@ question. Sources: X.690 (DER), RFC 5652 (CMS), RFC 5280 (X.509), RFC 8017 (RSAS
 
 from __future__ import annotations
 
+import binascii
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from .unpack import Damaged
@@ -26,6 +28,7 @@ _SHA = bytes.fromhex("608648016503040200")[:-1]  # 2.16.840.1.101.3.4.2, then th
 _DIGESTS = {_SHA + bytes([n]): name for n, name in ((1, "sha256"), (2, "sha384"), (3, "sha512"), (4, "sha224"))} | {
     _SHA + bytes([n]): name for n, name in ((8, "sha3_256"), (9, "sha3_384"), (10, "sha3_512"))
 }
+_PEM = re.compile(rb"^-----BEGIN (?:X509 )?CERTIFICATE-----\s(.*?)^-----END ", re.DOTALL | re.MULTILINE)
 _EFI_X509 = bytes.fromhex("a159c0a5e494a74a87b5ab155c2bf072")  # EFI_CERT_X509_GUID, as it lies in memory
 
 
@@ -124,7 +127,12 @@ def signature(data: bytes) -> Signature:
 
 
 def certificate(data: bytes) -> Certificate:
-    """An X.509 certificate. Raises Damaged."""
+    """An X.509 certificate, as DER or, as sign-file(1) takes it too, as PEM (RFC 7468). Raises Damaged."""
+    if armour := _PEM.search(data) if data[:1] != bytes([_SEQUENCE]) else None:
+        try:
+            data = binascii.a2b_base64(armour[1])
+        except binascii.Error as e:
+            raise Damaged("its signature or certificate is damaged") from e
     body = _items(_take(_items(_take(_items(data), _SEQUENCE).data), _SEQUENCE).data)
     _skip(body, 0xA0)  # version
     serial = _take(body, _INTEGER).data

@@ -62,6 +62,11 @@ def test_as_openssl_writes_them(tmp_path: Path, kind: str, more: list[str]) -> N
     openssl("cms", "-sign", "-binary", "-nocerts", *attributes, *more, "-md", "sha512", "-signer", "c", "-inkey", "k",
             "-in", "in", "-outform", "DER", "-out", "p7")  # fmt: skip
     certificate = der.certificate((tmp_path / "c.der").read_bytes())
+    for more_text in ([], ["-text"]):
+        openssl("x509", "-in", "c", *more_text, "-out", "c.pem")
+        assert der.certificate((tmp_path / "c.pem").read_bytes()) == certificate
+    with pytest.raises(Damaged):
+        der.certificate((tmp_path / "c.pem").read_bytes().replace(b"-----\nMII", b"-----\nMI"))
     signed = der.signature((tmp_path / "p7").read_bytes())
     assert signed.key.is_same(certificate.key)
     assert str(certificate.key).startswith("Test key (")
