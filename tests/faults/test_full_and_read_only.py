@@ -154,3 +154,19 @@ def test_lib_modules_is_read_only(machine: Container) -> None:
     c.run(["umount", "/usr/lib/modules"], check=True)
     invariants.proven(c, old, "kt_good")
     invariants.whole(c, before, (old,))
+
+
+def test_the_tree_of_dkms_is_read_only(machine: Container) -> None:
+    c = machine
+    old = c.kernels()[0]
+    c.add_fixture("good", autoinstall=False)
+    before = invariants.sources(c)
+    product.install(c, ["kt-good"], retry_first_seconds=2, retry_longest_seconds=4)
+    c.run(["mount", "--bind", "/var/lib/dkms", "/var/lib/dkms"], check=True)
+    c.run(["mount", "-o", "remount,bind,ro", "/var/lib/dkms"], check=True)
+    c.start_product()
+    said = invariants.red(c, old, "ead-only")
+    assert c.module_file(old, "kt_good") is None, said
+    c.run(["umount", "/var/lib/dkms"], check=True)
+    invariants.proven(c, old, "kt_good")
+    invariants.whole(c, before, (old,))

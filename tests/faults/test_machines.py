@@ -201,7 +201,7 @@ def test_an_older_kernel_and_too_little_memory(machine: upgrade.Machine) -> None
     old, new = machine.kernels
     script = (
         f"systemctl stop knetstatd; mkdir -p {unit.rpartition('/')[0]}; printf '{lines}' >{unit}; systemctl daemon-reload\n"
-        f"{guard('works', retry_first_seconds=2, retry_longest_seconds=4)}until_said memory; verdict running\n"
+        f"{guard('works', retry_first_seconds=2, retry_longest_seconds=4)}until_said 'ran out of memory'; verdict running\n"
         f"echo; echo again\nrm {unit}; systemctl daemon-reload\n{guard('works')}"
         "knetstatctl build running; until_check 0 running; until_live kt_works; verdict running\n"
         f"verdict {new.release}; modinfo -k {old.release} -F vermagic kt_works; modinfo -k {new.release} -F vermagic kt_works\n"
@@ -223,7 +223,8 @@ def test_a_module_that_was_proven_for_another_kernel(machine: upgrade.Machine) -
     """The headers are wrong about the kernel, so that each proof is. The kernel's own words are told; the module is built again
     once, in vain, and is red; with good headers it is loaded."""
     script = (
-        "systemctl stop knetstatd; rmmod kt_works 2>/dev/null\n"
+        f"{guard('works')}until_check 0 running; until_live kt_works\n"
+        "systemctl stop knetstatd; rmmod kt_works\n"
         "table=/usr/src/linux-headers-$(uname -r)/Module.symvers; cp $table /root\n"
         "sed -i 's/^0x[0-9a-f]*\\t_printk\\t/0x12345678\\t_printk\\t/' $table; grep -c ^0x12345678 $table\n"
         f"{guard('works')}until_said 'no further attempt'; verdict running; said 'does not load'\n"
@@ -265,4 +266,29 @@ def test_the_clock_goes_forward_and_back(machine: upgrade.Machine) -> None:
     assert text.count(f"\n{machine.kernels[0].release} SMP") == 2
     years = [int(year) for year in re.findall(r"^build \d: (\d+)$", text, re.MULTILINE)]
     assert years[0] - years[1] in (19, 20, 21)
+    assert "\nkt_works: live\n" in text
+
+
+BOMB = """\
+mkdir /usr/src/kt-bomb-1.0; cd /usr/src/kt-bomb-1.0
+printf 'all:\\n\\tbomb() { bomb | bomb & }; bomb; sleep 1000\\n' >Makefile
+sed 's/kt.works/kt-bomb/; /^MAKE/ s/=.*/="make all"/' /usr/src/kt-works-1.0/dkms.conf >dkms.conf
+dkms add kt-bomb/1.0; cd /
+"""
+
+
+def test_a_build_that_starts_processes_without_end(machine: upgrade.Machine) -> None:
+    """As many as its unit may have, until its time is over; all else goes on. No container: its limit may be its host's."""
+    script = (
+        f"{BOMB}{guard('works', 'bomb', compile_timeout_seconds=60)}"
+        "until_live kt_works; until_said 'did not end within 60 s'\n"
+        "for i in $(seq 60); do pgrep -f 'sleep 1000' >/dev/null || break; sleep 1; done\n"
+        "echo \"left over: $(pgrep -f 'sleep 1000' | wc -l)\"; verdict running\n"
+        "dkms remove kt-bomb/1.0 --all; rm -r /usr/src/kt-bomb-1.0\n"
+    )
+    text = boot(machine, 1, script)
+    _, found = verdicts(text, "running")
+    assert (found["kt-works"]["state"], found["kt-bomb"]["state"]) == ("ready", "failed")
+    assert "did not end within 60 s" in found["kt-bomb"]["reason"]
+    assert "\nleft over: 0\n" in text
     assert "\nkt_works: live\n" in text

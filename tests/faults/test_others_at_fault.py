@@ -173,3 +173,60 @@ def test_out_of_memory_in_the_build(machine: Container) -> None:
     c.run(["systemctl", "reload", "knetstatd"], check=True)
     invariants.proven(c, old, "kt_good")
     invariants.whole(c, before, (old,))
+
+
+def test_headers_go_while_they_are_used(machine: Container) -> None:
+    """Red for that, by its name; built when they are there again."""
+    c = machine
+    old, new = c.kernels()[:2]
+    c.add_fixture("slow", autoinstall=False, files={"delay": "10\n"})
+    c.run(["apt-mark", "hold", old.headers], check=True)
+    before = invariants.sources(c)
+    product.start(c, ["kt-slow"])
+    c.install_kernel(new)
+    product.wait("it compiles", lambda: "stage-started" in product.kinds(c, kernel=new.release))
+    c.run(["apt-get", "-q", "-y", "purge", new.headers], check=True, timeout=300)
+    product.wait("it has ended", lambda: c.run(["pgrep", "-f", "[k]netstatctl build"]).returncode != 0)
+    product.wait("red for that", lambda: product.verdict(c, new.release)["state"] == "headers-missing")
+    assert product.check(c, new.release) == 1
+    assert f"apt install {new.headers}" in product.verdict(c, new.release)["fix"]
+    assert c.module_file(new, "kt_slow") is None
+    c.install_kernel(new)
+    invariants.proven(c, new, "kt_slow")
+    invariants.whole(c, before, (old, new))
+
+
+@pytest.mark.parametrize("hook", [True, False], ids=["hook", "no hook"])
+def test_two_kernels_at_once(machine: Container, hook: bool) -> None:
+    """In one transaction. Each gets its own build, whoever makes it, and each is made once."""
+    c = machine
+    old, *new = c.kernels()[:3]
+    c.add_fixture("good", autoinstall=hook)
+    before = invariants.sources(c)
+    product.start(c, ["kt-good"], kernels="all")
+    product.wait_ready(c)
+    packages = [name for kernel in new for name in (kernel.image, kernel.headers)]
+    c.run(["apt-get", "-q", "-y", "install", *packages], check=True, timeout=600)
+    for kernel in new:
+        invariants.proven(c, kernel, "kt_good")
+        assert product.kinds(c, kernel=kernel.release).count("published") <= 1
+    invariants.whole(c, before, (old, *new))
+
+
+def test_a_kernel_is_moved_away_and_back(machine: Container) -> None:
+    """Its whole directory, by one rename each."""
+    c = machine
+    old, new = c.kernels()[:2]
+    c.add_fixture("good", autoinstall=False)
+    before = invariants.sources(c)
+    product.start(c, ["kt-good"])
+    c.install_kernel(new)
+    invariants.proven(c, new, "kt_good")
+    built = product.kinds(c, kernel=new.release).count("published")
+    c.run(["mv", f"/usr/lib/modules/{new.release}", "/root/away"], check=True)
+    product.wait("it is gone", lambda: "kernel-removed" in product.kinds(c, kernel=new.release))
+    c.run(["mv", "/root/away", f"/usr/lib/modules/{new.release}"], check=True)
+    product.wait("it is back", lambda: product.kinds(c, kernel=new.release)[-1] == "ready")
+    invariants.proven(c, new, "kt_good")
+    assert product.kinds(c, kernel=new.release).count("published") == built
+    invariants.whole(c, before, (old, new))
