@@ -108,7 +108,7 @@ def _registered(machine: Machine) -> Iterator[tuple[dkms.Package, dkms.Version]]
 def _sources(machine: Machine) -> Iterator[Repair]:
     """Registered versions without a source. One of them stops `dkms autoinstall` for all modules (3.0.10, exit code 4)."""
     for package, version in _registered(machine):
-        if not version.broken:
+        if not version.broken or os.path.isfile(version.source / "dkms.conf"):  # there, but not for our services
             continue
         title = f"{package.name}/{version.version}"
         source = f"/usr/src/{package.name}-{version.version}/dkms.conf"
@@ -135,7 +135,7 @@ def _tree(machine: Machine, kernel: str | None) -> Iterator[Repair]:
             place = f"{tree}/{version.version}/{build.kernel}"
             if kernel not in (None, build.kernel) or version.broken or place in dead:
                 continue
-            if there and build.kernel not in there:
+            if there and build.kernel not in there and not os.path.lexists(machine.root / "lib/modules" / build.kernel):
                 dead.add(place)
                 mine = [b for b in version.builds if b.kernel == build.kernel and b.installed]
                 marks = [f"{tree}/kernel-{b.kernel}-{b.arch}" for b in mine]
@@ -191,7 +191,9 @@ def _tables(machine: Machine, kernel: str | None) -> Iterator[Repair]:
         tree = files.inside(machine.root, f"/lib/modules/{release}")
         table = files.text(tree / "modules.dep", 32 << 20)
         missing = [] if table is None else [
-            name for name in _files(tree / "updates", tree) if re.search(r"\.ko(?:\.\w+)?$", name) and f"{name}:" not in table
+            name for name in _files(tree / "updates", tree)
+            if (file := re.search(r"([^/]+)\.ko(?:\.gz|\.xz|\.zst)?$", name)) and os.path.isfile(tree / name)
+            and f"/{file[1]}.ko" not in table
         ]  # fmt: skip
         if missing:
             why = f"modprobe does not find {', '.join(missing[:3])}: depmod was never run to its end after it was put there"
@@ -285,10 +287,9 @@ def _orphans(machine: Machine, kernel: str | None) -> Iterator[Repair]:
             continue
         tree = base / release
         inside = _files(tree, tree)
-        device = os.lstat(tree).st_dev
-        mounted = any(os.lstat(where).st_dev != device for where, _, _ in os.walk(tree))
-        if mounted or any(name.startswith("kernel/") and ".ko" in name for name in inside):
-            continue  # a kernel that somebody made by hand, whose image is elsewhere
+        foreign = [name for name in inside if name in _KERNELS_OWN or (".ko" in name and not name.startswith("updates/"))]
+        if foreign or _mounted(machine.root, tree) or (inside and not any(map(_is_known, inside))):
+            continue  # a kernel that somebody made by hand, whose image is elsewhere, or something else of somebody's
         below = [os.path.relpath(os.path.join(where, name), tree) for where, dirs, _ in os.walk(tree) for name in dirs]
         if _owned(machine.root, [f"/lib/modules/{release}", *(f"/lib/modules/{release}/{name}" for name in inside + below)]):
             continue
@@ -296,6 +297,22 @@ def _orphans(machine: Machine, kernel: str | None) -> Iterator[Repair]:
         holds = f"{len(inside)} files of no package" + (f": {shown}" if inside else "")
         why = "it holds no kernel, and no package knows anything in it"
         yield Repair("orphan", release, f"delete /lib/modules/{release}", why, (Delete(f"/lib/modules/{release}", holds),))
+
+
+# What a kernel brings, and depmod does not make.
+_KERNELS_OWN = ("modules.builtin", "modules.order", "vmlinuz", "build/Makefile", "config", "System.map")
+
+
+def _is_known(name: str) -> bool:
+    """Whether depmod or dkms may have left a file of that name."""
+    return name.startswith(("modules.", "updates/", "build", "source"))
+
+
+def _mounted(root: Path, tree: Path) -> bool:
+    """Whether something is mounted on a directory or below it, or that cannot be known."""
+    table = files.text(root / "proc/self/mountinfo", 4 << 20)
+    places = [line.split(" ")[4] for line in table.splitlines() if line.count(" ") > 4] if table is not None else [str(tree)]
+    return any(place == str(tree) or place.startswith(f"{tree}/") for place in places)
 
 
 def _owned(root: Path, paths: Sequence[str]) -> bool:

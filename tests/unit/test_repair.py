@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from knetstatd import config, mending, names, repair, run
+from knetstatd import config, dkms, mending, names, repair, run
 from knetstatd.errors import KnetstatdError
 from knetstatd.observe import Machine
 
@@ -29,6 +29,7 @@ BASE = {
     f"boot/vmlinuz-{K}": "",
     "usr/src/m-1/dkms.conf": CONF,
     "var/lib/dkms/m/1/source": "-> /usr/src/m-1",
+    "proc/self/mountinfo": "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n",
     "var/lib/dpkg/status": "",
     "var/lib/dpkg/info/base.list": "/bin/sh\n",
 }
@@ -79,8 +80,16 @@ def test_a_source_of_a_package(tree: Make) -> None:
     assert plan(root)["source"].acts == (repair.Run(("apt-get", "install", "--reinstall", "-y", "gone-dkms")),)
 
 
+def test_a_source_that_our_services_do_not_see_is_not_gone(tree: Make) -> None:
+    root = tree({**BASE, "home/dev/h-1/dkms.conf": CONF, "var/lib/dkms/h/1/source": "-> /home/dev/h-1"})
+    assert dkms.modules(root).packages["h"].highest.broken
+    assert plan(root) == {}
+
+
 def test_an_unlisted_module(tree: Make) -> None:
-    root = tree({**BASE, f"usr/lib/modules/{K}/updates/dkms/m.ko": ""})
+    names = ("m.ko", "m.ko.bak", "link.ko")
+    root = tree({**BASE, **{f"usr/lib/modules/{K}/updates/dkms/{name}": "" for name in names[:2]}})
+    (root / f"usr/lib/modules/{K}/updates/dkms/{names[2]}").symlink_to("nowhere")
     assert plan(root)["depmod"].acts == (repair.Run(("depmod", K)),)
     (root / f"usr/lib/modules/{K}/modules.dep").write_text("updates/dkms/m.ko:\n")
     assert plan(root) == {}
@@ -92,12 +101,19 @@ def test_an_unlisted_module(tree: Make) -> None:
         ({f"usr/lib/modules/{GONE}/updates/dkms/m.ko": "", f"usr/lib/modules/{GONE}/modules.dep": ""}, True),
         ({f"usr/lib/modules/{GONE}/": ""}, True),
         ({f"usr/lib/modules/{GONE}/kernel/a.ko": ""}, False),
+        ({f"usr/lib/modules/{GONE}/extra/a.ko": ""}, False),
+        ({f"usr/lib/modules/{GONE}/modules.builtin": "", f"usr/lib/modules/{GONE}/modules.dep": ""}, False),
+        ({f"usr/lib/modules/{GONE}/README": ""}, False),
+        ({f"usr/lib/modules/{GONE}/modules.dep": "",
+          "proc/self/mountinfo": f"22 21 8:1 /x ROOT/usr/lib/modules/{GONE} rw - ext4 /dev/sda1 rw\n"}, False),
         ({f"usr/lib/modules/{GONE}/build": "-> /x", "var/lib/dpkg/info/h.list": f"/lib/modules/{GONE}/build\n"}, False),
         ({f"usr/lib/modules/{GONE}/modules.dep": "", f"boot/vmlinuz-{GONE}": "", f"usr/lib/modules/{GONE}/kernel/": ""}, False),
     ],
 )
 def test_orphans(tree: Make, more: dict[str, str], orphan: bool) -> None:
     root = tree({**BASE, **more})
+    mounts = root / "proc/self/mountinfo"
+    mounts.write_text(mounts.read_text().replace("ROOT", str(root)))
     found = plan(root)
     assert ("orphan" in found) is orphan
     if orphan:
