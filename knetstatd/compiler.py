@@ -17,14 +17,14 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import artefact, files, names, run, units
+from . import artefact, dkms, files, names, run, units
 from .errors import BuildError, KnetstatdError
 from .model import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
 
     from .observe import Machine
 
@@ -87,25 +87,43 @@ def _here(job: Job, work: Path, tick: Callable[[], None] | None) -> Outcome:
     registered = tree / job.module / job.version
     registered.mkdir(parents=True)
     (registered / "source").symlink_to(job.source)
+    others = list(_installed_beside(job, tree))
     temporary.mkdir()
     programs.mkdir()
     real = shutil.which("uname", path=run.PATH) or "/bin/uname"
     (programs / "uname").write_text(_UNAME.format(real=real, kernel=job.kernel))
     (programs / "uname").chmod(0o755)
     done = run.run(
-        ["dkms", "build", "-m", job.module, "-v", job.version, "-k", job.kernel, "--dkmstree", os.fspath(tree)],
+        ["dkms", "build", "-m", job.module, "-v", job.version, "-k", job.kernel, "--dkmstree", os.path.realpath(tree)],
         timeout=job.timeout,
         # No program of this name: dkms then leaves the module unsigned, and makes no key. Publishing signs.
         env=run.environment(temporary, [os.fspath(programs)], {"sign_file": os.fspath(work / "no-signing-here")}),
         cwd=work,
         tick=tick,
     )
+    for other in others:
+        shutil.rmtree(other)
     shutil.rmtree(programs)
     shutil.rmtree(temporary, ignore_errors=True)
     found = artefact.built(tree, job.kernel, job.module, job.version) if not done.timed_out else None
     made = registered / "build" / "make.log" if found is None else found.log
     log = (files.text(made, _LOG_LIMIT // 2) or "") + _end_of(made, _LOG_LIMIT // 2)
     return Outcome(found, done.code, done.timed_out, done.text, log)
+
+
+def _installed_beside(job: Job, tree: Path) -> Iterator[Path]:
+    """Links what DKMS has installed for the kernel into a private tree: dkms 3.2 insists on what BUILD_DEPENDS names."""
+    for package in dkms.modules(Path("/")).packages.values():
+        if package.name == job.module or (found := package.installed(job.kernel)) is None:
+            continue
+        version, build = found
+        home, place = tree / package.name, Path(version.version, build.kernel, build.arch)
+        (home / place).mkdir(parents=True)
+        for name in files.names(build.directory):
+            (home / place / name).symlink_to(build.directory / name)
+        (home / version.version / "source").symlink_to(version.source)
+        (home / f"kernel-{build.kernel}-{build.arch}").symlink_to(place)
+        yield home
 
 
 def _end_of(path: Path, limit: int) -> str:
@@ -137,19 +155,33 @@ def unit_program(machine: Machine, what: str, cache: str) -> None:
         raise KnetstatdError("this is the program of knetstatd-compile@.service", fix=f"Run: knetstatctl build {kernel}")
     seen = machine.observe(machine.look(kernel), module, own=True)
     if seen.source is None:
-        raise KnetstatdError(seen.source_reason or f"{module} has no source", fix=seen.source_fix)
+        error = {"what": seen.source_reason or f"{module} has no source", "fix": seen.source_fix}
+        _leave(Path(cache), {"of": [kernel, module, seen.observation.version], "error": error})
+        return
     timeout = machine.config.compile_timeout_seconds
     job = Job(Path(cache), kernel, module, seen.observation.version, seen.source, seen.passed, seen.fingerprint, timeout)
     with run.undisturbed():  # the machine's stop waits for it, as for the builder that waits for this
         _serve(job, Path(cache))
 
 
-def _serve(job: Job, cache: Path) -> None:
+def _emptied(cache: Path) -> Path:
     for name in files.names(cache):
         shutil.rmtree(cache / name, ignore_errors=True)
-    work, result = cache / "work", cache / "new"
-    work.mkdir()
+    result = cache / "new"
     result.mkdir()
+    return result
+
+
+def _leave(cache: Path, document: dict[str, Any]) -> None:
+    """Leaves a result without modules."""
+    result = _emptied(cache)
+    (result / "outcome.json").write_text(json.dumps(document))
+    result.rename(cache / _RESULT)
+
+
+def _serve(job: Job, cache: Path) -> None:
+    result, work = _emptied(cache), cache / "work"
+    work.mkdir()
     outcome = _here(job, work, None)
     made = () if outcome.staged is None else outcome.staged.modules
     for path in made:
@@ -197,6 +229,9 @@ def _adopt(job: Job, work: Path) -> Outcome:
         with units.directory(CACHE / _RESULT) as result:
             owner = os.fstat(result).st_uid
             document = json.loads(units.left(result, "outcome.json", owner, 8 * _LOG_LIMIT))
+            if "error" in document and document["of"][:2] == [job.kernel, job.module]:
+                error = document["error"]
+                raise BuildError(Kind.CONF, names.clean(str(error["what"]), 400), "", names.clean(str(error["fix"]), 400))
             arch, listed = str(document["arch"]), [str(name) for name in document["modules"]]
             if document["of"] != [job.kernel, job.module, job.version]:
                 raise ValueError("it is the result of another run")
@@ -211,6 +246,8 @@ def _adopt(job: Job, work: Path) -> Outcome:
             (built / "log" / "make.log").write_text(log)
             found = artefact.built(work / "tree", job.kernel, job.module, job.version)
             return Outcome(found, int(document["code"]), bool(document["timed_out"]), str(document["output"]), log)
+    except BuildError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, KnetstatdError) as e:
         reason = e.strerror if isinstance(e, OSError) else str(e)
         raise BuildError(Kind.INTERRUPTED, f"the compilation left no usable result: {reason}", os.fspath(CACHE)) from e

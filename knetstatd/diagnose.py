@@ -100,7 +100,7 @@ _RULES = (
     ),
     _rule(
         r"pahole: (?:not found|command not found|No such file)|^(?:pahole|btf_encoder\S*): .*|FAILED: load BTF from \S+: .*"
-        r"|\*\*\* \[\S*Makefile\.modfinal:\d+: \S+\.ko\] Error|libbpf: .*|^FAILED.* BTF.*|\.BTF\S*.* not found",
+        r"|libbpf: .*|^FAILED.* BTF.*|\.BTF\S*.* not found",
         Kind.TOOLS,
         "the module's type information (BTF) cannot be made from the kernel's vmlinux",
         "Install the pahole that the kernel's headers depend on, or move the vmlinux beside the headers away: without it, "
@@ -117,6 +117,13 @@ _RULES = (
         Kind.COMPILER,
         "the compiler does not know the option {1}",
         "Compile with the compiler that the kernel was compiled with, or take the option out of the module's Makefile",
+        "{1}",
+    ),
+    _rule(
+        r"fatal error: cannot execute [\W]*([\w.+-]+)",
+        Kind.COMPILER,
+        "a program of the compiler is missing: {1}",
+        "Reinstall the compiler (cc1), or binutils (as, ld)",
         "{1}",
     ),
     _rule(
@@ -236,6 +243,9 @@ _RULES = (
 )
 
 
+_NEEDED = re.compile(r"missing BUILD_DEPENDS: ?(.+?)\.?$", re.MULTILINE)
+
+
 def classify(log: str, dkms_output: str, code: int) -> Cause:
     """The cause of a failed `dkms build`, from make's log, dkms's own output and dkms's exit code (dkms.in lists them)."""
     if code == 77:
@@ -244,6 +254,10 @@ def classify(log: str, dkms_output: str, code: int) -> Cause:
         return Cause(Kind.EXCLUDED, reason, "If it should be, correct BUILD_EXCLUSIVE_* in dkms.conf", lines)
     if code in (3, 4) and (cause := _tree(dkms_output)):
         return cause
+    if needed := _NEEDED.search(dkms_output):
+        reason = f"it is built after the DKMS module {names.clean(needed[1], 160)}, which this kernel does not have yet"
+        fix = "Guard that one, too (`modules` in knetstatd.toml), or install it with dkms"
+        return Cause(Kind.PACKAGES, reason, fix, last_lines(dkms_output, 2), names.clean(needed[1], 160))
     for text in (_telling(log), _telling(dkms_output)):
         for rule in _RULES:
             if (found := _match(rule.pattern, text)) and rule.counts(text):

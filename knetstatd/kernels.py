@@ -63,7 +63,7 @@ def image(root: Path, kernel: str) -> Path | None:
     """The kernel's boot image, None where there is none. Debian up to 6.12: /boot/vmlinuz-K; 7.x, Fedora: with the modules."""
     for place in (f"/boot/vmlinuz-{kernel}", f"/lib/modules/{kernel}/vmlinuz", f"/boot/vmlinux-{kernel}"):
         path = files.inside(root, place)
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     return None
 
@@ -71,7 +71,7 @@ def image(root: Path, kernel: str) -> Path | None:
 def state(root: Path, kernel: str) -> KernelState:
     """Whether `kernel` can be booted, judged by its files."""
     tree = files.inside(root, f"/lib/modules/{kernel}")
-    if not ((tree / "modules.builtin").exists() or (tree / "kernel").is_dir()):
+    if not (os.path.exists(tree / "modules.builtin") or os.path.isdir(tree / "kernel")):
         return KernelState.NOT_A_KERNEL
     return KernelState.BOOTABLE if image(root, kernel) else KernelState.NO_IMAGE
 
@@ -82,13 +82,15 @@ def headers(root: Path, kernel: str) -> HeadersFound:
     if not os.path.lexists(link):
         return HeadersFound(Headers.MISSING, None, f"/lib/modules/{kernel}/build does not exist")
     path = files.inside(root, f"/lib/modules/{kernel}/build")
-    if not path.is_dir():
+    if files.is_hidden(root, path):
+        return HeadersFound(Headers.MISSING, None, f"/lib/modules/{kernel}/build leads to {path}, {files.HIDDEN}")
+    if not os.path.isdir(path):
         return HeadersFound(Headers.MISSING, None, f"/lib/modules/{kernel}/build leads to nothing")
     for part in ("Makefile", ".config", "Module.symvers", "include/generated/utsrelease.h", "scripts"):
-        if not files.inside(root, f"/lib/modules/{kernel}/build/{part}").exists():
+        if not os.path.exists(files.inside(root, f"/lib/modules/{kernel}/build/{part}")):
             return HeadersFound(Headers.PARTIAL, path, f"the headers have no {part}")
     for included in _INCLUDE.findall(files.text(path / "Makefile") or ""):
-        if not files.inside(root, included).exists():
+        if not os.path.exists(files.inside(root, included)):
             return HeadersFound(Headers.PARTIAL, path, f"the headers' Makefile needs {included}, which does not exist")
     release = _UTS_RELEASE.search(files.text(path / "include/generated/utsrelease.h", 4096) or "")
     if not release or release[1] != kernel:
@@ -125,9 +127,14 @@ def compiler(root: Path, headers_path: Path) -> tuple[str, Path | None]:
     for name in (wanted, "gcc"):
         for directory in ("/usr/local/bin", "/usr/bin", "/bin"):
             path = files.inside(root, f"{directory}/{name}")
-            if path.is_file():
+            if os.path.isfile(path):
                 return wanted, path
     return wanted, None
+
+
+# What compiles beside the compiler: where one of these is missing, and comes back, an attempt is worth while.
+_TOOLS = ("make", "ld", "as", "objcopy", "awk", "pahole")
+_HEADERS_TOOLS = ("scripts/basic/fixdep", "scripts/mod/modpost", "tools/objtool/objtool")
 
 
 def fingerprint(root: Path, source: Path, headers_path: Path | None) -> str:
@@ -138,7 +145,10 @@ def fingerprint(root: Path, source: Path, headers_path: Path | None) -> str:
     parts = [f"source {_sum(source)}"]
     if headers_path is not None:
         key = [headers_path / part for part in ("Makefile", ".config", "Module.symvers", "include/generated/utsrelease.h")]
-        parts += [f"headers {_newest(key)}", f"compiler {_newest([p for p in [compiler(root, headers_path)[1]] if p])}"]
+        tools = [headers_path / part for part in _HEADERS_TOOLS]
+        tools += [root / place / name for name in _TOOLS for place in ("usr/bin", "bin")]
+        parts += [f"headers {_newest(key)}", f"tools {_newest(tools)}"]
+        parts += [f"compiler {_newest([p for p in [compiler(root, headers_path)[1]] if p])}"]
     return "; ".join(parts)
 
 
