@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .answers import Subject
     from .journal import Journal
-    from .model import Answer, Proof
+    from .model import Answer, Proof, Step
     from .observe import Machine, Seen
 
 
@@ -130,6 +130,12 @@ class Builder:
             kind=kind, reason=e.what, fix=fix, evidence="\n".join(e.evidence), log=attempt.log, attempt=attempt.times,
         )  # fmt: skip
 
+    def not_done(self, seen: Seen, step: Step) -> None:
+        """Remembers that what was just published is to be built again: were it done at once, it would be done for ever."""
+        verdict = report.verdict(self.machine, seen, step)
+        what = f"it was published and verified, and something has changed it since: {verdict.reason or verdict.state}"
+        self._failed(seen, step.action, BuildError(Kind.PUBLISH, what, "", verdict.fix))
+
     def _say(self, event: Event, seen: Seen, text: str, **fields: object) -> None:
         o = seen.observation
         self.journal.log(
@@ -168,7 +174,7 @@ class Builder:
 
         def prove() -> tuple[Proof, ...]:
             self.machine.refresh()  # DKMS has marked another version as installed
-            return self.machine.prove_installed(self.machine.look(o.kernel), o.module)
+            return self.machine.prove_all(self.machine.look(o.kernel), o.module)
 
         self.progress.phase(f"Publishing {o.module} {o.version} for {o.kernel}")
         self._say(Event.PUBLISH_STARTED, seen, "publishing into DKMS and /lib/modules")
@@ -237,7 +243,7 @@ class Builder:
     def _load(self, seen: Seen) -> None:
         o = seen.observation
         try:
-            loading.load(self.machine.root, [name for name, _ in seen.installed])
+            loading.load(self.machine.root, [(name, proof.module or name) for name, proof in seen.installed])
         except BuildError as e:
             paths = (Path(proof.path) for _, proof in seen.installed)
             again = e.kind is Kind.MISMATCH and loads.refuse(self.machine.runtime, o.module, paths)
@@ -308,13 +314,18 @@ def step_by_step(machine: Machine, journal: Journal, kernel: str, modules: Seque
 
 def _to_the_end(hand: Builder, kernel: str, module: str, steps: Collection[Action], *, wait: bool) -> None:
     """Step after step, until the next one is none of `steps`, or one fails."""
+    published = ""
     while True:
         hand.machine.refresh_locks()
         seen = hand.machine.observe(hand.machine.look(kernel), module, own=True)
         step = hand.machine.plan(seen, attempts.now())
         if step.action in steps:
+            if published and published == seen.fingerprint and step.action in (Action.STAGE, Action.PUBLISH):
+                hand.not_done(seen, step)
+                return
             if not hand.step(seen, step.action):
                 return
+            published = seen.fingerprint if step.action is Action.PUBLISH else published
             continue
         if step.action is not Action.WAIT or not wait or step.why in (Why.BACKOFF, Why.NOT_REHEARSED):
             return

@@ -40,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _print({"schema": report.SCHEMA, "error": {"what": e.what, "where": e.where, "fix": e.fix}})
         print(f"knetstatctl: {e}", file=sys.stderr)
         return e.exit_code
+    except PermissionError as e:
+        said = KnetstatdError("may not be read", os.fspath(e.filename or ""), "Run it as root")
+        print(f"knetstatctl: {said}", file=sys.stderr)
+        return UNKNOWN
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -59,7 +63,8 @@ def _print(document: dict[str, Any]) -> None:
 
 
 def _coloured() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _width() -> int:

@@ -73,7 +73,7 @@ def _kernels(root: Path) -> Iterator[_Kernel]:
             common = _COMMON.search(files.text(found.path / "Makefile", 65536) or "")
             both = [found.path, *([files.inside(root, common[1])] if common else [])]
             places = [where / part for where in both for part in ("include", "arch/x86/include", "arch/arm64/include")]
-            yield _Kernel(release, found.path, tuple(p for p in places if p.is_dir()))
+            yield _Kernel(release, found.path, tuple(filter(os.path.isdir, places)))
 
 
 def _exports(kernel: _Kernel, symbol: str) -> symvers.Export | None:

@@ -242,6 +242,8 @@ class Daemon:
             self.due.setdefault(kernel, 0.0)
         for kernel in {k for k, _ in self.steps} - machine.wanted():
             self._forget(kernel)
+        for key in [key for key in self.steps if key[1] not in machine.modules()]:  # a package that is gone
+            del self.steps[key]
         self._publish_status()
 
     def _forget(self, kernel: str) -> None:
@@ -264,8 +266,7 @@ class Daemon:
         self.selector.unregister(self.worker)
         self.worker.ended()
         self.due[kernel] = 0.0
-        if not (self.machine.root / "lib/modules" / kernel).is_dir():
-            self.due[""] = 0.0  # removed while it was built for: a survey clears up after it
+        self.due[""] = 0.0  # first what DKMS has registered now; and a kernel may have been removed while it was built for
         for other in self.machine.wanted():  # those that wanted a builder while this one ran
             self.due.setdefault(other, 0.0)
 

@@ -107,8 +107,8 @@ def package(root: Path, name: str) -> Package | None:
     return _package(root, names.module(name), [])
 
 
-def contested(packages: Iterable[Package]) -> dict[tuple[str, str], list[tuple[Package, Version, Path]]]:
-    """The modules that several packages have installed, by kernel and module name: DKMS's own file of each."""
+def installed(packages: Iterable[Package]) -> dict[tuple[str, str], list[tuple[Package, Version, Path]]]:
+    """The modules that packages have installed, by kernel and module name: DKMS's own file of each."""
     found: dict[tuple[str, str], list[tuple[Package, Version, Path]]] = {}
     for package in packages:
         for version in package.versions:
@@ -116,7 +116,7 @@ def contested(packages: Iterable[Package]) -> dict[tuple[str, str], list[tuple[P
                 for name in build.files if build.installed else ():
                     key = (build.kernel, names.canonical(name.partition(".ko")[0]))
                     found.setdefault(key, []).append((package, version, build.directory / "module" / name))
-    return {key: made for key, made in found.items() if len(made) > 1}
+    return found
 
 
 def conf(root: Path, name: str, version: Version, kernel: str = "", arch: str = "") -> dkmsconf.Conf:
@@ -208,8 +208,19 @@ def _source(root: Path, directory: str) -> tuple[Path, str]:
     """Where a version's source is, and why it cannot be used ("" if it can). Links are followed inside `root`."""
     path = files.inside(root, f"{directory}/source")
     shown = names.clean(f"/{os.path.relpath(path, root)}")
+    if files.is_hidden(root, path):
+        return path, f"its source is {shown}, {files.HIDDEN}"
     if not os.path.isdir(path):
         return path, f"the source directory {shown} does not exist"
     if not os.path.isfile(path / "dkms.conf"):
         return path, f"{shown} has no dkms.conf"
+    if not (_is_readable(path, 0o5) and _is_readable(path / "dkms.conf", 0o4)):
+        return path, f"{shown} is not readable by all, and is compiled without privileges: run chmod -R a+rX {shown}"
     return path, ""
+
+
+def _is_readable(path: Path, bits: int) -> bool:
+    try:
+        return os.stat(path).st_mode & bits == bits
+    except OSError:
+        return False

@@ -18,7 +18,7 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import files
+from . import files, names
 from .shellfile import Shell
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _UNKNOWN = (
 # The variables that dkms takes over, in the order in which it does: an earlier one can be used in a later one.
 _TAKEN = (
     "CLEAN PACKAGE_NAME PACKAGE_VERSION BUILD_DEPENDS BUILD_EXCLUSIVE_KERNEL BUILD_EXCLUSIVE_KERNEL_MIN "
-    "BUILD_EXCLUSIVE_KERNEL_MAX BUILD_EXCLUSIVE_ARCH BUILD_EXCLUSIVE_CONFIG MAKE MAKE_MATCH BUILT_MODULE_NAME "
+    "BUILD_EXCLUSIVE_KERNEL_MAX BUILD_EXCLUSIVE_ARCH BUILD_EXCLUSIVE_CONFIG OBSOLETE_BY MAKE MAKE_MATCH BUILT_MODULE_NAME "
     "BUILT_MODULE_LOCATION DEST_MODULE_NAME DEST_MODULE_LOCATION AUTOINSTALL"
 ).split()
 
@@ -82,6 +82,19 @@ class Conf(NamedTuple):
     def knows(self, variable: str) -> bool:
         """Whether the variable's value is known without a shell."""
         return variable not in self.dynamic
+
+    def leaves_to(self, kernel: str) -> bool:
+        """Whether dkms would not build for a kernel of this release, or not install beside its own module of the name."""
+        known = {name: value for name, value in self.exclusive.items() if self.knows(name)}
+        only, first = known.get("BUILD_EXCLUSIVE_KERNEL"), known.get("BUILD_EXCLUSIVE_KERNEL_MIN")
+        last = known.get("BUILD_EXCLUSIVE_KERNEL_MAX") or known.get("OBSOLETE_BY")
+        try:
+            if only and not re.search(only, kernel):
+                return True
+        except (re.error, OverflowError, RecursionError):  # a POSIX expression that is none of Python's
+            return False
+        mine = names.version_key(kernel)
+        return bool((first and mine < names.version_key(first)) or (last and mine > names.version_key(last)))
 
 
 def read(source: Path, root: Path, module: str = "", version: str = "", kernel: str = "", arch: str = "") -> Conf:
@@ -187,7 +200,7 @@ def _conf(shell: Shell, sources: tuple[str, ...]) -> Conf:
         f"{name}[{i}]" if i else name: value
         for name, array in sorted(shell.values.items())
         for i, value in sorted(array.items())
-        if name.startswith("BUILD_EXCLUSIVE_") and value
+        if name.startswith(("BUILD_EXCLUSIVE_", "OBSOLETE_BY")) and value
     }
     return Conf(
         get("PACKAGE_NAME"),

@@ -37,6 +37,16 @@ def identity(path: Path) -> Identity | None:
     return Identity(st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
 
 
+# What our units do not see (ProtectHome= in systemd.exec(5)): who is asked elsewhere must not see it either.
+_HOMES = ("home", "root", "run/user")
+HIDDEN = "where knetstatd's services may not look; it must lie outside of /home and /root"
+
+
+def is_hidden(root: Path, path: Path) -> bool:
+    """Whether a path, every link in it followed, lies where our units may not look."""
+    return any(home in path.parents for home in (root / name for name in _HOMES))
+
+
 def read(path: Path, limit: int) -> bytes:
     """The whole file, at most `limit` bytes. Raises OSError, and KnetstatdError where it is larger."""
     with open(path, "rb") as f:

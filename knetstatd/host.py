@@ -44,6 +44,7 @@ class Origin(NamedTuple):
     """What DKMS knows of an installed module. registered: the version that a kernel is to have.  installed: the one it has.
 
     copy: DKMS's own file of it.  changed: when the source last was, in seconds since the epoch.
+    rivals: what other packages have installed under its name.  left: the package is not meant for this kernel.
     """
 
     registered: str
@@ -51,6 +52,7 @@ class Origin(NamedTuple):
     copy: Path | None = None
     changed: float = 0.0
     rivals: tuple[Rival, ...] = ()
+    left: bool = False
 
     @property
     def copies(self) -> tuple[Path, ...]:

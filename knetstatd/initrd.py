@@ -12,10 +12,11 @@ early-userspace/buffer-format.rst). `lsinitramfs` gives names alone, `unmkinitra
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from . import files, ko, names, unpack
 from .errors import ModuleFileError
@@ -28,11 +29,30 @@ if TYPE_CHECKING:
 _CPIO = (b"070701", b"070702")
 _HEADER = 110
 _LONGEST_NAME = 4096
-_MODULE = re.compile(r"(?:\./)?(?:usr/)?lib/modules/[^/]+/(?!kernel/).*?([^/]+)\.ko(?:\.gz|\.xz|\.zst)?")
+_MODULE = re.compile(r"(?:\./)?(?:usr/)?lib/modules/[^/]+/(kernel/)?.*?([^/]+)\.ko(?:\.gz|\.xz|\.zst)?")
 
 
-def modules(initrd: Path, kernel: str, state: Path | None) -> Mapping[str, str]:
-    """The build IDs of the added modules in `initrd`, by module. Raises Damaged where it cannot be read.
+class Inside(NamedTuple):
+    """What is in an initrd. builds: the added modules' build IDs, or `mark`s, by name; "" for one that cannot be read.
+
+    own: the names of the kernel's own modules, each between spaces: thousands, of which few are ever asked for.
+    """
+
+    builds: Mapping[str, str]
+    own: str
+
+    def has_own(self, module: str) -> bool:
+        """Whether the kernel's own module of that name is in it."""
+        return f" {module} " in self.own
+
+
+def mark(contents: bytes) -> str:
+    """What tells a module without a build ID from another, by its contents without a signature."""
+    return hashlib.sha256(contents).hexdigest()
+
+
+def modules(initrd: Path, kernel: str, state: Path | None) -> Inside:
+    """The modules in `initrd`. Raises Damaged where it cannot be read.
 
     state: our state directory, where the answer is kept; None where there is none.
     """
@@ -43,30 +63,33 @@ def modules(initrd: Path, kernel: str, state: Path | None) -> Mapping[str, str]:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         kept = json.loads(files.text(place) or "")
         if kept["identity"] == seen:
-            return {str(name): str(build) for name, build in kept["modules"].items()}
+            return Inside({str(name): str(build) for name, build in kept["modules"].items()}, str(kept["own"]))
     found = read(initrd)
     with contextlib.suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(place, {"identity": seen, "modules": found}, durable=False)
+        files.write_json(place, {"identity": seen, "modules": found.builds, "own": found.own}, durable=False)
     return found
 
 
-def read(initrd: Path) -> dict[str, str]:
-    """The build IDs of the added modules in a file, by module; "" for one that is no module or has none. Raises Damaged."""
-    found = {}
+def read(initrd: Path) -> Inside:
+    """The modules in a file. Raises Damaged."""
+    found, own = {}, []
     try:
         with open(initrd, "rb") as f:
             for name, data in _modules(f):
+                if data is None:
+                    own.append(names.canonical(name))
+                    continue
                 try:
-                    found[names.canonical(name)] = ko.parse(data, name).build_id
+                    found[names.canonical(name)] = ko.parse(data, name).build_id or mark(ko.unsigned(data))
                 except ModuleFileError:
                     found[names.canonical(name)] = ""
     except OSError as e:
         raise Damaged(f"cannot be read: {e.strerror}") from e
-    return found
+    return Inside(found, f" {' '.join(own)} ")
 
 
-def _modules(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
+def _modules(file: BinaryIO) -> Iterator[tuple[str, bytes | None]]:
     while head := file.read(6):
         if head.startswith(b"\0"):
             start = file.tell() - len(head)
@@ -109,8 +132,8 @@ class _Stream:
             self._file.seek(-len(self._rest), os.SEEK_CUR)
 
 
-def _archive(stream: _Stream) -> Iterator[tuple[str, bytes]]:
-    """The added modules of one archive, each with its contents."""
+def _archive(stream: _Stream) -> Iterator[tuple[str, bytes | None]]:
+    """The modules of one archive; the added ones with their contents."""
     while True:
         header = stream.take(_HEADER)
         try:
@@ -122,15 +145,16 @@ def _archive(stream: _Stream) -> Iterator[tuple[str, bytes]]:
         name = stream.take(named)[:-1].decode("utf-8", "surrogateescape")
         stream.take(-(_HEADER + named) % 4, keep=False)
         match = _MODULE.fullmatch(name)
-        if match and size > unpack.LIMIT:
+        added = match is not None and not match[1]
+        if added and size > unpack.LIMIT:
             raise Damaged(f"has a module larger than {unpack.LIMIT} bytes")
-        data = stream.take(size, keep=match is not None)
+        data = stream.take(size, keep=added)
         if name == "TRAILER!!!":
             stream.close()
             return
         stream.take(-size % 4, keep=False)
         if match and size:
-            yield match[1], data
+            yield match[2], data if added else None
 
 
 def fix(root: Path, kernel: str, initrd: Path) -> str:

@@ -121,10 +121,15 @@ def parse(data: bytes, filename: str) -> Module:
 def contents(path: Path) -> bytes:
     """What a signature is over: the module, unpacked, without one. Raises OSError, ModuleFileError."""
     try:
-        data = unpack.unpack(files.read(path, unpack.LIMIT))
-        return data[: _unsigned_size(elf.Source(-1, 0, data))]
+        return unsigned(files.read(path, unpack.LIMIT))
     except Damaged as e:
         raise ModuleFileError(str(e), os.fspath(path)) from e
+
+
+def unsigned(data: bytes) -> bytes:
+    """The same of a file's contents. Raises Damaged."""
+    data = unpack.unpack(data)
+    return data[: _unsigned_size(elf.Source(-1, 0, data))]
 
 
 def _read(fd: int, filename: str) -> Module:

@@ -34,6 +34,7 @@ class Live:
         contained = (self._root / "run/systemd/container").exists()  # shares its host's kernel, and may load nothing
         if contained or not (self._root / "proc/modules").exists():
             return Loaded.NOT_HERE, ""
+        installed = tuple((proof.module or name, proof) for name, proof in installed)  # a file may be called otherwise
         places = {name: self._root / "sys/module" / name for name, _ in installed}
         outdated = [name for name, proof in installed if not _is_copy(places[name], proof)]
         # Of nothing, nothing is loaded: who took it for loaded would take its first loading for one after an unloading.

@@ -28,12 +28,14 @@ _FIX = {
 }
 
 
-def load(root: Path, modules: Iterable[str]) -> None:
-    """Loads modules, in this order. Raises BuildError of kind DENIED (by configuration), MISMATCH (the file is not for this
-    kernel) or REFUSED (all else)."""
-    for name in modules:
+def load(root: Path, modules: Iterable[tuple[str, str]]) -> None:
+    """Loads modules, in this order, each by its file's name and the kernel's.
+
+    Raises BuildError of kind DENIED (by configuration), MISMATCH (the file is not for this kernel) or REFUSED (all else).
+    """
+    for file, name in modules:
         log = _KernelLog()
-        done = run.run(["modprobe", "-b", "--", name], timeout=_TIMEOUT)
+        done = run.run(["modprobe", "-b", "--", file], timeout=_TIMEOUT)
         words = log.words(name)
         if live.is_live(root / "sys/module" / name):
             continue

@@ -40,7 +40,7 @@ class Proof(NamedTuple):
 
     path: the file that was checked, "" where there is none.  loads: no check failed, and none that decides is unknown.
     srcversion, build_id: the file's, as /sys/module shows those of a loaded one; "" where it has none.
-    needed: of an installed module, the files that modprobe inserts before it, in that order.
+    needed: of an installed module, the files that modprobe inserts before it, in that order.  module: the kernel's name for it.
     """
 
     path: str
@@ -48,11 +48,17 @@ class Proof(NamedTuple):
     srcversion: str = ""
     needed: tuple[str, ...] = ()
     build_id: str = ""
+    module: str = ""
 
     @property
     def loads(self) -> bool:
         """Whether nothing stands against loading it."""
         return self.holds()
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether there is a file, or at least something else than a file is missing."""
+        return bool(self.path) or any(check.name != "file" for check in self.checks)
 
     @property
     def fails(self) -> bool:

@@ -74,7 +74,7 @@ class Machine:
         self.next = ""
         self.next_why = ""
         self._registered: dict[str, dkms.Package] = {}
-        self._contested: dict[tuple[str, str], list[tuple[dkms.Package, dkms.Version, Path]]] = {}
+        self._files: dict[tuple[str, str], list[tuple[dkms.Package, dkms.Version, Path]]] = {}
         self._refused: list[tuple[str, str]] = []
         self._states: dict[str, KernelState] = {}
         self._transaction = ""
@@ -87,11 +87,6 @@ class Machine:
         self._changed: dict[str, float] = {}
         self._arguments: dict[str, tuple[str, ...]] = {}
         self.no_rehearsal = ""
-
-    @staticmethod
-    def now() -> float:
-        """The clock of all times here: seconds of CLOCK_BOOTTIME."""
-        return attempts.now()
 
     @property
     def limits(self) -> Limits:
@@ -113,7 +108,7 @@ class Machine:
         self.next_why = found.source if found else ""
         tree = dkms.modules(self.root)
         self._registered = tree.packages
-        self._contested = dkms.contested(tree.packages.values())
+        self._files = dkms.installed(tree.packages.values())
         reason = "not a DKMS module name or version; a name like this could be run as a command by dkms"
         self._refused = [*self.kernels.refused, *((path, reason) for path in tree.refused)]
         self._proofs.keep_only(self._states)
@@ -185,16 +180,23 @@ class Machine:
         return self._proofs.file(look, path, others)
 
     def prove_installed(self, look: Look, *modules: str) -> tuple[Proof, ...]:
-        """What `verify` says of the modules that modprobe would load, one for each that the packages make."""
+        """What `verify` says of the modules that modprobe would load, for those of the packages' that are installed."""
         return tuple(proof for _, proof in self._installed(look, *modules))
 
+    def prove_all(self, look: Look, module: str) -> tuple[Proof, ...]:
+        """The same for every module that a package makes: what is not installed fails."""
+        return tuple(proof for _, proof in self._proofs.installed(look, self._named(look, module)))
+
     def _installed(self, look: Look, *modules: str) -> tuple[tuple[str, Proof], ...]:
-        made = {
+        return tuple((n, proof) for n, proof in self._proofs.installed(look, self._named(look, *modules)) if proof.is_installed)
+
+    def _named(self, look: Look, *modules: str) -> dict[str, host.Origin | None]:
+        """The modules that packages make for a kernel, with what DKMS knows of each."""
+        return {
             names.canonical(name): self._origin(look.kernel, module, name)
             for module in modules
             for name in self._made(look.kernel, module)
         }
-        return self._proofs.installed(look, made)
 
     def _origin(self, kernel: str, module: str, name: str) -> host.Origin | None:
         """What DKMS knows of an installed module of a package."""
@@ -204,15 +206,15 @@ class Machine:
         if package.name not in self._changed:
             self._changed[package.name] = kernels.changed(package.highest.source)
         registered, changed = package.highest.version, self._changed[package.name]
-        if (installed := package.installed(kernel)) is None:
-            return host.Origin(registered, changed=changed)
-        version, build = installed
-        copy = host.copy_of(name, build.directory / "module", build.files)
         rivals = tuple(
             host.Rival(f"{other.name}/{its.version}", path, other.name in self.modules())
-            for other, its, path in self._contested.get((kernel, names.canonical(name)), ())
+            for other, its, path in self._files.get((kernel, names.canonical(name)), ())
             if other.name != package.name
         )
+        if (installed := package.installed(kernel)) is None:
+            return host.Origin(registered, "", None, changed, rivals, self._conf(package, kernel).leaves_to(kernel))
+        version, build = installed
+        copy = host.copy_of(name, build.directory / "module", build.files)
         return host.Origin(registered, version.version, copy, changed, rivals)
 
     def _made(self, kernel: str, module: str) -> tuple[str, ...]:
@@ -230,7 +232,7 @@ class Machine:
         """A package's dkms.conf for a kernel, read once for each `refresh_locks`."""
         key = (package.name, kernel)
         if key not in self._confs:
-            self._confs[key] = dkms.conf(self.root, package.name, package.highest, kernel)
+            self._confs[key] = dkms.conf(self.root, package.name, package.highest, kernel, os.uname().machine)
         return self._confs[key]
 
     def rehearsal(self, kernel: str, module: str, installed: Iterable[tuple[str, Proof]]) -> answers.Subject | None:

@@ -7,6 +7,7 @@ their own. `origin` warns: such a module loads, but it is not what DKMS has regi
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import os
 import re
@@ -30,6 +31,9 @@ _WEAK = "/weak-updates/"
 
 def winner(tables: Tables, module: str, file: Path, origin: Origin | None) -> Check:
     """Which of the files of this name modprobe takes, and whether that is the right one."""
+    if tables.builtin(module):
+        why = "This kernel has one of that name built in, so that modprobe loads nothing"
+        return Check("winner", Result.FAIL, os.fspath(file), "built in", why, "Do without the module, or without that kernel")
     if origin is not None and (rival := _rival(file, origin)) is not None and rival.guarded:
         # Were it built again, that package would be the one whose file is not installed, and so on for ever.
         why = f"{rival.package} makes a module of this name too, and the installed file is its: only one of the two can have it"
@@ -81,9 +85,16 @@ def origin(file: Path, known: Origin | None, kernel: str) -> Check:
 
 def _rival(file: Path, known: Origin) -> Rival | None:
     """The other package whose file the installed one is."""
-    if known.copy is None or not known.rivals or is_copy(file, known.copy):
+    if not known.rivals or (known.copy is not None and is_copy(file, known.copy)):
         return None
     return next((rival for rival in known.rivals if is_copy(file, rival.copy)), None)
+
+
+def is_replaced(tables: Tables, module: str, file: Path, known: Origin) -> bool:
+    """Whether a file is the kernel's own, in whose place DKMS is to install another, which is nowhere."""
+    if known.left or tables.added(module) or file not in tables.shipped(module):
+        return False
+    return known.copy is None or not is_copy(file, known.copy)
 
 
 def is_copy(file: Path, other: Path) -> bool:
@@ -101,12 +112,15 @@ def is_copy(file: Path, other: Path) -> bool:
 _LOADS = re.compile(r"\b(?:modprobe\b.*\s(?:-i|--ignore-install)\b|insmod\s+\S)")
 
 
-def kept_out(module: str, rules: Rules, policy: Policy) -> Check | None:
-    """What keeps a module from the kernel, even where another one needs it; None for nothing."""
-    if module in policy.blacklist:
+def kept_out(module: str, rules: Rules, policy: Policy, inner: str = "") -> Check | None:
+    """What keeps a module from the kernel, even where another one needs it; None for nothing.
+
+    module: its file's name, which is what modprobe goes by.  inner: the kernel's name for it, where that is another.
+    """
+    if (known := inner or module) in policy.blacklist:
         return Check(
-            "modprobe", Result.FAIL, "nothing against it", f"module_blacklist={module} on its command line",
-            f"The kernel refuses it: 'Module {module} is blacklisted'", "Take it off the command line (/etc/default/grub)",
+            "modprobe", Result.FAIL, "nothing against it", f"module_blacklist={known} on its command line",
+            f"The kernel refuses it: 'Module {known} is blacklisted'", "Take it off the command line (/etc/default/grub)",
         )  # fmt: skip
     if (install := modprobe.command(rules, module)) is None:
         return None
@@ -120,14 +134,14 @@ def kept_out(module: str, rules: Rules, policy: Policy) -> Check | None:
     return Check("modprobe", Result.FAIL, "nothing against it", said, reason, "Remove that line")
 
 
-def configuration(module: str, rules: Rules, policy: Policy) -> Check:
+def configuration(module: str, rules: Rules, policy: Policy, inner: str = "") -> Check:
     """Whether modprobe, asked for the module, gives it to the kernel, and the kernel takes it from there."""
 
     def fail(line: str, reason: str, fix: str) -> Check:
         return Check("modprobe", Result.FAIL, "nothing against it", line, reason, fix)
 
-    against = kept_out(module, rules, policy)
-    if against is not None and module in policy.blacklist:
+    against = kept_out(module, rules, policy, inner)
+    if against is not None and (inner or module) in policy.blacklist:
         return against
     if (alias := modprobe.redirect(rules, module)) is not None:
         return fail(
@@ -146,9 +160,9 @@ def configuration(module: str, rules: Rules, policy: Policy) -> Check:
     return Check("modprobe", Result.WARN, "nothing against it", denied, reason, fix)
 
 
-def boot(module: ko.Module, rules: Rules) -> Check:
-    """What will load it when the kernel boots."""
-    if (line := modprobe.find(rules.load, module.name)) is not None:
+def boot(name: str, module: ko.Module, rules: Rules) -> Check:
+    """What will load it, by its file's name or one of its aliases, when the kernel boots."""
+    if (line := modprobe.find(rules.load, name)) is not None:
         return Check("boot", Result.PASS, found=f"loaded at boot: {line.where}")
     if module.aliases:
         return Check("boot", Result.PASS, found=f"loaded when it is asked for: {names.clean(module.aliases[0], 80)}")
@@ -156,8 +170,9 @@ def boot(module: ko.Module, rules: Rules) -> Check:
     return Check("boot", Result.NOT_APPLICABLE, reason=reason)
 
 
-def ramdisk(root: Path, kernel: str, module: ko.Module, state: Path | None) -> Check:
-    """Whether a copy in the initrd, which is the one that is loaded at boot, is the installed module."""
+def ramdisk(root: Path, tables: Tables, name: str, file: Path, module: ko.Module, state: Path | None) -> Check:
+    """Whether a copy in the initrd, which is the one that is loaded at boot, is the installed module (`file`, of that name)."""
+    kernel = tables.tree.name
     path = places.initrd(root, kernel)
     if path is None:
         return Check("initrd", Result.NOT_APPLICABLE, reason="The kernel has no initrd")
@@ -166,17 +181,23 @@ def ramdisk(root: Path, kernel: str, module: ko.Module, state: Path | None) -> C
     except Damaged as e:
         reason = f"Whether it has a copy is not known: it {e}"
         return Check("initrd", Result.UNKNOWN, "no other copy in it", os.fspath(path), reason)
-    build = inside.get(module.name)
+    build, mine = inside.builds.get(name), module.build_id
+    if build is None and inside.has_own(name) and (shipped := tables.shipped(name)) and file not in shipped:
+        reason = f"{path} has the kernel's own module of that name, and that one is loaded at boot"
+        return Check("initrd", Result.FAIL, os.fspath(file), "the kernel's own", reason, initrd.fix(root, kernel, path))
     if build is None:
         return Check("initrd", Result.PASS, found="no copy in it")
-    if not build or not module.build_id:
-        reason = "It has a copy, which cannot be compared: there is no build ID"
+    if build and not mine:
+        with contextlib.suppress(OSError, ModuleFileError):
+            mine = initrd.mark(ko.contents(file))
+    if not build or not mine:
+        reason = "It has a copy, which cannot be compared: it cannot be read"
         return Check("initrd", Result.UNKNOWN, "the installed module", os.fspath(path), reason, initrd.fix(root, kernel, path))
-    if build == module.build_id:
+    if build == mine:
         return Check("initrd", Result.PASS, found="the same copy in it")
     reason = f"{path} has another copy, and that one is loaded at boot"
     fix = initrd.fix(root, kernel, path)
-    return Check("initrd", Result.FAIL, f"build {module.build_id[:12]}", f"build {build[:12]}", reason, fix)
+    return Check("initrd", Result.FAIL, f"build {mine[:12]}", f"build {build[:12]}", reason, fix)
 
 
 def _is_same(path: Path, other: Path) -> bool:

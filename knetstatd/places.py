@@ -36,12 +36,12 @@ def watched(
     yield "modules", base
     yield "boot", files.inside(root, "/boot")
     for directory in _CONFIGURATION:
-        if (path := files.inside(root, directory)).is_dir():
+        if os.path.isdir(path := files.inside(root, directory)):
             yield "boot", path
     registered = files.inside(root, "/var/lib/dkms")
     yield "dkms", registered
     for name in modules:
-        if (registered / name).is_dir():
+        if os.path.isdir(registered / name):
             yield "dkms", registered / name
     for source in sources:
         yield "source", source  # also where it is gone, and may come back
@@ -92,6 +92,6 @@ def initrd(root: Path, kernel: str) -> Path | None:
     """Its initrd, None where it has none: Debian's place, then dracut's, then SUSE's."""
     for place in (f"/boot/initrd.img-{kernel}", f"/boot/initramfs-{kernel}.img", f"/boot/initrd-{kernel}"):
         found = files.inside(root, place)
-        if found.is_file():
+        if os.path.isfile(found):
             return found
     return None

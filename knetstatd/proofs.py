@@ -88,7 +88,7 @@ class Proofs:
         return known.proof
 
     def installed(self, look: Look, modules: Mapping[str, Origin | None]) -> tuple[tuple[str, Proof], ...]:
-        """The proofs of the files that modprobe would take for the modules, for those that are installed.
+        """The proofs of the files that modprobe would take for the modules.
 
         modules: with what DKMS knows of each.
         """
@@ -104,8 +104,7 @@ class Proofs:
                 known[module] = proof
                 if proof.path:
                     self._kept[look.kernel, module] = _Kept(look.inputs, _identities(proof), rests[module], proof)
-        found = ((module, known[module]) for module in modules)
-        return tuple((m, proof) for m, proof in found if proof.path or any(check.name != "file" for check in proof.checks))
+        return tuple((module, known[module]) for module in modules)
 
     def _verify(self, look: Look, path: Path, others: Sequence[Path]) -> Proof:
         from . import verify
@@ -123,8 +122,8 @@ class Proofs:
             return work()
         found = self._apart(lambda: list(map(list, work())))
         return [
-            Proof(path, tuple(Check(c[0], Result(c[1]), *c[2:]) for c in checks), srcversion, tuple(needed), build_id)
-            for path, checks, srcversion, needed, build_id in found
+            Proof(path, tuple(Check(c[0], Result(c[1]), *c[2:]) for c in checks), srcversion, tuple(needed), build_id, name)
+            for path, checks, srcversion, needed, build_id, name in found
         ]
 
     def _known(self, key: tuple[str, str], look: Look, rest: _Rest) -> _Kept | None:

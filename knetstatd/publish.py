@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING
 
 from . import artefact, diagnose, files, kernels, run, signing
 from .errors import BuildError
-from .model import ELSEWHERE, Kind
+from .model import ELSEWHERE, Kind, Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from .compiler import Job
-    from .model import Proof
+    from .model import Check, Proof
 
 _MAX_MODULE = 512 << 20
 ARCHIVE = "artefact.dkms.tar.gz"
@@ -91,7 +91,12 @@ def publish(
     if failed is not None or not proofs:
         worst = failed.first(ELSEWHERE) if failed else None
         reason = worst.reason or worst.found if worst else "no module is installed"
+        if worst and failed and not failed.path:
+            reason = f"{worst.expected}: {reason}"
         kind = _kind(installed)
+        if failed and failed.holds(ELSEWHERE) and (altered := _altered(failed)):
+            kind, worst = Kind.CONF, altered
+            reason = f"{altered.reason}: POST_INSTALL in dkms.conf, or a hook of this machine, has changed it"
         raise BuildError(
             kind,
             f"dkms install did not leave a module that loads: {reason}",
@@ -100,6 +105,12 @@ def publish(
             diagnose.last_lines(installed, 4),
         )
     _sync(job, proofs)
+
+
+def _altered(proof: Proof) -> Check | None:
+    """The check that says that a good module is not the file that DKMS has just installed."""
+    origins = (check for check in proof.checks if check.name == "origin" and check.result is Result.WARN)
+    return next((check for check in origins if check.expected.startswith("/")), None)
 
 
 def date(build: Path, changed: float) -> None:

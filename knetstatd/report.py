@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import answers, kernels, live, names, plan
+from . import answers, attempts, kernels, live, names, plan
 from .model import Action, Artefact, Check, Kind, Loaded, Rehearsed, Result, Why
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _reason(machine: Machine, seen: Seen, step: Step) -> tuple[str, str]:
 
 def _soon(o: Observation, machine: Machine) -> str:
     assert o.attempt is not None
-    seconds = max(0, int(o.attempt.not_before - machine.now()))
+    seconds = max(0, int(o.attempt.not_before - attempts.now()))
     return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
 
 
@@ -230,7 +230,7 @@ def document(machine: Machine, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "next": machine.next,
         "next_why": machine.next_why,
         "running": machine.running,
-        "ready": all(v.ready for v in verdicts if v.kernel == machine.next) and bool(machine.next),
+        "ready": machine.next in {v.kernel for v in verdicts} and all(v.ready for v in verdicts if v.kernel == machine.next),
         "modules": list(machine.modules()),
         "kernels": {kernel: str(machine.state_of(kernel)) for kernel in machine.kernels.kernels},
         "refused": [{"name": names.show(name), "reason": reason} for name, reason in machine.refused()],

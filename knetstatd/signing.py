@@ -37,7 +37,7 @@ def key_for(headers: Path) -> Key | None:
     root = Path("/")
     digest = re.search(r'^CONFIG_MODULE_SIG_HASH="(\w+)"', config, re.MULTILINE)
     program = Path(trust.settings(root).get("sign_file") or headers / "scripts" / "sign-file")
-    if not program.is_file():
+    if not os.path.isfile(program):
         return None
     key = Key(program, digest[1] if digest else "sha256", *trust.signing_pair(root))
     if exists(key) or shutil.which("openssl", path=run.PATH) is not None or "CONFIG_MODULE_SIG_FORCE=y" in config:

@@ -67,7 +67,7 @@ def read(root: Path, kernel: str) -> Target:
     tree = files.inside(root, f"/lib/modules/{kernel}")
     tables = depmod.Tables(root, tree)
     options, compiler = _configuration(root, kernel)
-    symvers = next((path for path in _symvers(root, kernel) if path.is_file()), None)
+    symvers = next(filter(os.path.isfile, _symvers(root, kernel)), None)
     found = _witness(tables, kernel)
     if found is None:
         modversions = "MODVERSIONS" in options if options is not None else None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import files, locks, names, report
 from .events import Event
-from .model import Action, Artefact, KernelState, Why
+from .model import Action, Artefact, KernelState, Result, Why
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -114,7 +114,9 @@ class Teller:
                 if p.path and p.worst is not None
             )
         if wrong and self._wrong.get(key) != wrong:
-            consequence = "will not load" if seen.observation.installed is Artefact.BAD else "was built for another kernel"
+            elsewhere = any(c.name == "release" and c.result is Result.WARN for _, p in seen.installed for c in p.checks)
+            other = "was built for another kernel" if elsewhere else "is not what DKMS has registered"
+            consequence = "will not load" if seen.observation.installed is Artefact.BAD else other
             self.journal.log(
                 Event.WRONG_MODULE, f"{verdict.title}: the installed module {consequence}: {wrong}",
                 module=verdict.module, version=verdict.version, kernel=verdict.kernel, reason=wrong,

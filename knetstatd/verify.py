@@ -81,29 +81,24 @@ def prove(
     origins: what DKMS knows of the modules.
     """
     facts, host = facts or target.read(root, kernel), host or machine.read(root)
-    return _answers(root, facts, host, [_installed(facts, module) for module in modules], origins or {})
+    known = origins or {}
+    return _answers(root, facts, host, [_installed(facts, module, known.get(module)) for module in modules], known)
 
 
-def _installed(facts: Target, module: str) -> _Asked | Proof:
+def _installed(facts: Target, module: str, origin: Origin | None) -> _Asked | Proof:
     tables, fix = facts.tables, f"Run: depmod {facts.kernel}"
     entry = tables.entry(module)
     if entry is None:
         path = min(tables.added(module), default=None)
         if path is None:
-            missing = Check(
-                "file",
-                Result.FAIL,
-                f"{names.canonical(module)}.ko",
-                "no such file",
-                f"The module is not installed for {facts.kernel}",
-                f"Run: knetstatctl build {facts.kernel}",
-            )
-            return Proof("", (missing,))
+            return _missing(facts, module, "no such file")
         why = "modprobe does not find it: " + ("modules.dep lacks it" if tables.found else "depmod has not run")
         return _ask(facts, path, (), Check("depmod", Result.FAIL, os.fspath(path), "nothing", why, fix))
     if not os.path.lexists(entry.file):
         why = "modules.dep names a file that is gone"
         return Proof("", (Check("depmod", Result.FAIL, os.fspath(entry.file), "no such file", why, fix),))
+    if origin is not None and placement.is_replaced(tables, module, entry.file, origin):
+        return _missing(facts, module, f"{entry.file}, the kernel's own")
     found = Check("depmod", Result.PASS, found=os.fspath(entry.file))
     if not tables.is_indexed(entry):
         why = "modules.dep names it; modules.dep.bin, which modprobe reads, does not"
@@ -112,6 +107,11 @@ def _installed(facts: Target, module: str) -> _Asked | Proof:
     if isinstance(asked, Proof):
         return asked._replace(needed=tuple(map(os.fspath, entry.needed)))
     return asked._replace(installed=module, needed=entry.needed, added=entry.added)
+
+
+def _missing(facts: Target, module: str, found: str) -> Proof:
+    file, why = f"{names.canonical(module)}.ko", f"The module is not installed for {facts.kernel}"
+    return Proof("", (Check("file", Result.FAIL, file, found, why, f"Run: knetstatctl build {facts.kernel}"),))
 
 
 def _ask(facts: Target, path: Path, others: Iterable[Path], *before: Check) -> _Asked | Proof:
@@ -162,12 +162,13 @@ def _answers(
 
 def _placed(root: Path, facts: Target, host: Host, rules: Policy, one: _Asked, origin: Origin | None) -> list[Check]:
     """The checks of a module in its place."""
+    name = names.canonical(one.installed)  # modprobe goes by the file's name, which DEST_MODULE_NAME may have made another
     return [
-        placement.winner(facts.tables, one.module.name, one.path, origin),
+        placement.winner(facts.tables, name, one.path, origin),
         placement.origin(one.path, origin, facts.kernel),
-        placement.configuration(one.module.name, host.rules, rules),
-        placement.boot(one.module, host.rules),
-        placement.ramdisk(root, facts.kernel, one.module, host.state),
+        placement.configuration(name, host.rules, rules, one.module.name),
+        placement.boot(name, one.module, host.rules),
+        placement.ramdisk(root, facts.tables, name, one.path, one.module, host.state),
     ]
 
 
@@ -183,10 +184,10 @@ def _intact(path: Path) -> Callable[[Signature, Certificate], bool | None]:
 
 def _proof(facts: Target, one: _Asked, exported: Mapping[str, Export], fault: Check | None) -> Proof:
     """Does the checks that need the kernel's exports, which cannot be known where there is a `fault`."""
-    needed = tuple(map(os.fspath, one.needed))
+    who = (one.module.srcversion, tuple(map(os.fspath, one.needed)), one.module.build_id, one.module.name)
     if fault is not None:
         unknown = (fault._replace(name=name) for name in ("symbols", "crcs"))
-        return Proof(os.fspath(one.path), (*one.checks, *unknown), one.module.srcversion, needed, one.module.build_id)
+        return Proof(os.fspath(one.path), (*one.checks, *unknown), *who)
     here = dict(exported)
     for name, exports in one.others.items():
         for symbol in one.used:
@@ -203,7 +204,7 @@ def _proof(facts: Target, one: _Asked, exported: Mapping[str, Export], fault: Ch
         checks.depends(one.module, facts, here, came),
         checks.crcs(one.module, facts, here, came),
     )
-    return Proof(os.fspath(one.path), (*one.checks, *last), one.module.srcversion, needed, one.module.build_id)
+    return Proof(os.fspath(one.path), (*one.checks, *last), *who)
 
 
 def _listed(facts: Target, one: _Asked, here: Mapping[str, Export]) -> Iterable[Check]:

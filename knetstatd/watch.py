@@ -82,7 +82,7 @@ class Watch:
         targets: dict[tuple[int, int], tuple[Path, set[str]]] = {}
         for label, path in wanted:
             place = path
-            while not place.is_dir() and place != place.parent:
+            while not os.path.isdir(place) and place != place.parent:
                 place = place.parent
             try:
                 st = os.stat(place)

@@ -108,6 +108,12 @@ def test_a_source_that_is_gone_or_empty(tree: Tree) -> None:
     }
 
 
+def test_a_source_that_our_services_do_not_see(tree: Tree) -> None:
+    root = tree({"var/lib/dkms/a/1/source": "-> /home/dev/a-1", "home/dev/a-1/dkms.conf": ""})
+    broken = dkms.modules(root).packages["a"].highest.broken
+    assert broken.startswith("its source is /home/dev/a-1, where knetstatd's services may not look")
+
+
 def test_a_stuck_build_and_leftovers(tree: Tree) -> None:
     root = tree(source("a", "1.0") | built("a", "1.0", K2))
     tree({f"var/lib/dkms/a/1.0/{K}/{A}/log/": "", f"var/lib/dkms/a/1.0/{K}/.tmp_{A}_4fXk2Q/": ""})
@@ -134,8 +140,9 @@ def test_what_several_packages_have_installed(tree: Tree) -> None:
     tree(built("a", "1.0", K, installed=True) | built("b", "2", K, installed=True) | built("c", "3", K))
     for name, version in (("b", "2"), ("c", "3")):
         (root / f"var/lib/dkms/{name}/{version}/{K}/{A}/module/a.ko").touch()
-    [(key, made)] = dkms.contested(dkms.modules(root).packages.values()).items()
-    assert key == (K, "a")
+    found = dkms.installed(dkms.modules(root).packages.values())
+    assert set(found) == {(K, "a"), (K, "b")}
+    made = found[K, "a"]
     assert [(package.name, version.version) for package, version, _ in made] == [("a", "1.0"), ("b", "2")]
     assert all(path.is_file() and path.name == "a.ko" for *_, path in made)
 

@@ -129,6 +129,21 @@ def test_a_file_with_everything(tree: Tree) -> None:
     assert conf.faults == ()
 
 
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ('BUILD_EXCLUSIVE_KERNEL="^6\\.[1-3]\\."', False), ('BUILD_EXCLUSIVE_KERNEL="^5"', True),
+        ('BUILD_EXCLUSIVE_KERNEL="("', False),
+        ("BUILD_EXCLUSIVE_KERNEL_MIN=6.1", False), ("BUILD_EXCLUSIVE_KERNEL_MIN=6.2", True),
+        ("BUILD_EXCLUSIVE_KERNEL_MAX=6.2", False), ("BUILD_EXCLUSIVE_KERNEL_MAX=5.19", True),
+        ("OBSOLETE_BY=6.2", False), ("OBSOLETE_BY=5.19", True), ('OBSOLETE_BY="$(uname -r)"', False), ("", False),
+    ],
+)  # fmt: skip
+def test_what_a_package_leaves_to_the_kernel(tree: Tree, line: str, left: bool) -> None:
+    assert K.startswith("6.1.")
+    assert read(tree, f"{SIMPLE}{line}\n", K).leaves_to(K) is left
+
+
 def test_what_needs_a_shell_is_named_not_guessed(tree: Tree) -> None:
     conf = read(tree, DYNAMIC, K)
     assert conf.dynamic == {"PACKAGE_VERSION", "MAKE", "BUILT_MODULE_NAME", "AUTOINSTALL", "CLEAN"}

@@ -35,7 +35,7 @@ MAIN = cpio([
     Entry(f"lib/modules/{K}/updates/broken.ko.xz", FILE, b"nonsense"),
     Entry(f"lib/modules/{K}/updates/link.ko", stat.S_IFLNK | 0o777, b""),
 ])  # fmt: skip
-INSIDE = {"my_mod": "0102", "plain": "", "broken": ""}
+INSIDE = {"my_mod": "0102", "plain": initrd.mark(elf.module("plain")), "broken": ""}
 
 
 def packed(program: str, *arguments: str, data: bytes = MAIN) -> bytes:
@@ -55,7 +55,7 @@ def legacy_lz4(data: bytes) -> bytes:
 
 def read(tmp_path: Path, data: bytes) -> dict[str, str]:
     (tmp_path / "initrd").write_bytes(data)
-    return initrd.read(tmp_path / "initrd")
+    return dict(initrd.read(tmp_path / "initrd").builds)
 
 
 @pytest.mark.spawns
@@ -123,19 +123,21 @@ def test_a_library_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_it_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, state = tmp_path / "initrd", tmp_path / "state"
     path.write_bytes(MAIN)
-    assert initrd.modules(path, K, state) == INSIDE
+    assert initrd.modules(path, K, state).builds == INSIDE
+    assert initrd.modules(path, K, state).has_own("own")
+    assert not initrd.modules(path, K, state).has_own("my_mod")
     kept = state / f"initrd/{K}.json"
     before = kept.stat().st_mtime_ns
-    assert initrd.modules(path, K, state) == INSIDE
+    assert initrd.modules(path, K, state).builds == INSIDE
     assert kept.stat().st_mtime_ns == before
     # Another file, a kept answer that is damaged or cannot be written: read again.
     path.write_bytes(EARLY)
-    assert initrd.modules(path, K, state) == {}
-    for text in ("", "[]", "{}", '{"identity": 1, "modules": 2}'):
+    assert initrd.modules(path, K, state).builds == {}
+    for text in ("", "[]", "{}", '{"identity": 1, "modules": 2}', '{"identity": 1, "modules": {}}'):
         kept.write_text(text)
-        assert initrd.modules(path, K, state) == {}
-    assert initrd.modules(path, K, None) == {}
-    assert initrd.modules(path, K, tmp_path / "initrd") == {}
+        assert initrd.modules(path, K, state).builds == {}
+    assert initrd.modules(path, K, None).builds == {}
+    assert initrd.modules(path, K, tmp_path / "initrd").builds == {}
     with pytest.raises(Damaged):
         initrd.modules(tmp_path / "absent", K, state)
 

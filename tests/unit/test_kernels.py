@@ -87,6 +87,13 @@ def test_incomplete_headers_say_what_is_missing(tree: Make, missing: str) -> Non
     assert found.reason
 
 
+def test_headers_that_our_services_do_not_see(tree: Make) -> None:
+    root = tree({"root/linux/Makefile": "", f"lib/modules/{K}/build": "-> /root/linux"})
+    found = kernels.headers(root, K)
+    assert found.state is Headers.MISSING
+    assert "root/linux, where knetstatd's services may not look" in found.reason
+
+
 def test_headers_of_another_kernel_are_not_headers(tree: Make) -> None:
     other = {f"usr/src/linux-headers-{K}/include/generated/utsrelease.h": '#define UTS_RELEASE "6.1.0-8"\n'}
     assert "'6.1.0-8'" in kernels.headers(tree({**HEADERS, **other}), K).reason

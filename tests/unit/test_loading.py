@@ -49,7 +49,7 @@ def loaded(
     monkeypatch.setattr("knetstatd.loading.os.lseek", lambda *_: 0)
     monkeypatch.setattr("knetstatd.loading.os.read", Kmsg(records).read)
     monkeypatch.setattr(run, "run", lambda argv, timeout: done)
-    loading.load(root, ["kt_new", "kt_next"])
+    loading.load(root, [("kt_new", "kt_new"), ("kt_next", "kt_next")])
 
 
 def test_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_a_log_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("knetstatd.loading.os.open", denied)
     monkeypatch.setattr(run, "run", lambda argv, timeout: FAILED)
     with pytest.raises(BuildError, match="Exec format error"):
-        loading.load(tmp_path, ["kt_new"])
+        loading.load(tmp_path, [("kt_new", "kt_new")])
 
 
 def test_what_is_no_refusal() -> None:

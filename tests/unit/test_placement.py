@@ -120,6 +120,42 @@ class TestWinner:
         assert checks(root, origin)["winner"].result is PASS
         assert checks(root, origin)["origin"].result is PASS
 
+    def test_in_place_of_the_kernels_own(self, root: Path, tree: Path) -> None:
+        """DKMS has a package that makes it, and has not installed it, or what it installed is gone."""
+        path = kerneltree.add(tree, "kernel/net/demo.ko", OURS)
+        (tree / "modules.order").write_text("kernel/net/demo.ko\n")
+        assert checks(root)["winner"].result is PASS
+        same = write(root, "copy/demo.ko", OURS)
+        for origin in (Origin("1.0"), Origin("1.0", "1.0", write(root, "copy/other.ko", OTHERS))):
+            [proof] = verify.prove(root, KERNEL, ["demo"], origins={"demo": origin})
+            assert (proof.path, proof.is_installed, proof.checks[0].found) == ("", False, f"{path}, the kernel's own")
+        for origin in (Origin("1.0", left=True), Origin("1.0", "1.0", same)):
+            [proof] = verify.prove(root, KERNEL, ["demo"], origins={"demo": origin})
+            assert proof.loads
+
+    def test_built_in(self, root: Path, tree: Path) -> None:
+        kerneltree.add(tree, MINE, OURS)
+        write(tree, "modules.builtin", b"kernel/net/my-demo.ko\n")
+        assert checks(root)["winner"].result is PASS
+        write(tree, "modules.builtin", b"kernel/net/demo.ko\n")
+        assert (checks(root)["winner"].result, checks(root)["winner"].found) == (FAIL, "built in")
+
+    def test_its_file_has_another_name(self, root: Path, tree: Path) -> None:
+        """DEST_MODULE_NAME: modprobe, depmod and the initrd go by the file's name; the kernel's command line by its own."""
+        kerneltree.add(tree, "updates/dkms/outer.ko", OURS)
+
+        def result(name: str) -> Result:
+            [proof] = verify.prove(root, KERNEL, ["outer"])
+            return next(check.result for check in proof.checks if check.name == name)
+
+        assert (result("modprobe"), result("boot")) == (PASS, NA)
+        write(root, "etc/modprobe.d/x.conf", "install outer /bin/false\n")
+        write(root, "etc/modules-load.d/x.conf", "outer\n")
+        assert (result("modprobe"), result("boot")) == (FAIL, PASS)
+        (root / "etc/modprobe.d/x.conf").unlink()
+        write(root, "boot/grub/grub.cfg", f"menuentry x {{\nlinux /boot/vmlinuz-{KERNEL} ro module_blacklist=demo\n}}\n")
+        assert result("modprobe") is FAIL
+
     def test_a_link_is_no_other_file(self, root: Path, tree: Path) -> None:
         kerneltree.add(tree, "extra/demo.ko", OURS)
         (tree / "weak-updates").mkdir()
@@ -241,7 +277,23 @@ class TestInitrd:
         check = self.check(root, (MINE, OTHERS))
         assert (check.result, check.expected, check.found) == (FAIL, "build aaaa", "build bbbb")
         assert KERNEL in check.fix
-        assert self.check(root, (MINE, kerneltree.module("demo"))).result is UNKNOWN
+        assert self.check(root, (MINE, b"nonsense")).result is UNKNOWN
+        # Without a build ID the contents tell.
+        plain = kerneltree.module("demo")
+        assert self.check(root, (MINE, plain)).result is FAIL
+        (tree / MINE).write_bytes(plain)
+        assert self.check(root, (MINE, plain)).result is PASS
+        assert self.check(root, (MINE, plain + b"more")).result is not PASS
+
+    def test_the_kernels_own(self, root: Path, tree: Path) -> None:
+        kerneltree.add(tree, MINE, OURS)
+        own = "kernel/net/demo.ko.xz"
+        assert self.check(root, (own, b"x")).result is PASS, "that kernel has none such"
+        write(tree, own, b"x")
+        (tree / "modules.order").write_text("kernel/net/demo.ko\n")
+        check = self.check(root, (own, b"x"))
+        assert (check.result, check.found, KERNEL in check.fix) == (FAIL, "the kernel's own", True)
+        assert self.check(root, (own, b"x"), (MINE, OURS)).result is PASS
 
     def test_one_that_cannot_be_read(self, root: Path, tree: Path) -> None:
         kerneltree.add(tree, MINE, OURS)
