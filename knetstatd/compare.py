@@ -42,7 +42,7 @@ def refine(cause: Cause, root: Path, kernel: str, source: Path) -> Cause:
     found = {k.release: k for k in _kernels(root)}
     target = found.get(kernel)
     if cause.kind in (Kind.HEADERS, Kind.TOOLS) and "einstall the headers" in cause.fix:
-        return cause._replace(fix=_reinstall(root, kernel, cause.subject))
+        return cause._replace(fix=kernels.headers_reinstall(root, kernel, cause.subject))
     if cause.kind is Kind.HEADERS:
         return cause._replace(fix=kernels.headers_fix(root, kernel))
     if target is None or not cause.subject:
@@ -194,18 +194,3 @@ def _compiler(cause: Cause, root: Path, target: _Kernel) -> Cause:
         text = f"; the kernel was compiled by {by}" if by else ""
         return cause._replace(reason=cause.reason + text, fix=f"Run: {tool} install {package}")
     return cause._replace(fix=f"Run: {tool} install {_PACKAGES.get(program, program)}")
-
-
-def _reinstall(root: Path, kernel: str, tool: str) -> str:
-    if not files.inside(root, "/etc/debian_version").exists():
-        return f"Run: dnf reinstall {kernels.headers_package(root, kernel)}"
-    link = files.inside(root, f"/lib/modules/{kernel}/build")
-    packages = [kernels.headers_package(root, kernel)]
-    common = _COMMON.search(files.text(link / "Makefile", 65536) or "")
-    packages += [common[1].rpartition("/")[2]] if common else []
-    try:
-        kbuild = re.search(r"/(linux-kbuild-[^/]+)/", os.readlink(link / "scripts"))
-    except OSError:
-        kbuild = None
-    packages = [kbuild[1]] if kbuild and tool else [*packages, *([kbuild[1]] if kbuild else [])]
-    return f"Run: apt install --reinstall {' '.join(map(names.clean, packages))}"

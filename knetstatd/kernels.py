@@ -120,6 +120,21 @@ def headers_fix(root: Path, kernel: str) -> str:
     return f"Run: {tool} {headers_package(root, kernel)}{later}"
 
 
+def headers_reinstall(root: Path, kernel: str, tool: str = "") -> str:
+    """The sentence that tells how to get incomplete headers whole again. tool: what is missing, if it is one of kbuild's."""
+    if not files.inside(root, "/etc/debian_version").exists():
+        return f"Run: dnf reinstall {headers_package(root, kernel)}"
+    link = files.inside(root, f"/lib/modules/{kernel}/build")
+    packages = [headers_package(root, kernel)]
+    packages += [included.split("/")[-2] for included in _INCLUDE.findall(files.text(link / "Makefile", 65536) or "")][:1]
+    try:
+        kbuild = re.search(r"/(linux-kbuild-[^/]+)/", os.readlink(link / "scripts"))
+    except OSError:
+        kbuild = None
+    packages = [kbuild[1]] if kbuild and tool else [*packages, *([kbuild[1]] if kbuild else [])]
+    return f"Run: apt install --reinstall {' '.join(map(names.clean, packages))}"
+
+
 def compiler(root: Path, headers_path: Path) -> tuple[str, Path | None]:
     """The compiler that the kernel's configuration names (or `gcc`), and where it is, None where it is not installed."""
     found = _CC.search(files.text(headers_path / ".config") or "")

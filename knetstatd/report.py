@@ -198,7 +198,8 @@ def _reason(machine: Machine, seen: Seen, step: Step) -> tuple[str, str]:
         case Action.GIVE_UP, Why.SOURCE_MISSING | Why.SOURCE_BROKEN:
             return seen.source_reason, seen.source_fix
         case Action.GIVE_UP, Why.HEADERS_MISSING | Why.HEADERS_PARTIAL:
-            return seen.headers.reason, kernels.headers_fix(machine.root, o.kernel)
+            how = kernels.headers_reinstall if step.why is Why.HEADERS_PARTIAL else kernels.headers_fix
+            return seen.headers.reason, how(machine.root, o.kernel)
         case (Action.GIVE_UP, _) | (_, Why.BACKOFF) if o.attempt is not None:
             reason = o.attempt.reason
             if step.why is Why.BACKOFF:

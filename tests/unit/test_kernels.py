@@ -87,6 +87,13 @@ def test_incomplete_headers_say_what_is_missing(tree: Make, missing: str) -> Non
     assert found.reason
 
 
+def test_how_they_are_made_whole_again(tree: Make) -> None:
+    root = tree({**HEADERS, "etc/debian_version": "12"})
+    packages = f"linux-headers-{K} linux-headers-6.1.0-9-common linux-kbuild-6.1"
+    assert kernels.headers_reinstall(root, K) == f"Run: apt install --reinstall {packages}"
+    assert kernels.headers_reinstall(root, K, "objtool") == "Run: apt install --reinstall linux-kbuild-6.1"
+
+
 def test_headers_that_our_services_do_not_see(tree: Make) -> None:
     root = tree({"root/linux/Makefile": "", f"lib/modules/{K}/build": "-> /root/linux"})
     found = kernels.headers(root, K)
