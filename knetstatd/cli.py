@@ -34,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     arguments = commandline.parser(*words[:1]).parse_args(words)
     try:
-        return _VERBS[arguments.verb](arguments)
+        code = _VERBS[arguments.verb](arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a reader that has gone is met here, not while Python ends
+        return code
     except KnetstatdError as e:
         if getattr(arguments, "json", False):
             _print({"schema": report.SCHEMA, "error": {"what": e.what, "where": e.where, "fix": e.fix}})
@@ -194,7 +197,7 @@ def _verify(arguments: argparse.Namespace) -> int:
                 if proof.loads
                 else report.paint("will not load", "red", _coloured())
             )
-            print(f"{proof.path or 'no file'}: {word} on {kernel}")
+            print(f"{names.clean(proof.path) or 'no file'}: {word} on {kernel}")
             print("\n".join(report.checks_text([("", check) for check in proof.checks], _coloured())))
     return READY if loads else NOT_READY
 
