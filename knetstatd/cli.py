@@ -159,7 +159,7 @@ def _summary(machine: Machine, word: str, verdicts: Sequence[report.Verdict]) ->
         return f"no kernel is {word}"
     bad = _not_ready(verdicts)
     if not bad:
-        return ", ".join(f"{v.title} is {v.state}" for v in verdicts)
+        return ", ".join(f"{v.title} is {v.state if 'ready' in v.state else f'ready, and {v.state}'}" for v in verdicts)
     more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
     return f"{bad[0].title} is not ready: {bad[0].reason or bad[0].state}{more}"
 

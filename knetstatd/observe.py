@@ -103,8 +103,10 @@ class Machine:
         self.kernels = kernels.directories(self.root)
         self._states = {k: kernels.state(self.root, k) for k in self.kernels.kernels}
         bootable = [k for k, state in self._states.items() if state is KernelState.BOOTABLE]
-        found = bootloader.next_kernel(self.root, bootable)
-        self.next = found.release if found else ""
+        # One whose directory is left alone may be next all the same: then none of the others is.
+        alone = [name for name, _ in self.kernels.refused if names.is_kernel(name) and kernels.image(self.root, name)]
+        found = bootloader.next_kernel(self.root, [*bootable, *alone])
+        self.next = found.release if found and found.release not in alone else ""
         self.next_why = found.source if found else ""
         tree = dkms.modules(self.root)
         self._registered = tree.packages

@@ -321,7 +321,7 @@ def status_text(
     if first is not None:
         label = f"Next, for {first.module} on {first.kernel}:" if len(left) > 1 else "Next:"
         text += f"\n\n{paint(label, 'bold', enabled)} {command(first.fix)}"
-    elif verdicts and all(v.ready for v in verdicts):
+    elif machine.next and verdicts and all(v.ready for v in verdicts):
         text += "\n\nSafe to reboot."
     return text
 

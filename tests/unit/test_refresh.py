@@ -14,7 +14,7 @@ import pytest
 from kerneltree import CRCS, KERNEL, UTS_RELEASE
 from keys import Key, signature_list, variable
 
-from knetstatd import kernels, publish
+from knetstatd import kernels, publish, report
 from knetstatd.config import Config
 from knetstatd.model import Action, Artefact, Step, Why
 from knetstatd.observe import Machine
@@ -226,3 +226,20 @@ def test_what_comes_and_goes_is_what_is_made_for_the_running_kernel(root: Path, 
     write(root / "usr/src/demo-1.0/dkms.conf", head + conf + tail)
     machine.refresh()
     assert machine.module_names() == {"demo_six"}
+
+
+def test_a_kernel_that_is_left_alone_may_be_the_next(root: Path, machine: Machine) -> None:
+    """Its directory is a link: none of the others is called next then, and nobody is told to reboot."""
+    seen, step = looked(machine)
+    assert machine.next == KERNEL
+    assert "Safe to reboot." in report.status_text(machine, [report.verdict(machine, seen, step)], enabled=False)
+    newer = "9.9.9-1-amd64"
+    (root / f"usr/lib/modules/{newer}").symlink_to("/srv")
+    seen, step = looked(machine)
+    assert machine.next == KERNEL, "it has no image"
+    write(root / f"boot/vmlinuz-{newer}", b"x")
+    seen, step = looked(machine)
+    assert machine.next == ""
+    text = report.status_text(machine, [report.verdict(machine, seen, step)], enabled=False)
+    assert f"'{newer}'  left alone" in text or f"{newer}  left alone" in text
+    assert "Safe to reboot." not in text
