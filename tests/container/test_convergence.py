@@ -69,8 +69,8 @@ def settled(c: Container, kernel: Kernel, count: int) -> dict[str, dict[str, Any
     return {verdict["module"]: verdict for verdict in verdicts}
 
 
-def test_odd_packages(bookworm: Container) -> None:
-    c = bookworm
+def test_odd_packages(machine: Container) -> None:
+    c = machine
     old, new = c.kernels()[:2]
     # Its module's name is one of the kernel's own; so is the other's, of one that is built in.
     register(c, "kt-shadow", "dummy")
