@@ -316,7 +316,7 @@ def _to_the_end(hand: Builder, kernel: str, module: str, steps: Collection[Actio
     """Step after step, until the next one is none of `steps`, or one fails."""
     published = ""
     while True:
-        hand.machine.refresh_locks()
+        hand.machine.refresh()  # a package may have been taken out of DKMS since: publishing would bring it back
         seen = hand.machine.observe(hand.machine.look(kernel), module, own=True)
         step = hand.machine.plan(seen, attempts.now())
         if step.action in steps:

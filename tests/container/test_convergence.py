@@ -194,3 +194,17 @@ def test_a_source_that_is_not_for_everybody(bookworm: Container) -> None:
     assert "Nothing to repair" in c.run(["knetstatctl", "repair", "--dry-run"]).stdout
     c.run(["chmod", "-R", "a+rX", "/usr/src/kt-plain-1.0"], check=True)
     product.wait("it is built", lambda: settled(c, old, 1)["kt-plain"]["state"] == "ready")
+
+
+def test_a_package_that_is_removed_while_it_compiles(machine: Container) -> None:
+    """Publishing would register it again: it stays away."""
+    c = machine
+    old = c.kernels()[0]
+    c.add_fixture("slow", autoinstall=False, files={"delay": "6\n"})
+    product.start(c, ["kt-slow"])
+    product.wait("it compiles", lambda: "stage-started" in product.kinds(c, "kt-slow"))
+    c.run(["dkms", "remove", "kt-slow/1.0", "--all"], check=True)
+    product.wait("it is not looked for any more", lambda: settled(c, old, 1)["kt-slow"]["state"] == "source-missing")
+    assert "staged" in product.kinds(c, "kt-slow")
+    assert c.output("dkms", "status", "kt-slow") == ""
+    assert c.module_file(old, "kt_slow") is None
