@@ -39,19 +39,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # a reader that has gone is met here, not while Python ends
         return code
     except KnetstatdError as e:
-        if getattr(arguments, "json", False):
-            _print({"schema": report.SCHEMA, "error": {"what": e.what, "where": e.where, "fix": e.fix}})
-        print(f"knetstatctl: {e}", file=sys.stderr)
-        return e.exit_code
+        return _told(arguments, e, e.exit_code)
     except PermissionError as e:
-        said = KnetstatdError("may not be read", os.fspath(e.filename or ""), "Run it as root")
-        print(f"knetstatctl: {said}", file=sys.stderr)
-        return UNKNOWN
+        where = os.fspath(e.filename or "")
+        return _told(arguments, KnetstatdError("you may not read it, or write it", where, "Run this as root"), UNKNOWN)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
         return 130
+
+
+def _told(arguments: argparse.Namespace, e: KnetstatdError, code: int) -> int:
+    if getattr(arguments, "json", False):
+        _print({"schema": report.SCHEMA, "error": {"what": e.what, "where": e.where, "fix": e.fix}})
+    print(f"knetstatctl: {e}", file=sys.stderr)
+    return code
 
 
 def _machine() -> Machine:

@@ -102,7 +102,7 @@ def _here(job: Job, work: Path, tick: Callable[[], None] | None) -> Outcome:
         tick=tick,
     )
     for other in others:
-        shutil.rmtree(other)
+        shutil.rmtree(other, ignore_errors=True)
     shutil.rmtree(programs)
     shutil.rmtree(temporary, ignore_errors=True)
     found = artefact.built(tree, job.kernel, job.module, job.version) if not done.timed_out else None

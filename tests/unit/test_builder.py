@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 import kerneltree
 import pytest
 
-from knetstatd import attempts, loading, loads
+from knetstatd import attempts, builder, loading, loads
 from knetstatd.builder import Builder
 from knetstatd.config import Config
 from knetstatd.errors import BuildError
 from knetstatd.journal import Journal
-from knetstatd.model import Action, Artefact, Kind
+from knetstatd.model import Action, Artefact, Kind, Step, Why
 from knetstatd.observe import Machine
 from knetstatd.progress import Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from knetstatd.observe import Seen
 
 
 @pytest.fixture
@@ -80,3 +82,24 @@ def test_what_the_running_kernel_calls_another_kernels_is_wrong_once(hand: Build
     path.write_bytes(path.read_bytes())
     assert seen() is Artefact.GOOD
     assert not loads.refuse(machine.runtime, "knetstat", [path])
+
+
+def test_what_is_to_be_built_again_right_after_its_publication_is_not(hand: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something changes it as soon as it is there: that is remembered as a failure, and ends the run."""
+    done: list[Action] = []
+    answers = iter([Action.STAGE, Action.PUBLISH, Action.STAGE])
+
+    def carried_out(seen: Seen, action: Action) -> bool:
+        done.append(action)
+        return True
+
+    seen = hand.machine.observe(hand.machine.look(kerneltree.KERNEL), "knetstat")
+    seen = seen._replace(fingerprint="the same")
+    monkeypatch.setattr(hand, "step", carried_out)
+    monkeypatch.setattr(hand.machine, "observe", lambda *_, **__: seen)
+    monkeypatch.setattr(hand.machine, "plan", lambda *_: Step(next(answers), Why.WRONG))
+    builder._to_the_end(hand, kerneltree.KERNEL, "knetstat", builder.STEPS["build"], wait=False)
+    assert done == [Action.STAGE, Action.PUBLISH]
+    kept = attempts.load(hand.machine.root, hand.machine.state, kerneltree.KERNEL, "knetstat", "the same")
+    assert kept is not None
+    assert (kept.kind, "something has changed it since" in kept.reason) == (Kind.PUBLISH, True)
