@@ -12,7 +12,6 @@ early-userspace/buffer-format.rst). `lsinitramfs` gives names alone, `unmkinitra
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -48,6 +47,8 @@ class Inside(NamedTuple):
 
 def mark(contents: bytes) -> str:
     """What tells a module without a build ID from another, by its contents without a signature."""
+    import hashlib  # 3 MB; few modules have no build ID
+
     return hashlib.sha256(contents).hexdigest()
 
 
