@@ -72,8 +72,8 @@ unit: setup-test  ## unit tests and linters (seconds)
 	$(PYTEST) tests/unit $(ARGS)
 
 # The planner and everything that reads what others wrote.
-PARSERS := plan names files config sockets live loads shellfile dkmsconf dkms grub bootloader transaction unpack symvers elf ko depmod \
-	target checks verify diagnose compare traps packages der trust modprobe initrd signed placement
+PARSERS := core/names core/config core/planner system/files formats/* machine/* verify/* diagnosis/build_log diagnosis/compare_kernels \
+	diagnosis/uname_traps state/load_history
 comma := ,
 coverage: setup-test  ## unit tests; fails unless the planner and all parsers are covered by branch
 	$(PYTEST) tests/unit --cov=knetstatd --cov-branch --cov-report= $(ARGS)
@@ -133,16 +133,15 @@ from knetstatd.$(1) import main
 
 sys.exit(main())
 endef
-export DAEMON_SCRIPT = $(call script,daemon)
-export COMMAND_SCRIPT = $(call script,cli)
+export DAEMON_SCRIPT = $(call script,daemon.loop)
+export COMMAND_SCRIPT = $(call script,cli.main)
 
 PUT := install -D -m 644
 
 install: install-python install-scripts install-data install-module  ## all files, for other distributions: DESTDIR= PREFIX=/usr
 
 install-python:
-	install -d $(DESTDIR)$(PYTHONDIR)/knetstatd
-	install -m 644 knetstatd/*.py $(DESTDIR)$(PYTHONDIR)/knetstatd
+	for file in knetstatd/*.py knetstatd/*/*.py; do install -D -m 644 $$file $(DESTDIR)$(PYTHONDIR)/$$file || exit; done
 	$(if $(DESTDIR),,$(PYTHON) -m compileall -q $(PYTHONDIR)/knetstatd)
 
 install-scripts:
@@ -173,7 +172,7 @@ uninstall:  ## remove what `make install` has put there; DESTDIR= PREFIX= as the
 		case $$file in /etc/*) cmp -s ".$$file" "$(DESTDIR)$$file" || continue ;; esac; \
 		rm -f "$(DESTDIR)$$file"; \
 	done; \
-	rm -rf "$(DESTDIR)$(PYTHONDIR)/knetstatd/__pycache__"; \
+	find "$(DESTDIR)$(PYTHONDIR)/knetstatd" -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null; \
 	find . -depth -type d -name '*knetstat*' | sed 's/^\.//' | while read -r own; do \
 		[ ! -d "$(DESTDIR)$$own" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$own"; \
 	done; rm -rf "$$all"

@@ -13,8 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from knetstatd import attempts, config
-from knetstatd.observe import Machine
+from knetstatd.core import config
+from knetstatd.state import attempts
+from knetstatd.verdict.observe import Machine
 
 
 def look(machine: Machine) -> collections.Counter[str]:

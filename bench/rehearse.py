@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knetstatd import answers, rehearse, trial
-from knetstatd.model import Told
+from knetstatd.core.model import Told
+from knetstatd.rehearsal import rehearse, vm
+from knetstatd.state import rehearsal_results
 from tests import kernels
 
 from .table import Row, ratio, seconds
@@ -36,24 +37,24 @@ def run(suite: str, rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as directory:
         built = kernels.make(kernel, Path(__file__).parents[1] / "module", Path(directory, "module"), [])
         assert built.returncode == 0, built.log
-        about = answers.Subject(kernel.release, "knetstat", kernel.vmlinuz, ((built.directory / "knetstat.ko", ()),))
+        about = rehearsal_results.Subject(kernel.release, "knetstat", kernel.vmlinuz, ((built.directory / "knetstat.ko", ()),))
         initrd = Path(directory, "initrd")
         executable = stat.S_IFREG | 0o755
         entries = [
-            *(rehearse.Entry(path, stat.S_IFDIR | 0o755) for path in ("bin", "dev")),
-            rehearse.Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
-            rehearse.Entry("bin/busybox", executable, rehearse.static_busybox(Path("/"))),
-            rehearse.Entry("init", executable, _INIT),
+            *(vm.Entry(path, stat.S_IFDIR | 0o755) for path in ("bin", "dev")),
+            vm.Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
+            vm.Entry("bin/busybox", executable, vm.static_busybox(Path("/"))),
+            vm.Entry("init", executable, _INIT),
         ]
-        initrd.write_bytes(rehearse.cpio(entries))
+        initrd.write_bytes(vm.cpio(entries))
 
         def bare() -> None:
-            done = rehearse.boot(rehearse.command(kernel.vmlinuz, initrd, kvm=False), _TIMEOUT)
+            done = vm.boot(vm.command(kernel.vmlinuz, initrd, kvm=False), _TIMEOUT)
             assert done.code == 0, done.text
             assert not done.timed_out, done.text
 
         def ours() -> None:
-            answer = trial.carry_out(Path("/"), about, trial.read(about), _TIMEOUT)
+            answer = rehearse.carry_out(Path("/"), about, rehearse.read(about), _TIMEOUT)
             assert (answer.told, answer.machine) == (Told.LOADED, "emulation"), answer
 
         samples = [(_sample(ours), _sample(bare)) for _ in range(rounds + 1)][1:]

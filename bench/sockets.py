@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knetstatd.rehearse import Module, Outcome
+from knetstatd.rehearsal.vm import Module, Outcome
 from tests import kernels
 from tests.vm import zoo
 

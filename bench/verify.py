@@ -23,8 +23,8 @@ _COPIES = 400
 _PROVE = f"""
 import json, time
 from pathlib import Path
-from knetstatd import config
-from knetstatd.observe import Machine
+from knetstatd.core import config
+from knetstatd.verdict.observe import Machine
 found = []
 for _ in range({_TIMES}):
     machine = Machine(Path("/"), config.load(Path("/")))

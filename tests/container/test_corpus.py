@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from knetstatd import compare, diagnose
-from knetstatd.model import Kind, Retry
+from knetstatd.core.model import Kind, Retry
+from knetstatd.diagnosis import build_log, compare_kernels
 
 from . import product
 
@@ -329,7 +329,7 @@ def choose(c: Container, old: Kernel, new: Kernel) -> dict[str, str]:
     return {"dropped": plain[0], "renamed": renamed[0] if renamed else ""}
 
 
-def cause(c: Container, case: Case, kernel: Kernel, words: dict[str, str]) -> tuple[diagnose.Cause, str]:
+def cause(c: Container, case: Case, kernel: Kernel, words: dict[str, str]) -> tuple[build_log.Cause, str]:
     """Makes it fail; returns what is said of it, and the log."""
     package, name = f"kt-{case.name}".replace("'", ""), f"kt_{case.name}".replace("-", "_").replace("'", "")
     words = {**words, "package": package, "name": name}
@@ -356,11 +356,11 @@ def cause(c: Container, case: Case, kernel: Kernel, words: dict[str, str]) -> tu
         log = c.run(["cat", f"/var/lib/dkms/{package}/1.0/build/make.log"]).stdout
         output = done.stdout + done.stderr
         assert done.returncode != 0, f"{case.name} did not fail: {output}\n{log}"
-        found = diagnose.classify(log, output, done.returncode)
-        return compare.refine(found, c.root, kernel.release, source), f"{output}\n{log}"
+        found = build_log.classify(log, output, done.returncode)
+        return compare_kernels.refine(found, c.root, kernel.release, source), f"{output}\n{log}"
 
 
-def faults(case: Case, found: diagnose.Cause, log: str, words: dict[str, str]) -> Iterator[str]:
+def faults(case: Case, found: build_log.Cause, log: str, words: dict[str, str]) -> Iterator[str]:
     """What is wrong with what was said."""
 
     def fill(text: str) -> str:
@@ -466,7 +466,7 @@ def test_two_dkms_at_once(machine: Container) -> None:
         results = [c.run(argv, env={"LC_ALL": "C"}), first.wait()]
         log = next((path.read_text() for path in [tree / "build/make.log"] if path.exists()), "")
         lost = [done for done in results if done.returncode]
-        said += [diagnose.classify(log, done.stdout + done.stderr, done.returncode) for done in lost]
+        said += [build_log.classify(log, done.stdout + done.stderr, done.returncode) for done in lost]
         if any(cause.kind is Kind.FOREIGN_DKMS for cause in said):
             break
     kinds = [cause.kind for cause in said]

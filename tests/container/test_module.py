@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import knetstatd
-from knetstatd import rehearse, sockets, unpack
+from knetstatd.formats import compression, knetstat_proc
+from knetstatd.rehearsal import vm
 
 from . import product
 
@@ -46,14 +47,14 @@ def everything(c: Container) -> set[str]:
     return {*names.splitlines(), *c.output("sh", "-c", "cat /lib/modules/*/modules.dep").splitlines()}
 
 
-def answer_of_the_kernel(c: Container, kernel: Kernel) -> rehearse.Rehearsal:
+def answer_of_the_kernel(c: Container, kernel: Kernel) -> vm.Rehearsal:
     images = [c.path(f"/boot/vmlinuz-{kernel.release}"), c.path(f"/usr/lib/modules/{kernel.release}/vmlinuz")]
     image: Path = next(path for path in images if path.exists())
     file = c.module_file(kernel, "knetstat")
     assert file is not None
-    module = rehearse.Module("knetstat", unpack.unpack(file.read_bytes()))
-    plan = rehearse.Plan((module,), None, tuple(f"/{kind.path}" for kind in sockets.Kind))
-    return rehearse.rehearse(image, plan, timeout=180, memory=512)
+    module = vm.Module("knetstat", compression.unpack(file.read_bytes()))
+    plan = vm.Plan((module,), None, tuple(f"/{kind.path}" for kind in knetstat_proc.Kind))
+    return vm.rehearse(image, plan, timeout=180, memory=512)
 
 
 def test_two_kernels_at_once(c: Container) -> None:
@@ -69,9 +70,9 @@ def test_two_kernels_at_once(c: Container) -> None:
         judged = c.run(["knetstatctl", "verify", "--kernel", kernel.release])
         assert judged.returncode == 0, judged.stdout
         told = answer_of_the_kernel(c, kernel)
-        assert told.outcome is rehearse.Outcome.LOADED, told.console
-        for kind in sockets.Kind:
-            assert sockets.parse(told.files[f"/{kind.path}"], kind) == []
+        assert told.outcome is vm.Outcome.LOADED, told.console
+        for kind in knetstat_proc.Kind:
+            assert knetstat_proc.parse(told.files[f"/{kind.path}"], kind) == []
     target(c, "module-uninstall")
     # The machine's signing key is dkms's own, made at its first build of anything.
     assert {line for line in everything(c) if "/mok." not in line} == before
@@ -112,4 +113,4 @@ def test_a_kernel_that_is_not_installed_for_is_not_called_loadable(c: Container)
     shutil.copy(there, here)
     judged = c.run(["knetstatctl", "verify", "--kernel", new.release])
     told = answer_of_the_kernel(c, new)
-    assert (judged.returncode == 0) == (told.outcome is rehearse.Outcome.LOADED), (judged.stdout, told.words)
+    assert (judged.returncode == 0) == (told.outcome is vm.Outcome.LOADED), (judged.stdout, told.words)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from knetstatd import units
+from knetstatd.system import units
 
 from . import product
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from knetstatd.events import Event
+from knetstatd.core.events import Event
 from tests.container import product, rig
 from tests.vm import disk, upgrade
 

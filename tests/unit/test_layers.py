@@ -1,55 +1,79 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Imports go one way, and each third-party package has one owner."""
+"""Imports go one way, from folder to folder; each third-party package has one owner."""
 
 from __future__ import annotations
 
 import ast
-import re
+import statistics
 from pathlib import Path
+
+import pytest
 
 import knetstatd
 
 PACKAGE = Path(knetstatd.__file__).parent
-OWNERS = {"subprocess": "run", "inotify_simple": "watch", "pyudev": "uevents", "sdnotify": "notify", "systemd": "journal"}
+# A folder imports from the levels before its own; two folders of one level do not import each other.
+LINE = (
+    {"core"}, {"system"}, {"formats"}, {"machine"}, {"state", "verify", "diagnosis"}, {"verdict"},
+    {"rehearsal", "daemon", "repair"}, {"build"}, {"cli"},
+)  # fmt: skip
+LEVEL = {folder: level for level, folders in enumerate(LINE) for folder in folders}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if "_vendor" not in path.parts)
+OWNERS = {
+    "subprocess": "system/process", "systemd": "system/journal", "inotify_simple": "daemon/inotify", "pyudev": "daemon/uevents",
+    "sdnotify": "daemon/sd_notify",
+}  # fmt: skip
 
 
-def imports(path: Path) -> tuple[set[str], set[str]]:
-    """The package's own modules that a file imports, and the top-level names of the others; type-only imports left out."""
-    own, others = set(), set()
+def name_of(path: Path) -> str:
+    """A file's place in the package, without its suffix: "core/names"."""
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+def imports(path: Path) -> tuple[set[str], set[str], set[str]]:
+    """What a file imports: of the package when it runs, of the package for types alone, and top-level names of others."""
     tree = ast.parse(path.read_text())
     typing_only = {
         id(node) for branch in ast.walk(tree) if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
         for node in ast.walk(branch)
     }  # fmt: skip
+    own: set[str] = set()
+    types: set[str] = set()
+    others: set[str] = set()
     for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
         if isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level and not module.startswith("_vendor."):
-                own |= {module} if module else {alias.name for alias in node.names}
-            else:  # what the Debian package brings along is still somebody else's
-                others.add(module.removeprefix("_vendor.").split(".")[0])
+            assert node.level == 0, f"{path}:{node.lineno} imports relative to itself"
+            package, _, place = (node.module or "").partition(".")
+            if package != "knetstatd":
+                others.add(package)
+            elif place.startswith("_vendor."):  # what the Debian package brings along is still somebody else's
+                others.add(place.removeprefix("_vendor."))
+            else:
+                whole = "." in place or not place
+                found = {place.replace(".", "/")} if whole else {f"{place}/{alias.name}" for alias in node.names}
+                (types if id(node) in typing_only else own).update(found - {""})
         elif isinstance(node, ast.Import):
             others |= {alias.name.split(".")[0] for alias in node.names}
-    return own - {"__version__"}, others
+    return own, types, others
 
 
-def test_every_module_is_in_one_layer_and_imports_only_from_below() -> None:
-    rank = {}
-    for number, line in enumerate(re.split(r"^\d\. \w+ +", knetstatd.__doc__ or "", flags=re.M)[1:]):
-        for name in re.findall(r"\w+", line):
-            assert name not in rank, f"{name} is in two layers"
-            rank[name] = number
-    modules = {path.stem: path for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
-    assert set(rank) == set(modules), "knetstatd/__init__.py names every module, and no other"
-    for name, path in modules.items():
-        for imported in imports(path)[0]:
-            assert rank[imported] <= rank[name], f"{name} (layer {rank[name] + 1}) imports {imported}"
+def test_every_file_is_in_a_folder_of_the_line() -> None:
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
+    assert {path.parent.name for path in FILES if path.parent != PACKAGE} == set(LEVEL)
+    assert {path.parent.parent for path in FILES if path.parent != PACKAGE} == {PACKAGE}, "a folder holds files only"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent != PACKAGE], ids=name_of)
+def test_a_folder_imports_only_from_folders_before_it(path: Path) -> None:
+    mine = path.parent.name
+    own, types, _ = imports(path)
+    for imported in own | types:
+        folder = imported.partition("/")[0]
+        assert folder == mine or LEVEL[folder] < LEVEL[mine], f"{name_of(path)} imports {imported}"
 
 
 def test_no_cycles() -> None:
-    graph = {path.stem: imports(path)[0] for path in PACKAGE.glob("*.py")}
+    graph = {name_of(path): imports(path)[0] for path in FILES}
     done: set[str] = set()
 
     def visit(name: str, way: tuple[str, ...]) -> None:
@@ -63,12 +87,15 @@ def test_no_cycles() -> None:
         visit(name, ())
 
 
-def test_each_third_party_package_has_one_owner() -> None:
-    for path in PACKAGE.glob("*.py"):
-        for package in imports(path)[1] & set(OWNERS):
-            assert OWNERS[package] == path.stem, f"{path.name} imports {package}, which {OWNERS[package]}.py owns"
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_each_third_party_package_has_one_owner(path: Path) -> None:
+    for package in imports(path)[2] & set(OWNERS):
+        assert OWNERS[package] == name_of(path), f"{path.name} imports {package}, which {OWNERS[package]}.py owns"
 
 
-def test_modules_tell_short_stories() -> None:
-    for path in PACKAGE.glob("*.py"):
-        assert len(path.read_text().splitlines()) <= 350, path
+def test_files_and_folders_are_short() -> None:
+    lines = {name_of(path): len(path.read_text().splitlines()) for path in FILES if path.name != "__init__.py"}
+    assert not {name: count for name, count in lines.items() if count > 350}
+    assert statistics.median(lines.values()) < 170
+    for folder in LEVEL:
+        assert len([path for path in (PACKAGE / folder).glob("*.py") if path.name != "__init__.py"]) <= 12, folder

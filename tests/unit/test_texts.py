@@ -17,9 +17,11 @@ from pathlib import Path
 import pytest
 from test_linters import tool
 
-from knetstatd import commandline, config, sockets
-from knetstatd.events import Event
-from knetstatd.model import Kind
+from knetstatd.cli import arguments as commandline
+from knetstatd.core import config
+from knetstatd.core.events import Event
+from knetstatd.core.model import Kind
+from knetstatd.formats import knetstat_proc
 
 ROOT = Path(__file__).parents[2]
 CATALOG = ROOT / "units/knetstatd.catalog"
@@ -65,7 +67,7 @@ def test_a_catalog_text(event: Event) -> None:
 def test_what_an_event_always_carries_is_sent_by_everyone_who_sends_it() -> None:
     """Empty is sent for what a caller leaves out, but no caller may leave anything out."""
     seen = set()
-    for path in (ROOT / "knetstatd").glob("*.py"):
+    for path in (ROOT / "knetstatd").rglob("*.py"):
         tree = ast.parse(path.read_text())
         choices = next((n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "_event"), None)
         for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call) and n.args):
@@ -163,7 +165,7 @@ def test_the_completions_know_every_verb_and_option(path: str) -> None:
                 spelled = rf"-l {bare}\b" if word.startswith("--") else rf"-s {bare}\b"
                 wanted = spelled if path.endswith(".fish") else rf"(?<![\w-]){re.escape(word)}(?![\w-])"
                 assert re.search(wanted, text), f"{name} {word}"
-    assert all(re.search(rf"\b{state}\b", text) for state in sockets.STATES)
+    assert all(re.search(rf"\b{state}\b", text) for state in knetstat_proc.STATES)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from knetstatd import units
+from knetstatd.system import units
 
 UNITS = Path(__file__).parents[2] / "units"
 # Tenths. hostnamed has 15, resolved 22, chrony 37 (Debian 12, systemd 252); one that installs packages cannot be confined.

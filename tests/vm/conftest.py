@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from knetstatd import rehearse
+from knetstatd.rehearsal import vm
 from tests import kernels
 from tests.container import packages
 from tests.vm import zoo
@@ -54,15 +54,15 @@ def booted(request: pytest.FixtureRequest) -> kernels.Kernel:
 
 
 @pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[kernels.Kernel], rehearse.Module]:
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[kernels.Kernel], vm.Module]:
     """knetstat for a kernel."""
-    made: dict[str, rehearse.Module] = {}
+    made: dict[str, vm.Module] = {}
 
-    def knetstat(kernel: kernels.Kernel) -> rehearse.Module:
+    def knetstat(kernel: kernels.Kernel) -> vm.Module:
         if kernel.release not in made:
             built = kernels.make(kernel, SOURCE / "module", tmp_path_factory.mktemp("knetstat"), [])
             assert built.returncode == 0, built.log
-            made[kernel.release] = rehearse.Module("knetstat", (built.directory / "knetstat.ko").read_bytes())
+            made[kernel.release] = vm.Module("knetstat", (built.directory / "knetstat.ko").read_bytes())
         return made[kernel.release]
 
     return knetstat

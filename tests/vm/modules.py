@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
-from knetstatd import kernels as installed
+from knetstatd.machine import kernels as installed
 from tests import kernels
 
 if TYPE_CHECKING:

@@ -20,9 +20,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from knetstatd import elf, ko, placement, rehearse, target, trust, unpack, verify
-from knetstatd import host as host_
-from knetstatd.model import Result
+from knetstatd.core.model import Result
+from knetstatd.formats import compression, elf, module_file
+from knetstatd.machine import host as host_
+from knetstatd.machine import signature_policy
+from knetstatd.rehearsal import vm
+from knetstatd.verify import install_checks, target_kernel, verify
 from tests import kernels
 from tests.vm.conftest import QUICK, SERIES
 
@@ -82,7 +85,7 @@ def kernel(series: str, suite: str) -> kernels.Kernel:
 def own(series: str, suite: str, name: str) -> bytes:
     """A module that came with a kernel, unpacked, signature and all."""
     (path,) = kernel(series, suite).modules.glob(f"kernel/net/ipv4/{name}.ko*")
-    return unpack.unpack(path.read_bytes())
+    return compression.unpack(path.read_bytes())
 
 
 def bare(data: bytes) -> bytes:
@@ -202,20 +205,20 @@ def ask(k: kernels.Kernel, questions: list[Row], boot: str) -> list[Answer]:
     """What the kernel says."""
     entries = []
     for i, row in enumerate(questions):
-        entries.append(rehearse.Entry(f"{i:03}.ko", stat.S_IFREG | 0o644, row.data))
-        entries += [rehearse.Entry(f"{i:03}.ko.keep", stat.S_IFREG | 0o644)] * row.keep
+        entries.append(vm.Entry(f"{i:03}.ko", stat.S_IFREG | 0o644, row.data))
+        entries += [vm.Entry(f"{i:03}.ko.keep", stat.S_IFREG | 0o644)] * row.keep
     script = ASK.replace("@SIZE@", f"{len(ASK) - len('@SIZE@') + 4 + 1:04}").encode()
-    program = rehearse.Program(script + rehearse.cpio(entries))
+    program = vm.Program(script + vm.cpio(entries))
     for _ in range(3):
-        told = rehearse.rehearse(k.vmlinuz, rehearse.Plan((), program), memory=512, timeout=300, arguments=[BOOTS[boot]])
+        told = vm.rehearse(k.vmlinuz, vm.Plan((), program), memory=512, timeout=300, arguments=[BOOTS[boot]])
         # Emulated processors sometimes stumble over a kernel that patches its own code while it boots; no module was asked for.
-        if "== 000.ko" in told.output or told.outcome is not rehearse.Outcome.PANIC:
+        if "== 000.ko" in told.output or told.outcome is not vm.Outcome.PANIC:
             break
     parts = re.findall(r"^== (\d+)\.ko\n(.*?)^--$", told.output, re.MULTILINE | re.DOTALL)
     assert [int(number) for number, _ in parts] == list(range(len(questions))), told.console[-4000:]
     answers = []
     for _, said in parts:
-        first = rehearse.message(said.splitlines()[0])
+        first = vm.message(said.splitlines()[0])
         answers.append(Answer(first in ("inserted", *INIT), "" if first == "inserted" else said.strip()))
     return answers
 
@@ -241,10 +244,10 @@ def root_of(k: kernels.Kernel, tmp_path: Path, boot: str) -> Path:
 
 def judge(k: kernels.Kernel, questions: list[Row], root: Path) -> list[Answer]:
     """What the analysis says."""
-    facts, host = target.read(root, k.release), host_.read(root)
+    facts, host = target_kernel.read(root, k.release), host_.read(root)
     assert facts.witness is not None
     assert facts.symvers is not None
-    policy = trust.policy(root, k.release, facts.options, host.firmware)
+    policy = signature_policy.policy(root, k.release, facts.options, host.firmware)
     answers = []
     for row in questions:
         path = root / "staged.ko"
@@ -254,7 +257,7 @@ def judge(k: kernels.Kernel, questions: list[Row], root: Path) -> list[Answer]:
         proof = verify.verify(root, k.release, path, facts=facts, host=host)
         placed = []
         if proof.checks[0].result is Result.PASS:
-            placed = [placement.configuration(ko.read(path).name, host.rules, policy)]
+            placed = [install_checks.configuration(module_file.read(path).name, host.rules, policy)]
         proof = proof._replace(checks=(*proof.checks, *placed))
         unknown = [c for c in proof.checks if c.result is Result.UNKNOWN]
         assert [c.name for c in unknown] == ["signature"] * row.unknown, (row.what, unknown)

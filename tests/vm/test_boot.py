@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from knetstatd.rehearse import Module, Outcome, Plan, Program, rehearse
+from knetstatd.rehearsal.vm import Module, Outcome, Plan, Program, rehearse
 from tests import kernels
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from tests.vm import zoo
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from knetstatd.rehearse import Module, Rehearsal
+    from knetstatd.rehearsal.vm import Module, Rehearsal
 
 SERIES = "7.3"
 FILES = [zoo.SOURCE / "module/knetstat.c", zoo.SOURCE / "module/compat.h"]

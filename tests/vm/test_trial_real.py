@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from knetstatd import answers, config, trial, verify
-from knetstatd.model import Answer, Result, Told
-from knetstatd.observe import Machine
+from knetstatd.core import config
+from knetstatd.core.model import Answer, Result, Told
+from knetstatd.rehearsal import rehearse
+from knetstatd.state import rehearsal_results
+from knetstatd.verdict.observe import Machine
+from knetstatd.verify import verify
 from tests import kernels
 from tests.vm import modules
 from tests.vm.conftest import QUICK
@@ -24,7 +27,7 @@ from tests.vm.zoo import SOURCE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from knetstatd import rehearse
+    from knetstatd.rehearsal import vm
 
     Zoo = Callable[[kernels.Kernel], dict[str, bytes]]
 
@@ -66,10 +69,10 @@ def ask(
     name = next(iter(files)).partition(".ko")[0]
     look = machine.look(kernel.release)
     proofs = [proof for _, proof in machine._proofs.installed(look, {name: None})]
-    about = answers.subject(root, kernel.release, name, proofs, arguments)
+    about = rehearsal_results.subject(root, kernel.release, name, proofs, arguments)
     assert about is not None
-    answer = trial.carry_out(HERE, about, trial.read(about), timeout)
-    return answer, all(proof.loads for proof in proofs), trial.disagreement(answer, proofs)
+    answer = rehearse.carry_out(HERE, about, rehearse.read(about), timeout)
+    return answer, all(proof.loads for proof in proofs), rehearse.disagreement(answer, proofs)
 
 
 def xz(data: bytes) -> bytes:
@@ -84,7 +87,7 @@ def zstd(data: bytes) -> bytes:
 @pytest.mark.parametrize("packed", [("", bytes), (".xz", xz), (".zst", zstd)], ids=["ko", "xz", "zst"])
 def test_a_good_module(
     booted: kernels.Kernel,
-    build: Callable[[kernels.Kernel], rehearse.Module],
+    build: Callable[[kernels.Kernel], vm.Module],
     packed: tuple[str, Callable[[bytes], bytes]],
     tmp_path: Path,
 ) -> None:
@@ -97,7 +100,7 @@ def test_a_good_module(
 
 @pytest.mark.parametrize(("series", "suite"), QUICK)
 def test_a_good_module_on_a_generic_kernel(
-    series: str, suite: str, build: Callable[[kernels.Kernel], rehearse.Module], tmp_path: Path
+    series: str, suite: str, build: Callable[[kernels.Kernel], vm.Module], tmp_path: Path
 ) -> None:
     """The other tests take cloud kernels, whose images are a third as large."""
     kernel = kernels.fetch(series, "amd64", suite)
@@ -153,7 +156,7 @@ def test_a_time_that_is_too_short_says_nothing(zoo: Zoo, tmp_path: Path) -> None
 
 
 def test_another_kernel_s_module(
-    booted: kernels.Kernel, build: Callable[[kernels.Kernel], rehearse.Module], tmp_path: Path
+    booted: kernels.Kernel, build: Callable[[kernels.Kernel], vm.Module], tmp_path: Path
 ) -> None:
     """With MODVERSIONS the checksums decide; without them the release, and before that the size of struct module."""
     other = kernels.fetch("6.1")
@@ -179,7 +182,7 @@ def test_a_dependency_that_is_not_installed(booted: kernels.Kernel, zoo: Zoo, tm
     assert answer.reason == "the kernel refuses kt_tunnel: that kernel has no symbol setup_udp_tunnel_sock for it"
 
 
-def test_another_compiler(build: Callable[[kernels.Kernel], rehearse.Module], tmp_path: Path) -> None:
+def test_another_compiler(build: Callable[[kernels.Kernel], vm.Module], tmp_path: Path) -> None:
     """The kernel takes what another major version made, and the analysis says that it was another."""
     kernel = kernels.fetch("6.1")
     newer, *_ = kernels.COMPILERS["trixie"].split(",")

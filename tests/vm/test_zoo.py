@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from knetstatd.rehearse import Outcome
+from knetstatd.rehearsal.vm import Outcome
 from tests import kernels
 from tests.vm import zoo
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from knetstatd.rehearse import Module
+    from knetstatd.rehearsal.vm import Module
 
 pytestmark = pytest.mark.vm
 

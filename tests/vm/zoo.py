@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knetstatd import unpack
-from knetstatd.rehearse import Module, Outcome, Plan, Program, Rehearsal, rehearse
+from knetstatd.formats import compression
+from knetstatd.rehearsal.vm import Module, Outcome, Plan, Program, Rehearsal, rehearse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,7 +35,7 @@ def compiled(directory: Path) -> bytes:
 def sock_diag(kernel: kernels.Kernel) -> list[Module]:
     """The kernel's own modules for sock_diag(7), in the order in which they need each other."""
     found = [(name, next(kernel.modules.rglob(f"{name}.ko*"))) for name in ("inet_diag", "tcp_diag", "udp_diag")]
-    return [Module(name, unpack.unpack(path.read_bytes())) for name, path in found]
+    return [Module(name, compression.unpack(path.read_bytes())) for name, path in found]
 
 
 def run(

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Staging: a module is compiled and proven before anything in the system changes.
+
+Rules:
+
+1. Nothing is written outside the stage directory (see compiler for what the compilation itself may do).
+2. The result appears under its final name by one rename, and only after `verify` found nothing against it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from knetstatd.state import staged
+from knetstatd.diagnosis import build_log, compare_kernels, uname_traps
+from knetstatd.build import compile as compiler
+from knetstatd.system import files
+from knetstatd.core.errors import BuildError
+from knetstatd.core.model import UNPUBLISHED, Kind, Proof
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from knetstatd.build.compile import Job
+
+# What a compile of one module was seen to need, several times over; less than this is called a full disk at once.
+_FREE = 64 << 20
+
+
+def stage(job: Job, prove: Callable[[Path, Sequence[Path]], Proof], tick: Callable[[], None] | None = None) -> staged.Staged:
+    """Compiles the module and proves it; raises BuildError with the cause.
+
+    prove: what `verify` says of a .ko for the target kernel, with all that the package makes.  tick: called while it compiles.
+    """
+    staged.clear(job.state, job.kernel, job.module)
+    final = staged.directory(job.state, job.kernel, job.module)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(final.parent).free
+    if free < _FREE:
+        raise BuildError(
+            Kind.DISK, f"only {free >> 20} MiB are free, {_FREE >> 20} MiB are wanted", os.fspath(final.parent), "Free space"
+        )
+    work = Path(tempfile.mkdtemp(prefix=f".{job.module}.", dir=final.parent))
+    try:
+        artefact = _compile(job, work, tick)
+        _prove(job, artefact, prove)
+        for path in artefact.modules:
+            files.sync(path)
+        (work / "fingerprint").write_text(job.fingerprint)
+        work.rename(final)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    found = staged.find(job.state, job.kernel, job.module, job.version, job.fingerprint)
+    assert found is not None, "what was just staged is there"
+    return found
+
+
+def _compile(job: Job, work: Path, tick: Callable[[], None] | None) -> staged.Staged:
+    """The compiled modules, or the reason why there are none."""
+    done = compiler.compile_module(job, work, tick)
+    if done.staged is not None:
+        return done.staged
+    kept = _keep_log(job, done.log, done.output)
+    if done.timed_out:
+        raise BuildError(
+            Kind.TIMEOUT, f"the build did not end within {job.timeout:g} s and was killed", kept,
+            "If it needs longer, raise compile_timeout_seconds", build_log.last_lines(done.log, 3),
+        )  # fmt: skip
+    if done.code < 0:
+        raise BuildError(Kind.INTERRUPTED, f"dkms was killed by signal {-done.code}", kept)
+    cause = compare_kernels.refine(build_log.classify(done.log, done.output, done.code), Path("/"), job.kernel, job.source)
+    raise BuildError(cause.kind, cause.reason, kept, cause.fix, cause.evidence)
+
+
+def _keep_log(job: Job, log: str, output: str) -> str:
+    path = staged.log_path(job.state, job.kernel, job.module)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = f"# dkms build {job.module}/{job.version} -k {job.kernel}\n{output}\n# make.log\n{log}"
+    files.write(path, text.encode("utf-8", "replace"), 0o640)
+    return os.fspath(path)
+
+
+def _prove(job: Job, artefact: staged.Staged, prove: Callable[[Path, Sequence[Path]], Proof]) -> None:
+    for path in artefact.modules:
+        proof = prove(path, artefact.modules)
+        release = next((c for c in proof.checks if c.name == "release"), None)
+        if proof.holds(UNPUBLISHED) and (release is None or release.result == "pass"):
+            continue
+        worst = proof.first(UNPUBLISHED)
+        kept = _keep_log(job, files.text(artefact.log) or "", "")
+        reads = uname_traps.reads(job.source, job.passed)
+        if release is not None and release.result != "pass" and reads:
+            first = reads[0]
+            raise BuildError(
+                Kind.WRONG_KERNEL, f"{path.name} was compiled for another kernel: {release.found}, not {job.kernel}", kept,
+                f"{first.file} line {first.line} reads the running kernel; set {first.variable or 'it'} in dkms.conf's MAKE",
+                tuple(f"{r.file}:{r.line}: {r.text}" for r in reads[:3]),
+            )  # fmt: skip
+        reason = worst.reason if worst else "it could not be verified"
+        fix = worst.fix if worst else ""
+        raise BuildError(Kind.NOT_LOADABLE, f"{path.name} was compiled but will not load: {reason}", kept, fix)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What can be said to knetstatctl: its verbs and their options. The manual page and the completions are held against it."""
+
+from __future__ import annotations
+
+import argparse
+
+from knetstatd import __version__
+
+# The programs of knetstatd-compile@ and -rehearse@.service, with KERNEL:MODULE; not for people.
+_PROGRAMS = ("compile", "trial")
+
+
+def parser(first: str = "") -> argparse.ArgumentParser:
+    """The command line. first: its first word; a unit's program is known only where that is what is asked for."""
+    top = argparse.ArgumentParser(prog="knetstatctl", description="Will the kernel modules still load after the reboot?")
+    top.add_argument("--version", action="version", version=f"knetstatctl {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
+
+    def verb(name: str, text: str, more: str = "") -> argparse.ArgumentParser:
+        sentence = text[0].upper() + text[1:] + ("" if text.endswith("?") else ".")
+        made = verbs.add_parser(name, help=text, description=f"{sentence} {more}".rstrip())
+        made.add_argument("--json", action="store_true", help="print JSON")
+        return made
+
+    verb("status", "show every guarded module on every kernel")
+    check = verb("check", "is it safe to reboot?", "Exit status: 0 yes, 1 no, 3 unknown, 75 in progress.")
+    check.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default), running or all")
+    check.add_argument("--quiet", "-q", action="store_true", help="say nothing")
+    prove = verb("verify", "will this module file load on that kernel?")
+    prove.add_argument("file", nargs="?", metavar="FILE.ko", help="a module file (default: the guarded, installed ones)")
+    prove.add_argument("--kernel", "-k", default="next", metavar="KERNEL", help="a release, next (default) or running")
+    build = verb("build", "build, prove and publish the guarded modules for a kernel")
+    build.add_argument("kernel", metavar="KERNEL", help="a release, next, running or all")
+    build.add_argument("--module", metavar="NAME", help="only this one")
+    build.add_argument("--step", choices=["build", "load", "headers"], help="only such steps, and without waiting")
+    build.add_argument("--no-wait", action="store_true", help="do not wait for package managers or other runs")
+    text = "start the kernel in a throwaway machine: does it take the modules? exit status 0 yes, 1 no, 3 unknown"
+    rehearse = verb("rehearse", text)
+    rehearse.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default) or running")
+    rehearse.add_argument("--module", metavar="NAME", help="only this one")
+    rehearse.add_argument("--file", metavar="FILE.ko", help="this file, wherever it lies, instead of the installed modules")
+    explain = verb("explain", "why is it as it is, and what to do")
+    explain.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default) or running")
+    repair = verb("repair", "finish what dkms and dpkg got stuck in; shows it and asks first")
+    repair.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default), running or all")
+    repair.add_argument("--all", action="store_true", help="the same as all")
+    repair.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    repair.add_argument("--dry-run", "-n", action="store_true", help="only show it")
+    history = verb("history", "what happened, newest last, from the journal")
+    history.add_argument("--kernel", "-k", metavar="KERNEL", help="only this kernel")
+    history.add_argument("--module", metavar="NAME", help="only this module")
+    history.add_argument("--lines", "-n", type=int, default=50, metavar="N", help="at most N entries (default: 50)")
+    sockets = verb("sockets", "knetstat's files: every socket with its options")
+    sockets.add_argument("kinds", nargs="*", metavar="FILE", help="of tcp, tcp6, udp, udp6 (default: all)")
+    sockets.add_argument("--state", metavar="STATE", help="only these, separated by commas: ESTB, LSTN, ...")
+    sockets.add_argument("--option", action="append", default=[], metavar="NAME[=VALUE]", help="only with this option (value)")
+    if first in _PROGRAMS:
+        verbs.add_parser(first).add_argument("what", metavar="KERNEL:MODULE")
+    verb("config", "show the configuration in force, and where each value comes from")
+    return top

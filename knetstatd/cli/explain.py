@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""knetstatctl explain: why a module is as it is on a kernel, the last failure, the trap in its build files, and the cures."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from knetstatd.cli import render
+from knetstatd.core.model import Retry, Why
+from knetstatd.diagnosis import uname_traps
+from knetstatd.repair import find
+from knetstatd.verdict import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from knetstatd.diagnosis.uname_traps import Override, RunningKernelRead
+    from knetstatd.verdict.observe import Machine, Seen
+
+_RETRIES = {
+    Retry.NEVER: "no: waiting does not heal this; it is tried again when source, headers or compiler change",
+    Retry.TWICE: "twice; then when source, headers or compiler change",
+    Retry.BACKOFF: "yes, by itself, ever more slowly",
+    Retry.AFTER_TRANSACTION: "yes, by itself, when the package transaction is over",
+}
+
+
+def text(seen: Seen, v: judge.Verdict, reads: Sequence[RunningKernelRead], override: Override | None, enabled: bool) -> str:
+    """What `knetstatctl explain` prints for one module and kernel: the verdict, its grounds, the last failure, the cure."""
+    lines = [render.paint(f"{v.title}: {v.state}", render.colour(v), enabled)]
+    if v.reason:
+        lines.append(f"  Reason:  {v.reason}")
+    if v.fix:
+        lines.append(f"  Fix:     {v.fix}")
+    attempt = seen.observation.attempt
+    if attempt is not None:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.when))
+        lines.append(f"  Last failure ({attempt.kind}, attempt {attempt.times}, {when}): {attempt.reason}")
+        lines += [f"    | {line}" for line in attempt.evidence]
+        lines.append(f"  Retry:   {_RETRIES[attempt.kind.retry]}")
+        if attempt.log:
+            lines.append(f"  Log:     {attempt.log}")
+    for read in reads:
+        passed = "which dkms.conf sets" if read.passed else "which dkms.conf does not set"
+        what = f"sets {read.variable}, {passed}" if read.variable else "decides by itself"
+        lines.append(f"  Wrong-kernel trap: {read.file} line {read.line} reads the running kernel and {what}:")
+        lines.append(f"    | {read.text}")
+    if override is not None:
+        how = f"`knetstatctl repair` writes {override.path}, or write it yourself"
+        if os.path.lexists(override.path):
+            how = f"put this into {override.path}"
+        lines.append(f"  Cure for good: {how}:")
+        lines += [f"    | {line}" for line in override.text.splitlines()]
+    lines += render.checks_text(v.checks, enabled)
+    lines += [f"    | {line}" for line in (seen.answer.words if v.why == Why.REHEARSAL and seen.answer else ())]
+    return "\n".join(lines)
+
+
+def grounds(machine: Machine, seen: Seen) -> tuple[tuple[RunningKernelRead, ...], Override | None]:
+    """The lines of the module's build files that read the running kernel, and the override where they decide."""
+    if seen.source is None:
+        return (), None
+    return uname_traps.reads(seen.source, seen.passed), find.cure(machine, seen.observation.module)[1]
+
+
+def document(machine: Machine, looks: Sequence[tuple[Seen, judge.Verdict]]) -> dict[str, Any]:
+    """The JSON document: the verdicts with what is behind them."""
+    made = judge.document(machine, [v for _, v in looks])
+    for found, (seen, _) in zip(made["verdicts"], looks, strict=True):
+        attempt = seen.observation.attempt
+        reads, override = grounds(machine, seen)
+        found["last_failure"] = attempt and {
+            **attempt._asdict(), "evidence": list(attempt.evidence), "retry": attempt.kind.retry
+        }  # fmt: skip
+        found["running_kernel_reads"] = [r._asdict() for r in reads]
+        found["override"] = override and override._asdict()
+    return made

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one family of errors. Each says what happened, where, and what to do; programming errors are not in it."""
+
+from __future__ import annotations
+
+
+class KnetstatdError(Exception):
+    """Something outside the program is not as it must be.
+
+    what: one sentence, without a full stop.  where: the file, name or value concerned.
+    fix: what the reader can do, a command where there is one; may be empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, where: str = "", fix: str = "") -> None:
+        super().__init__(what, where, fix)
+        self.what = what
+        self.where = where
+        self.fix = fix
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        stop = "" if text.endswith("?") else "."
+        return f"{text}{stop} {self.fix}" if self.fix else text
+
+
+class NameRefused(KnetstatdError):
+    """A kernel, module or version name that must not reach a program, a path or a log (see names)."""
+
+    exit_code = 2
+
+
+class UsageError(KnetstatdError):
+    """A command line that asks for something that does not exist or makes no sense."""
+
+    exit_code = 2
+
+
+class ConfigError(KnetstatdError):
+    """A configuration file that cannot be used; every fault found is one line of `what`."""
+
+    exit_code = 78
+
+
+class ModuleFileError(KnetstatdError):
+    """A .ko that cannot be read as a kernel module: not there, truncated, not ELF, damaged compression."""
+
+
+class KernelFileError(KnetstatdError):
+    """A file that describes a kernel (Module.symvers, modules.dep, utsrelease.h) is missing or does not parse."""
+
+
+class BuildError(KnetstatdError):
+    """Staging or publishing failed; `kind` is the class that decides whether a retry can help (see diagnose)."""
+
+    def __init__(self, kind: str, what: str, where: str = "", fix: str = "", evidence: tuple[str, ...] = ()) -> None:
+        super().__init__(what, where, fix)
+        self.kind = kind
+        self.evidence = evidence
+
+
+class Damaged(Exception):
+    """The bytes of a file are not what its format asks for. The text goes on after the file's name: "ends too early"."""

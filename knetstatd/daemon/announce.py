@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the daemon says: each change of a verdict once, in the journal; the current ones in /run/knetstatd/status.json, and,
+where something is wrong, in /run/knetstatd/motd, which pam_motd(8) shows at each login.
+
+Rule: what is in /run is true now. Both files go when the daemon does; its unit removes them where it was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from knetstatd.core import names
+from knetstatd.core.events import Event
+from knetstatd.core.model import Action, Artefact, KernelState, Result, Why
+from knetstatd.system import files, locks
+from knetstatd.verdict import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from knetstatd.core.model import Answer, Attempt, Step
+    from knetstatd.daemon.sd_notify import Notify
+    from knetstatd.system.journal import Journal
+    from knetstatd.verdict.observe import Machine, Seen
+
+
+class Teller:
+    """Remembers what was said last, so that nothing is said twice."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self._said: dict[tuple[str, str], tuple[object, ...]] = {}
+        self._found: dict[tuple[str, str], tuple[Attempt | None, Answer | None]] = {}
+        self._wrong: dict[tuple[str, str], str] = {}
+        self._kernels: set[str] | None = None
+        self._next = ""
+        self._refused: set[str] = set()
+        self._unwatched: dict[str, str] = {}
+        self._status: dict[str, Any] = {}
+        self._motd: str | None = None
+        self._started = False
+
+    def survey(self, machine: Machine) -> None:
+        """Says which kernels came and went, which is next, and which names are left alone."""
+        for name, reason in machine.refused():
+            if name not in self._refused:
+                text = f"{names.show(name)} is left alone: {reason}"
+                self.journal.log(Event.NAME_REFUSED, text, name=names.show(name), reason=reason)
+        self._refused = {name for name, _ in machine.refused()}
+        found = {k for k in machine.kernels.kernels if machine.state_of(k) is not KernelState.NOT_A_KERNEL}
+        before = self._kernels or set()
+        for kernel in sorted(found - before, key=names.version_key):
+            role = judge.role(machine, kernel)
+            self.journal.log(Event.KERNEL_SEEN, f"kernel {kernel}{f' ({role})' if role else ''} is installed", kernel=kernel)
+        for kernel in sorted(before - found, key=names.version_key):
+            self.journal.log(Event.KERNEL_REMOVED, f"kernel {kernel} was removed", kernel=kernel)
+            self._said = {key: said for key, said in self._said.items() if key[0] != kernel}
+            self._found = {key: one for key, one in self._found.items() if key[0] != kernel}
+        self._kernels = found
+        if machine.next and machine.next != self._next:
+            text = f"the next boot starts {machine.next} ({machine.next_why})"
+            self.journal.log(Event.NEXT_KERNEL, text, kernel=machine.next, reason=machine.next_why)
+        self._next = machine.next
+
+    def unwatched(self, failed: Mapping[str, str]) -> None:
+        """Says which directories cannot be watched."""
+        for label, reason in failed.items():
+            if self._unwatched.get(label) != reason:
+                text = f"changes cannot be seen at once: {names.clean(reason)}"
+                self.journal.log(Event.DEGRADED, text, source=label)
+        self._unwatched = dict(failed)
+
+    def verdict(self, verdict: judge.Verdict, seen: Seen, step: Step) -> None:
+        """Says a verdict if it differs from the last one said for this module and kernel."""
+        key = (verdict.kernel, verdict.module)
+        found = self._found.setdefault(key, (seen.observation.attempt, seen.answer))
+        self._found_wrong(verdict, seen)
+        attempt = seen.observation.attempt if step.why in (Why.FAILED, Why.BACKOFF) else None
+        answer = seen.answer if step.why is Why.REHEARSAL else None
+        said = (step.action, step.why, verdict.reason if step.action is not Action.WAIT else "")
+        if step.why in (Why.OWN_RUN, Why.SETTLING):
+            return
+        if self._said.get(key) == said:
+            return
+        self._said[key] = said
+        event = _event(step, verdict)
+        # The builder tells of each failure; here only those are told that this daemon has found at its first look.
+        if event is None or any(failed is not None and failed not in found for failed in (attempt, answer)):
+            return
+        text = f"{verdict.title}: {verdict.state}"
+        if event is Event.READY:
+            text += f" ({verdict.proof})"
+        elif verdict.reason:
+            text += f": {verdict.reason}"
+        self.journal.log(
+            event, text, module=verdict.module, version=verdict.version, kernel=verdict.kernel, state=verdict.state,
+            why=step.why, reason=verdict.reason, fix=verdict.fix, proof=verdict.proof,
+            kind=attempt.kind if attempt else "", log=verdict.log,
+            evidence="\n".join(attempt.evidence if attempt else answer.words if answer else ()),
+        )  # fmt: skip
+
+    def _found_wrong(self, verdict: judge.Verdict, seen: Seen) -> None:
+        """Says that a wrong module is installed, once for each wrong file."""
+        key = (verdict.kernel, verdict.module)
+        if seen.observation.transaction or seen.observation.foreign_dkms or seen.observation.own_run:
+            return  # somebody is about to put something better there
+        wrong = ""
+        if seen.observation.installed in (Artefact.BAD, Artefact.OTHER):
+            wrong = "; ".join(
+                ": ".join(filter(None, (p.path, p.worst.found, p.worst.reason)))
+                for _, p in seen.installed
+                if p.path and p.worst is not None
+            )
+        if wrong and self._wrong.get(key) != wrong:
+            elsewhere = any(c.name == "release" and c.result is Result.WARN for _, p in seen.installed for c in p.checks)
+            other = "was built for another kernel" if elsewhere else "is not what DKMS has registered"
+            consequence = "will not load" if seen.observation.installed is Artefact.BAD else other
+            self.journal.log(
+                Event.WRONG_MODULE, f"{verdict.title}: the installed module {consequence}: {wrong}",
+                module=verdict.module, version=verdict.version, kernel=verdict.kernel, reason=wrong,
+            )  # fmt: skip
+        self._wrong[key] = wrong
+
+    def status(self, machine: Machine, verdicts: Sequence[judge.Verdict], notify: Notify) -> None:
+        """Publishes all verdicts: the status file, the service manager's line; READY the first time."""
+        document, text = judge.document(machine, verdicts), motd(verdicts)
+        try:
+            if document != self._status:
+                files.write_json(machine.runtime / "status.json", document, durable=False)
+                self._status = document
+            if text != self._motd:
+                write_motd(machine.runtime, text)
+                self._motd = text
+        except OSError as e:
+            self.journal.log(
+                Event.DEGRADED, f"{machine.runtime} cannot be written: {os.strerror(e.errno or 0)}", source="status"
+            )
+        line = headline(machine, verdicts)
+        if not self._started:
+            self._started = True
+            self.journal.log(Event.STARTED, f"knetstatd guards {', '.join(machine.modules()) or 'no module'}: {line}")
+            notify("READY=1", f"STATUS={line}")
+        else:
+            notify(f"STATUS={line}")
+
+
+def headline(machine: Machine, verdicts: Sequence[judge.Verdict]) -> str:
+    """One line for `systemctl status`: the next kernel's verdict, the worst elsewhere, the running kernel."""
+    bad = sorted((v for v in verdicts if not v.ready), key=judge.urgency)
+    parts = [f"{bad[0].title} is NOT ready: {bad[0].reason or bad[0].state}"] if bad else []
+    if len(bad) > 1:
+        parts.append(f"{len(bad) - 1} more not ready")
+    mine = [v for v in verdicts if v.kernel == machine.next]
+    if not machine.next:
+        parts.insert(0, "no kernel to boot next was found")
+    elif mine and all(v.ready for v in mine):
+        label = judge.role(machine, machine.next)
+        parts.insert(0, f"{', '.join(v.module for v in mine)} ready for {machine.next} ({label})")
+    if machine.running and machine.running != machine.next:
+        parts.append(f"running {machine.running}")
+    return "; ".join(parts)
+
+
+def motd(verdicts: Sequence[judge.Verdict]) -> str:
+    """What a login is to show: the worst verdict that does not heal by itself, and its cure; "" where there is none."""
+    wrong = [v for v in verdicts if not v.progress and (not v.ready or v.why in (Why.FAILED, Why.BACKOFF, Why.UNLOADED))]
+    if not wrong:
+        return ""
+    worst = min(wrong, key=judge.urgency)
+    text = f"knetstatd: {worst.title}: {worst.state if worst.ready else 'NOT ready'}"
+    lines = [text + (f": {worst.reason}" if worst.reason else ""), f"  To do: {judge.command(worst.fix)}" if worst.fix else ""]
+    more = f" ({len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    # Some of it was said by programs, and this goes to root's terminal.
+    return "".join(f"{names.clean(line, 500)}\n" for line in (*lines, f"  See: knetstatctl status{more}") if line)
+
+
+def write_motd(runtime: Path, text: str) -> None:
+    """What a login shows, with the time at which it was found; nothing where there is no text."""
+    if text:
+        files.write(runtime / "motd", f"{time.strftime('%Y-%m-%d %H:%M')} {text}".encode(), durable=False)
+    else:
+        (runtime / "motd").unlink(missing_ok=True)
+
+
+def not_started(runtime: Path) -> None:
+    """Shows at logins that nobody guards this machine, unless another daemon does."""
+    if not locks.held(runtime, locks.DAEMON):
+        with contextlib.suppress(OSError):
+            write_motd(runtime, "knetstatd does not run: its configuration is faulty\n  See: knetstatctl config\n")
+
+
+def withdraw(runtime: Path) -> None:
+    """Takes back what is in /run: nobody keeps it true any more."""
+    for name in ("status.json", "motd"):
+        with contextlib.suppress(OSError):
+            (runtime / name).unlink()
+
+
+def _event(step: Step, verdict: judge.Verdict) -> Event | None:
+    """The kind of entry that a step deserves; None for steps that the builder tells of, or that nobody needs to know."""
+    match step.action, step.why:
+        case _ if verdict.why == "half-configured":
+            return Event.HALF_CONFIGURED
+        case Action.DONE, Why.READY:
+            return Event.READY
+        case Action.DONE, Why.OUTDATED:
+            return Event.OUTDATED
+        case Action.DONE, Why.FAULTY:
+            return Event.FAULTY
+        case Action.GIVE_UP, Why.HEADERS_MISSING | Why.HEADERS_PARTIAL:
+            return Event.HEADERS_MISSING
+        case Action.GIVE_UP, Why.SOURCE_MISSING | Why.SOURCE_BROKEN:
+            return Event.SOURCE_MISSING
+        case Action.GIVE_UP, Why.UNLOADED:
+            return Event.UNLOADED
+        case Action.GIVE_UP, Why.REHEARSAL:
+            return Event.REHEARSAL_FAILED
+        case Action.GIVE_UP, Why.NOT_REHEARSED:
+            return Event.NOT_REHEARSED
+        case Action.WAIT, Why.NOT_REHEARSED:
+            return Event.READY if verdict.ready else None
+        case Action.GIVE_UP, _:
+            return Event.GAVE_UP
+        case Action.WAIT, Why.BACKOFF:
+            return Event.FAILED
+        case Action.WAIT, Why.TRANSACTION | Why.FOREIGN_DKMS:
+            return Event.WAITING
+    return None

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The daemon: one loop that looks, asks `plan`, and starts at most one builder at a time.
+
+Every source of events does one thing: it marks kernels as due. What happened is never concluded from an event, only from
+the next look; a daemon that missed every event still converges, by its resync timer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from knetstatd import __version__
+from knetstatd.core import config
+from knetstatd.core.errors import KnetstatdError
+from knetstatd.core.events import Event
+from knetstatd.core.model import Action, Loaded
+from knetstatd.daemon import announce
+from knetstatd.daemon.inotify import Mounts, Watch
+from knetstatd.daemon.sd_notify import Notify
+from knetstatd.daemon.uevents import Uevents
+from knetstatd.daemon.worker import KINDS, Worker
+from knetstatd.state import attempts, load_history, staged
+from knetstatd.state.attempts import now
+from knetstatd.system import locks, process
+from knetstatd.system.journal import Journal
+from knetstatd.verdict import judge
+from knetstatd.verdict.observe import Machine
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+# An event storm must not put the look off for ever.
+_LONGEST_QUIET = 60.0
+
+
+class Daemon:
+    """The state of the loop; nothing in it outlives the process, nothing of it is needed again after a crash."""
+
+    def __init__(self, root: Path, settings: config.Config, journal: Journal) -> None:
+        self.root = root
+        self.journal = journal
+        self.notify = Notify()
+        self.machine = Machine(root, settings, process.apart)
+        self.teller = announce.Teller(journal)
+        self.due: dict[str, float] = {}
+        self.first_mark: dict[str, float] = {}
+        self.changed: dict[str, float] = {}
+        self.known: set[str] = set()
+        self.transaction = ""
+        self.worker = Worker(self.machine, journal, self.notify)
+        self.steps: dict[tuple[str, str], judge.Verdict] = {}
+        self.selector = selectors.DefaultSelector()
+        self.stopping = False
+        self.resync_at = 0.0
+        self.alive_at = 0.0
+        self.watch: Watch | None = None
+
+    # -- sources ------------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Opens every source of events; one that cannot be had is said once, and the resync timer stands in for it."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, _ignore)
+        self.selector.register(wake_read, selectors.EVENT_READ, lambda: self._signals(os.read(wake_read, 4096)))
+        try:
+            self.watch = Watch()
+            self.selector.register(self.watch, selectors.EVENT_READ, self._moved)
+        except OSError as e:
+            self._degraded("inotify", e)
+        for name, make, react in (("uevents", Uevents, self._modules), ("mounts", Mounts, self._mounted)):
+            try:
+                source = make()
+                self.selector.register(source, selectors.EVENT_READ, lambda s=source, r=react: r(s))
+            except OSError as e:
+                self._degraded(name, e)
+
+    def _degraded(self, what: str, error: OSError) -> None:
+        again = f"looking again every {self.machine.config.resync_seconds:g} s instead"
+        self.journal.log(Event.DEGRADED, f"{what} cannot be used ({error.strerror}); {again}", source=what)
+
+    def _signals(self, received: bytes) -> None:
+        for number in received:
+            if number == signal.SIGHUP:
+                self._reload()
+            else:
+                self.stopping = True
+
+    def _reload(self) -> None:
+        self.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            self.machine.config = config.load(self.root)
+            self.journal.log(Event.CONFIG_LOADED, "the configuration was read again")
+        except KnetstatdError as e:
+            self.journal.log(Event.CONFIG_REJECTED, "the configuration is faulty; the old one stays in force", evidence=str(e))
+        self.mark_all(0)
+        self.notify("READY=1")
+
+    def _moved(self) -> None:
+        assert self.watch is not None
+        changes = self.watch.read()
+        if changes.lost:
+            self.journal.log(Event.EVENTS_LOST, "the kernel's queue of file events overflowed; looking at everything")
+            self.mark_all(self.machine.config.settle_seconds, touched=True)
+        for label in changes.labels:
+            if label.startswith("kernel:"):
+                self.mark(label.removeprefix("kernel:"), touched=True)
+            elif label == "source":  # what is being edited, or unpacked, is not compiled before it is quiet
+                for kernel in {"", *self.known}:
+                    self.mark(kernel, touched=True)
+            else:
+                # A change in /lib/modules itself concerns the kernels that it names, and the set of kernels.
+                self.mark_all(self.machine.config.settle_seconds)
+                for name in changes.entries.get(label, ()) if label == "modules" else ():
+                    self.mark(name, touched=True)
+
+    def _modules(self, source: Uevents) -> None:
+        gone_or_come = source.read()
+        if gone_or_come is None or (gone_or_come and gone_or_come & self.machine.module_names()):
+            self.mark(self.machine.running)
+
+    def _mounted(self, source: Mounts) -> None:
+        source.read()
+        self.mark_all(self.machine.config.settle_seconds)
+
+    # -- marks --------------------------------------------------------------------------------------------------------
+
+    def mark(self, kernel: str, *, touched: bool = False) -> None:
+        """Something about `kernel` may have changed: look at it when it has been quiet for the settle time."""
+        at = now()
+        if touched:
+            self.changed[kernel] = at
+        first = self.first_mark.setdefault(kernel, at)
+        self.due[kernel] = min(at + self.machine.config.settle_seconds, first + _LONGEST_QUIET)
+
+    def mark_all(self, delay: float, *, touched: bool = False) -> None:
+        """Anything may have changed: look at every kernel, and at which kernels there are, after `delay` seconds."""
+        at = now()
+        for kernel in self.known | {""}:
+            if touched:
+                self.changed[kernel] = at
+            self.due[kernel] = min(self.due.get(kernel, at + delay), at + delay)
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def loop(self) -> None:
+        """Runs until a signal ends it."""
+        self.mark_all(0)
+        while not self.stopping:
+            at = now()
+            if at >= self.resync_at:
+                self.resync_at = at + self.machine.config.resync_seconds
+                self.mark_all(0)
+            self._alive(at)
+            # One kernel, then back to the sources: a look at many kernels never starves the watchdog.
+            ready = min((kernel for kernel, when in self.due.items() if when <= at), key=self._priority, default=None)
+            if ready is not None:
+                self._look(ready)
+            for key, _ in self.selector.select(0 if self._overdue() else self._timeout()):
+                key.data()
+
+    def _overdue(self) -> bool:
+        at = now()
+        return any(when <= at for when in self.due.values())
+
+    def _timeout(self) -> float | None:
+        times = [*self.due.values(), self.resync_at]
+        if self.notify.watchdog is not None:
+            times.append(self.alive_at + self.notify.watchdog)
+        return max(0.0, min(times) - now())
+
+    def _alive(self, at: float) -> None:
+        if self.notify.watchdog is not None and at >= self.alive_at + self.notify.watchdog:
+            self.notify("WATCHDOG=1")
+            self.alive_at = at
+
+    def _priority(self, kernel: str) -> tuple[int, str]:
+        # The running one first: loading a module takes a second, and its users are waiting.
+        order = ("", self.machine.running, self.machine.next)
+        return (order.index(kernel) if kernel in order else len(order), kernel)
+
+    def _look(self, kernel: str) -> None:
+        self.due.pop(kernel, None)
+        self.first_mark.pop(kernel, None)
+        if kernel == "":
+            self._survey()
+            return
+        if kernel not in self.machine.wanted():
+            self._forget(kernel)
+            return
+        was, self.transaction = self.transaction, self.machine.refresh_locks()
+        if was and not self.transaction:  # what it brought may be new to DKMS, too: that is looked at first
+            self.due.update({"": 0.0, kernel: 0.0})
+            return
+        look = self.machine.look(kernel)
+        for module in self.machine.modules():
+            seen = self.machine.observe(look, module, self.changed.get(kernel, 0.0))
+            step = self.machine.plan(seen, now())
+            verdict = judge.verdict(self.machine, seen, step)
+            self.teller.verdict(verdict, seen, step)
+            self.steps[kernel, module] = verdict
+            if seen.observation.loaded in (Loaded.CURRENT, Loaded.OUTDATED, Loaded.FAULTY):
+                load_history.seen(self.machine.runtime, module, now())
+            if step.action in KINDS:
+                self._start(kernel, KINDS[step.action])
+            elif step.action is Action.DONE:
+                self._tidy(kernel, module)
+            if step.until is not None:
+                self.due[kernel] = min(self.due.get(kernel, step.until), step.until)
+        self._publish_status()
+        process.give_back_memory()
+
+    def _tidy(self, kernel: str, module: str) -> None:
+        """Removes what a run left that was killed after it had done its work; not while another one is at work."""
+        state = self.machine.state
+        artefact, remembered = staged.directory(state, kernel, module), attempts.path(state, kernel, module)
+        if not (artefact.parent.parent.exists() or remembered.exists()):
+            return
+        with contextlib.suppress(KnetstatdError), locks.locked(self.machine.runtime, locks.BUILD, 0.0):
+            staged.clear(state, kernel, module)
+            attempts.forget(state, kernel, module)
+
+    def _survey(self) -> None:
+        """Looks at which kernels there are, which will be booted, and which directories are watched."""
+        machine = self.machine
+        machine.refresh()
+        found = set(machine.kernels.kernels)
+        self.teller.survey(machine)
+        for kernel in self.known - found:
+            self._forget(kernel)
+        self.changed = {kernel: when for kernel, when in self.changed.items() if kernel in found}
+        for kernel in attempts.remembered(machine.state) - found - {self.worker.kernel}:
+            attempts.forget_kernel(machine.state, kernel)
+        self.known = found
+        if self.watch is not None:
+            self.watch.refresh(machine.watched())
+            self.teller.unwatched(self.watch.failed)
+        for kernel in machine.wanted():
+            self.due.setdefault(kernel, 0.0)
+        for kernel in {k for k, _ in self.steps} - machine.wanted():
+            self._forget(kernel)
+        for key in [key for key in self.steps if key[1] not in machine.modules()]:  # a package that is gone
+            del self.steps[key]
+        self._publish_status()
+
+    def _forget(self, kernel: str) -> None:
+        for key in [key for key in self.steps if key[0] == kernel]:
+            del self.steps[key]
+
+    # -- the builder --------------------------------------------------------------------------------------------------
+
+    def _start(self, kernel: str, kind: str) -> None:
+        """Starts a builder for a kernel, unless one runs; then this kernel is looked at again when that one ends."""
+        if self.worker.kernel:
+            return
+        if now() >= self.worker.rest_until and self.worker.start(kernel, kind):
+            self.selector.register(self.worker, selectors.EVENT_READ, self._ended)
+        else:
+            self.due[kernel] = max(now(), self.worker.rest_until)
+
+    def _ended(self) -> None:
+        kernel = self.worker.kernel
+        self.selector.unregister(self.worker)
+        self.worker.ended()
+        self.due[kernel] = 0.0
+        self.due[""] = 0.0  # first what DKMS has registered now; and a kernel may have been removed while it was built for
+        for other in self.machine.wanted():  # those that wanted a builder while this one ran
+            self.due.setdefault(other, 0.0)
+
+    # -- telling ------------------------------------------------------------------------------------------------------
+
+    def _publish_status(self) -> None:
+        if any(not self._looked(kernel) for kernel in self.machine.wanted()):
+            return  # no verdict before the first full look
+        verdicts = [self.steps[key] for key in sorted(self.steps)]
+        self.teller.status(self.machine, verdicts, self.notify)
+
+    def _looked(self, kernel: str) -> bool:
+        return all((kernel, module) in self.steps for module in self.machine.modules())
+
+    def close(self) -> None:
+        """Ends: the builder, if one runs, goes on by itself; the next daemon sees it by its lock."""
+        self.notify("STOPPING=1")
+        self.journal.log(Event.STOPPING, "knetstatd ends")
+        announce.withdraw(self.machine.runtime)
+        self.selector.close()
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Signals are read from the wake-up descriptor."""
+
+
+def main() -> int:
+    """The daemon's entry point; returns its exit status (78: the configuration is faulty)."""
+    journal = Journal()
+    root = Path("/")
+    if len(sys.argv) > 1 and sys.argv[1:] != ["--foreground"]:
+        if sys.argv[1:] == ["--version"]:
+            print(f"knetstatd {__version__}")
+            return 0
+        print(
+            "Usage: knetstatd [--foreground | --version]\n\n"
+            "Watches for kernels being installed, builds and proves the guarded modules for them before the reboot.\n"
+            "It runs in the foreground; its configuration is /etc/knetstatd/knetstatd.toml; see knetstatd(8).",
+            file=sys.stdout if sys.argv[1:] in (["--help"], ["-h"]) else sys.stderr,
+        )
+        return 0 if sys.argv[1:] in (["--help"], ["-h"]) else 2
+    try:
+        settings = config.load(root)
+    except KnetstatdError as e:
+        journal.log(Event.CONFIG_REJECTED, "the configuration is faulty; knetstatd does not start", evidence=str(e))
+        announce.not_started(Machine(root, config.Config()).runtime)
+        return e.exit_code
+    try:
+        lock = locks.hold(Machine(root, settings).runtime, locks.DAEMON)
+    except KnetstatdError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return e.exit_code
+    daemon = Daemon(root, settings, journal)
+    daemon.open()
+    daemon.loop()
+    daemon.close()
+    os.close(lock)
+    return 0

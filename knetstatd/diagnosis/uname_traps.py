@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Modules that compile for the kernel that runs, whatever kernel they are asked to be built for; and the cure for good.
+
+Rule 1: a line that reads `uname -r` is a trap only where what it sets is not set by dkms.conf's MAKE and the compile is not
+        started in the kernel's own directory anyway.
+Rule 2: the vendor's files are not touched: the cure is an override in /etc/dkms (dkms(8), "DKMS.CONF OVERRIDES"), which an
+        update of the package leaves alone.
+Rule 3: no override is offered where it is not clear what to override, and none stays that a build has not proven.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from knetstatd.core import names
+from knetstatd.system import files
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+    from knetstatd.machine.dkms_conf import Conf
+
+
+class RunningKernelRead(NamedTuple):
+    """A line of a module's build files that asks for the running kernel instead of the target.
+
+    variable: the make variable it sets, "" for none.  passed: whether dkms.conf sets that variable for make.
+    """
+
+    file: str
+    line: int
+    text: str
+    variable: str
+    passed: bool
+
+
+class Override(NamedTuple):
+    """A file in /etc/dkms that makes dkms build the module for the kernel that it is asked for."""
+
+    path: str
+    text: str
+
+
+_SETS = re.compile(r"^\s*(?:export\s+|override\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*(?:\?|:|::|\+)?=")
+_BUILD_FILES = re.compile(r"(?:(?:GNU)?[Mm]akefile|Kbuild|.*\.mk|configure|dkms\.conf|.*\.sh)")
+
+
+def reads(source: Path, passed: Collection[str]) -> tuple[RunningKernelRead, ...]:
+    """The lines of a module's build files that read `uname -r`, those that decide first.
+
+    passed: the make variables that dkms.conf sets; a `?=` or `=` of one of those is overruled by it.
+    """
+    found = [read for path in _build_files(source) for read in _in_file(source, path, passed)]
+    return tuple(sorted(found, key=lambda r: (r.passed, not r.variable, r.file, r.line)))
+
+
+def _build_files(source: Path) -> Iterator[Path]:
+    count = 0
+    for where, dirs, found in os.walk(source):
+        dirs[:] = sorted(d for d in dirs if d != ".git")
+        for name in sorted(found):
+            if _BUILD_FILES.fullmatch(name):
+                yield source.__class__(where) / name
+                count += 1
+        if count > 200:
+            return
+
+
+def _in_file(source: Path, path: Path, passed: Collection[str]) -> Iterator[RunningKernelRead]:
+    for number, line in enumerate((files.text(path) or "").splitlines(), 1):
+        if line.lstrip().startswith("#") or not re.search(r"\buname\s+-\w*r", line):
+            continue
+        sets = _SETS.match(line)
+        variable = sets[1] if sets else ""
+        yield RunningKernelRead(
+            os.path.relpath(path, source), number, names.clean(line.strip(), 200), variable, variable in passed
+        )
+
+
+# With the lines that it goes on in.
+_EXTRA = re.compile(r"^[^#\n]*?\bEXTRA_CFLAGS\s*[:+?]?=((?:[^\n]*\\\n)*[^\n]*)", re.MULTILINE)
+
+
+def flags(source: Path, subject: str) -> str:
+    """Where a module's build files give the compiler `subject` by EXTRA_CFLAGS, as "FILE line N"; "" for nowhere.
+
+    subject: an identifier (by -D), or a header that is in the module's source (by -I).
+    """
+    header = subject.endswith(".h")
+    if header and not any(f"{where}/{name}".endswith(f"/{subject}") for where, _, found in os.walk(source) for name in found):
+        return ""
+    wanted = re.compile(r"-I" if header else rf"-D\s*{re.escape(subject)}\b")
+    for path in _build_files(source):
+        text = files.text(path) or ""
+        for match in _EXTRA.finditer(text):
+            if wanted.search(match[1]):
+                return f"{names.clean(os.path.relpath(path, source))} line {text.count(chr(10), 0, match.start()) + 1}"
+    return ""
+
+
+_UNAME = re.compile(r"\$\(shell\s+uname\s+-\w*r\w*\s*\)|`\s*uname\s+-\w*r\w*\s*`|\$\(\s*uname\s+-\w*r\w*\s*\)")
+# What starts the compile in the kernel's directory: there the module's own `else` branch for hand builds is never read.
+_IN_KERNEL = re.compile(
+    r"(?:-C|--directory)[ =]*[\"']?(?:\$\{?kernel_source_dir\b|/lib/modules/(?:\$\{?kernelver\b|\d)\S*/build)"
+)
+
+
+def active(conf: Conf, found: Collection[RunningKernelRead]) -> tuple[RunningKernelRead, ...]:
+    """Of a module's lines, those that decide the kernel in a build by dkms. conf: read without a kernel."""
+    commands = [make.command for make in conf.make if make.command]
+    if not commands or any(_IN_KERNEL.search(command) for command in commands):
+        return ()
+    return tuple(read for read in found if not read.passed and read.file != "dkms.conf")
+
+
+def override(module: str, conf: Conf, found: Collection[RunningKernelRead], source: Path) -> Override | None:
+    """The override that cures `active` lines, None where none can be given. conf: read without a kernel.
+
+    It passes the variables at fault; where there are none, it starts the compile in the kernel's directory, if the module has
+    what is read there (obj-m). `repair` proves either by a build before it stays.
+    """
+    if len(conf.make) != 1:
+        return None  # which of them is meant, only MAKE_MATCH knows
+    command, sets = conf.make[0].command, dict(_assignments(found))
+    if sets and len(sets) == len({read.variable for read in found}) and not re.search(r"[\"`\\]", command):
+        make = f'"{" ".join([command, *(f"{name}={value}" for name, value in sorted(sets.items()))])}"'
+    elif any(re.search(r"^\s*obj-m\b", files.text(source / name) or "", re.MULTILINE) for name in ("Kbuild", "Makefile")):
+        # In single quotes: dkms expands it a second time, when it knows these names (dkmsconf, Rule 3).
+        make = "'make -C ${kernel_source_dir} M=${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/build modules'"
+    else:
+        return None
+    lines = [f"# {read.file} line {read.line} reads the running kernel: {read.text}" for read in found]
+    head = "# Written by knetstatctl repair; delete it when the module's own files are corrected."
+    text = "\n".join([head, *lines, f"MAKE[0]={make}"])
+    return Override(f"/etc/dkms/{names.module(module)}.conf", f"{text}\n")
+
+
+def _assignments(found: Collection[RunningKernelRead]) -> Iterator[tuple[str, str]]:
+    """For each variable, the value that names the kernel that dkms builds for."""
+    for read in found:
+        _, _, value = read.text.partition("=")
+        value = _UNAME.sub("${kernelver}", value.strip())
+        if read.variable and re.fullmatch(r"(?:[A-Za-z0-9._/+-]|\$\{kernelver\})+", value):
+            yield read.variable, value

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Relocatable ELF files (elf(5)), 32 and 64 bits, both byte orders: sections and symbols, read piece by piece.
+
+Rule 1: the file is hostile. Every offset and size is checked against the file, every fault is a Damaged.
+Rule 2: what the kernel refuses for its form is refused here (kernel/module/main.c, elf_validity_cache_copy() of 6.12).
+Rule 3: only the pieces asked for are read; a driver may be 100 MB, what is wanted of it is a few KB.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from array import array
+from typing import NamedTuple
+
+from knetstatd.core.errors import Damaged
+
+# A section that is read whole is a few KB, and 5 MB in the largest driver known; this limits what a hostile file can cost.
+_SECTION_LIMIT = 64 << 20
+_MACHINES = {
+    3: "i386",
+    8: "mips",
+    21: "ppc64",
+    22: "s390",
+    40: "arm",
+    62: "x86-64",
+    183: "arm64",
+    243: "riscv",
+    258: "loongarch",
+}
+NULL, SYMTAB, STRTAB, NOBITS = 0, 2, 3, 8  # sh_type
+ALLOC = 2  # sh_flags
+UNDEF, ABS, COMMON = 0, 0xFFF1, 0xFFF2  # st_shndx
+WEAK = 2  # ELF_ST_BIND
+
+
+class Machine(NamedTuple):
+    """What code is for. machine: e_machine of elf.h."""
+
+    machine: int
+    bits: int
+    little: bool
+
+    def __str__(self) -> str:
+        name = _MACHINES.get(self.machine, f"machine {self.machine}")
+        return f"{name}, {self.bits} bits, {'little' if self.little else 'big'} endian"
+
+
+class Source:
+    """Bytes by offset: from an open file, which stays the caller's, or from memory."""
+
+    def __init__(self, fd: int, size: int, data: bytes | None = None) -> None:
+        self._fd = fd
+        self._data = data
+        self.size = size if data is None else len(data)
+
+    def at(self, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset`; Damaged where the file has fewer."""
+        if offset + size > self.size:
+            raise Damaged("is truncated or damaged: it ends before its contents do")
+        if self._data is not None:
+            return self._data[offset : offset + size]
+        data = os.pread(self._fd, size, offset)
+        if len(data) != size:
+            raise Damaged("changed while it was read")
+        return data
+
+
+class Section(NamedTuple):
+    """One row of the section table. name: offset into the section names."""
+
+    name: int
+    kind: int
+    flags: int
+    offset: int
+    size: int
+    link: int
+
+
+class Elf:
+    """The sections of the ELF file in the first `size` bytes of `source`."""
+
+    def __init__(self, source: Source, size: int) -> None:
+        if size < 52 or source.at(0, 4) != b"\x7fELF":
+            raise Damaged("is not an ELF file")
+        ident = source.at(0, 20)
+        if ident[4] not in (1, 2) or ident[5] not in (1, 2):
+            raise Damaged("is damaged: unknown ELF class or byte order")
+        self._source = source
+        self.wide, little = ident[4] == 2, ident[5] == 1
+        self._order = "<" if little else ">"
+        kind, machine = self.unpack("HH", ident[16:])
+        self.machine = Machine(machine, 64 if self.wide else 32, little)
+        if kind != 1:
+            raise Damaged("is an ELF file, but not a relocatable one as modules are")
+        self.sections, names = self._table(size)
+        if not 0 < names < len(self.sections) or self.sections[names].kind != STRTAB:
+            raise Damaged("is damaged: its sections have no names")
+        self._names = self.data(self.sections[names])
+        if not self._names.endswith(b"\0"):
+            raise Damaged("is damaged: its section names do not end")
+
+    def unpack(self, form: str, data: bytes) -> tuple[int, ...]:
+        """`data` as integers, in the file's byte order (struct's letters)."""
+        return struct.unpack(self._order + form, data)
+
+    def _table(self, size: int) -> tuple[list[Section], int]:
+        header = self._source.at(0, 64 if self.wide else 52)
+        (start,) = self.unpack("Q", header[40:48]) if self.wide else self.unpack("I", header[32:36])
+        entry, count, names = self.unpack("HHH", header[-6:])
+        form = struct.Struct(self._order + ("IIQQQQIIQQ" if self.wide else "IIIIIIIIII"))
+        if entry != form.size or not count:
+            raise Damaged("is damaged: it has no section table")
+        if start + count * entry > size:
+            raise Damaged("is truncated or damaged: its section table lies outside the file")
+        sections = []
+        for name, kind, flags, _, offset, length, link, *_ in form.iter_unpack(self._source.at(start, count * entry)):
+            if kind not in (NULL, NOBITS) and offset + length > size:
+                raise Damaged("is truncated or damaged: a section lies outside the file")
+            sections.append(Section(name, kind, flags, offset, length, link))
+        return sections, names
+
+    def data(self, section: Section) -> bytes:
+        """A section's contents."""
+        if section.kind in (NULL, NOBITS):
+            return b""
+        if section.size > _SECTION_LIMIT:
+            raise Damaged(f"is damaged: a section that is a few KB in other modules has {section.size} bytes")
+        return self._source.at(section.offset, section.size)
+
+    def name(self, section: Section) -> bytes:
+        """A section's name, empty where it lies outside the names."""
+        end = self._names.find(b"\0", section.name)
+        return self._names[section.name : end] if end >= 0 else b""
+
+
+class Symbols:
+    """The one symbol table of `elf`, kept by columns: a large driver has 100,000 rows of which few matter."""
+
+    def __init__(self, elf: Elf) -> None:
+        tables = [section for section in elf.sections if section.kind == SYMTAB]
+        if len(tables) != 1:
+            raise Damaged("has two symbol tables" if tables else "has no symbol table; was it stripped?")
+        link = tables[0].link
+        if not 0 < link < len(elf.sections) or elf.sections[link].kind != STRTAB:
+            raise Damaged("is damaged: its symbols have no names")
+        self._elf = elf
+        self._row = 24 if elf.wide else 16
+        self.strings = elf.data(elf.sections[link])
+        if not (self.strings.startswith(b"\0") and self.strings.endswith(b"\0")):
+            raise Damaged("is damaged: its symbol names do not end")
+        table = elf.data(tables[0])
+        self._table = table[: len(table) // self._row * self._row]
+        # Elf64_Sym: name I, info B, other B, section H, value Q, size Q; Elf32_Sym: name, value, size I, then the rest.
+        self.names = self._column("I", 0)
+        self.sections = self._column("H", 6 if elf.wide else 14)
+        self._info = self._table[4 if elf.wide else 12 :: self._row]
+        if max(self.names, default=0) >= len(self.strings):
+            raise Damaged("is damaged: a symbol's name lies outside the names")
+
+    def _column(self, kind: str, offset: int) -> array[int]:
+        values = array(kind, self._table)
+        if self._elf.machine.little != (sys.byteorder == "little"):
+            values.byteswap()
+        return values[offset // values.itemsize :: self._row // values.itemsize]
+
+    def bind(self, row: int) -> int:
+        """ELF_ST_BIND of a row."""
+        return self._info[row] >> 4
+
+    def name(self, row: int) -> str:
+        """The name of a row."""
+        start = self.names[row]
+        return self.strings[start : self.strings.index(b"\0", start)].decode("utf-8", "backslashreplace")
+
+    def value(self, row: int) -> int:
+        """st_value of a row: an offset into its section, or the value itself where the section is ABS."""
+        wide = self._elf.wide
+        start = row * self._row + (8 if wide else 4)
+        return self._elf.unpack("Q" if wide else "I", self._table[start : start + (8 if wide else 4)])[0]
+
+    def target(self, row: int) -> bytes:
+        """What a row names, up to the end of its section; none where it names nothing in the file."""
+        section = self.sections[row]
+        if not 0 < section < len(self._elf.sections):
+            return b""
+        return self._elf.data(self._elf.sections[section])[self.value(row) :]

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A kernel module's file: what the kernel looks at before it decides whether to load it.
+
+Rule: the file is hostile. Whatever is wrong with it is a ModuleFileError that names file and fault.
+
+Formats: `.modinfo` is `key=value`, each ended by a NUL. `__versions` (MODVERSIONS) has entries of 64 bytes: an unsigned long
+and a name (struct modversion_info). `__version_ext_crcs`, u32 each, and `__version_ext_names` replace it from 6.14 on
+where EXTENDED_MODVERSIONS is set. The signature follows the ELF file: PKCS#7 data, 12 bytes
+that tell its length, a marker (linux/module_signature.h). `.BTF` begins with struct btf_header (linux/btf.h).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from knetstatd.core import names
+from knetstatd.core.errors import Damaged, ModuleFileError
+from knetstatd.formats import compression, elf
+from knetstatd.formats.symvers import Export
+from knetstatd.system import files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from knetstatd.formats.elf import Machine
+
+_MARKER = b"~Module signature appended~\n"
+_SIGNATURE = struct.Struct(">8BI")  # algo, hash, id_type, signer_len, key_id_len, three zeros, sig_len
+_PKCS7 = 2
+_ENTRY = 64
+_SECTIONS = frozenset({b".modinfo", b".gnu.linkonce.this_module", b"__versions", b"__version_ext_crcs", b"__version_ext_names"})
+# Of no matter to the kernel, or looked for whether it is loaded or not (any_section_objs()); so there may be two.
+_NOTED = frozenset({b".note.gnu.build-id", b".comment", b".BTF"})
+# struct btf_header: magic, version, flags, its length; offset and size of the types, then of the strings.
+_BTF_MAGIC, _BTF_HEADER = 0xEB9F, "HBBIIIII"
+_BTF_SIZE = struct.calcsize(f"={_BTF_HEADER}")
+_EXPORT = re.compile(rb"\0(__(?:ksymtab|crc|kstrtabns|flags)_[^\0]+)")
+
+
+class Module(NamedTuple):
+    """What one module's file says. Text that it does not have is empty.
+
+    vermagic: as the kernel compares it, spaces included.  license: the first, the only one that the kernel looks at.
+    crcs: the checksum of each symbol as this module was compiled, from `__versions`, None where that table is missing.
+    ext_crcs: the same from the extended table.  undefined, weak: names that must, or may, be exported by others.
+    common: names that no kernel accepts.  exports: what this module exports.  struct_size: bytes of its struct module.
+    signature: PKCS#7 data, or what was appended in its place, None where the kernel sees none.  compiler: as it names itself.
+    build_id: of the linker, in hex; it stays when a module is signed, stripped or compressed.  aliases: what udev or the
+    kernel may ask for to get it.  btf: whether its type information begins as such, None where it has none.
+    """
+
+    name: str
+    vermagic: str
+    license: str
+    depends: tuple[str, ...]
+    import_ns: tuple[str, ...]
+    srcversion: str
+    version: str
+    intree: bool
+    crcs: Mapping[str, int] | None
+    ext_crcs: Mapping[str, int] | None
+    undefined: tuple[str, ...]
+    weak: tuple[str, ...]
+    common: tuple[str, ...]
+    exports: Mapping[str, Export]
+    struct_size: int
+    machine: Machine
+    signature: bytes | None
+    compiler: str
+    build_id: str
+    aliases: tuple[str, ...]
+    btf: bool | None
+
+    @property
+    def signed(self) -> bool:
+        """Whether it has a signature, whatever that is worth."""
+        return self.signature is not None
+
+    @property
+    def release(self) -> str:
+        """The kernel that it was compiled for: vermagic's first word."""
+        return self.vermagic.partition(" ")[0]
+
+    @property
+    def flags(self) -> str:
+        """vermagic from its first space on: all that is compared where checksums decide."""
+        return self.vermagic[len(self.release) :]
+
+
+def read(path: Path) -> Module:
+    """The module in `path`, which may be compressed (gzip, xz, zstd, by content). Raises ModuleFileError."""
+    try:
+        # O_NONBLOCK: a FIFO in this place must not stop the daemon.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as e:
+        raise ModuleFileError("does not exist", os.fspath(path)) from e
+    except (OSError, ValueError) as e:
+        raise ModuleFileError(f"cannot be opened: {e}", names.show(os.fspath(path))) from e
+    try:
+        return _read(fd, os.path.basename(path))
+    except OSError as e:
+        raise ModuleFileError(f"cannot be read: {e.strerror}", os.fspath(path)) from e
+    except Damaged as e:
+        raise ModuleFileError(str(e), os.fspath(path)) from e
+    finally:
+        os.close(fd)
+
+
+def parse(data: bytes, filename: str) -> Module:
+    """The same for a file's contents. Raises ModuleFileError."""
+    try:
+        return _module(elf.Source(-1, 0, compression.unpack(data)), filename)
+    except Damaged as e:
+        raise ModuleFileError(str(e), filename) from e
+
+
+def contents(path: Path) -> bytes:
+    """What a signature is over: the module, unpacked, without one. Raises OSError, ModuleFileError."""
+    try:
+        return unsigned(files.read(path, compression.LIMIT))
+    except Damaged as e:
+        raise ModuleFileError(str(e), os.fspath(path)) from e
+
+
+def unsigned(data: bytes) -> bytes:
+    """The same of a file's contents. Raises Damaged."""
+    data = compression.unpack(data)
+    return data[: _unsigned_size(elf.Source(-1, 0, data))]
+
+
+def _read(fd: int, filename: str) -> Module:
+    st = os.fstat(fd)
+    if not stat.S_ISREG(st.st_mode):
+        raise Damaged("is not a regular file")
+    if not st.st_size:
+        raise Damaged("is empty")
+    if st.st_size > compression.LIMIT:
+        raise Damaged(f"is larger than {compression.LIMIT} bytes")
+    source = elf.Source(fd, st.st_size)
+    if compression.is_packed(source.at(0, min(6, source.size))):
+        source = elf.Source(fd, 0, compression.unpack(source.at(0, source.size)))
+    return _module(source, filename)
+
+
+def _module(source: elf.Source, filename: str) -> Module:
+    end = _unsigned_size(source)
+    file = elf.Elf(source, end)
+    sections = _sections(file)
+    struct_module = sections.get(b".gnu.linkonce.this_module")
+    if struct_module is None or struct_module.kind == elf.NOBITS:
+        raise Damaged("is not a kernel module: it has no .gnu.linkonce.this_module")
+    comment, note = (file.data(sections[n]) if n in sections else b"" for n in (b".comment", b".note.gnu.build-id"))
+    info = _modinfo(file.data(sections[b".modinfo"])) if b".modinfo" in sections else {}
+    symbols = elf.Symbols(file)
+    open_ends = [row for row, section in enumerate(symbols.sections) if section == elf.UNDEF and row]
+    name = info.get("name", [filename.partition(".ko")[0]])[0]
+    return Module(
+        name=names.canonical(name),
+        vermagic=info.get("vermagic", [""])[0],
+        license=info.get("license", [""])[0],
+        depends=tuple(word for word in info.get("depends", [""])[0].split(",") if word),
+        import_ns=tuple(info.get("import_ns", ())),
+        srcversion=info.get("srcversion", [""])[0],
+        version=info.get("version", [""])[0],
+        intree="intree" in info,
+        crcs=_versions(file, file.data(sections[b"__versions"])) if b"__versions" in sections else None,
+        ext_crcs=_extended_versions(file, sections),
+        undefined=tuple(symbols.name(row) for row in open_ends if symbols.bind(row) != elf.WEAK),
+        weak=tuple(symbols.name(row) for row in open_ends if symbols.bind(row) == elf.WEAK),
+        common=_common(symbols),
+        exports=_exports(file, symbols, name),
+        struct_size=struct_module.size,
+        machine=file.machine,
+        signature=_signature(source, end),
+        compiler=comment.lstrip(b"\0").partition(b"\0")[0].decode("utf-8", "replace"),
+        build_id=note[16:].hex(),  # after three words and "GNU\0" (elf(5), "Notes")
+        aliases=tuple(info.get("alias", ())),
+        btf=_btf(file, sections[b".BTF"]) if b".BTF" in sections else None,
+    )
+
+
+def _unsigned_size(source: elf.Source) -> int:
+    """Where the ELF file ends: before the signature, or at the end. A trailer that mod_check_sig() refuses is a fault."""
+    tail = len(_MARKER) + _SIGNATURE.size
+    if source.size <= len(_MARKER) or source.at(source.size - len(_MARKER), len(_MARKER)) != _MARKER:
+        return source.size
+    if source.size < tail:
+        raise Damaged("is damaged: its signature is incomplete")
+    algo, hash_, kind, signer, key, *zeros, size = _SIGNATURE.unpack(source.at(source.size - tail, _SIGNATURE.size))
+    if size >= source.size - tail or (kind == _PKCS7 and any((algo, hash_, signer, key, *zeros))):
+        raise Damaged("is damaged: its signature does not parse")
+    return source.size - tail - int(size)
+
+
+def _signature(source: elf.Source, end: int) -> bytes | None:
+    """What lies between the ELF file and the trailer. One that is not PKCS#7 counts as none (mod_check_sig(): ENOPKG)."""
+    start = source.size - len(_MARKER) - _SIGNATURE.size
+    if end == source.size or _SIGNATURE.unpack(source.at(start, _SIGNATURE.size))[2] != _PKCS7:
+        return None
+    return source.at(end, start - end)
+
+
+def _sections(file: elf.Elf) -> dict[bytes, elf.Section]:
+    """The sections that say what the module is. Like the kernel's find_sec(): one that is not loaded does not count."""
+    found: dict[bytes, elf.Section] = {}
+    for section in file.sections:
+        if section.kind == elf.NULL:
+            continue
+        name = file.name(section)
+        if name in _NOTED:
+            found.setdefault(name, section)
+        elif name in _SECTIONS and section.flags & elf.ALLOC:
+            if name in found:
+                raise Damaged(f"is damaged: it has two sections {name.decode()}")
+            found[name] = section
+    return found
+
+
+def _modinfo(data: bytes) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for entry in data.split(b"\0"):
+        key, equals, value = entry.partition(b"=")
+        if equals:
+            found.setdefault(key.decode("utf-8", "replace"), []).append(value.decode("utf-8", "replace"))
+    return found
+
+
+def _versions(file: elf.Elf, data: bytes) -> dict[str, int]:
+    found: dict[str, int] = {}
+    word = 8 if file.wide else 4
+    for start in range(0, len(data) // _ENTRY * _ENTRY, _ENTRY):
+        name, nul, _ = data[start + word : start + _ENTRY].partition(b"\0")
+        if not nul:
+            raise Damaged("is damaged: a name in its checksum table does not end")
+        (crc,) = file.unpack("Q" if file.wide else "I", data[start : start + word])
+        found.setdefault(name.decode("utf-8", "backslashreplace"), crc)
+    return found
+
+
+def _extended_versions(file: elf.Elf, sections: dict[bytes, elf.Section]) -> dict[str, int] | None:
+    crcs, text = sections.get(b"__version_ext_crcs"), sections.get(b"__version_ext_names")
+    if crcs is None and text is None:
+        return None
+    if crcs is None or text is None:
+        raise Damaged("is damaged: half of its extended checksum table is missing")
+    data, ends = file.data(crcs), file.data(text).split(b"\0")
+    count = len(data) // 4
+    if len(ends) - 1 < count:
+        raise Damaged("is damaged: its extended checksum table has fewer names than checksums")
+    found: dict[str, int] = {}
+    for name, crc in zip(ends, file.unpack(f"{count}I", data[: count * 4]), strict=False):
+        found.setdefault(name.decode("utf-8", "backslashreplace"), crc)
+    return found
+
+
+def _btf(file: elf.Elf, section: elf.Section) -> bool | None:
+    """What btf_parse_hdr() asks first: the header, and that what it names lies in the section."""
+    if not section.size:
+        return None
+    data = file.data(section._replace(size=min(section.size, _BTF_SIZE)))
+    if len(data) < _BTF_SIZE:
+        return False
+    magic, version, flags, length, types, types_size, strings, strings_size = file.unpack(_BTF_HEADER, data)
+    ends = (length, length + types + types_size, length + strings + strings_size)
+    return (magic, version, flags) == (_BTF_MAGIC, 1, 0) and max(ends) <= section.size
+
+
+def _common(symbols: elf.Symbols) -> tuple[str, ...]:
+    rows = [row for row, section in enumerate(symbols.sections) if section == elf.COMMON]
+    return tuple(name for name in map(symbols.name, rows) if not name.startswith("__gnu_lto"))
+
+
+def _exports(file: elf.Elf, symbols: elf.Symbols, module: str) -> dict[str, Export]:
+    """What the module exports, from the labels that EXPORT_SYMBOL() leaves (linux/export.h, linux/export-internal.h)."""
+    wanted = {match.start(1) for match in _EXPORT.finditer(symbols.strings)}
+    if not wanted:
+        return {}
+    labels = {symbols.name(row): row for row, name in enumerate(symbols.names) if name in wanted}
+
+    def target(label: str) -> bytes:
+        return symbols.target(labels[label]) if label in labels else b""
+
+    found = {}
+    for label, row in labels.items():
+        kind, _, name = label[2:].partition("_")
+        section = symbols.sections[row]
+        if kind == "ksymtab" and 0 < section < len(file.sections):
+            # The section tells the licence, and in newer kernels (7.2 for one) a byte of flags.
+            gpl_only = file.name(file.sections[section]) == b"__ksymtab_gpl"
+            gpl_only |= bool(target(f"__flags_{name}")[:1].strip(b"\0"))
+            namespace = target(f"__kstrtabns_{name}").partition(b"\0")[0].decode("utf-8", "replace")
+            found[name] = Export(_crc(file, symbols, labels.get(f"__crc_{name}")), module, gpl_only, namespace)
+    return found
+
+
+def _crc(file: elf.Elf, symbols: elf.Symbols, row: int | None) -> int:
+    """A checksum: until 5.18 the label's own value, since 5.19 a word in `__kcrctab`; 0 where there is none."""
+    if row is None:
+        return 0
+    if symbols.sections[row] == elf.ABS:
+        return symbols.value(row) & 0xFFFFFFFF
+    word = symbols.target(row)[:4]
+    return file.unpack("I", word)[0] if len(word) == 4 else 0

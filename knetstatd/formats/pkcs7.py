@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who signed it: the signer in a module's PKCS#7 signature, and the keys in certificates and EFI signature lists.
+
+Rule 1: the bytes are hostile. Every length is checked against what holds it; every fault is a Damaged.
+Rule 2: keys are told apart as the kernel does (asymmetric_key_generate_id(), pkcs7_note_signed_info()): by issuer and serial
+        number, or by the subject key identifier. Names are for people.
+
+Our own reader of DER, because nothing that is kept by others fits: libkmod and `cryptography` bring libcrypto's 3 MB into an
+idle daemon, `modinfo` gives the serial number without its issuer and reads no certificate, `openssl` takes 10 ms for each
+question. Sources: X.690 (DER), RFC 5652 (CMS), RFC 5280 (X.509), RFC 8017 (RSASSA-PKCS1-v1_5), UEFI 2.10 32.4.1.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from knetstatd.core.errors import Damaged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_INTEGER, _BITS, _OCTETS, _OID, _SEQUENCE, _SET = 0x02, 0x03, 0x04, 0x06, 0x30, 0x31
+_RSA = bytes.fromhex("2a864886f70d010101")
+_COMMON_NAME, _SKID = b"\x55\x04\x03", b"\x55\x1d\x0e"
+_SHA = bytes.fromhex("608648016503040200")[:-1]  # 2.16.840.1.101.3.4.2, then the number of the digest
+_DIGESTS = {_SHA + bytes([n]): name for n, name in ((1, "sha256"), (2, "sha384"), (3, "sha512"), (4, "sha224"))} | {
+    _SHA + bytes([n]): name for n, name in ((8, "sha3_256"), (9, "sha3_384"), (10, "sha3_512"))
+}
+_PEM = re.compile(rb"^-----BEGIN (?:X509 )?CERTIFICATE-----\s(.*?)^-----END ", re.DOTALL | re.MULTILINE)
+_EFI_X509 = bytes.fromhex("a159c0a5e494a74a87b5ab155c2bf072")  # EFI_CERT_X509_GUID, as it lies in memory
+
+
+class Key(NamedTuple):
+    """How a key is named: by issuer (a Name in DER) and serial number, or by subject key identifier; b"" for not said."""
+
+    issuer: bytes
+    serial: bytes
+    skid: bytes
+
+    def is_same(self, other: Key) -> bool:
+        """Whether the kernel takes the two for one key."""
+        by_serial = bool(self.issuer) and (self.issuer, self.serial) == (other.issuer, other.serial)
+        return by_serial or (bool(self.skid) and self.skid == other.skid)
+
+    def __str__(self) -> str:
+        name = _common_name(self.issuer)
+        number = (self.skid or self.serial).hex(":")
+        return f"{name} ({number})" if name else number
+
+
+class Certificate(NamedTuple):
+    """A key and, where it is RSA, its modulus and exponent; 0 where it is not."""
+
+    key: Key
+    modulus: int
+    exponent: int
+
+
+class Signature(NamedTuple):
+    """A signature: whose, and what it takes to check it. digest: hashlib's name, "" where it is not over the contents alone."""
+
+    key: Key
+    digest: str
+    oid: bytes
+    value: bytes
+
+
+class _Item(NamedTuple):
+    tag: int
+    data: bytes
+    whole: bytes
+
+
+def _items(data: bytes) -> list[_Item]:
+    """The elements that follow each other in `data`."""
+    found, at = [], 0
+    while at < len(data):
+        start = at + 2
+        if start > len(data) or data[at] & 0x1F == 0x1F:
+            raise Damaged("its signature or certificate is damaged")
+        length = data[at + 1]
+        if length & 0x80:
+            start += length & 0x7F
+            length = int.from_bytes(data[at + 2 : start], "big") if at + 2 < start <= min(at + 6, len(data)) else len(data)
+        if start + length > len(data):
+            raise Damaged("its signature or certificate is damaged")
+        found.append(_Item(data[at], data[start : start + length], data[at : start + length]))
+        at = start + length
+    return found
+
+
+def _take(items: list[_Item], *tags: int) -> _Item:
+    """Takes the next element, which must be of one of the tags."""
+    if not items or items[0].tag not in tags:
+        raise Damaged("its signature or certificate is damaged")
+    return items.pop(0)
+
+
+def _skip(items: list[_Item], *tags: int) -> None:
+    while items and items[0].tag in tags:
+        items.pop(0)
+
+
+def signature(data: bytes) -> Signature:
+    """The first signer in PKCS#7 data; modules have one. Raises Damaged."""
+    outer = _items(_take(_items(data), _SEQUENCE).data)
+    _take(outer, _OID)
+    signed = _items(_take(_items(_take(outer, 0xA0).data), _SEQUENCE).data)
+    for tag in (_INTEGER, _SET, _SEQUENCE):
+        _take(signed, tag)
+    _skip(signed, 0xA0, 0xA1)  # certificates, revocation lists
+    info = _items(_take(_items(_take(signed, _SET).data), _SEQUENCE).data)
+    _take(info, _INTEGER)
+    who = _take(info, _SEQUENCE, 0x80)
+    if who.tag == _SEQUENCE:
+        parts = _items(who.data)
+        key = Key(_take(parts, _SEQUENCE).whole, _take(parts, _INTEGER).data, b"")
+    else:
+        key = Key(b"", b"", who.data)
+    oid = _take(_items(_take(info, _SEQUENCE).data), _OID).data
+    bare = bool(info) and info[0].tag != 0xA0  # with signed attributes it is they that are signed
+    _skip(info, 0xA0)
+    _take(info, _SEQUENCE)
+    return Signature(key, _DIGESTS.get(oid, "") if bare else "", oid, _take(info, _OCTETS).data)
+
+
+def certificate(data: bytes) -> Certificate:
+    """An X.509 certificate, as DER or, as sign-file(1) takes it too, as PEM (RFC 7468). Raises Damaged."""
+    if armour := _PEM.search(data) if data[:1] != bytes([_SEQUENCE]) else None:
+        try:
+            data = binascii.a2b_base64(armour[1])
+        except binascii.Error as e:
+            raise Damaged("its signature or certificate is damaged") from e
+    body = _items(_take(_items(_take(_items(data), _SEQUENCE).data), _SEQUENCE).data)
+    _skip(body, 0xA0)  # version
+    serial = _take(body, _INTEGER).data
+    _take(body, _SEQUENCE)  # algorithm
+    issuer = _take(body, _SEQUENCE).whole
+    for _ in ("validity", "subject"):
+        _take(body, _SEQUENCE)
+    public = _items(_take(body, _SEQUENCE).data)
+    modulus = exponent = 0
+    if _take(_items(_take(public, _SEQUENCE).data), _OID).data == _RSA:
+        numbers = _items(_take(_items(_take(public, _BITS).data[1:]), _SEQUENCE).data)
+        modulus, exponent = (int.from_bytes(_take(numbers, _INTEGER).data, "big") for _ in range(2))
+    _skip(body, 0x81, 0x82, 0xA1, 0xA2)  # unique identifiers
+    skid = b""
+    if body:
+        for extension in _items(_take(_items(_take(body, 0xA3).data), _SEQUENCE).data):
+            parts = _items(extension.data)
+            if parts and parts[0].data == _SKID:
+                skid = _take(_items(_take(parts[-1:], _OCTETS).data), _OCTETS).data
+    return Certificate(Key(issuer, serial, skid), modulus, exponent)
+
+
+def certificates(lists: bytes) -> tuple[Certificate, ...]:
+    """The X.509 certificates in EFI_SIGNATURE_LISTs; those that cannot be read are left out. Raises Damaged."""
+    found, at = [], 0
+    while at < len(lists):
+        total, header, size = (int.from_bytes(lists[at + n : at + n + 4], "little") for n in (16, 20, 24))
+        if total < 28 or at + total > len(lists) or size <= 16:
+            raise Damaged("a list of keys in the firmware is damaged")
+        if lists[at : at + 16] == _EFI_X509:
+            for start in range(at + 28 + header, at + total - size + 1, size):
+                try:
+                    found.append(certificate(lists[start + 16 : start + size]))  # 16: the owner's GUID
+                except Damaged:
+                    continue
+        at += total
+    return tuple(found)
+
+
+def is_genuine(signed: Signature, key: Certificate, contents: Callable[[], bytes]) -> bool | None:
+    """Whether `signed` is this key's signature of the contents; None where that cannot be told (ECDSA, ML-DSA, attributes)."""
+    if not signed.digest or not key.modulus:
+        return None
+    import hashlib  # 3 MB; only where an enrolled key has signed
+
+    digest = hashlib.new(signed.digest, contents()).digest()
+    inner = bytes([_OID, len(signed.oid)]) + signed.oid + b"\x05\0"
+    info = bytes([_SEQUENCE, len(inner)]) + inner + bytes([_OCTETS, len(digest)]) + digest
+    length = (key.modulus.bit_length() + 7) // 8
+    padded = b"\0\1" + b"\xff" * (length - len(info) - 5) + b"\0" + bytes([_SEQUENCE, len(info)]) + info
+    if not 0 < key.exponent < 1 << 32 or length > 2048:
+        return None
+    return pow(int.from_bytes(signed.value, "big"), key.exponent, key.modulus) == int.from_bytes(padded, "big")
+
+
+def _common_name(name: bytes) -> str:
+    """The common name in a Name, for people; "" where there is none."""
+    try:
+        for part in _items(_take(_items(name), _SEQUENCE).data):
+            for pair in _items(part.data):
+                kind, *value = _items(pair.data)
+                if kind.data == _COMMON_NAME and value:
+                    return value[0].data.decode("utf-8", "replace")[:80]
+    except (Damaged, ValueError):
+        pass
+    return ""

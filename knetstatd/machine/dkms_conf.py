@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""dkms.conf, read without running it.
+
+Rule 1: dkms.conf is a shell script, and it is never executed here (see shellfile). What needs a shell is named in
+        `dynamic`, not guessed.
+Rule 2: the files and their order are dkms's: dkms.conf, then the overrides in /etc/dkms, the more special later.
+Rule 3: dkms evaluates each value twice: once in the file, once more inside double quotes when it takes it over. So a
+        variable in single quotes is expanded as well, and runs of spaces become one.
+Rule 4: no text raises.
+
+Sources: dkms(8), "DKMS.CONF" and "DKMS.CONF OVERRIDES"; dkms 3.0.10's and 3.4's reading of them, compared by
+tests/unit/test_dkms.py; bash(1), "QUOTING", "Arrays", "Parameter Expansion".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from knetstatd.core import names
+from knetstatd.formats.shell_assignments import Shell
+from knetstatd.system import files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_MAKE_VARIABLE = re.compile(r"(?:^|\s)([A-Za-z_]\w*)[:?+]?=(\"[^\"]*\"|'[^']*'|\S*)")
+# What means something between double quotes.
+_SPECIAL = re.compile(r'[$`"\\]')
+# What is set when dkms reads the file, and not always known here.
+_UNKNOWN = (
+    "kernelver kernel_source_dir arch module module_version parallel_jobs HOME PATH PWD USER SHELL HOSTNAME TMPDIR"
+).split()
+# The variables that dkms takes over, in the order in which it does: an earlier one can be used in a later one.
+_TAKEN = (
+    "CLEAN PACKAGE_NAME PACKAGE_VERSION BUILD_DEPENDS BUILD_EXCLUSIVE_KERNEL BUILD_EXCLUSIVE_KERNEL_MIN "
+    "BUILD_EXCLUSIVE_KERNEL_MAX BUILD_EXCLUSIVE_ARCH BUILD_EXCLUSIVE_CONFIG OBSOLETE_BY MAKE MAKE_MATCH BUILT_MODULE_NAME "
+    "BUILT_MODULE_LOCATION DEST_MODULE_NAME DEST_MODULE_LOCATION AUTOINSTALL"
+).split()
+
+
+class Module(NamedTuple):
+    """One module that dkms.conf says is built: names without .ko, as dkms derives them from each other.
+
+    name, place: where make leaves it, in the source.  dest_name: its name when installed.
+    dest: DEST_MODULE_LOCATION, which most distributions replace by their own.
+    """
+
+    name: str
+    dest_name: str
+    place: str
+    dest: str
+
+
+class Make(NamedTuple):
+    """One MAKE[n]. match: MAKE_MATCH[n].  variables: those that the command line sets for make."""
+
+    command: str
+    match: str
+    variables: tuple[tuple[str, str], ...]
+
+
+class Conf(NamedTuple):
+    """What dkms.conf says. dynamic: variables whose value needs a shell; their fields show the text as it stands.
+
+    autoinstall: the raw value.  faults: what dkms refuses the file for; nothing that a shell may put right.
+    sources: the files that were read.
+    """
+
+    package_name: str
+    package_version: str
+    modules: tuple[Module, ...]
+    make: tuple[Make, ...]
+    autoinstall: str
+    build_depends: tuple[str, ...]
+    exclusive: Mapping[str, str]
+    dynamic: frozenset[str]
+    faults: tuple[str, ...]
+    sources: tuple[str, ...]
+
+    def knows(self, variable: str) -> bool:
+        """Whether the variable's value is known without a shell."""
+        return variable not in self.dynamic
+
+    def leaves_to(self, kernel: str) -> bool:
+        """Whether dkms would not build for a kernel of this release, or not install beside its own module of the name."""
+        known = {name: value for name, value in self.exclusive.items() if self.knows(name)}
+        only, first = known.get("BUILD_EXCLUSIVE_KERNEL"), known.get("BUILD_EXCLUSIVE_KERNEL_MIN")
+        last = known.get("BUILD_EXCLUSIVE_KERNEL_MAX") or known.get("OBSOLETE_BY")
+        try:
+            if only and not re.search(only, kernel):
+                return True
+        except (re.error, OverflowError, RecursionError):  # a POSIX expression that is none of Python's
+            return False
+        mine = names.version_key(kernel)
+        return bool((first and mine < names.version_key(first)) or (last and mine > names.version_key(last)))
+
+
+def read(source: Path, root: Path, module: str = "", version: str = "", kernel: str = "", arch: str = "") -> Conf:
+    """dkms.conf in the directory `source`, with the overrides of /etc/dkms for whatever else is given.
+
+    module, version, kernel and arch become parts of file names: validated ones (see names). Raises nothing; a file
+    that is not there has no settings, and the faults say so.
+    """
+    given = {"dkms_tree": "/var/lib/dkms", "source_tree": "/usr/src", "install_tree": "/lib/modules"}
+    given |= {"kernelver": kernel, "kernel_source_dir": f"/lib/modules/{kernel}/build"} if kernel else {}
+    given |= {name: v for name, v in (("arch", arch), ("module", module), ("module_version", version)) if v}
+    shell = Shell(given, _UNKNOWN)
+    sources = []
+    overrides = root / "etc/dkms"
+    there = files.names(overrides)
+    wanted = (f"{name}.conf" for name in _overrides(module, version, kernel, arch))
+    for path in (source / "dkms.conf", *(overrides / name for name in wanted if name in there)):
+        if (text := files.text(path, 1 << 18)) is not None:
+            _take(shell, text.replace("\0", ""))
+            sources.append(os.fspath(path))
+    return _conf(shell, tuple(sources))
+
+
+def _overrides(module: str, version: str, kernel: str, arch: str) -> list[str]:
+    """The names of the override files, in the order in which dkms reads them. Those with `--` are not in 3.0.x."""
+    parts = [module, version, kernel, arch]
+    found = ["-".join(parts[:n]) for n in (1, 2, 3, 4) if all(parts[:n])]
+    found += [f"{module}--{kernel}"] if module and kernel else []
+    return found + ([f"{module}--{kernel}-{arch}"] if module and kernel and arch else [])
+
+
+def _take(shell: Shell, text: str) -> None:
+    """One file, as dkms takes it over: its own variables only, each evaluated once more (Rule 3)."""
+    shell.run(text)
+    first, shell.values = shell.values, {}
+    for name in _TAKEN:
+        for index, value in sorted(first.get(name, {}).items()):
+            plain = re.sub(r"[ \t\n]+", " ", value)
+            if not _SPECIAL.search(plain):
+                shell.values.setdefault(name, {})[index] = plain
+                continue
+            again = f'"{plain}"'
+            word = shell.value(again, 0)
+            understood = word.static and word.end == len(again)
+            if not understood:
+                shell.dynamic.add(name)
+            shell.values.setdefault(name, {})[index] = word.text if understood else value
+    # The file's other variables end with it.
+    shell.dynamic = set(_TAKEN) if "*" in shell.dynamic else shell.dynamic & set(_TAKEN)
+
+
+def autoinstalls(raw: str, *, yes_or_no: bool) -> bool:
+    """Whether dkms takes this AUTOINSTALL for a yes.
+
+    yes_or_no: dkms from 3.2.0 on, which takes only yes and no. Before, every text is a yes, "no" too.
+    """
+    return raw.lower() == "yes" if yes_or_no else bool(raw)
+
+
+def chosen_make(conf: Conf, kernel: str) -> Make | None:
+    """The MAKE that dkms runs for a kernel, None where it uses its own default (make -C HEADERS M=BUILD)."""
+    chosen = conf.make[0] if conf.make and not conf.make[0].match else None
+    for make in conf.make:
+        try:
+            if make.command and make.match and re.search(make.match, kernel):
+                chosen = make
+        except (re.error, OverflowError, RecursionError):  # a POSIX expression that is none of Python's
+            continue
+    return chosen if chosen and chosen.command else None
+
+
+def _conf(shell: Shell, sources: tuple[str, ...]) -> Conf:
+    def get(name: str, index: int = 0) -> str:
+        return shell.values.get(name, {}).get(index, "")
+
+    def length(*arrays: str) -> int:
+        return max((max(shell.values.get(name) or [-1]) + 1 for name in arrays), default=0)
+
+    unknown = shell.dynamic
+    faults = [] if sources else ["there is no dkms.conf"]
+    faults += [f"{name} is not set" for name in ("PACKAGE_NAME", "PACKAGE_VERSION") if not get(name) and name not in unknown]
+    arrays = ("BUILT_MODULE_NAME", "BUILT_MODULE_LOCATION", "DEST_MODULE_NAME", "DEST_MODULE_LOCATION")
+    count = length(*arrays)
+    modules = []
+    for i in range(count):
+        name = get("BUILT_MODULE_NAME", i) or (get("PACKAGE_NAME") if count == 1 else "")
+        place, dest = get("BUILT_MODULE_LOCATION", i), get("DEST_MODULE_LOCATION", i)
+        module = Module(name, get("DEST_MODULE_NAME", i) or name, place + "/" * (place[-1:] not in ("", "/")), dest)
+        if not unknown & {"BUILT_MODULE_NAME", "DEST_MODULE_NAME", "PACKAGE_NAME"}:
+            faults += [] if name else [f"BUILT_MODULE_NAME[{i}] is not set"]
+            faults += [f"{n} ends in .o or .ko" for n in sorted({name, module.dest_name}) if n.endswith((".o", ".ko"))]
+        if not dest.startswith(("/kernel", "/updates", "/extra")) and "DEST_MODULE_LOCATION" not in unknown:
+            faults.append(f"DEST_MODULE_LOCATION[{i}] does not begin with /kernel, /updates or /extra")
+        modules.append(module)
+    if not modules and not unknown & set(arrays):
+        faults.append("it names no module: there is no DEST_MODULE_LOCATION")
+    makes = []
+    for i in range(length("MAKE")):
+        command = get("MAKE", i)
+        variables = tuple((name, value.strip("'\"")) for name, value in _MAKE_VARIABLE.findall(command))
+        makes.append(Make(command, get("MAKE_MATCH", i), variables))
+    exclusive = {
+        f"{name}[{i}]" if i else name: value
+        for name, array in sorted(shell.values.items())
+        for i, value in sorted(array.items())
+        if name.startswith(("BUILD_EXCLUSIVE_", "OBSOLETE_BY")) and value
+    }
+    return Conf(
+        get("PACKAGE_NAME"),
+        get("PACKAGE_VERSION"),
+        tuple(modules),
+        tuple(makes),
+        get("AUTOINSTALL"),
+        tuple(value for _, value in sorted(shell.values.get("BUILD_DEPENDS", {}).items()) if value),
+        exclusive,
+        frozenset(shell.dynamic),
+        tuple(faults),
+        sources,
+    )

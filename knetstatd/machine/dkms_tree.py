@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What DKMS has registered, built and installed, read from its files.
+
+Rule 1: dkms is not run: `dkms status` takes long, executes every dkms.conf as a shell script, and calls "installed"
+        what has no file. A test holds these answers against it.
+Rule 2: a fact here says what the tree says. Whether a file is any good is `verify`'s question.
+Rule 3: names from the tree are checked (see names); what fails is reported in `refused` and otherwise left alone.
+Rule 4: nothing raises: what vanishes while it is read is not there.
+
+The tree: <module>/<version>/source, a link to the source; <module>/<version>/<kernel>/<arch>/module/*.ko*, what was
+built; <module>/kernel-<kernel>-<arch>, a link to the build that is installed. Source: dkms(8) and DKMS 3.0.10 to 3.4.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from knetstatd.core import names
+from knetstatd.machine import dkms_conf
+from knetstatd.system import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+TREE = "var/lib/dkms"
+_MODULE_FILE = re.compile(r".+\.ko(?:\.gz|\.xz|\.zst)?", re.DOTALL)
+# Where kernel packages run hooks: Debian's (its packages from 2025 on have the second), and kernel-install's.
+_DEBIAN_HOOKS = ("etc/kernel/postinst.d/dkms", "usr/share/kernel/postinst.d/dkms")
+_INSTALL_HOOKS = tuple(f"{d}/kernel/install.d/40-dkms.install" for d in ("etc", "run", "usr/local/lib", "usr/lib"))
+
+
+class Build(NamedTuple):
+    """What a version has for one kernel.
+
+    files: the names in its module directory, sorted.  installed: DKMS's mark for it is set; the file need not exist.
+    stuck: there is no module directory, and every later `dkms build` fails until `directory` is removed.
+    """
+
+    kernel: str
+    arch: str
+    directory: Path
+    files: tuple[str, ...]
+    installed: bool
+    stuck: bool
+
+
+class Version(NamedTuple):
+    """A registered version. source: where its source is, also if `broken` says why it cannot be used.
+
+    leftovers: temporary directories of builds that were killed.
+    """
+
+    version: str
+    source: Path
+    broken: str
+    builds: tuple[Build, ...]
+    leftovers: tuple[Path, ...]
+
+    def build(self, kernel: str) -> Build | None:
+        """What there is for a kernel: what is installed, else what is built, else what is stuck."""
+        found = [build for build in self.builds if build.kernel == kernel]
+        return min(found, key=lambda build: (not build.installed, build.stuck), default=None)
+
+
+class Package(NamedTuple):
+    """A registered package (DKMS's "module"); its versions from the lowest to the highest."""
+
+    name: str
+    versions: tuple[Version, ...]
+
+    @property
+    def highest(self) -> Version:
+        """The version that a kernel is to have."""
+        return self.versions[-1]
+
+    def installed(self, kernel: str) -> tuple[Version, Build] | None:
+        """The version that DKMS has marked as installed for a kernel, whatever its number."""
+        for version in reversed(self.versions):
+            for build in version.builds:
+                if build.kernel == kernel and build.installed:
+                    return version, build
+        return None
+
+
+class Registered(NamedTuple):
+    """All packages, by name, and the paths (fit for a log) whose names must not be used."""
+
+    packages: dict[str, Package]
+    refused: tuple[str, ...]
+
+
+def modules(root: Path) -> Registered:
+    """Every package in DKMS's tree. Directories without a registered version are no packages."""
+    packages: dict[str, Package] = {}
+    refused: list[str] = []
+    for name in _directories(root / TREE):
+        if not names.is_module(name):
+            refused.append(names.show(f"/{TREE}/{name}"))
+        elif found := _package(root, name, refused):
+            packages[name] = found
+    return Registered(packages, tuple(refused))
+
+
+def package(root: Path, name: str) -> Package | None:
+    """One package, None where DKMS has none of that name. Raises NameRefused."""
+    return _package(root, names.module(name), [])
+
+
+def installed(packages: Iterable[Package]) -> dict[tuple[str, str], list[tuple[Package, Version, Path]]]:
+    """The modules that packages have installed, by kernel and module name: DKMS's own file of each."""
+    found: dict[tuple[str, str], list[tuple[Package, Version, Path]]] = {}
+    for package in packages:
+        for version in package.versions:
+            for build in version.builds:
+                for name in build.files if build.installed else ():
+                    key = (build.kernel, names.canonical(name.partition(".ko")[0]))
+                    found.setdefault(key, []).append((package, version, build.directory / "module" / name))
+    return found
+
+
+def conf(root: Path, name: str, version: Version, kernel: str = "", arch: str = "") -> dkms_conf.Conf:
+    """The version's dkms.conf with the overrides in /etc/dkms, for one kernel where one is given.
+
+    Raises NameRefused.
+    """
+    if kernel:
+        names.kernel(kernel)
+    if arch:
+        names.module(arch)
+    return dkms_conf.read(version.source, root, names.module(name), version.version, kernel, arch)
+
+
+def hook_present(root: Path) -> bool:
+    """Whether a kernel's installation makes DKMS build the modules that have AUTOINSTALL."""
+    if os.path.lexists(root / "etc/dkms/no-autoinstall"):
+        return False
+    if any(_runs(root, hook) for hook in _DEBIAN_HOOKS):
+        return True
+    # As systemd finds such files: the first directory that has the name decides, a link to /dev/null is a no.
+    return next((_runs(root, hook) for hook in _INSTALL_HOOKS if os.path.lexists(root / hook)), False)
+
+
+def _runs(root: Path, hook: str) -> bool:
+    path = files.inside(root, hook)
+    return os.path.isfile(path) and os.access(path, os.X_OK)
+
+
+def _directories(path: Path) -> list[str]:
+    """The names of the real directories in a directory, sorted."""
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+
+
+def _link(path: Path) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _package(root: Path, name: str, refused: list[str]) -> Package | None:
+    directory = root / TREE / name
+    versions = []
+    for version in _directories(directory):
+        if version == "original_module":
+            continue
+        if not names.is_module(version):
+            refused.append(names.show(f"/{TREE}/{name}/{version}"))
+        elif os.path.islink(directory / version / "source") or os.path.isdir(directory / version / "source"):
+            versions.append(_version(root, name, version, refused))
+    versions.sort(key=lambda v: (names.version_key(v.version), v.version))
+    return Package(name, tuple(versions)) if versions else None
+
+
+def _version(root: Path, name: str, version: str, refused: list[str]) -> Version:
+    directory = root / TREE / name / version
+    builds = []
+    leftovers = []
+    for kernel in _directories(directory):
+        # DKMS lists what starts with a digit; the others are source, build, tarball.
+        if not kernel[:1].isdigit():
+            continue
+        if not names.is_kernel(kernel):
+            refused.append(names.show(f"/{TREE}/{name}/{version}/{kernel}"))
+            continue
+        for arch in _directories(directory / kernel):
+            place = directory / kernel / arch
+            if arch.startswith(".tmp_"):
+                leftovers.append(place)
+            elif not names.is_module(arch):
+                refused.append(names.show(f"/{TREE}/{name}/{version}/{kernel}/{arch}"))
+            else:
+                mark = _link(root / TREE / name / f"kernel-{kernel}-{arch}")
+                target = f"{version}/{kernel}/{arch}"
+                installed = mark in (target, f"/{TREE}/{name}/{target}")
+                stuck = not os.path.isdir(place / "module")
+                found = tuple(n for n in files.names(place / "module") if _MODULE_FILE.fullmatch(n))
+                builds.append(Build(kernel, arch, place, found, installed, stuck))
+    source, broken = _source(root, f"{TREE}/{name}/{version}")
+    return Version(version, source, broken, tuple(builds), tuple(leftovers))
+
+
+def _source(root: Path, directory: str) -> tuple[Path, str]:
+    """Where a version's source is, and why it cannot be used ("" if it can). Links are followed inside `root`."""
+    path = files.inside(root, f"{directory}/source")
+    shown = names.clean(f"/{os.path.relpath(path, root)}")
+    if files.is_hidden(root, path):
+        return path, f"its source is {shown}, {files.HIDDEN}"
+    if not os.path.isdir(path):
+        return path, f"the source directory {shown} does not exist"
+    if not os.path.isfile(path / "dkms.conf"):
+        return path, f"{shown} has no dkms.conf"
+    if not (_is_readable(path, 0o5) and _is_readable(path / "dkms.conf", 0o4)):
+        return path, f"{shown} is not readable by all, and is compiled without privileges: run chmod -R a+rX {shown}"
+    return path, ""
+
+
+def _is_readable(path: Path, bits: int) -> bool:
+    try:
+        return os.stat(path).st_mode & bits == bits
+    except OSError:
+        return False

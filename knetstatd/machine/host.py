@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a machine and its DKMS, and no kernel's files, have to say about modules.
+
+Rule: these are values to compare: as long as they are equal, and files have the same identity, a proof stands.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from knetstatd.core import names
+from knetstatd.machine import bootloader, modprobe_conf, signature_policy
+from knetstatd.system import files
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from knetstatd.machine.modprobe_conf import Rules
+    from knetstatd.machine.signature_policy import Firmware
+
+
+class Host(NamedTuple):
+    """What a machine, and none of its kernels, has to say about modules; the same value means the same answers.
+
+    state: our state directory, None for none.  loader: what the boot loader's files were, on which command lines depend.
+    insists: whether the running kernel refuses unsigned modules.
+    """
+
+    firmware: Firmware
+    rules: Rules
+    state: Path | None = None
+    loader: tuple[files.Identity | None, ...] = ()
+    insists: bool = False
+
+
+class Rival(NamedTuple):
+    """Another DKMS package's installed module of the same name. package: with its version.  copy: DKMS's own file of it."""
+
+    package: str
+    copy: Path
+    guarded: bool
+
+
+class Origin(NamedTuple):
+    """What DKMS knows of an installed module. registered: the version that a kernel is to have.  installed: the one it has.
+
+    copy: DKMS's own file of it.  changed: when the source last was, in seconds since the epoch.
+    rivals: what other packages have installed under its name.  left: the package is not meant for this kernel.
+    """
+
+    registered: str
+    installed: str = ""
+    copy: Path | None = None
+    changed: float = 0.0
+    rivals: tuple[Rival, ...] = ()
+    left: bool = False
+
+    @property
+    def copies(self) -> tuple[Path, ...]:
+        """The files of DKMS that the installed one is compared with."""
+        return (*((self.copy,) if self.copy is not None else ()), *(rival.copy for rival in self.rivals))
+
+
+def read(root: Path, state: Path | None = None) -> Host:
+    """Reads the machine under `root`."""
+    loader = tuple(map(files.identity, bootloader.inputs(root)))
+    insists = signature_policy.running_insists(root)
+    return Host(signature_policy.firmware(root), modprobe_conf.read(root), state, loader, insists)
+
+
+def copy_of(module: str, directory: Path, built: Sequence[str]) -> Path | None:
+    """Of the files that DKMS built, the one that is this module."""
+    found = (name for name in built if names.canonical(name.partition(".ko")[0]) == names.canonical(module))
+    return next((directory / name for name in found), None)

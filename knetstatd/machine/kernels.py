@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is in /lib/modules and /boot: which kernels there are, and whether modules can be compiled for them."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from knetstatd.core import names
+from knetstatd.core.model import Headers, KernelState
+from knetstatd.system import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_UTS_RELEASE = re.compile(r'#define\s+UTS_RELEASE\s+"([^"]*)"')
+_INCLUDE = re.compile(r"^include\s+(/\S+)\s*$", re.MULTILINE)
+_CC = re.compile(r'^CONFIG_CC_VERSION_TEXT="([^"]*)"', re.MULTILINE)
+
+
+class Directories(NamedTuple):
+    """The entries of /lib/modules: names that may be kernels, and those that may not be touched, each with the reason."""
+
+    kernels: tuple[str, ...]
+    refused: tuple[tuple[str, str], ...]
+
+
+class HeadersFound(NamedTuple):
+    """The headers of one kernel. path: their directory, None where there is none.  reason: what is missing."""
+
+    state: Headers
+    path: Path | None
+    reason: str = ""
+
+
+def running() -> str:
+    """The running kernel's release."""
+    return os.uname().release
+
+
+def directories(root: Path) -> Directories:
+    """All entries of /lib/modules, oldest first. Never raises: no directory, no kernels."""
+    base, good, refused = files.inside(root, "/lib/modules"), [], []
+    for name in files.names(base):
+        try:
+            mode = os.lstat(base / name).st_mode
+        except (OSError, ValueError):
+            continue
+        if stat.S_ISREG(mode):
+            continue
+        if not names.is_kernel(name):
+            refused.append((name, "not a kernel release; a name like this could be run as a command by dkms"))
+        elif not stat.S_ISDIR(mode):
+            refused.append((name, "not a real directory (a symlink?)"))
+        else:
+            good.append(name)
+    return Directories(tuple(sorted(good, key=names.version_key)), tuple(refused))
+
+
+def image(root: Path, kernel: str) -> Path | None:
+    """The kernel's boot image, None where there is none. Debian up to 6.12: /boot/vmlinuz-K; 7.x, Fedora: with the modules."""
+    for place in (f"/boot/vmlinuz-{kernel}", f"/lib/modules/{kernel}/vmlinuz", f"/boot/vmlinux-{kernel}"):
+        path = files.inside(root, place)
+        if os.path.isfile(path):
+            return path
+    return None
+
+
+def state(root: Path, kernel: str) -> KernelState:
+    """Whether `kernel` can be booted, judged by its files."""
+    tree = files.inside(root, f"/lib/modules/{kernel}")
+    if not (os.path.exists(tree / "modules.builtin") or os.path.isdir(tree / "kernel")):
+        return KernelState.NOT_A_KERNEL
+    return KernelState.BOOTABLE if image(root, kernel) else KernelState.NO_IMAGE
+
+
+def headers(root: Path, kernel: str) -> HeadersFound:
+    """Whether everything that a module's compilation needs from the headers is there and says that it is for `kernel`."""
+    link = files.inside(root, f"/lib/modules/{kernel}") / "build"
+    if not os.path.lexists(link):
+        return HeadersFound(Headers.MISSING, None, f"/lib/modules/{kernel}/build does not exist")
+    path = files.inside(root, f"/lib/modules/{kernel}/build")
+    if files.is_hidden(root, path):
+        return HeadersFound(Headers.MISSING, None, f"/lib/modules/{kernel}/build leads to {path}, {files.HIDDEN}")
+    if not os.path.isdir(path):
+        return HeadersFound(Headers.MISSING, None, f"/lib/modules/{kernel}/build leads to nothing")
+    for part in ("Makefile", ".config", "Module.symvers", "include/generated/utsrelease.h", "scripts"):
+        if not os.path.exists(files.inside(root, f"/lib/modules/{kernel}/build/{part}")):
+            return HeadersFound(Headers.PARTIAL, path, f"the headers have no {part}")
+    for included in _INCLUDE.findall(files.text(path / "Makefile") or ""):
+        if not os.path.exists(files.inside(root, included)):
+            return HeadersFound(Headers.PARTIAL, path, f"the headers' Makefile needs {included}, which does not exist")
+    release = _UTS_RELEASE.search(files.text(path / "include/generated/utsrelease.h", 4096) or "")
+    if not release or release[1] != kernel:
+        found = names.show(release[1]) if release else "no release"
+        return HeadersFound(Headers.PARTIAL, path, f"the headers are for another kernel: utsrelease.h says {found}")
+    return HeadersFound(Headers.COMPLETE, path)
+
+
+def headers_package(root: Path, kernel: str) -> str:
+    """The name of the package that brings the headers of `kernel` on this distribution."""
+    return f"linux-headers-{kernel}" if files.inside(root, "/etc/debian_version").exists() else f"kernel-devel-{kernel}"
+
+
+def headers_meta_package(root: Path, kernel: str) -> str:
+    """The package that keeps headers coming with every later kernel, "" where it is not known."""
+    if not files.inside(root, "/etc/debian_version").exists():
+        return "kernel-devel"
+    flavour = re.search(r"-((?:cloud-|rt-)?[a-z][a-z0-9-]*)$", kernel)
+    return f"linux-headers-{flavour[1]}" if flavour else ""
+
+
+def headers_fix(root: Path, kernel: str) -> str:
+    """The sentence that tells how to get the headers of `kernel`, and how never to miss them again."""
+    meta = headers_meta_package(root, kernel)
+    tool = "apt install" if files.inside(root, "/etc/debian_version").exists() else "dnf install"
+    later = f"; {meta} brings them with every later kernel" if meta else ""
+    return f"Run: {tool} {headers_package(root, kernel)}{later}"
+
+
+def headers_reinstall(root: Path, kernel: str, tool: str = "") -> str:
+    """The sentence that tells how to get incomplete headers whole again. tool: what is missing, if it is one of kbuild's."""
+    if not files.inside(root, "/etc/debian_version").exists():
+        return f"Run: dnf reinstall {headers_package(root, kernel)}"
+    link = files.inside(root, f"/lib/modules/{kernel}/build")
+    packages = [headers_package(root, kernel)]
+    packages += [included.split("/")[-2] for included in _INCLUDE.findall(files.text(link / "Makefile", 65536) or "")][:1]
+    try:
+        kbuild = re.search(r"/(linux-kbuild-[^/]+)/", os.readlink(link / "scripts"))
+    except OSError:
+        kbuild = None
+    packages = [kbuild[1]] if kbuild and tool else [*packages, *([kbuild[1]] if kbuild else [])]
+    return f"Run: apt install --reinstall {' '.join(map(names.clean, packages))}"
+
+
+def compiler(root: Path, headers_path: Path) -> tuple[str, Path | None]:
+    """The compiler that the kernel's configuration names (or `gcc`), and where it is, None where it is not installed."""
+    found = _CC.search(files.text(headers_path / ".config") or "")
+    wanted = found[1].split()[0] if found and found[1].split() else "gcc"
+    for name in (wanted, "gcc"):
+        for directory in ("/usr/local/bin", "/usr/bin", "/bin"):
+            path = files.inside(root, f"{directory}/{name}")
+            if os.path.isfile(path):
+                return wanted, path
+    return wanted, None
+
+
+# What compiles beside the compiler: where one of these is missing, and comes back, an attempt is worth while.
+_TOOLS = ("make", "ld", "as", "objcopy", "awk", "pahole")
+_HEADERS_TOOLS = ("scripts/basic/fixdep", "scripts/mod/modpost", "tools/objtool/objtool")
+
+
+def fingerprint(root: Path, source: Path, headers_path: Path | None) -> str:
+    """What a failed attempt is remembered by: it changes when the source, the headers or the compiler do.
+
+    Plain text, so that two can be compared by eye: for each part the number of files, their bytes and the newest change.
+    """
+    parts = [f"source {_sum(source)}"]
+    if headers_path is not None:
+        key = [headers_path / part for part in ("Makefile", ".config", "Module.symvers", "include/generated/utsrelease.h")]
+        tools = [headers_path / part for part in _HEADERS_TOOLS]
+        tools += [root / place / name for name in _TOOLS for place in ("usr/bin", "bin")]
+        parts += [f"headers {_newest(key)}", f"tools {_newest(tools)}"]
+        parts += [f"compiler {_newest([p for p in [compiler(root, headers_path)[1]] if p])}"]
+    return "; ".join(parts)
+
+
+def _newest(paths: list[Path]) -> str:
+    found = [i for i in map(files.identity, paths) if i]
+    return f"{len(found)} files {sum(i.size for i in found)} bytes {max((i.ctime_ns for i in found), default=0)}"
+
+
+def _sum(directory: Path) -> str:
+    count = size = newest = 0
+    for st in _files(directory):
+        count, size, newest = count + 1, size + st.st_size, max(newest, st.st_ctime_ns)
+    return f"{count} files {size} bytes {newest}"
+
+
+def changed(source: Path) -> float:
+    """When a source tree last got other contents, in seconds since the epoch: a restored file keeps the time of its contents,
+    and one from the future counts from when it came here."""
+    return max((min(st.st_mtime, st.st_ctime) for st in _files(source)), default=0.0)
+
+
+def _files(directory: Path) -> Iterator[os.stat_result]:
+    """The files of a source tree: some 10,000 at most, symlinks not followed."""
+    count = 0
+    for where, dirs, found in os.walk(directory):
+        dirs.sort()
+        for name in found:
+            try:
+                yield os.lstat(os.path.join(where, name))
+            except OSError:
+                continue
+        count += len(found)
+        if count > 10000:
+            return

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What modprobe's configuration says about modules: what keeps one from loading, and what loads one at boot.
+
+Rule 1: files of the same name: the directory that comes first has it, and all of them are read in the order of their names
+        (modprobe.d(5), modules-load.d(5)). A link to /dev/null is an empty file.
+Rule 2: nothing raises, and nothing is executed: an `install` command is shown, not run.
+
+`modprobe --showconfig` would merge the files for us, but knows no other root than its own, and takes 5 ms each time.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from knetstatd.core import names
+from knetstatd.system import files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_PROBE = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
+_LOAD = ("/etc/modules-load.d", "/run/modules-load.d", "/usr/local/lib/modules-load.d", "/usr/lib/modules-load.d")
+_LIMIT = 1 << 20
+
+
+class Line(NamedTuple):
+    """A line that names a module. where: its file and number."""
+
+    module: str
+    text: str
+    where: str
+
+
+class Rules(NamedTuple):
+    """The lines that matter, in the order in which modprobe reads them; names with `_` for `-`."""
+
+    blacklist: tuple[Line, ...] = ()
+    install: tuple[Line, ...] = ()
+    alias: tuple[Line, ...] = ()
+    load: tuple[Line, ...] = ()
+
+
+def find(lines: tuple[Line, ...], module: str) -> Line | None:
+    """The first line for a module."""
+    return next((line for line in lines if line.module == module), None)
+
+
+def command(rules: Rules, module: str) -> Line | None:
+    """The first `install` line for a module: its name may be a pattern (libkmod-module.c)."""
+    return next((line for line in rules.install if fnmatch.fnmatchcase(module, line.module)), None)
+
+
+def redirect(rules: Rules, module: str) -> Line | None:
+    """The alias that leads modprobe to another module when it is asked for this one; `text` is the other's name."""
+    return next((a for a in rules.alias if fnmatch.fnmatchcase(module, a.module) and names.canonical(a.text) != module), None)
+
+
+def read(root: Path) -> Rules:
+    """The rules of the machine under `root`."""
+    found: dict[str, list[Line]] = {"blacklist": [], "install": [], "alias": []}
+    for where, text in _lines(root, _PROBE, (".conf", ".alias")):
+        command, _, rest = text.replace("\t", " ").partition(" ")
+        module, _, more = rest.strip().partition(" ")
+        if command in found and module:
+            found[command].append(Line(_pattern(module), names.clean(more.strip()), where))
+    load = [Line(names.canonical(text.split()[0]), "", where) for where, text in _lines(root, _LOAD, (".conf",))]
+    # Debian's old file, which systemd-modules-load finds through a link in /usr/lib/modules-load.d or /etc/modules-load.d.
+    load += [Line(names.canonical(text.split()[0]), "", where) for where, text in _file(root, "/etc/modules")]
+    return Rules(tuple(found["blacklist"]), tuple(found["install"]), tuple(found["alias"]), tuple(load))
+
+
+def _pattern(text: str) -> str:
+    """A module's name as the kernel writes it; what is between brackets is no name."""
+    return "".join(part if part.startswith("[") else names.canonical(part) for part in re.split(r"(\[[^\]]*\])", text))
+
+
+def _lines(root: Path, directories: tuple[str, ...], endings: tuple[str, ...]) -> list[tuple[str, str]]:
+    chosen: dict[str, str] = {}
+    for directory in directories:
+        for name in files.names(files.inside(root, directory)):
+            if name.endswith(endings):
+                chosen.setdefault(name, f"{directory}/{name}")
+    return [line for name in sorted(chosen) for line in _file(root, chosen[name])]
+
+
+def _file(root: Path, path: str) -> list[tuple[str, str]]:
+    """Each line that says something, with its place; a backslash at the end joins the next one to it."""
+    found, begun = [], ""
+    for number, line in enumerate((files.text(files.inside(root, path), _LIMIT) or "").splitlines(), start=1):
+        if line.endswith("\\"):
+            begun += line[:-1]
+            continue
+        text, begun = (begun + line).strip(), ""
+        if text and not text.startswith(("#", ";")):
+            found.append((f"{names.clean(path)} line {number}", text))
+    return found

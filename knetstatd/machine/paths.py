@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where the files lie that say whether a module will load on a kernel: Debian's places, and other distributions'."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from knetstatd.system import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+# How a file may be compressed, by its name.
+SUFFIXES = ("", ".xz", ".zst", ".gz")
+
+# What says which kernel is next, what modprobe may do, and what dkms does. dpkg's directory moves when packages have: a new
+# compiler or new headers are told by nothing else. It is quiet while no package manager runs.
+_CONFIGURATION = (
+    "/boot/grub", "/boot/grub2", "/boot/loader/entries", "/etc/modprobe.d", "/etc/modules-load.d", "/usr/lib/modprobe.d",
+    "/etc/dkms", "/var/lib/dpkg",
+)  # fmt: skip
+_MOST_WATCHED = 200  # directories of one source tree; an inotify watch keeps a kilobyte of the kernel's memory
+
+
+def watched(
+    root: Path, kernels: Iterable[str], modules: Iterable[str], sources: Iterable[Path]
+) -> Iterator[tuple[str, Path]]:
+    """The directories to watch, each with a label: "modules", "boot", "dkms", "source", or "kernel:" and a release.
+
+    modules: the guarded DKMS packages.  sources: those of them that are registered.
+    """
+    base = files.inside(root, "/lib/modules")
+    yield "modules", base
+    yield "boot", files.inside(root, "/boot")
+    for directory in _CONFIGURATION:
+        if os.path.isdir(path := files.inside(root, directory)):
+            yield "boot", path
+    registered = files.inside(root, "/var/lib/dkms")
+    yield "dkms", registered
+    for name in modules:
+        if os.path.isdir(registered / name):
+            yield "dkms", registered / name
+    for source in sources:
+        yield "source", source  # also where it is gone, and may come back
+        for where, below, _ in itertools.islice(os.walk(source), _MOST_WATCHED):
+            below[:] = sorted(name for name in below if name != ".git")
+            yield "source", Path(where)
+    for kernel in kernels:
+        yield f"kernel:{kernel}", base / kernel
+
+
+def inputs(root: Path, kernel: str) -> tuple[Path, ...]:
+    """The files on which every proof for a kernel depends, besides the module's own; also those that do not exist.
+
+    With the same identities an answer stays the same. The kernel's own modules change with modules.dep.
+    """
+    tree = files.inside(root, f"/lib/modules/{kernel}")
+    tables = [tree / name for name in ("modules.dep", "modules.dep.bin", "modules.order")]
+    added = [tree / name for name in ("updates", "updates/dkms", "extra")]
+    disk = [path for path in (initrd(root, kernel),) if path is not None]
+    return (*added, *disk, *tables, *configurations(root, kernel), *symvers(root, kernel), *releases(root, kernel))
+
+
+def configurations(root: Path, kernel: str) -> list[Path]:
+    """Its configuration, the first of these that there is."""
+    found = (f"/boot/config-{kernel}", f"/lib/modules/{kernel}/config", f"/lib/modules/{kernel}/build/.config")
+    return [files.inside(root, place) for place in found]
+
+
+def headers(root: Path, kernel: str) -> list[Path]:
+    """Its headers."""
+    return [files.inside(root, place) for place in (f"/lib/modules/{kernel}/build", f"/usr/src/linux-headers-{kernel}")]
+
+
+def releases(root: Path, kernel: str) -> list[Path]:
+    """The file in which each of `headers` says whose they are."""
+    return [path / "include/generated/utsrelease.h" for path in headers(root, kernel)]
+
+
+def symvers(root: Path, kernel: str) -> list[Path]:
+    """Its Module.symvers: beside each of `headers` as Debian and most others have it, then Fedora's and RHEL's two places."""
+    packed = [f"/boot/symvers-{kernel}", f"/lib/modules/{kernel}/symvers"]
+    return [path / "Module.symvers" for path in headers(root, kernel)] + [
+        files.inside(root, place + suffix) for place in packed for suffix in SUFFIXES
+    ]
+
+
+def initrd(root: Path, kernel: str) -> Path | None:
+    """Its initrd, None where it has none: Debian's place, then dracut's, then SUSE's."""
+    for place in (f"/boot/initrd.img-{kernel}", f"/boot/initramfs-{kernel}.img", f"/boot/initrd-{kernel}"):
+        found = files.inside(root, place)
+        if os.path.isfile(found):
+            return found
+    return None

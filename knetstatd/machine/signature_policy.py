@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whether a kernel will insist on signatures when this machine boots it, and whose it will trust.
+
+Rule 1: what is asked of the running kernel (/sys/module, /sys/kernel/security) says nothing of another one. For another it is
+        the firmware, the boot loader's command line and the kernel's configuration that tell.
+Rule 2: what cannot be read is None here and "unknown" in the check; it is never a yes.
+
+The kernel's rules, read in 5.10 to 7.3: kernel/module/signing.c, security/lockdown, security/integrity (platform_certs,
+ima_efi.c), drivers/firmware/efi/libstub/secureboot.c. That Secure Boot locks the kernel down, and that it takes keys of
+the firmware for modules, are patches that Debian, Ubuntu and Fedora share; the configuration shows the first one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from knetstatd.core.errors import Damaged, KnetstatdError
+from knetstatd.formats import pkcs7
+from knetstatd.machine import bootloader
+from knetstatd.system import files
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+_VARIABLES = "/sys/firmware/efi/efivars"
+_GLOBAL, _DATABASE = "8be4df61-93ca-11d2-aa0d-00e098032b8c", "d719b2cb-3d3a-4596-a3bc-dad00e67656f"
+_SHIM = "605dab50-e046-4300-abb6-3dd810dd8b23"
+_LIMIT = 1 << 20  # bytes; the largest variables have some 20 KB
+_SETTING = re.compile(r"""^\s*(sign_file|mok_signing_key|mok_certificate)=["']?([^"'#\s]*)["']?""", re.MULTILINE)
+_UBUNTU = ("/var/lib/shim-signed/mok/MOK.priv", "/var/lib/shim-signed/mok/MOK.der")
+_DKMS = ("/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub")
+
+# What `policy` wants to know of a kernel's configuration.
+OPTIONS = (
+    "MODULE_SIG",
+    "MODULE_SIG_FORCE",
+    "SECURITY_LOCKDOWN_LSM",
+    "LOCK_DOWN_KERNEL_FORCE_INTEGRITY",
+    "LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY",
+    "LOCK_DOWN_IN_EFI_SECURE_BOOT",
+    "IMA_ARCH_POLICY",
+    "INTEGRITY_PLATFORM_KEYRING",
+    "INTEGRITY_MACHINE_KEYRING",
+)
+
+
+class Firmware(NamedTuple):
+    """What does not change until the next boot. secure_boot: None where the firmware does not let it be read.
+
+    enrolled: the keys that shim and the firmware hand to a kernel; None as above.  waiting: to be confirmed at the next boot.
+    own: the certificate that modules are signed for on this machine, and its file.
+    """
+
+    secure_boot: bool | None = False
+    enrolled: tuple[pkcs7.Certificate, ...] | None = ()
+    waiting: tuple[pkcs7.Certificate, ...] = ()
+    own: pkcs7.Certificate | None = None
+    own_file: str = ""
+
+
+class Policy(NamedTuple):
+    """What one kernel does about signatures. signatures: whether it looks at them at all, None where unknown.
+
+    enforced: what makes it refuse a module without a good one, "" for nothing.  doubt: what could, and is not known.
+    enrolled: whether it takes the firmware's and shim's keys.  blacklist: modules that its command line forbids it.
+    """
+
+    signatures: bool | None
+    enforced: str
+    doubt: str
+    enrolled: bool
+    blacklist: frozenset[str]
+    modprobe_blacklist: frozenset[str]
+
+
+def firmware(root: Path) -> Firmware:
+    """The firmware's part. A container's kernels, and those of a machine that booted without EFI, have none."""
+    own_file = signing_pair(root)[1]
+    try:
+        own = pkcs7.certificate(files.read(files.inside(root, own_file), _LIMIT))
+    except (OSError, KnetstatdError, Damaged):
+        own = None
+    if not os.path.isdir(root / "sys/firmware/efi") or (root / "run/systemd/container").exists():
+        return Firmware(own=own, own_file=own_file)
+    state = _variable(root, "SecureBoot", _GLOBAL)
+    # `mokutil --disable-validation`: the kernel believes it where the variable was not kept over a boot (attribute 1).
+    insecure = _variable(root, "MokSBStateRT", _SHIM)
+    secure = None if state is None and _names(root) is None else bool(state and state[4:5] == b"\1")
+    if insecure and insecure[4:5] == b"\1" and not insecure[0] & 1:
+        secure = False
+    enrolled = None if _names(root) is None else (*_keys(root, "MokListRT", _SHIM), *_keys(root, "db", _DATABASE))
+    return Firmware(secure, enrolled, _keys(root, "MokNew", _SHIM), own, own_file)
+
+
+def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Firmware) -> Policy:
+    """What `kernel` will do. options: of CONFIG_*, the ones set to `y`, None where its configuration is not known."""
+    words = [*map(bootloader.parameter, bootloader.command_line(root, kernel).split())]
+    said = dict(word.partition("=")[::2] for word in words)  # of a word that is there twice the last one counts
+    have = options if options is not None else ()
+    enforced = [
+        why
+        for holds, why in (
+            ("MODULE_SIG_FORCE" in have, "CONFIG_MODULE_SIG_FORCE"),
+            (_is_on(words, "module.sig_enforce"), "module.sig_enforce on its command line"),
+            (
+                "SECURITY_LOCKDOWN_LSM" in have and said.get("lockdown") in ("integrity", "confidentiality"),
+                "lockdown on its command line",
+            ),
+            (any(f"LOCK_DOWN_KERNEL_FORCE_{mode}" in have for mode in ("INTEGRITY", "CONFIDENTIALITY")), "its lockdown"),
+            (
+                bool(machine.secure_boot) and any(o in have for o in ("LOCK_DOWN_IN_EFI_SECURE_BOOT", "IMA_ARCH_POLICY")),
+                "Secure Boot",
+            ),
+            (_is_running(root, kernel) and running_insists(root), "it runs, and refuses others now"),
+        )
+        if holds
+    ]
+    doubt = ""
+    if machine.secure_boot is None:
+        doubt = "whether Secure Boot is on cannot be read from /sys/firmware/efi/efivars"
+    elif machine.secure_boot and options is None:
+        doubt = "Secure Boot is on, and the kernel's configuration is not there"
+    return Policy(
+        signatures=None if options is None else "MODULE_SIG" in have,
+        enforced=enforced[0] if enforced else "",
+        doubt="" if enforced else doubt,
+        # The platform's keyring is asked about modules by distributors' kernels only, which this option of theirs tells.
+        enrolled="INTEGRITY_MACHINE_KEYRING" in have
+        or {"INTEGRITY_PLATFORM_KEYRING", "LOCK_DOWN_IN_EFI_SECURE_BOOT"} <= {*have},
+        blacklist=_listed(words, "module_blacklist"),
+        modprobe_blacklist=_listed(words, "modprobe.blacklist"),
+    )
+
+
+def settings(root: Path) -> dict[str, str]:
+    """What DKMS's configuration says about signing: sign_file, mok_signing_key, mok_certificate."""
+    found: dict[str, str] = {}
+    directory = files.inside(root, "/etc/dkms/framework.conf.d")
+    more = (directory / name for name in files.names(directory) if name.endswith(".conf"))
+    for path in (files.inside(root, "/etc/dkms/framework.conf"), *more):
+        found.update(_SETTING.findall(files.text(path) or ""))
+    return found
+
+
+def signing_pair(root: Path) -> tuple[str, str]:
+    """The private key and the certificate that DKMS signs with on this machine; they need not exist yet."""
+    said = settings(root)
+    private, public = said.get("mok_signing_key", ""), said.get("mok_certificate", "")
+    if private and public:
+        return private, public
+    return _UBUNTU if all(os.path.exists(files.inside(root, path)) for path in _UBUNTU) else _DKMS
+
+
+def _is_on(words: list[str], name: str) -> bool:
+    """A boolean parameter that stays on (bool_enable_only) as kernel/params.c reads it: no value is a yes."""
+    return any(key == name and value[:2].lower() in ("", "1", "y", "ye", "on", "t", "tr")
+               for key, _, value in (word.partition("=") for word in words))  # fmt: skip
+
+
+def _listed(words: list[str], name: str) -> frozenset[str]:
+    lists = [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]
+    if not name.startswith("modprobe."):  # the kernel's own: the last one counts, and names with - are nobody's
+        return frozenset(module for module in "".join(lists[-1:]).split(",") if module)
+    return frozenset(module.replace("-", "_") for text in lists for module in text.split(",") if module)
+
+
+def running_insists(root: Path) -> bool:
+    """Whether the running kernel refuses unsigned modules, in its own words."""
+    forced = (files.text(root / "sys/module/module/parameters/sig_enforce", 16) or "").startswith("Y")
+    mode = files.text(root / "sys/kernel/security/lockdown", 256) or ""
+    return forced or "[integrity]" in mode or "[confidentiality]" in mode
+
+
+def _is_running(root: Path, kernel: str) -> bool:
+    return (files.text(root / "proc/sys/kernel/osrelease", 256) or "").strip() == kernel
+
+
+def _names(root: Path) -> list[str] | None:
+    """The names of the firmware's variables; None where they are not mounted."""
+    return files.names(files.inside(root, _VARIABLES)) or None
+
+
+def _variable(root: Path, name: str, guid: str) -> bytes | None:
+    """A variable: four bytes of attributes (little endian), then its value."""
+    try:
+        data = files.read(files.inside(root, f"{_VARIABLES}/{name}-{guid}"), _LIMIT)
+    except (OSError, KnetstatdError):
+        return None
+    return data if len(data) > 4 else None
+
+
+def _keys(root: Path, name: str, guid: str) -> tuple[pkcs7.Certificate, ...]:
+    """The certificates in a variable, and in those that shim adds where one is too small (name1, name2, …)."""
+    found: list[pkcs7.Certificate] = []
+    variables = (_variable(root, name + suffix, guid) for suffix in ("", *map(str, range(1, 10))))
+    for data in itertools.takewhile(lambda data: data is not None, variables):
+        with contextlib.suppress(Damaged):
+            found += pkcs7.certificates((data or b"")[4:])
+    return tuple(found)

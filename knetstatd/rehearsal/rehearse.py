@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The rehearsal of a package's modules on a kernel: what goes into the machine, and what its answer means.
+
+Rules:
+
+1. Only what the kernel did with the module counts against the module. A machine that did not start, ran out of memory or of
+   time, or lacks what an init function asks for, has said nothing.
+2. By hardware acceleration where that works, by emulation else: an answer that is none is asked for again by the surer way.
+3. The files are the same before and after, or it was no rehearsal of them.
+4. A probe compares what the module says with what the kernel says by its other ways.
+5. Where systemd is, root's machine runs in a unit without privileges; what that leaves is an answer, checked for being one.
+   Elsewhere it runs as nobody, and in any case it gets what time the other programs leave.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from knetstatd.core import names
+from knetstatd.core.errors import Damaged, KnetstatdError, ModuleFileError
+from knetstatd.core.model import Answer, Result, Told
+from knetstatd.diagnosis import kernel_messages
+from knetstatd.formats import compression, elf, module_file
+from knetstatd.rehearsal import probe, vm
+from knetstatd.rehearsal.vm import Outcome
+from knetstatd.state import rehearsal_results
+from knetstatd.system import files, units
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from knetstatd.core.model import Proof
+    from knetstatd.rehearsal.vm import Insertion, Rehearsal
+    from knetstatd.state.rehearsal_results import Subject
+    from knetstatd.verdict.observe import Machine
+
+TEMPLATE = "rehearse"
+# Where systemd lets the unit write (CacheDirectory= with DynamicUser=, systemd.exec(5)); where it finds what is asked.
+CACHE = Path("/var/cache/private/knetstatd-rehearse")
+_ORDER, _RESULT = "rehearsal.json", "answer.json"
+_KVM = "/dev/kvm"
+# Seconds. Where acceleration works a machine needs one or two; where it only seems to, this is lost once.
+_KVM_TIMEOUT = 20.0
+_MORE_MEMORY = 1024  # MB
+_STARVED = re.compile(r"Out of memory|deadlocked on memory|page allocation failure|Initramfs unpacking failed")
+_MACHINE = elf.Machine(62, 64, True)  # EM_X86_64 of elf.h
+_IMAGE_LIMIT = 256 << 20
+_MOST_WORDS = 8
+
+# insmod's words for what an init function answered (errno(3)).
+_NO_DEVICE = ("No such device", "No such device or address", "Operation not supported")
+_NO_MEMORY = "Cannot allocate memory"
+_NOT_THERE = "unknown symbol in module, or unknown parameter"  # busybox's word for ENOENT
+_FORMAT = "invalid module format"
+
+
+class Files(NamedTuple):
+    """The files of a rehearsal as they were read. inputs: their identities before.  hashes: of the image, then the modules."""
+
+    inputs: list[list[Any]]
+    hashes: tuple[str, ...]
+    modules: Mapping[Path, tuple[module_file.Module, bytes]]
+
+
+def read(about: Subject) -> Files:
+    """Reads what is rehearsed. Raises KnetstatdError where a file cannot be read, or is no module."""
+    inputs = rehearsal_results.identities(about)
+    try:
+        hashes = [hashlib.sha256(files.read(about.image, _IMAGE_LIMIT)).hexdigest()]
+        modules = {}
+        for path in about.files:
+            data = files.read(path, compression.LIMIT)
+            hashes.append(hashlib.sha256(data).hexdigest())
+            modules[path] = (module_file.read(path), compression.unpack(data))
+    except OSError as e:
+        raise KnetstatdError(f"cannot be read: {e.strerror}", os.fspath(e.filename)) from e
+    except Damaged as e:
+        raise ModuleFileError(str(e), about.module) from e
+    return Files(inputs, tuple(hashes), modules)
+
+
+def rehearsed(
+    root: Path, runtime: Path, about: Subject, found: Files, timeout: float, tick: Callable[[], None] | None = None
+) -> Answer:
+    """The kernel's answer, with as few privileges as this machine can give. timeout: seconds for one machine.
+
+    tick: called meanwhile.  Raises KnetstatdError where this machine cannot do it at all.
+    """
+    _able(root, found)
+    if units.available(TEMPLATE) and os.geteuid() == 0:
+        return _in_unit(runtime, about, found, timeout, tick)
+    return carry_out(root, about, found, timeout, tick)
+
+
+# A symbol that the kernel does not know may be of a module that modprobe did not insert before.
+_ALSO = {"symbols": ("depends", "depmod")}
+
+
+def disagreement(answer: Answer, proofs: Iterable[Proof]) -> str:
+    """What the kernel and the analysis say differently, "" for nothing."""
+    checks = [check for proof in proofs for check in proof.checks]
+    wrong = next((check for check in checks if check.result is Result.FAIL), None)
+    if answer.told is Told.LOADED and not answer.remark and wrong is not None:
+        return f"the kernel loads it, and the check {wrong.name} says: {wrong.reason or wrong.found}"
+    about = [check for check in checks if check.name in (answer.check, *_ALSO.get(answer.check, ()))]
+    if not answer.told.good and about and all(check.result is Result.PASS for check in about):
+        return f"{answer.reason}, and the check {answer.check} found nothing wrong"
+    return ""
+
+
+def carry_out(
+    root: Path, about: Subject, read_before: Files, timeout: float, tick: Callable[[], None] | None = None
+) -> Answer:
+    """As `rehearsed`, here and now, and not in the unit. The machine itself has no privileges in either case."""
+    _able(root, read_before)
+    plan = vm.Plan(
+        tuple(vm.Module(module.name, data) for module, data in read_before.modules.values()),
+        probe.program(module.name for module, _ in read_before.modules.values()),
+        probe.FILES,
+    )
+    begin = time.monotonic()
+
+    def ask(arguments: tuple[str, ...]) -> tuple[Answer, str]:
+        told, machine = _boot(root, about.image, plan, arguments, timeout, tick)
+        return judge(told, about, read_before), machine
+
+    answer, machine = ask(about.arguments)
+    signed = all(module.signed for path, (module, _) in read_before.modules.items() if path in dict(about.modules))
+    if answer.check == "signature" and signed:
+        # Keys that were enrolled in this machine's firmware are not in the other one's: its refusal says nothing of ours.
+        free = tuple(word for word in about.arguments if word.startswith("module_blacklist"))
+        answer, machine = ask(free) if free != about.arguments else (answer, machine)
+        answer = answer._replace(remark=_KEYS) if answer.check != "signature" else _undecided(_KEYS, answer.words)
+    if rehearsal_results.identities(about) != read_before.inputs:
+        answer = _undecided("the files changed while it ran")
+    return answer._replace(machine=machine, seconds=round(time.monotonic() - begin, 3), when=time.time())
+
+
+_KEYS = "its signature was not rehearsed: the machine does not have the keys that are enrolled in this one's firmware"
+
+
+def _able(root: Path, found: Files) -> None:
+    """Raises KnetstatdError where no rehearsal can be had here, or not of these modules."""
+    if reason := rehearsal_results.missing(root):
+        raise KnetstatdError(reason, fix=rehearsal_results.FIX)
+    for path, (module, _) in found.modules.items():
+        if module.machine != _MACHINE:
+            raise KnetstatdError(f"is for {module.machine}, and rehearsals are for x86-64", os.fspath(path))
+
+
+def _boot(
+    root: Path, image: Path, plan: vm.Plan, arguments: tuple[str, ...], timeout: float, tick: Callable[[], None] | None
+) -> tuple[Rehearsal, str]:
+    """The first answer that is one, or the last that is none."""
+    size = sum(len(module.data) for module in plan.modules)
+    memory = vm.MEMORY + 3 * size // (1 << 20)
+    ways = [("emulation", memory, timeout), ("emulation", max(_MORE_MEMORY, 2 * memory), timeout)]
+    if _accelerated(root / _KVM.lstrip("/")):
+        ways.insert(0, ("KVM", memory, min(timeout, _KVM_TIMEOUT)))
+    for machine, megabytes, limit in ways:
+        told = vm.rehearse(
+            image, plan, root=root, memory=megabytes, timeout=limit, arguments=arguments, kvm=machine == "KVM", modestly=True,
+            tick=tick,
+        )  # fmt: skip
+        if told.outcome is Outcome.SLOW and machine != "KVM":
+            break  # more memory makes no machine faster
+        if told.outcome not in (Outcome.SLOW, Outcome.NO_BOOT) and not _starved(told):
+            break
+    return told, machine
+
+
+def _accelerated(device: Path) -> bool:
+    """Whether whoever will run the machine may use this: where this is root, nobody will."""
+    if os.geteuid() != 0:
+        return os.access(device, os.R_OK | os.W_OK)
+    return device.exists() and device.stat().st_mode & 0o6 == 0o6
+
+
+def _starved(told: Rehearsal) -> bool:
+    """Whether the machine ran out of memory."""
+    return any(i.message == _NO_MEMORY for i in told.insertions) or (
+        told.outcome is not Outcome.LOADED and any(_STARVED.search(line) for line in told.words)
+    )
+
+
+def judge(told: Rehearsal, about: Subject, read_before: Files) -> Answer:
+    """What the machine's end says of the modules."""
+    last = tuple(names.clean(line) for line in told.console.splitlines() if line.strip())[-3:]
+    if _starved(told):
+        return _undecided("the machine had too little memory for it", told.words)
+    match told.outcome:
+        case Outcome.NO_BOOT:
+            return _undecided("the machine did not start", last)
+        case Outcome.SLOW:
+            return _undecided(f"{told.elapsed:.0f} s were not enough for it: this machine is slow, or busy", last)
+        case Outcome.PANIC:
+            words = tuple(dict.fromkeys(line for line in told.words if kernel_messages.OOPS.search(line))) or told.words
+            return Answer(Told.PANIC, "panic", f"the kernel gives up {_while(told)}", _REPORT, _words(words))
+        case Outcome.RESET:
+            return Answer(Told.PANIC, "panic", f"the machine resets itself {_while(told)}", _REPORT, _words(told.words))
+        case Outcome.HANG:
+            what = f"nothing comes back after {told.elapsed - (told.booted or 0):.0f} s {_while(told)}"
+            return Answer(Told.HANG, "hang", what, _REPORT, _words(told.words))
+    return _inserted(told, about, read_before)
+
+
+_REPORT = "Do not load it on this kernel; tell the module's author what the kernel says"
+
+
+def _while(told: Rehearsal) -> str:
+    """What the machine was doing when it ended."""
+    pending = next((i for i in told.insertions if not i.ended), None)
+    return f"while it loads {pending.module}" if pending else "while the loaded modules are probed"
+
+
+def _inserted(told: Rehearsal, about: Subject, read_before: Files) -> Answer:
+    """The answer of a machine that went through everything."""
+    name = {path: module.name for path, (module, _) in read_before.modules.items()}
+    by_name = {insertion.module: insertion for insertion in told.insertions}
+    absent: set[Path] = set()
+    remarks = []
+    for path, needed in about.modules:
+        for step in (*needed, path):
+            insertion = by_name[name[step]]
+            if insertion.loaded or step in absent:
+                continue
+            if insertion.message in _NO_DEVICE or (step == path and absent.intersection(needed)):
+                absent |= {step, path}
+                remarks.append(f"{insertion.module}: {insertion.message}")
+                continue
+            return _refused(insertion, about)
+    live = set(name.values()) - {name[path] for path in absent}
+    if faults := probe.faults(live, told.files):
+        reason = f"it loads, and does not work: {faults[0]}"
+        return Answer(Told.NOT_WORKING, "probe", reason, _REPORT, (*faults, *_words(told.words)))
+    if absent:
+        remark = f"the kernel takes it; its hardware is not in the rehearsal's machine ({'; '.join(remarks)})"
+        return Answer(Told.NO_DEVICE, remark=remark)
+    if probe.asked_nothing(live, told.files):
+        return _undecided("no socket could be opened in the machine, so that nothing could be compared", _words(told.words))
+    return Answer(Told.LOADED, words=_words(told.words))
+
+
+def _refused(insertion: Insertion, about: Subject) -> Answer:
+    words = _words((*insertion.words, f"insmod: {insertion.message}" if insertion.message else ""))
+    if found := kernel_messages.find(words):
+        reason = f"the kernel refuses {insertion.module}: {found.reason}"
+        return Answer(Told.REFUSED, found.check, reason, f"Run: knetstatctl build {about.kernel}", words)
+    if insertion.message == _FORMAT:
+        reason = f"the kernel refuses {insertion.module}: {_FORMAT}"
+        return Answer(Told.REFUSED, "file", reason, f"Run: knetstatctl build {about.kernel}", words)
+    if insertion.message == _NOT_THERE:
+        return _undecided(f"{insertion.module} asks for something that the rehearsal's machine does not have", words)
+    if not insertion.message:
+        reason = f"{insertion.module} went in, and the kernel does not call it live"
+        return Answer(Told.NOT_WORKING, "init", reason, _REPORT, words)
+    return Answer(Told.REFUSED, "init", f"{insertion.module}'s init function fails: {insertion.message}", _REPORT, words)
+
+
+def _words(lines: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(names.clean(line) for line in lines if line.strip())[-_MOST_WORDS:]
+
+
+def cannot(e: KnetstatdError) -> Answer:
+    """The answer where nobody could be asked."""
+    return Answer(Told.UNDECIDED, reason=f"{e.where}: {e.what}" if e.where else e.what, fix=e.fix)
+
+
+def _undecided(reason: str, words: tuple[str, ...] = ()) -> Answer:
+    return Answer(Told.UNDECIDED, reason=reason, words=_words(words))
+
+
+# -- in a unit ------------------------------------------------------------------------------------------------------------
+
+
+def _in_unit(runtime: Path, about: Subject, found: Files, timeout: float, tick: Callable[[], None] | None) -> Answer:
+    """Rehearses in the unit. The caller holds our lock: there is one order and one cache."""
+    order = {
+        "kernel": about.kernel,
+        "module": about.module,
+        "image": os.fspath(about.image),
+        "modules": [[os.fspath(path), [os.fspath(needed) for needed in others]] for path, others in about.modules],
+        "arguments": list(about.arguments),
+        "timeout": timeout,
+    }
+    files.write_json(runtime / _ORDER, order, durable=False)
+    unit = units.instance(TEMPLATE, about.kernel, about.module)
+    try:
+        # The program keeps to the time limit itself, for each of its machines; this one is for a program that does not.
+        result = units.complete(unit, 3 * timeout + 60, tick)
+        if result != "success":
+            what = f"the unit that rehearses failed ({result or 'no result'})"
+            raise KnetstatdError(what, unit, f"Run: journalctl -u '{unit}'")
+        with units.directory(CACHE) as place:
+            document = json.loads(units.left(place, _RESULT, os.fstat(place).st_uid, 1 << 20))
+        answer = rehearsal_results.parse(document["answer"])
+        if document["order"] != order or document["hashes"] not in (list(found.hashes), None):
+            raise ValueError("it is the result of another rehearsal")
+        if document["hashes"] is None and answer.told is not Told.UNDECIDED:
+            raise ValueError("it is an answer about nothing")
+        return answer
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else str(e)
+        raise KnetstatdError(f"the rehearsal left no usable answer: {reason}", os.fspath(CACHE)) from e
+
+
+def unit_program(machine: Machine, what: str, cache: str) -> None:
+    """The program of the unit. what: KERNEL:MODULE, as the order must say.  cache: where it may write.
+
+    Raises KnetstatdError where that cannot be done.
+    """
+    if not cache:
+        raise KnetstatdError("this is the program of knetstatd-rehearse@.service", fix="Run: knetstatctl rehearse")
+    place = machine.runtime / _ORDER
+    order = json.loads(files.read(place, 1 << 20))
+    modules = tuple((Path(path), tuple(map(Path, others))) for path, others in order["modules"])
+    image, arguments = Path(order["image"]), tuple(order["arguments"])
+    about = rehearsal_results.Subject(order["kernel"], order["module"], image, modules, arguments)
+    if what != f"{about.kernel}:{about.module}":
+        raise KnetstatdError(f"the order is not about {names.show(what)}", os.fspath(place))
+    document: dict[str, Any] = {"order": order, "hashes": None}
+    try:
+        found = read(about)
+        answer = carry_out(machine.root, about, found, float(order["timeout"]))
+        document["hashes"] = list(found.hashes)
+    except KnetstatdError as e:
+        answer = cannot(e)
+    document["answer"] = answer._asdict()
+    files.write_json(Path(cache, _RESULT), document, durable=False)

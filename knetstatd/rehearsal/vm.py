@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel's own answer: boot it in a throwaway machine, insert the modules there, and bring back what it says.
+
+Rules:
+
+1. Everything but `boot` and `rehearse` is pure: the initramfs, the command line and the reading of the console are values
+   made from values, and need no privilege.
+2. The machine has no disk, no network and no way back but its console. Its memory and its time are bounded.
+3. What comes back on the console is marked with a word made for this one run, so that no program and no kernel message in
+   the machine can be taken for the init's own lines.
+4. A hang, a panic and a machine that never started are outcomes, not errors. An error is: there is no QEMU, no busybox.
+5. A machine that is slow is not taken for one that hangs: how long its boot took is the measure.
+6. `rehearse` may be told to give the machine what knetstatd-rehearse@.service gives it: no privileges, and what time is left.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+import secrets
+import shlex
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from knetstatd.core.errors import KnetstatdError
+from knetstatd.state import rehearsal_results
+from knetstatd.system import process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+QEMU = f"/{rehearsal_results.QEMU}"
+# Two to four seconds is what a Debian kernel takes by emulation alone; a loaded machine may take ten times that.
+TIMEOUT = 60.0
+MEMORY = 256  # MB: a cloud kernel and its initramfs need about half
+# How many times its boot's time a machine gets until what it does is called a hang.
+PATIENCE = 2.0
+# By these names a busybox that is a shell of its own runs them without starting itself again; another one finds links.
+APPLETS = (
+    "cat", "dmesg", "httpd", "insmod", "ip", "mount", "nc", "reboot", "sh", "sleep", "stty", "sync", "tftp", "usleep",
+)  # fmt: skip
+CONSOLE_LIMIT = 32 << 20
+NOBODY = 65534  # the user and the group that own nothing (Debian Policy 9.2.2; /proc/sys/kernel/overflowuid)
+
+# console: where the results go; loglevel=1 keeps the kernel's messages off it (they are read from its log), but for those of
+# a panic, which speaks at any level; panic=-1 with QEMU's -no-reboot makes a panic the machine's end; mitigations=off saves
+# a third of the boot under emulation and is not in any module's way.
+COMMAND_LINE = ("console=ttyS0", "quiet", "loglevel=1", "panic=-1", "oops=panic", "mitigations=off", "rdinit=/init")
+
+
+class Outcome(enum.Enum):
+    LOADED = "loaded"  # every module was inserted, and the program, if any, ended with 0
+    REFUSED = "refused"  # the kernel refused a module
+    FAILED = "failed"  # a module was inserted and is not live, or the program ended with another status
+    PANIC = "panic"  # the kernel gave up
+    RESET = "reset"  # the machine ended without a word while the init was at work
+    HANG = "hang"  # the time limit passed, and the machine had been quick enough before
+    SLOW = "slow"  # the time limit passed, and nothing can be said
+    NO_BOOT = "no-boot"  # the machine ended without reaching the init
+
+
+class Module(NamedTuple):
+    """A module to insert: the kernel's name of it, its uncompressed file, and parameters for it."""
+
+    name: str
+    data: bytes
+    parameters: tuple[str, ...] = ()
+
+
+class Program(NamedTuple):
+    """A statically linked program, or a script for busybox's sh, that is run after the modules are in."""
+
+    data: bytes
+    arguments: tuple[str, ...] = ()
+
+
+class Plan(NamedTuple):
+    """What happens in the machine: the modules in this order, whatever becomes of each; where all of them are live, the
+    program; then the files whose contents are wanted."""
+
+    modules: tuple[Module, ...]
+    program: Program | None = None
+    files: tuple[str, ...] = ()
+
+
+class Insertion(NamedTuple):
+    module: str
+    loaded: bool  # /sys/module calls it live
+    message: str  # insmod's, where it failed
+    words: tuple[str, ...]  # the kernel's log while it went in
+    ended: bool  # insmod came back
+
+
+class Rehearsal(NamedTuple):
+    outcome: Outcome
+    insertions: tuple[Insertion, ...]
+    words: tuple[str, ...]  # the kernel's log while the modules went in; in a panic, and where it died, its last lines
+    log: tuple[str, ...]  # the kernel's log after that
+    code: int | None  # the program's exit status
+    output: str  # what the program wrote
+    files: Mapping[str, str]  # the files asked for that were there
+    elapsed: float
+    booted: float | None  # seconds until the init spoke, None where it never did
+    console: str  # all of it, for the one who has to find out
+
+
+class Entry(NamedTuple):
+    """A file for the initramfs; `device` is (major, minor) of a character device."""
+
+    path: str
+    mode: int
+    data: bytes = b""
+    device: tuple[int, int] = (0, 0)
+
+
+def cpio(entries: Sequence[Entry]) -> bytes:
+    """An archive in the kernel's "newc" format (Documentation/driver-api/early-userspace/buffer-format.rst)."""
+    out = bytearray()
+
+    def pad() -> None:
+        out.extend(bytes(-len(out) % 4))
+
+    for number, entry in enumerate([*entries, Entry("TRAILER!!!", 0)], start=1):
+        name = entry.path.encode() + b"\0"
+        fields = (number, entry.mode, 0, 0, 1, 0, len(entry.data), 0, 0, *entry.device, len(name), 0)
+        out.extend(b"070701" + b"".join(b"%08X" % field for field in fields) + name)
+        pad()
+        out.extend(entry.data)
+        pad()
+    return bytes(out)
+
+
+def initramfs(busybox: bytes, plan: Plan, mark: str) -> bytes:
+    """The throwaway machine's whole file system."""
+    directory, executable = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o755
+    entries = [Entry(path, directory) for path in ("bin", "dev", "proc", "sys", "tmp", "modules")]
+    entries += [
+        Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
+        Entry("bin/busybox", executable, busybox),
+        *(Entry(f"bin/{name}", stat.S_IFLNK | 0o777, b"busybox") for name in APPLETS),
+        Entry("init", executable, script(plan, mark).encode()),
+    ]
+    entries += [Entry(f"modules/{i}.ko", stat.S_IFREG | 0o644, module.data) for i, module in enumerate(plan.modules)]
+    if plan.program:
+        entries.append(Entry("program", executable, plan.program.data))
+    return cpio(entries)
+
+
+def script(plan: Plan, mark: str) -> str:
+    """The init. A section is `MARK begin NAME`, its lines, and `MARK end NAME STATUS`."""
+    lines = [
+        "#!/bin/busybox sh",
+        "export PATH=/bin",
+        "mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev",
+        "stty -F /dev/console -opost 2>/dev/null",
+        # The newline: a program's last line may lack its own.
+        f'begin() {{ echo "{mark} begin $1"; }}',
+        f'end() {{ echo; echo "{mark} end $1 $2"; }}',
+        f'off() {{ section log dmesg -c; echo "{mark} off"; sync; reboot -f; sleep 60; }}',
+        'section() { begin "$1"; n=$1; shift; "$@" 2>&1; end "$n" $?; }',
+        # insert NUMBER NAME PARAMETER...: how it ended says insmod, whether it is there says /sys/module.
+        "insert() {",
+        '    i=$1; m=$2; shift 2; section insert-$i insmod /modules/$i.ko "$@"; section words-$i dmesg -c',
+        '    state=absent; { read -r state </sys/module/"$m"/initstate; } 2>/dev/null',
+        f'    echo "{mark} state-$i $state"; [ "$state" = live ] || fine=',
+        "}",
+        f'read -r up rest </proc/uptime; echo "{mark} up $up"',
+        "fine=yes; dmesg -c >/dev/null",
+    ]
+    lines += [
+        f"insert {i} {shlex.join([sys_name(module.name), *module.parameters])}" for i, module in enumerate(plan.modules)
+    ]
+    if plan.program:
+        lines.append(f'[ "$fine" ] && section program /program {shlex.join(plan.program.arguments)}')
+    lines += [f"[ -e {shlex.quote(f)} ] && section file-{i} cat {shlex.quote(f)}" for i, f in enumerate(plan.files)]
+    return "\n".join([*lines, "off", ""])
+
+
+def sys_name(module: str) -> str:
+    """The name that a module has in /sys/module."""
+    return module.replace("-", "_")
+
+
+def command(
+    image: Path, initrd: Path, *, kvm: bool, memory: int = MEMORY, arguments: Sequence[str] = ()
+) -> list[str]:
+    """QEMU's argv. `arguments` go to the kernel's command line, e.g. module.sig_enforce=1."""
+    # Both emulated processors in one thread: in two, a kernel that patches its own code (a static key, a module's) now and then
+    # dies of the breakpoint it patches with, one boot in forty of a 7.3, which says nothing of the module. It is no slower.
+    emulated = ["-accel", "tcg,thread=single", "-cpu", "Haswell-noTSX-IBRS"]
+    accelerator = ["-accel", "kvm", "-cpu", "host"] if kvm else emulated
+    return [
+        QEMU, *accelerator, "-M", "pc", "-smp", "2", "-m", f"{memory}",
+        "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
+        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny",
+        "-kernel", os.fspath(image), "-initrd", os.fspath(initrd), "-append", " ".join([*COMMAND_LINE, *arguments]),
+    ]  # fmt: skip
+
+
+def modest(argv: Sequence[str], *, drop: bool, idle: bool) -> list[str]:
+    """What starts a program as nobody (drop: its starter is root) and at idle priority (idle: its starter is not there)."""
+    who = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs"]
+    return [
+        *(["setpriv", *who] if drop else []), *(["chrt", "--idle", "0", "ionice", "--class", "idle"] if idle else []), *argv,
+    ]  # fmt: skip
+
+
+def read(console: bytes, plan: Plan, mark: str, *, timed_out: bool, elapsed: float, code: int = 0) -> Rehearsal:
+    """What the console of a machine that ran `plan` says. code: QEMU's exit status."""
+    text = console.decode("utf-8", "replace").replace("\r\n", "\n")
+    text = re.sub(rf"^({mark} .*?)(\[ *\d+\.\d+\])", r"\1\n\2", text, flags=re.MULTILINE)  # a panic speaks into any line
+    found = sections(text, mark)
+    insertions = [_insertion(module, i, found, text, mark) for i, module in enumerate(plan.modules) if f"insert-{i}" in found]
+    words = [line for insertion in insertions for line in insertion.words]
+    status, output = found.get("program", (None, ""))
+    panic, off = "Kernel panic - not syncing" in text, f"\n{mark} off\n" in text
+    if panic or not off:
+        words = [line for line in kernel_lines(text[text.rfind("\n" + mark) :]) if not line.startswith(mark)][-200:]
+    up = re.search(rf"^{mark} up ([0-9]+\.[0-9]+)$", text, re.MULTILINE)
+    booted = float(up[1]) if up else None
+
+    if booted is None or (code and not timed_out):
+        outcome = Outcome.SLOW if timed_out else Outcome.NO_BOOT
+    elif panic:
+        outcome = Outcome.PANIC
+    elif timed_out:
+        outcome = Outcome.HANG if elapsed - booted >= PATIENCE * booted else Outcome.SLOW
+    elif not off:
+        outcome = Outcome.RESET
+    elif any(insertion.message for insertion in insertions):
+        outcome = Outcome.REFUSED
+    elif not all(insertion.loaded for insertion in insertions) or (plan.program and status != 0):
+        outcome = Outcome.FAILED
+    else:
+        outcome = Outcome.LOADED
+    return Rehearsal(
+        outcome, tuple(insertions), tuple(words), tuple(kernel_lines(found.get("log", (None, ""))[1])), status, output,
+        {path: found[f"file-{i}"][1] for i, path in enumerate(plan.files) if f"file-{i}" in found}, elapsed, booted, text,
+    )  # fmt: skip
+
+
+def _insertion(module: Module, i: int, found: Mapping[str, tuple[int | None, str]], text: str, mark: str) -> Insertion:
+    code, said = found[f"insert-{i}"]
+    words = kernel_lines(found.get(f"words-{i}", (None, ""))[1])
+    why = message(said) or f"insmod ended with status {code}" if code else ""
+    return Insertion(module.name, f"\n{mark} state-{i} live\n" in text, why, tuple(words), code is not None)
+
+
+def sections(text: str, mark: str) -> dict[str, tuple[int | None, str]]:
+    """Each section's exit status and text; the status is None where the machine ended inside of it."""
+    found: dict[str, tuple[int | None, str]] = {}
+    for name in re.findall(rf"^{mark} begin (\S+)$", text, re.MULTILINE):
+        body = text.partition(f"{mark} begin {name}\n")[2]
+        inside, ended, rest = body.partition(f"\n{mark} end {name} ")
+        code = re.match(r"([0-9]+)\n", rest) if ended else None  # where the machine ended in this line, none
+        found[name] = (int(code[1]), inside) if code else (None, body)
+    return found
+
+
+def message(said: str) -> str:
+    """insmod's reason, without its own name and the file's: those exist in the machine only."""
+    return re.sub(r"^insmod: can't insert '[^']*': ", "", said.strip())
+
+
+def kernel_lines(log: str) -> list[str]:
+    """The kernel's messages without their times."""
+    return [re.sub(r"^(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ", "", line) for line in log.splitlines() if line.strip()]
+
+
+def static_busybox(root: Path) -> bytes:
+    """Raises KnetstatdError where there is none, or one that needs a loader."""
+    fix = "Install busybox-static"
+    for path in (root / name for name in rehearsal_results.BUSYBOX):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        if b"/ld-linux" in data[:4096] or b"/ld-musl" in data[:4096]:
+            raise KnetstatdError("is not statically linked", os.fspath(path), fix)
+        return data
+    raise KnetstatdError("there is no busybox for the rehearsal's machine", os.fspath(root / rehearsal_results.BUSYBOX[0]), fix)
+
+
+def boot(argv: list[str], timeout: float, tick: Callable[[], None] | None = None) -> process.Finished:
+    """The one place that starts the machine; its console is the program's output."""
+    return process.run(argv, timeout=timeout, limit=CONSOLE_LIMIT, tick=tick)
+
+
+def rehearse(
+    image: Path,
+    plan: Plan,
+    *,
+    root: Path = Path("/"),
+    memory: int = MEMORY,
+    timeout: float = TIMEOUT,
+    arguments: Sequence[str] = (),
+    kvm: bool = False,
+    modestly: bool = False,
+    tick: Callable[[], None] | None = None,
+) -> Rehearsal:
+    """Boots `image`, carries out `plan` and says how it went.
+
+    root: where busybox is.  arguments: more for the kernel's command line.  kvm: not unless asked for, since a virtual
+    machine's own /dev/kvm may be there and hang, and emulation answers in seconds and the same everywhere.  modestly: as
+    rule 6 has it.  tick: called meanwhile.  Raises KnetstatdError where QEMU or busybox is missing, or no file can be
+    written. Leaves nothing behind.
+    """
+    mark = f"@{secrets.token_hex(8)}"
+    drop = modestly and os.geteuid() == 0
+    busybox = static_busybox(root)
+    try:
+        # What root's TMPDIR names nobody else may be able to reach.
+        with tempfile.TemporaryDirectory(prefix="knetstatd-rehearse-", dir="/tmp" if drop else None) as directory:
+            initrd = Path(directory, "initrd")
+            initrd.write_bytes(initramfs(busybox, plan, mark))
+            if drop:  # nobody reads them, and nobody else; an image itself may be root's alone
+                image = shutil.copyfile(image, Path(directory, "image"))
+                for path, mode in ((image, 0o640), (initrd, 0o640), (directory, 0o750)):
+                    os.chown(path, -1, NOBODY)
+                    os.chmod(path, mode)
+            argv = command(image, initrd, kvm=kvm, memory=memory, arguments=arguments)
+            if modestly:
+                argv = modest(argv, drop=drop, idle=os.sched_getscheduler(0) != os.SCHED_IDLE)
+            finished = boot(argv, timeout, tick)
+    except OSError as e:
+        raise KnetstatdError(f"the machine's files cannot be made: {e.strerror}", str(e.filename or "")) from e
+    return read(
+        finished.output, plan, mark, timed_out=finished.timed_out, elapsed=finished.seconds, code=finished.code
+    )

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""knetstatctl repair: shows what is stuck and exactly what would be done, asks, does it one by one, looks again after each.
+
+Rules:
+
+1. Nothing is done while a package transaction is open or a foreign dkms runs, and nothing without our lock.
+2. A question may stand for hours. What is done is what a plan made under the lock says, and only where that is what was shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from knetstatd.core import names
+from knetstatd.core.errors import KnetstatdError, UsageError
+from knetstatd.diagnosis import build_log
+from knetstatd.machine import busy, dkms_tree
+from knetstatd.repair import find
+from knetstatd.state import attempts
+from knetstatd.system import files, locks, process
+from knetstatd.verdict import judge
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator, Sequence
+
+    from knetstatd.verdict.observe import Machine
+
+_DONE, _GONE = "done", "not needed any more: it has gone by itself"
+_VERBS = {"Run": "run", "Delete": "delete", "Write": "write", "Prove": "prove"}
+
+
+def lines(found: find.Repair, number: int = 0) -> list[str]:
+    """What a person reads before saying yes: all of it, word for word."""
+    text = [f"{number}. {found.what}" if number else found.what, f"   because {names.clean(found.why, 1000)}"]
+    for act in found.acts:
+        match act:
+            case find.Run():
+                hold = f"  (meanwhile {find.HOLD} keeps dkms out of the hooks)" if act.hold else ""
+                text.append(f"   run     {' '.join(act.argv)}{hold}")
+            case find.Delete():
+                text.append(f"   delete  {act.path}" + (f"  ({names.clean(act.holds)})" if act.holds else ""))
+            case find.Write():
+                text.append(f"   write   {act.path}")
+                text += [f"           | {line}" for line in act.text.splitlines()]
+            case find.Prove():
+                text.append(f"   prove   by a plain dkms build {act.module}/{act.version} -k {act.kernel} in a private tree")
+    return text
+
+
+def command(arguments: argparse.Namespace, machine: Machine, kernels: Sequence[str]) -> tuple[int, dict[str, Any]]:
+    """Runs the verb; returns the exit status and the JSON document. Text is printed unless JSON is asked for.
+
+    kernels: the one that was named, none where all were.
+    """
+    if not kernels and not arguments.all:
+        raise UsageError("no kernel to boot next was found", fix="Name one, or: knetstatctl repair --all")
+    kernel = kernels[0] if kernels else None
+    if busy := _busy(machine):
+        raise KnetstatdError(f"{busy}: what is half done now may be whole in a moment", fix="Try again when it has ended")
+    shown = not arguments.json
+    first = find.plan(machine, kernel)
+    done: dict[tuple[str, str], tuple[find.Repair, str]] = {}
+    if shown:
+        print("\n".join(line for number, found in enumerate(first, 1) for line in lines(found, number)) or "Nothing to repair.")
+    if first and not arguments.dry_run:
+        _all(arguments, machine, kernel, first, done, shown)
+    left = find.plan(machine, kernel) if done else first
+    every = {**done, **{(r.kind, r.subject): (r, "to do") for r in left if (r.kind, r.subject) not in done}}
+    failed = any(outcome not in (_DONE, _GONE) for _, outcome in every.values())
+    return int(failed), {"schema": judge.SCHEMA, "repairs": [_json(*row) for row in every.values()]}
+
+
+def _json(found: find.Repair, outcome: str) -> dict[str, Any]:
+    acts = [{"act": _VERBS[type(act).__name__], **act._asdict()} for act in found.acts]
+    return {**found._asdict(), "acts": acts, "outcome": outcome}
+
+
+def _all(
+    arguments: argparse.Namespace,
+    machine: Machine,
+    kernel: str | None,
+    first: Sequence[find.Repair],
+    done: dict[tuple[str, str], tuple[find.Repair, str]],
+    shown: bool,
+) -> None:
+    """Each repair once, in the plan's order; the plan is made anew after each, so a later one may change or fall away."""
+    asks = sys.stdin.isatty() and shown
+    if not arguments.yes and not asks:
+        if shown:
+            print("\nNothing was done: --yes does it without asking.")
+        return
+    if os.geteuid() != 0:
+        raise KnetstatdError("repairing needs root", fix="Run: sudo knetstatctl repair")
+    while todo := [r for r in find.plan(machine, kernel) if (r.kind, r.subject) not in done]:
+        found = todo[0]
+        key = (found.kind, found.subject)
+        if arguments.yes and shown and found not in first:
+            print("\n" + "\n".join(lines(found)))  # what an earlier one has made possible
+        if not arguments.yes:
+            print("\n" + "\n".join(lines(found)))
+            if not _agreed():
+                done[key] = (found, "declined")
+                continue
+        done[key] = (found, _one(machine, kernel, found))
+        if shown:
+            print(f"{found.what}: {done[key][1]}")
+
+
+def _agreed() -> bool:
+    try:
+        return input("Do it? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def _one(machine: Machine, kernel: str | None, found: find.Repair) -> str:
+    """Does one repair and looks whether it is gone: "done", or "failed: " and why."""
+    def now() -> find.Repair | None:
+        machine.refresh()
+        return next((r for r in find.plan(machine, kernel) if (r.kind, r.subject) == (found.kind, found.subject)), None)
+
+    try:
+        if any(isinstance(act, find.Run) and act.ours for act in found.acts):
+            carry_out(machine, found, process.self_argv())
+        else:
+            with locks.locked(machine.runtime, locks.BUILD, 3600.0):
+                if busy := _busy(machine):
+                    return f"failed: {busy}; try again when it has ended"
+                planned = now()
+                if planned is None:
+                    return _GONE
+                if planned.acts != found.acts:
+                    return "failed: it is not what was shown any more; run repair again"
+                carry_out(machine, found, ())
+    except KnetstatdError as e:
+        machine.refresh()
+        ours = any(isinstance(act, find.Run) and act.ours for act in found.acts)
+        return f"failed: {e}" if not ours or now() else _DONE  # its status is that of the whole kernel
+    return "failed: it was done, and looks as before" if now() else _DONE
+
+
+def _busy(machine: Machine) -> str:
+    return busy.package(machine.root) or busy.foreign_dkms(machine.root, os.getpid()) or ""
+
+
+_HOUR = 3600.0
+
+
+def carry_out(machine: Machine, found: find.Repair, ours: Sequence[str], tick: Callable[[], None] | None = None) -> None:
+    """Does one repair, under our lock or none. ours: how to start knetstatctl.
+
+    Raises KnetstatdError with what a program said; takes back what it wrote where a proof fails.
+    """
+    written: list[Path] = []
+    for act in found.acts:
+        match act:
+            case find.Run():
+                argv = [*ours, *act.argv[1:]] if act.ours else list(act.argv)
+                more = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
+                with _holding(machine.root) if act.hold else contextlib.nullcontext():
+                    done = process.run(argv, timeout=_HOUR, env=process.environment(more=more), tick=tick)
+                if done.code:
+                    said = "\n  ".join(build_log.last_lines(done.text, 8))
+                    raise KnetstatdError(f"ended with {done.code}:\n  {said}", " ".join(act.argv))
+            case find.Delete():
+                _delete(machine.root, act.path)
+            case find.Write():
+                path = machine.root / act.path[1:]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                files.write(path, act.text.encode())
+                written.append(path)
+            case find.Prove():
+                try:
+                    with process.unwound():
+                        wrong = _prove(machine, act, tick)
+                    if wrong:
+                        raise KnetstatdError(f"a build with it is wrong, so it was taken back: {wrong}", os.fspath(written[0]))
+                except BaseException:  # also what cannot be proven, because dkms is gone or somebody ends this
+                    for path in written:
+                        path.unlink()
+                    raise
+    if found.kind == "override":
+        for kernel in machine.kernels.kernels:
+            attempts.forget(machine.state, kernel, found.subject)
+
+
+@contextlib.contextmanager
+def _holding(root: Path) -> Iterator[None]:
+    """Keeps dkms out of hooks; a switch that the administrator has set stays."""
+    path = root / find.HOLD[1:]
+    mine = not path.exists()
+    if mine:
+        files.write(path, find.HOLD_TEXT.encode())
+    try:
+        yield
+    finally:
+        if mine:
+            path.unlink(missing_ok=True)
+
+
+def _delete(root: Path, path: str) -> None:
+    place = root / path[1:]
+    if path == find.HOLD:
+        place.unlink()
+        return
+    if not path.startswith((f"/{dkms_tree.TREE}/", "/lib/modules/")) or ".." in path.split("/"):
+        raise AssertionError(path)
+    if path.startswith("/lib/modules/"):
+        place = files.inside(root, "/lib/modules") / path.removeprefix("/lib/modules/")
+    try:
+        shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()
+    except OSError as e:
+        raise KnetstatdError(f"cannot be deleted: {e.strerror}", path) from e
+    parent = place.parent
+    while parent.parent != root / dkms_tree.TREE and root / dkms_tree.TREE in parent.parent.parents:
+        with contextlib.suppress(OSError):  # of a version or module that is gone, the empty directories go as well
+            parent.rmdir()
+        parent = parent.parent
+    with contextlib.suppress(OSError):
+        parent.rmdir() if parent.parent == root / dkms_tree.TREE else None
+
+
+def _prove(machine: Machine, act: find.Prove, tick: Callable[[], None] | None) -> str:
+    """What is wrong with a plain build for a kernel, "" where it is right."""
+    with tempfile.TemporaryDirectory(prefix="knetstatd-repair-") as work:
+        entry = Path(work) / "tree" / act.module / act.version
+        entry.mkdir(parents=True)
+        (entry / "source").symlink_to(os.path.realpath(machine.root / dkms_tree.TREE / act.module / act.version / "source"))
+        argv = ["dkms", "build", "-m", act.module, "-v", act.version, "-k", act.kernel, "--dkmstree", f"{work}/tree"]
+        done = process.run(argv, timeout=_HOUR, env=process.environment(more={"sign_file": "/nonexistent"}), tick=tick)
+        made = sorted(entry.glob(f"{act.kernel}/*/module/*.ko*"))
+        if not made:
+            return " ".join(build_log.last_lines(done.text, 2)) or "it made no module"
+        for path in made:
+            for check in machine.prove_file(machine.look(act.kernel), path).checks:
+                if check.name == "release" and check.result != "pass":
+                    return f"{path.name} is for {check.found}, not {act.kernel}"
+    return ""

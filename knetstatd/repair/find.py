@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a build does not cure: states that dkms and dpkg get stuck in, and what would be done about each, as data.
+
+Rules:
+
+1. `plan` only reads. It answers what is wrong, why it matters and exactly what would be done: programs, files, contents.
+2. Whether a repair has helped, a new `plan` says: one that is still in it has failed.
+3. Deleted is only what is below /var/lib/dkms and what no package brought below /lib/modules; where no package manager can be
+   asked, nothing there.
+4. A package is configured when the guarded modules of its kernel are good, never before; what would fail its hook again is kept
+   away from it.
+
+Sources: dkms(8); dkms 3.0.10 and 3.2.2, each state made and repaired by tests/container/test_repair.py; dpkg(1).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from typing import TYPE_CHECKING, NamedTuple
+
+from knetstatd.core import names
+from knetstatd.core.model import Action, Artefact, Headers, KernelState, Why
+from knetstatd.diagnosis import build_log, compare_kernels, uname_traps
+from knetstatd.machine import dkms_tree, dpkg_status, kernels
+from knetstatd.state import attempts
+from knetstatd.system import files, process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from knetstatd.verdict.observe import Machine, Seen
+
+class Run(NamedTuple):
+    """A program to be started. ours: knetstatctl itself, which takes our lock by itself.
+
+    hold: the file HOLD keeps dkms out of the hooks that it starts, and is deleted afterwards.
+    """
+
+    argv: tuple[str, ...]
+    ours: bool = False
+    hold: bool = False
+
+
+# dkms's own switch (dkms_autoinstaller). dkms 3.0 does not read /etc/dkms/<module>*.conf in `autoinstall`, so nothing less than
+# this keeps one module from failing a hook there.
+HOLD = "/etc/dkms/no-autoinstall"
+HOLD_TEXT = "knetstatctl repair: only while dpkg --configure runs\n"
+
+
+class Delete(NamedTuple):
+    """A file, a link, or a directory with all that is in it. holds: what that is, in words."""
+
+    path: str
+    holds: str = ""
+
+
+class Write(NamedTuple):
+    """A new file with its contents."""
+
+    path: str
+    text: str
+
+
+class Prove(NamedTuple):
+    """A plain `dkms build` in a private tree, which must come out right; else the files written before are taken back."""
+
+    module: str
+    version: str
+    kernel: str
+
+
+class Repair(NamedTuple):
+    """One thing to repair. kind, subject: what makes it the same one in the next plan.  why: what it does to this machine."""
+
+    kind: str
+    subject: str
+    what: str
+    why: str
+    acts: tuple[Run | Delete | Write | Prove, ...]
+
+
+def plan(machine: Machine, kernel: str | None) -> tuple[Repair, ...]:
+    """All that can be repaired, in the order in which it is to be done. kernel: only what concerns it; None for everything."""
+    found = [
+        *_held(machine),
+        *_sources(machine),
+        *_tree(machine, kernel),
+        *_overrides(machine),
+        *_tables(machine, kernel),
+        *_builds(machine, kernel),
+        *_packages(machine, kernel),
+        *_orphans(machine, kernel),
+    ]
+    return tuple(found)
+
+
+def _held(machine: Machine) -> Iterator[Repair]:
+    """A run of ours was killed before it could take its switch back."""
+    if files.text(machine.root / HOLD[1:], 4096) == HOLD_TEXT:
+        yield Repair("hold", HOLD, "let dkms build in hooks again", "a repair was killed", (Delete(HOLD, "ours"),))
+
+
+def _registered(machine: Machine) -> Iterator[tuple[dkms_tree.Package, dkms_tree.Version]]:
+    for package in dkms_tree.modules(machine.root).packages.values():
+        for version in package.versions:
+            yield package, version
+
+
+def _sources(machine: Machine) -> Iterator[Repair]:
+    """Registered versions without a source. One of them stops `dkms autoinstall` for all modules (3.0.10, exit code 4)."""
+    for package, version in _registered(machine):
+        if not version.broken or os.path.isfile(version.source / "dkms.conf"):  # there, but not for our services
+            continue
+        title = f"{package.name}/{version.version}"
+        source = f"/usr/src/{package.name}-{version.version}/dkms.conf"
+        why = f"{version.broken}; with some versions of dkms, one such entry keeps a kernel's hook from building any module"
+        owner = dpkg_status.owners(machine.root, [source]).get(source, "")
+        if owner:
+            acts: tuple[Run | Delete, ...] = (Run(("apt-get", "install", "--reinstall", "-y", owner)),)
+            yield Repair("source", title, f"bring back the source of {title}, which package {owner} owns", why, acts)
+            continue
+        tree = f"/{dkms_tree.TREE}/{package.name}"
+        marks = [f"{tree}/kernel-{b.kernel}-{b.arch}" for b in version.builds if b.installed]
+        acts = (*map(Delete, marks), Delete(f"{tree}/{version.version}", "dkms's entry; modules in /lib/modules stay"))
+        yield Repair("source", title, f"take {title} out of dkms: its source is gone, and no package brings it", why, acts)
+
+
+def _tree(machine: Machine, kernel: str | None) -> Iterator[Repair]:
+    """Directories in dkms's tree that dkms itself never gets past or rid of."""
+    there = set(machine.kernels.kernels)
+    for package, version in _registered(machine):
+        title = f"{package.name}/{version.version}"
+        tree = f"/{dkms_tree.TREE}/{package.name}"
+        dead: set[str] = set()
+        for build in version.builds:
+            place = f"{tree}/{version.version}/{build.kernel}"
+            if kernel not in (None, build.kernel) or version.broken or place in dead:
+                continue
+            if there and build.kernel not in there and not os.path.lexists(machine.root / "lib/modules" / build.kernel):
+                dead.add(place)
+                mine = [b for b in version.builds if b.kernel == build.kernel and b.installed]
+                marks = [f"{tree}/kernel-{b.kernel}-{b.arch}" for b in mine]
+                original = f"{tree}/original_module/{build.kernel}"
+                marks += [original] if os.path.isdir(machine.root / original[1:]) else []
+                acts = [Delete(place, "what was built"), *map(Delete, marks)]
+                what = f"delete what dkms keeps of {title} for {build.kernel}"
+                yield Repair("dead-kernel", place, what, f"there is no /lib/modules/{build.kernel}", tuple(acts))
+            elif build.stuck:
+                what = f"delete the half-made build of {title} for {build.kernel}"
+                why = "dkms takes it for a build, finds no module in it, and refuses every other, also with --force"
+                yield Repair("stuck", place, what, why, (Delete(f"{place}/{build.arch}"),))
+        for path in version.leftovers:
+            if kernel in (None, path.parent.name):
+                shown = f"/{os.path.relpath(path, machine.root)}"
+                yield Repair("leftover", shown, "delete what a killed dkms left", "nothing uses it", (Delete(shown),))
+
+
+def cure(machine: Machine, module: str) -> tuple[tuple[uname_traps.RunningKernelRead, ...], uname_traps.Override | None]:
+    """The lines of a guarded module that decide for the running kernel in a build by dkms, and the override that cures them."""
+    package = dkms_tree.package(machine.root, module)
+    if package is None or package.highest.broken:
+        return (), None
+    conf = dkms_tree.conf(machine.root, module, package.highest)
+    passed = {name for make in conf.make for name, _ in make.variables}
+    lines = uname_traps.active(conf, uname_traps.reads(package.highest.source, passed))
+    return lines, uname_traps.override(module, conf, lines, package.highest.source) if lines else None
+
+
+def _overrides(machine: Machine) -> Iterator[Repair]:
+    """Guarded modules that any dkms but ours compiles for the kernel that runs."""
+    for module in machine.modules():
+        if not names.is_module(module):
+            continue
+        lines, override = cure(machine, module)
+        package = dkms_tree.package(machine.root, module)
+        if override is None or package is None or os.path.lexists(machine.root / override.path[1:]):
+            continue
+        usable = [k for k in machine.kernels.kernels if kernels.headers(machine.root, k).state is Headers.COMPLETE]
+        if not usable:
+            continue  # nothing could prove it
+        other = next((k for k in reversed(usable) if k != machine.running), usable[-1])
+        acts = (Write(override.path, override.text), Prove(module, package.highest.version, other))
+        why = f"{lines[0].file} line {lines[0].line} asks for the running kernel, so a kernel's hook builds for the wrong one"
+        yield Repair("override", module, f"let dkms build {module} for the kernel that it is asked for", why, acts)
+
+
+def _tables(machine: Machine, kernel: str | None) -> Iterator[Repair]:
+    """Kernels whose modprobe does not find a module that dkms has put there: depmod never ran to its end."""
+    for release in machine.kernels.kernels:
+        if kernel not in (None, release) or machine.state_of(release) is not KernelState.BOOTABLE:
+            continue
+        tree = files.inside(machine.root, f"/lib/modules/{release}")
+        table = files.text(tree / "modules.dep", 32 << 20)
+        missing = [] if table is None else [
+            name for name in _files(tree / "updates", tree)
+            if (file := re.search(r"([^/]+)\.ko(?:\.gz|\.xz|\.zst)?$", name)) and os.path.isfile(tree / name)
+            and f"/{file[1]}.ko" not in table
+        ]  # fmt: skip
+        if missing:
+            why = f"modprobe does not find {', '.join(missing[:3])}: depmod was never run to its end after it was put there"
+            yield Repair("depmod", release, f"list the modules of {release} again", why, (Run(("depmod", release)),))
+
+
+def _files(directory: Path, base: Path) -> list[str]:
+    """All files below a directory, relative to `base`."""
+    found = (os.path.join(where, name) for where, _, names_ in os.walk(directory) for name in sorted(names_))
+    return [os.path.relpath(path, base) for path in found]
+
+
+def _seen(machine: Machine, kernel: str) -> list[Seen]:
+    look = machine.look(kernel)
+    return [machine.observe(look, module, own=True) for module in machine.modules()]
+
+
+def _guarded(machine: Machine, kernel: str | None) -> list[str]:
+    wanted = machine.wanted() if kernel is None else {kernel}
+    return [k for k in machine.kernels.kernels if k in wanted and machine.state_of(k) is KernelState.BOOTABLE]
+
+
+def _builds(machine: Machine, kernel: str | None) -> Iterator[Repair]:
+    """Guarded modules that are missing or wrong and can be built: whatever the tree looks like, a build cures it."""
+    for release in _guarded(machine, kernel):
+        for seen in _seen(machine, release):
+            o = seen.observation
+            step = machine.plan(seen, attempts.now())
+            if step.action in (Action.STAGE, Action.PUBLISH) or step.why is Why.BACKOFF:
+                worst = next((proof.worst for _, proof in seen.installed if proof.worst is not None), None)
+                why = "there is none" if o.installed is Artefact.NONE else "the installed one is wrong"
+                why += f": {worst.reason or worst.found}" if worst is not None and o.installed is not Artefact.NONE else ""
+                act = Run(("knetstatctl", "build", release, f"--module={o.module}"), ours=True)
+                yield Repair("build", f"{o.module} {release}", f"build {o.module} for {release}", why, (act,))
+
+
+def _packages(machine: Machine, kernel: str | None) -> Iterator[Repair]:
+    """Kernels that a failed hook left half-configured, where the guarded modules are good by now."""
+    for release in machine.kernels.kernels if kernel is None else (kernel,):
+        left = machine.unfinished(release)
+        if not left or any(p.state not in dpkg_status.CONFIGURABLE for p in left):
+            continue
+        bootable = machine.state_of(release) is KernelState.BOOTABLE and release in machine.wanted()
+        if bootable and any(s.observation.installed not in (Artefact.GOOD, Artefact.OTHER) for s in _seen(machine, release)):
+            continue
+        acts: list[Write | Run] = []
+        said = "; ".join(f"{p.name} is {p.state}" for p in left)
+        found = list(culprits(machine, release))
+        for package, cause in found:
+            version = package.highest.version
+            path = f"/etc/dkms/{package.name}-{version}-{release}.conf"
+            if not os.path.lexists(machine.root / path[1:]):
+                text = (
+                    "# Written by knetstatctl repair: this module's build fails the installation of this kernel.\n"
+                    f"# {cause.reason}\n# Delete this file when it compiles.\nAUTOINSTALL=\"\"\n"
+                )
+                acts.append(Write(path, text))
+                said += f"; its hook builds {package.name} {version}, and that fails: {cause.reason}"
+        acts.append(Run(("dpkg", "--configure", *(p.name for p in left)), hold=bool(found)))
+        why = f"{said}; until it is finished, the kernel may have no initrd, and every run of apt fails"
+        yield Repair("configure", release, f"finish the installation of kernel {release}", why, tuple(acts))
+
+
+def culprits(machine: Machine, kernel: str) -> Iterator[tuple[dkms_tree.Package, build_log.Cause]]:
+    """The modules whose build by the distribution's hook has failed for a kernel, and why: dkms's own log says it."""
+    if not dkms_tree.hook_present(machine.root):
+        return
+    for package in dkms_tree.modules(machine.root).packages.values():
+        version = package.highest
+        path = machine.root / dkms_tree.TREE / package.name / version.version / "build/make.log"
+        log = files.text(path) or ""
+        if version.broken or package.installed(kernel) or f" for kernel {kernel} (" not in log[:400]:
+            continue
+        conf = dkms_tree.conf(machine.root, package.name, version, kernel)
+        if conf.autoinstall and _newest(version.source) < os.stat(path).st_mtime:
+            cause = build_log.classify(log, "", 10)
+            yield package, compare_kernels.refine(cause, machine.root, kernel, version.source)
+
+
+def _newest(source: Path) -> float:
+    """When the newest file of a source tree was changed; a log older than that says nothing about it."""
+    found = [os.lstat(source / name).st_mtime for name in _files(source, source)[:10000] if os.path.lexists(source / name)]
+    return max(found, default=0.0)
+
+
+def _orphans(machine: Machine, kernel: str | None) -> Iterator[Repair]:
+    """Directories in /lib/modules that are no kernel's, and of which no package knows a single file."""
+    base = files.inside(machine.root, "/lib/modules")
+    for release in machine.kernels.kernels:
+        if kernel not in (None, release) or release == machine.running or machine.state_of(release) is KernelState.BOOTABLE:
+            continue
+        tree = base / release
+        inside = _files(tree, tree)
+        foreign = [name for name in inside if name in _KERNELS_OWN or (".ko" in name and not name.startswith("updates/"))]
+        if foreign or _mounted(machine.root, tree) or (inside and not any(map(_is_known, inside))):
+            continue  # a kernel that somebody made by hand, whose image is elsewhere, or something else of somebody's
+        below = [os.path.relpath(os.path.join(where, name), tree) for where, dirs, _ in os.walk(tree) for name in dirs]
+        if _owned(machine.root, [f"/lib/modules/{release}", *(f"/lib/modules/{release}/{name}" for name in inside + below)]):
+            continue
+        shown = ", ".join(inside[:4]) + (f", and {len(inside) - 4} more" if len(inside) > 4 else "")
+        holds = f"{len(inside)} files of no package" + (f": {shown}" if inside else "")
+        why = "it holds no kernel, and no package knows anything in it"
+        yield Repair("orphan", release, f"delete /lib/modules/{release}", why, (Delete(f"/lib/modules/{release}", holds),))
+
+
+# What a kernel brings, and depmod does not make.
+_KERNELS_OWN = ("modules.builtin", "modules.order", "vmlinuz", "build/Makefile", "config", "System.map")
+
+
+def _is_known(name: str) -> bool:
+    """Whether depmod or dkms may have left a file of that name."""
+    return name.startswith(("modules.", "updates/", "build", "source"))
+
+
+def _mounted(root: Path, tree: Path) -> bool:
+    """Whether something is mounted on a directory or below it, or that cannot be known."""
+    table = files.text(root / "proc/self/mountinfo", 4 << 20)
+    places = [line.split(" ")[4] for line in table.splitlines() if line.count(" ") > 4] if table is not None else [str(tree)]
+    return any(place == str(tree) or place.startswith(f"{tree}/") for place in places)
+
+
+def _owned(root: Path, paths: Sequence[str]) -> bool:
+    """Whether a package brought one of the paths, or that cannot be known."""
+    if dpkg_status.has_dpkg(root):
+        return bool(dpkg_status.owners(root, paths))
+    if shutil.which("rpm", path=process.PATH) is None:
+        return True
+    for begin in range(0, len(paths), 500):
+        part = paths[begin : begin + 500]
+        lines = process.run(["rpm", "-qf", *part], timeout=60).text.splitlines()
+        if len(lines) != len(part) or not all(line.endswith("is not owned by any package") for line in lines):
+            return True
+    return False

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Answers that are kept: a rehearsal costs seconds, so what a kernel said is one small file for each module and kernel.
+
+Rules:
+
+1. An answer stands for the files it was about, the boot image among them, and for the kernel's command line. It is void when
+   one of them changes. Losing these files at any time changes no verdict but `rehearsed` to `analysed`.
+2. A look compares the files' identities alone: hashing an image at each look would cost the daemon more than all the rest.
+   Where an identity has changed the answer is void for the look; the next rehearsal compares the hashes, and where they are
+   the same it keeps the answer and starts no machine.
+3. What could not be decided is not kept here; that is an attempt (see attempts).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from knetstatd.core.errors import KnetstatdError
+from knetstatd.core.model import Answer, Check, Rehearsed, Result, Told
+from knetstatd.machine import bootloader, kernels
+from knetstatd.system import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from knetstatd.core.model import Proof
+
+# Another one, where the same question would be answered by another test.
+SCHEMA = 1
+QEMU, BUSYBOX = "usr/bin/qemu-system-x86_64", ("usr/bin/busybox", "bin/busybox")
+FIX = "Run: apt install qemu-system-x86 busybox-static"
+# Of the command line that the boot loader gives: what decides whether a module may be loaded
+# (Documentation/admin-guide/kernel-parameters.txt).
+_DECIDES = re.compile(r"(?:module\.sig_enforce|lockdown|module_blacklist)(?:=|$)")
+# 8be4df61-…: EFI's own variables (UEFI 3.3); four bytes of attributes, then 1 where Secure Boot is on.
+_SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+
+
+class Subject(NamedTuple):
+    """What is rehearsed: a package's modules on a kernel, each with the files that go in before it, in order.
+
+    arguments: those of the kernel's command line that decide about modules.
+    """
+
+    kernel: str
+    module: str
+    image: Path
+    modules: tuple[tuple[Path, tuple[Path, ...]], ...]
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All module files, each once, in the order in which they go in."""
+        return tuple(dict.fromkeys(path for own, needed in self.modules for path in (*needed, own)))
+
+
+def subject(root: Path, kernel: str, module: str, proofs: Iterable[Proof], arguments: Sequence[str]) -> Subject | None:
+    """What a rehearsal of installed modules is about; None where the kernel has no boot image or nothing is installed."""
+    image = kernels.image(root, kernel)
+    modules = tuple((Path(proof.path), tuple(map(Path, proof.needed))) for proof in proofs if proof.path)
+    return Subject(kernel, module, image, modules, tuple(arguments)) if image is not None and modules else None
+
+
+def arguments(root: Path, kernel: str) -> tuple[str, ...]:
+    """What decides about modules on the command line that `kernel` will get, and what this machine's firmware adds to it.
+
+    Where no boot loader tells, the running kernel's command line stands for it.
+    """
+    line = bootloader.command_line(root, kernel)
+    found = [word for word in dict.fromkeys(map(bootloader.parameter, line.split())) if _DECIDES.match(word)]
+    try:
+        if files.read(root / _SECURE_BOOT, 16)[4:5] == b"\1" and not any(word.startswith("module.sig") for word in found):
+            found.append("module.sig_enforce=1")
+    except (OSError, KnetstatdError):
+        pass  # no EFI
+    return tuple(found)
+
+
+def missing(root: Path) -> str:
+    """Why no rehearsal can be had on this machine, "" where one can."""
+    if os.uname().machine != "x86_64":
+        return f"rehearsals are for x86-64, and this machine is {os.uname().machine}"
+    if not os.access(root / QEMU, os.X_OK) or not any(os.access(root / name, os.X_OK) for name in BUSYBOX):
+        return "qemu-system-x86 and busybox-static are not both installed"
+    return ""
+
+
+def checks(about: Subject | None, answer: Answer | None, unable: str) -> tuple[tuple[str, Check], ...]:
+    """The rehearsal as one more check of a verdict; where there was none, what is needed for one. unable: from `missing`."""
+    if about is None:
+        return ()
+    expected = "the kernel loads it, and it works"
+    found, fix = (f"none: {unable}", FIX) if unable else ("none yet", "")
+    check = Check("rehearsal", Result.NOT_APPLICABLE, expected, found, fix=fix)
+    if answer is not None:
+        found = f"{answer.told}, {answer.machine}, {answer.seconds:.1f} s" + (f"; {answer.remark}" if answer.remark else "")
+        result = Result.PASS if answer.told.good else Result.FAIL
+        check = Check("rehearsal", result, expected, found, answer.reason, answer.fix)
+    return ((os.fspath(about.image), check),)
+
+
+def path(state: Path, kernel: str, module: str) -> Path:
+    """Where the answer for one module and kernel is kept."""
+    return state / "rehearsals" / kernel / f"{module}.json"
+
+
+def load(state: Path, about: Subject) -> Answer | None:
+    """The answer that stands, None where there is none, what it was about has changed, or the file is damaged."""
+    document = _read(state, about)
+    if document is None or document["inputs"] != identities(about):
+        return None
+    return parse(document["answer"])
+
+
+def same(state: Path, about: Subject, hashes: Sequence[str]) -> Answer | None:
+    """The kept answer where it is about files of these contents, whatever their identities."""
+    document = _read(state, about)
+    return parse(document["answer"]) if document is not None and document["hashes"] == list(hashes) else None
+
+
+def state(answer: Answer | None, wanted: bool, unable: str, mode: str) -> Rehearsed:
+    """What is known of a rehearsal. wanted: somebody would ask for one.  unable: from `missing`.  mode: the configuration's."""
+    if answer is not None:
+        return Rehearsed.GOOD if answer.told.good else Rehearsed.BAD
+    if wanted and unable and mode == "require":
+        return Rehearsed.IMPOSSIBLE
+    return Rehearsed.DUE if wanted and not unable else Rehearsed.NOT_DUE
+
+
+def save(state: Path, about: Subject, inputs: list[list[Any]], hashes: Sequence[str], answer: Answer) -> None:
+    """Keeps an answer durably. inputs: `identities` before the machine was started.  hashes: of the same files.
+
+    Raises OSError where the state directory cannot be written.
+    """
+    target = path(state, about.kernel, about.module)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    document = {"schema": SCHEMA, "arguments": list(about.arguments), "inputs": inputs, "hashes": list(hashes)}
+    files.write_json(target, {**document, "answer": answer._asdict(), "kernel": about.kernel, "module": about.module})
+
+
+def identities(about: Subject) -> list[list[Any]]:
+    """The files that the answer is about, each with what changes when its contents do; as JSON has it."""
+    return [[os.fspath(file), *(files.identity(file) or ())] for file in (about.image, *about.files)]
+
+
+def parse(document: dict[str, Any]) -> Answer:
+    """An answer from JSON. Raises ValueError, KeyError or TypeError for what is none."""
+    return Answer(
+        told=Told(document["told"]),
+        check=str(document["check"]),
+        reason=str(document["reason"]),
+        fix=str(document["fix"]),
+        words=tuple(str(line) for line in document["words"]),
+        remark=str(document["remark"]),
+        machine=str(document["machine"]),
+        seconds=float(document["seconds"]),
+        when=float(document["when"]),
+    )
+
+
+def _read(state: Path, about: Subject) -> dict[str, Any] | None:
+    try:
+        document: dict[str, Any] = json.loads(files.read(path(state, about.kernel, about.module), 1 << 20))
+        same = document["schema"] == SCHEMA and document["arguments"] == list(about.arguments)
+        parse(document["answer"])
+        return document if same and isinstance(document["inputs"], list) and isinstance(document["hashes"], list) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, KnetstatdError):
+        return None

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Files: read with a limit, told apart by identity, replaced atomically, synced to the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from knetstatd.core.errors import KnetstatdError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Identity(NamedTuple):
+    """What changes when a file's contents do: enough to keep a computed answer for as long as the file is the same.
+
+    ctime is in it because mtime can be set back (dpkg and tar do), and the inode because rename replaces files.
+    """
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+def identity(path: Path) -> Identity | None:
+    """The identity of the file that `path` leads to, None where there is none."""
+    try:
+        st = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return Identity(st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+
+
+# What our units do not see (ProtectHome= in systemd.exec(5)): who is asked elsewhere must not see it either.
+_HOMES = ("home", "root", "run/user")
+HIDDEN = "where knetstatd's services may not look; it must lie outside of /home and /root"
+
+
+def is_hidden(root: Path, path: Path) -> bool:
+    """Whether a path, every link in it followed, lies where our units may not look."""
+    return any(home in path.parents for home in (root / name for name in _HOMES))
+
+
+def read(path: Path, limit: int) -> bytes:
+    """The whole file, at most `limit` bytes. Raises OSError, and KnetstatdError where it is larger."""
+    with open(path, "rb") as f:
+        data = f.read(limit + 1)
+    if len(data) > limit:
+        raise KnetstatdError(f"larger than {limit} bytes, not read", os.fspath(path))
+    return data
+
+
+def text(path: Path, limit: int = 1 << 20) -> str | None:
+    """The file as text (undecodable bytes replaced), None where it cannot be read. At most `limit` bytes."""
+    try:
+        with open(path, "rb") as f:
+            return f.read(limit).decode("utf-8", "replace")
+    except (OSError, ValueError):
+        return None
+
+
+def names(directory: Path) -> list[str]:
+    """The names in a directory, sorted; none where it cannot be read."""
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
+
+
+def sync_dir(directory: Path) -> None:
+    """Makes renames and creations in `directory` durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync(path: Path) -> None:
+    """Makes one regular file's contents durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write(path: Path, data: bytes, mode: int = 0o644, *, durable: bool = True) -> None:
+    """Replaces `path` atomically: a reader, or a power cut, finds the old contents or the new, never a part.
+
+    durable: synced before the rename and after; leave it out only where a reboot empties the place anyway (/run).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fchmod(f.fileno(), mode)
+            if durable:
+                os.fsync(f.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    if durable:
+        sync_dir(path.parent)
+
+
+def write_json(path: Path, document: dict[str, Any], *, durable: bool = True) -> None:
+    """`write` for a JSON document: indented, sorted, ends with a newline."""
+    write(path, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode(), durable=durable)
+
+
+@contextlib.contextmanager
+def opened(path: Path, flags: int, mode: int = 0o644) -> Iterator[int]:
+    """A file descriptor for the length of a block."""
+    fd = os.open(path, flags | os.O_CLOEXEC, mode)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def inside(root: Path, path: str) -> Path:
+    """Where `path`, as seen by a program whose root directory is `root`, really is; every symlink stays inside `root`.
+
+    Missing parts are kept as they are; a loop ends after 40 links, as in the kernel (path_resolution(7)).
+    """
+    parts, done, links = [p for p in path.split("/") if p not in ("", ".")][::-1], Path(root), 0
+    while parts:
+        part = parts.pop()
+        if part == "..":
+            done = done.parent if done != root else done
+            continue
+        step = done / part
+        try:
+            target = os.readlink(step)
+        except (OSError, ValueError):
+            done = step
+            continue
+        links += 1
+        if links > 40:
+            return step
+        if target.startswith("/"):
+            done = Path(root)
+        parts += [p for p in target.split("/") if p not in ("", ".")][::-1]
+    return done

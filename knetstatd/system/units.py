@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Our own units: their names, running one to its end (systemctl(1), systemd.unit(5)), and taking what it has left.
+
+Rules:
+
+1. That `systemctl start` has returned says nothing. A stop of the machine cancels the job and leaves the program at work;
+   so a unit has ended when its state says so.
+2. What an unprivileged unit has left is a stranger's: opened below a directory without following a link, a regular file of
+   that directory's owner, of a bounded size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+from typing import TYPE_CHECKING
+
+from knetstatd.core.errors import KnetstatdError
+from knetstatd.system import files, process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+_PLACES = ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
+_AT_WORK = ("activating", "active", "deactivating", "reloading", "maintenance")
+_TICK = 0.2
+
+
+def instance(template: str, *arguments: str) -> str:
+    """The unit `knetstatd-TEMPLATE@…` for arguments that are names; systemd's %I gives them back, separated by colons."""
+    return f"knetstatd-{template}@{':'.join(map(_escape, arguments))}.service"
+
+
+def _escape(name: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_.") else f"\\x{ord(c):02x}" for c in name)
+
+
+def available(template: str) -> bool:
+    """Whether systemd manages this machine and has the template."""
+    name = f"systemd/system/knetstatd-{template}@.service"
+    return os.path.isdir("/run/systemd/system") and any(os.path.exists(f"{place}/{name}") for place in _PLACES)
+
+
+def complete(unit: str, timeout: float, tick: Callable[[], None] | None = None) -> str:
+    """Starts a unit, waits until it has ended, and returns its result: `success`, `exit-code`, `oom-kill`, `timeout`, …
+
+    timeout: seconds, then everything in it is killed and the result is `timeout`.  tick: called while it runs. Raises
+    KnetstatdError where it could not be started at all.
+    """
+    deadline = time.monotonic() + timeout
+    started = process.run(["systemctl", "start", "--", unit], timeout=timeout, tick=tick)
+    state = _state(unit)
+    ran = not started.code or state.get("ActiveState") in _AT_WORK
+    while state.get("ActiveState") in _AT_WORK and time.monotonic() < deadline:
+        time.sleep(_TICK)
+        if tick is not None:
+            tick()
+        state = _state(unit)
+    if state.get("ActiveState") in _AT_WORK:
+        process.run(["systemctl", "kill", "--signal=KILL", "--", unit], timeout=30)
+        process.run(["systemctl", "stop", "--", unit], timeout=120)
+        result = "timeout"
+    elif not ran and state.get("ActiveState") != "failed":
+        said = started.text.strip().splitlines()
+        raise KnetstatdError(f"cannot be started: {said[0] if said else 'systemctl does not say why'}", unit)
+    else:
+        result = state.get("Result", "")
+    process.run(["systemctl", "reset-failed", "--", unit], timeout=30)  # told elsewhere; the machine is not degraded
+    return result
+
+
+def kill_all(template: str) -> None:
+    """Kills what earlier starters left at work, every instance of a template."""
+    process.run(["systemctl", "kill", "--signal=KILL", "--", f"knetstatd-{template}@*.service"], timeout=30)
+
+
+def _state(unit: str) -> dict[str, str]:
+    shown = process.run(["systemctl", "show", "--property=ActiveState,Result", "--", unit], timeout=30)
+    return dict(line.partition("=")[::2] for line in shown.text.splitlines())
+
+
+@contextlib.contextmanager
+def directory(path: Path) -> Iterator[int]:
+    """A directory, for openat(2); the last part of the path is no link."""
+    with files.opened(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) as fd:
+        yield fd
+
+
+def left(directory: int, name: str, owner: int, limit: int) -> bytes:
+    """The contents of a file that a unit left, see rule 2. Raises OSError or ValueError."""
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    with os.fdopen(fd, "rb") as f:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != owner:
+            raise ValueError(f"{name} is not a file of the unit's own")
+        data = f.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{name} is larger than {limit} bytes")
+    return data

@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reading the machine: everything that the planner needs to know, from files, each time anew.
+
+Rule 1: nothing is remembered but answers that are pure functions of files, together with the identities of those files;
+        when one of them changes, the answer is computed again.
+Rule 2: `root` is where the machine's files are; only the running kernel, the clock and our own locks are not below it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from knetstatd.core import names, planner
+from knetstatd.core.model import (
+    ELSEWHERE,
+    UNPUBLISHED,
+    Artefact,
+    Headers,
+    KernelState,
+    Limits,
+    Loaded,
+    Observation,
+    Proof,
+    Rehearsed,
+    Source,
+)
+from knetstatd.machine import bootloader, busy, dkms_conf, dkms_tree, dpkg_status, host, kernels, paths
+from knetstatd.machine.loaded_modules import Live
+from knetstatd.state import attempts, load_history, rehearsal_results, staged
+from knetstatd.system import files, locks
+from knetstatd.verify.proof_cache import Look, Proofs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from knetstatd.core.config import Config
+    from knetstatd.core.model import Answer, Step
+    from knetstatd.verify.proof_cache import Apart
+
+_WEAK = "/weak-updates/"
+
+
+class Seen(NamedTuple):
+    """An observation, and what it was made from: for the builder that acts on it and for the report that explains it."""
+
+    observation: Observation
+    installed: tuple[tuple[str, Proof], ...] = ()
+    headers: kernels.HeadersFound = kernels.HeadersFound(Headers.MISSING, None)
+    source: Path | None = None
+    source_reason: str = ""
+    source_fix: str = ""
+    passed: frozenset[str] = frozenset()
+    fingerprint: str = ""
+    about: rehearsal_results.Subject | None = None
+    answer: Answer | None = None
+    remark: str = ""
+
+
+class Machine:
+    """One machine's kernels and guarded modules, as they were at the last `refresh`."""
+
+    def __init__(self, root: Path, config: Config, apart: Apart | None = None) -> None:
+        """apart: where to read and compare modules, for a process that lives long (see proofs)."""
+        self.root = root
+        self.config = config
+        self.state = root / os.environ.get("STATE_DIRECTORY", "/var/lib/knetstatd").lstrip("/")
+        self.runtime = root / os.environ.get("RUNTIME_DIRECTORY", "/run/knetstatd").lstrip("/")
+        self.running = kernels.running()
+        self.kernels = kernels.Directories((), ())
+        self.next = ""
+        self.next_why = ""
+        self._registered: dict[str, dkms_tree.Package] = {}
+        self._files: dict[tuple[str, str], list[tuple[dkms_tree.Package, dkms_tree.Version, Path]]] = {}
+        self._refused: list[tuple[str, str]] = []
+        self._states: dict[str, KernelState] = {}
+        self._transaction = ""
+        self._foreign = ""
+        self._unfinished: tuple[object, tuple[dpkg_status.Unfinished, ...]] = ((), ())
+        self._proofs = Proofs(root, apart)
+        self._live = Live(root)
+        self._confs: dict[tuple[str, str], dkms_conf.Conf] = {}
+        self._host: host.Host | None = None
+        self._changed: dict[str, float] = {}
+        self._arguments: dict[str, tuple[str, ...]] = {}
+        self.no_rehearsal = ""
+
+    @property
+    def limits(self) -> Limits:
+        """The configuration's part in the planner's decisions."""
+        c = self.config
+        return Limits(
+            c.settle_seconds, c.retry_first_seconds, c.retry_longest_seconds, c.headers == "install", c.unloaded == "reload"
+        )
+
+    # -- the machine ------------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Reads which kernels there are, which is next, and what DKMS knows."""
+        self.kernels = kernels.directories(self.root)
+        self._states = {k: kernels.state(self.root, k) for k in self.kernels.kernels}
+        bootable = [k for k, state in self._states.items() if state is KernelState.BOOTABLE]
+        # One whose directory is left alone may be next all the same: then none of the others is.
+        alone = [name for name, _ in self.kernels.refused if names.is_kernel(name) and kernels.image(self.root, name)]
+        found = bootloader.next_kernel(self.root, [*bootable, *alone])
+        self.next = found.release if found and found.release not in alone else ""
+        self.next_why = found.source if found else ""
+        tree = dkms_tree.modules(self.root)
+        self._registered = tree.packages
+        self._files = dkms_tree.installed(tree.packages.values())
+        reason = "not a DKMS module name or version; a name like this could be run as a command by dkms"
+        self._refused = [*self.kernels.refused, *((path, reason) for path in tree.refused)]
+        self._proofs.keep_only(self._states)
+        self._host = host.read(self.root, self.state)
+        self._changed = {}
+        self._arguments = {}
+        self.no_rehearsal = rehearsal_results.missing(self.root)
+        self.refresh_locks()
+
+    def refresh_locks(self) -> str:
+        """Begins to observe anew: who is at work on packages (returned, "" for nobody) and in DKMS."""
+        self._confs = {}
+        self._transaction = busy.package(self.root) or ""
+        self._foreign = busy.foreign_dkms(self.root, os.getpid()) or ""
+        mark = tuple(files.identity(self.root / "var/lib/dpkg" / name) for name in ("status", "updates"))
+        if self._unfinished[0] != mark:
+            self._unfinished = (mark, dpkg_status.unfinished(self.root))
+        return self._transaction
+
+    def unfinished(self, kernel: str) -> tuple[dpkg_status.Unfinished, ...]:
+        """The packages of a kernel that were left half-way; none while a transaction is still at work on them."""
+        return () if self._transaction else dpkg_status.of_kernel(self._unfinished[1], kernel)
+
+    def refused(self) -> list[tuple[str, str]]:
+        """Names that are left alone, each with the reason."""
+        return self._refused
+
+    def state_of(self, kernel: str) -> KernelState:
+        """What the directory of `kernel` is."""
+        return self._states.get(kernel, KernelState.NOT_A_KERNEL)
+
+    def modules(self) -> tuple[str, ...]:
+        """The guarded DKMS packages, `*` replaced by all that are registered."""
+        wanted: dict[str, None] = {}
+        for name in self.config.modules:
+            wanted.update(dict.fromkeys(sorted(self._registered) if name == "*" else (name,)))
+        return tuple(wanted)
+
+    def wanted(self) -> set[str]:
+        """The guarded kernels: `next` and `running`, and what the configuration adds."""
+        bootable = [k for k in self.kernels.kernels if self._states[k] is KernelState.BOOTABLE]
+        match self.config.kernels:
+            case "all":
+                return set(bootable)
+            case int(count):
+                more = bootable[-count:]
+            case _:
+                more = []
+        return {*more, *(k for k in (self.next, self.running) if k in self._states)}
+
+    def module_names(self) -> set[str]:
+        """The names of all modules that the guarded packages make for the running kernel, as that kernel calls them."""
+        return {names.canonical(made) for name in self.modules() for made in self._made(self.running, name)}
+
+    def watched(self) -> Iterable[tuple[str, Path]]:
+        """The directories to watch, each with a label: see places.watched."""
+        modules = self.modules()
+        sources = [self._registered[name].highest.source for name in modules if name in self._registered]
+        return paths.watched(self.root, self.kernels.kernels, modules, sources)
+
+    # -- proofs -----------------------------------------------------------------------------------------------------------
+
+    def look(self, kernel: str, modules: Sequence[str] | None = None) -> Look:
+        """A new look at a kernel, to be shared by all modules (None: the guarded ones) that are observed on it now."""
+        return Look(self.root, kernel, self._host, self.modules() if modules is None else modules)
+
+    def prove_file(self, look: Look, path: Path, others: Sequence[Path] = ()) -> Proof:
+        """What `verify` says of a module file for a kernel. others: the modules that come with it, and may export to it."""
+        return self._proofs.file(look, path, others)
+
+    def prove_installed(self, look: Look, *modules: str) -> tuple[Proof, ...]:
+        """What `verify` says of the modules that modprobe would load, for those of the packages' that are installed."""
+        return tuple(proof for _, proof in self._installed(look, *modules))
+
+    def prove_all(self, look: Look, module: str) -> tuple[Proof, ...]:
+        """The same for every module that a package makes: what is not installed fails."""
+        return tuple(proof for _, proof in self._proofs.installed(look, self._named(look, module)))
+
+    def _installed(self, look: Look, *modules: str) -> tuple[tuple[str, Proof], ...]:
+        return tuple((n, proof) for n, proof in self._proofs.installed(look, self._named(look, *modules)) if proof.is_installed)
+
+    def _named(self, look: Look, *modules: str) -> dict[str, host.Origin | None]:
+        """The modules that packages make for a kernel, with what DKMS knows of each."""
+        return {
+            names.canonical(name): self._origin(look.kernel, module, name)
+            for module in modules
+            for name in self._made(look.kernel, module)
+        }
+
+    def _origin(self, kernel: str, module: str, name: str) -> host.Origin | None:
+        """What DKMS knows of an installed module of a package."""
+        package = self._registered.get(module)
+        if package is None:
+            return None
+        if package.name not in self._changed:
+            self._changed[package.name] = kernels.changed(package.highest.source)
+        registered, changed = package.highest.version, self._changed[package.name]
+        rivals = tuple(
+            host.Rival(f"{other.name}/{its.version}", path, other.name in self.modules())
+            for other, its, path in self._files.get((kernel, names.canonical(name)), ())
+            if other.name != package.name
+        )
+        if (installed := package.installed(kernel)) is None:
+            return host.Origin(registered, "", None, changed, rivals, self._conf(package, kernel).leaves_to(kernel))
+        version, build = installed
+        copy = host.copy_of(name, build.directory / "module", build.files)
+        return host.Origin(registered, version.version, copy, changed, rivals)
+
+    def _made(self, kernel: str, module: str) -> tuple[str, ...]:
+        """The names of the modules that a package makes for a kernel: dkms.conf says, or what was built."""
+        package = self._registered.get(module)
+        if package is None:
+            return (module,)
+        conf = self._conf(package, kernel)
+        if conf.knows("BUILT_MODULE_NAME") and conf.knows("DEST_MODULE_NAME") and conf.modules:
+            return tuple(made.dest_name for made in conf.modules)
+        built = package.highest.build(kernel)
+        return tuple(name.partition(".ko")[0] for name in built.files) if built is not None and built.files else (module,)
+
+    def _conf(self, package: dkms_tree.Package, kernel: str) -> dkms_conf.Conf:
+        """A package's dkms.conf for a kernel, read once for each `refresh_locks`."""
+        key = (package.name, kernel)
+        if key not in self._confs:
+            self._confs[key] = dkms_tree.conf(self.root, package.name, package.highest, kernel, os.uname().machine)
+        return self._confs[key]
+
+    def rehearsal(self, kernel: str, module: str, installed: Iterable[tuple[str, Proof]]) -> rehearsal_results.Subject | None:
+        """What a rehearsal of the installed modules would be about; None where there is nothing to start, or to insert."""
+        return rehearsal_results.subject(self.root, kernel, module, (proof for _, proof in installed), self.arguments(kernel))
+
+    def arguments(self, kernel: str) -> tuple[str, ...]:
+        """What decides about modules on the command line that a kernel will get, read once for each `refresh`."""
+        if kernel not in self._arguments:
+            self._arguments[kernel] = rehearsal_results.arguments(self.root, kernel)
+        return self._arguments[kernel]
+
+    def _rehearsed(self, seen: Seen) -> Seen:
+        """Adds what a kernel has said of good modules, and whether it is to be asked."""
+        o, mode = seen.observation, self.config.rehearse
+        wanted = o.kernel == self.next and mode != "never"
+        if o.installed is not Artefact.GOOD or not (wanted or rehearsal_results.path(self.state, o.kernel, o.module).exists()):
+            return seen
+        about = self.rehearsal(o.kernel, o.module, seen.installed)
+        answer = rehearsal_results.load(self.state, about) if about is not None else None
+        found = rehearsal_results.state(answer, wanted and about is not None, self.no_rehearsal, mode)
+        return seen._replace(observation=o._replace(rehearsed=found), about=about, answer=answer)
+
+    # -- observing --------------------------------------------------------------------------------------------------------
+
+    def observe(self, look: Look, module: str, changed: float = 0.0, *, own: bool = False) -> Seen:
+        """One module on one kernel. changed: when the kernel's directory last moved.  own: the caller holds our lock."""
+        kernel = look.kernel
+        if look.together:  # all at once, so that what the kernel exports is read once
+            self._installed(look, *look.together)
+            look.together = ()
+        installed = self._installed(look, module)
+        loaded, remark = self._loaded(kernel, module, installed)
+        seen = Seen(
+            Observation(
+                module,
+                kernel,
+                state=self.state_of(kernel),
+                headers=look.headers.state,
+                installed=self._judge(kernel, module, installed),
+                loaded=loaded,
+                transaction=self._transaction,
+                foreign_dkms=self._foreign,
+                own_run="" if own or not locks.held(self.runtime, locks.BUILD) else "another run of knetstatd",
+                changed=changed,
+                loads=load_history.known(self.runtime, module) if loaded is Loaded.NO else (),
+            ),
+            installed=installed,
+            headers=look.headers,
+            remark=remark,
+        )
+        return self._with_source(look, self._rehearsed(seen))
+
+    def _with_source(self, look: Look, seen: Seen) -> Seen:
+        """Adds what DKMS and the module's source say."""
+        o = seen.observation
+        package = self._registered.get(o.module)
+        if package is None:
+            return seen._replace(
+                observation=o._replace(source=Source.MISSING),
+                source_reason=f"{o.module} is not registered with DKMS",
+                source_fix=f"Install its -dkms package, or put its source in /usr/src and run: dkms add {o.module}/VERSION",
+            )
+        version, source = package.highest.version, package.highest.source
+        o = o._replace(version=version)
+        conf = self._conf(package, o.kernel)
+        broken = package.highest.broken or "; ".join(conf.faults)
+        if broken:
+            return seen._replace(
+                observation=o._replace(source=Source.BROKEN),
+                source_reason=f"the source of {o.module} {version} cannot be used: {broken}",
+                source_fix=f"Reinstall its -dkms package, or restore /usr/src/{o.module}-{version}",
+            )
+        make = dkms_conf.chosen_make(conf, o.kernel)
+        passed = frozenset(name for name, _ in make.variables) if make else frozenset()
+        seen = seen._replace(observation=o, source=source, passed=passed)
+        idle = o.loaded is not Loaded.NO and o.rehearsed not in (Rehearsed.DUE, Rehearsed.BAD)
+        if o.installed is Artefact.GOOD and idle and not o.own_run:
+            return seen  # nothing is to be done, so nothing is asked of the stage and of earlier attempts
+        mark = kernels.fingerprint(self.root, source, look.headers.path)
+        artefact = staged.find(self.state, o.kernel, o.module, version, mark)
+        proofs = [self.prove_file(look, path, artefact.modules) for path in artefact.modules] if artefact is not None else []
+        good = all(proof.holds(UNPUBLISHED) and proof.is_current for proof in proofs)
+        o = o._replace(
+            staged=Artefact.NONE if artefact is None else Artefact.GOOD if good else Artefact.BAD,
+            hook_builds=bool(conf.autoinstall) and dkms_tree.hook_present(self.root),
+            attempt=attempts.load(self.root, self.state, o.kernel, o.module, mark),
+        )
+        return seen._replace(observation=o, fingerprint=mark)
+
+    def _judge(self, kernel: str, module: str, installed: tuple[tuple[str, Proof], ...]) -> Artefact:
+        if len(installed) < len(self._made(kernel, module)) or not installed:
+            return Artefact.NONE if not installed else Artefact.BAD
+        if kernel == self.running and load_history.refused(self.runtime, module, (Path(proof.path) for _, proof in installed)):
+            return Artefact.BAD  # the kernel's own word, whatever the analysis says
+        if not all(proof.holds(ELSEWHERE) for _, proof in installed):
+            return Artefact.BAD if any(proof.fails for _, proof in installed) else Artefact.UNKNOWN
+        if not all(proof.loads for _, proof in installed):
+            return Artefact.DENIED
+        # weak-updates are meant to be another release's (RHEL, SUSE): the kernel's symbols have the same checksums.
+        fit = all(proof.is_current or _WEAK in proof.path for _, proof in installed)
+        return Artefact.GOOD if fit else Artefact.OTHER
+
+    def _loaded(self, kernel: str, module: str, installed: tuple[tuple[str, Proof], ...]) -> tuple[Loaded, str]:
+        """Whether the running kernel has the modules, whether they are the installed ones and work, and a remark of Live's."""
+        if kernel != self.running:
+            return Loaded.NOT_HERE, ""
+        return self._live.look(installed, wanted=bool({module, "*"} & set(self.config.load)))
+
+    def plan(self, seen: Seen, now: float) -> Step:
+        """The planner's answer to what was seen."""
+        return planner.plan(seen.observation, now, self.limits)

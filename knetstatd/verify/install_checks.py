@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The checks of a module where it is installed: is it the right file, and will anything come between it and the kernel?
+
+Rule: no new build of the module changes what `winner`, `modprobe` and `initrd` answer (model.ELSEWHERE): they have a fix of
+their own. `origin` warns: such a module loads, but it is not what DKMS has registered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+import os
+import re
+from typing import TYPE_CHECKING
+
+from knetstatd.core import names
+from knetstatd.core.errors import Damaged, ModuleFileError
+from knetstatd.core.model import Check, Result
+from knetstatd.formats import initrd, module_file
+from knetstatd.machine import modprobe_conf, paths
+from knetstatd.system import files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from knetstatd.formats.modules_dep import Tables
+    from knetstatd.machine.host import Origin, Rival
+    from knetstatd.machine.modprobe_conf import Rules
+    from knetstatd.machine.signature_policy import Policy
+
+_WEAK = "/weak-updates/"
+
+
+def winner(tables: Tables, module: str, file: Path, origin: Origin | None) -> Check:
+    """Which of the files of this name modprobe takes, and whether that is the right one."""
+    if tables.builtin(module):
+        why = "This kernel has one of that name built in, so that modprobe loads nothing"
+        return Check("winner", Result.FAIL, os.fspath(file), "built in", why, "Do without the module, or without that kernel")
+    if origin is not None and (rival := _rival(file, origin)) is not None and rival.guarded:
+        # Were it built again, that package would be the one whose file is not installed, and so on for ever.
+        why = f"{rival.package} makes a module of this name too, and the installed file is its: only one of the two can have it"
+        fix = f"Remove the package that is not wanted, or run: dkms remove {rival.package} --all"
+        return Check("winner", Result.FAIL, os.fspath(origin.copy or ""), os.fspath(file), why, fix)
+    added = [path for path in tables.added(module) if not _is_same(path, file)]
+    shipped = [path for path in tables.shipped(module) if not _is_same(path, file)]
+    if not added:
+        hidden = f", before {names.clean(os.fspath(shipped[0]))}" if shipped else ""
+        return Check("winner", Result.PASS, found=f"{file}{hidden}")
+    loser = min(added)
+    remove = f"Remove the one that is not wanted (dpkg -S or rpm -qf says whose it is), then run: depmod {tables.tree.name}"
+    if tables.tree / "kernel" in file.parents:
+        if _changed(loser) > _changed(tables.tree / "modules.dep"):
+            why, fix = "depmod has not run since this file was installed", f"Run: depmod {tables.tree.name}"
+            return Check("depmod", Result.FAIL, os.fspath(loser), os.fspath(file), why, fix)
+        why = "depmod prefers the kernel's own module: see `search` and `override` in /etc/depmod.d"
+        return Check("winner", Result.FAIL, os.fspath(loser), os.fspath(file), why, "Put `updates` before `built-in` there")
+    if origin is not None and origin.copy is not None and not is_copy(file, origin.copy):
+        right = next((path for path in added if is_copy(path, origin.copy)), None)
+        if right is not None:
+            why = "Another file of the same name is taken in the place of the one that DKMS installed"
+            return Check("winner", Result.FAIL, os.fspath(right), os.fspath(file), why, remove)
+    why = f"There is another file of the same name, which is not taken: {names.clean(os.fspath(loser))}"
+    return Check("winner", Result.WARN, "one file", os.fspath(file), why, remove)
+
+
+def origin(file: Path, known: Origin | None, kernel: str) -> Check:
+    """Whether the file is what DKMS built of the source that is registered now."""
+    if known is None or not known.installed or _WEAK in os.fspath(file):
+        return Check("origin", Result.NOT_APPLICABLE, reason="It was not DKMS that installed it for this kernel")
+    fix = f"Run: knetstatctl build {kernel}"
+    if known.installed != known.registered:
+        reason = "It is of another version than the one that is registered with DKMS"
+        return Check("origin", Result.WARN, known.registered, known.installed, reason, fix)
+    if known.copy is None:
+        return Check("origin", Result.UNKNOWN, known.registered, "", "DKMS's own copy of it is gone", fix)
+    if not is_copy(file, known.copy):
+        reason = "The installed file is not the one that DKMS built"
+        if (rival := _rival(file, known)) is not None:
+            reason = f"The installed file is of {rival.package}, which makes a module of this name too"
+            fix = fix if not rival.guarded else ""
+        return Check("origin", Result.WARN, os.fspath(known.copy), os.fspath(file), reason, fix)
+    if known.changed > _written(known.copy):
+        reason = "The source was changed after it was compiled"
+        return Check("origin", Result.WARN, f"{known.registered}, as the source is now", "compiled before", reason, fix)
+    return Check("origin", Result.PASS, known.registered, "the file that DKMS built")
+
+
+def _rival(file: Path, known: Origin) -> Rival | None:
+    """The other package whose file the installed one is."""
+    if not known.rivals or (known.copy is not None and is_copy(file, known.copy)):
+        return None
+    return next((rival for rival in known.rivals if is_copy(file, rival.copy)), None)
+
+
+def is_replaced(tables: Tables, module: str, file: Path, known: Origin) -> bool:
+    """Whether a file is the kernel's own, in whose place DKMS is to install another, which is nowhere."""
+    if known.left or tables.added(module) or file not in tables.shipped(module):
+        return False
+    return known.copy is None or not is_copy(file, known.copy)
+
+
+def is_copy(file: Path, other: Path) -> bool:
+    """Whether two files are of one build: byte for byte, or, where one was signed, stripped or compressed, by build ID."""
+    try:
+        if filecmp.cmp(file, other, shallow=False):
+            return True
+        one, two = module_file.read(file), module_file.read(other)
+    except (OSError, ModuleFileError):
+        return False
+    return bool(one.build_id) and one.build_id == two.build_id
+
+
+# An `install` command that gives the module to the kernel after all.
+_LOADS = re.compile(r"\b(?:modprobe\b.*\s(?:-i|--ignore-install)\b|insmod\s+\S)")
+
+
+def kept_out(module: str, rules: Rules, policy: Policy, inner: str = "") -> Check | None:
+    """What keeps a module from the kernel, even where another one needs it; None for nothing.
+
+    module: its file's name, which is what modprobe goes by.  inner: the kernel's name for it, where that is another.
+    """
+    if (known := inner or module) in policy.blacklist:
+        return Check(
+            "modprobe", Result.FAIL, "nothing against it", f"module_blacklist={known} on its command line",
+            f"The kernel refuses it: 'Module {known} is blacklisted'", "Take it off the command line (/etc/default/grub)",
+        )  # fmt: skip
+    if (install := modprobe_conf.command(rules, module)) is None:
+        return None
+    said, text = f"{install.where}: install {install.text}", install.text.partition("#")[0]
+    if _LOADS.search(text):
+        return Check("modprobe", Result.WARN, "nothing against it", said, "Whether that command loads it is not known here")
+    if "modprobe" in text or "insmod" in text:
+        reason = "Whether that command loads it is not known here: it calls neither insmod nor modprobe --ignore-install"
+        return Check("modprobe", Result.UNKNOWN, "nothing against it", said, reason, "Remove that line")
+    reason = "modprobe runs that command and loads nothing"
+    return Check("modprobe", Result.FAIL, "nothing against it", said, reason, "Remove that line")
+
+
+def configuration(module: str, rules: Rules, policy: Policy, inner: str = "") -> Check:
+    """Whether modprobe, asked for the module, gives it to the kernel, and the kernel takes it from there."""
+
+    def fail(line: str, reason: str, fix: str) -> Check:
+        return Check("modprobe", Result.FAIL, "nothing against it", line, reason, fix)
+
+    against = kept_out(module, rules, policy, inner)
+    if against is not None and (inner or module) in policy.blacklist:
+        return against
+    if (alias := modprobe_conf.redirect(rules, module)) is not None:
+        return fail(
+            f"{alias.where}: alias {alias.module} {alias.text}", f"modprobe loads {alias.text} in its place", "Remove that line"
+        )
+    if against is not None:
+        return against
+    line = modprobe_conf.find(rules.blacklist, module)
+    denied = f"{line.where}: blacklist" if line else "modprobe.blacklist= on its command line"
+    if line is None and module not in policy.modprobe_blacklist:
+        return Check("modprobe", Result.PASS, found="nothing against it")
+    if (wanted := modprobe_conf.find(rules.load, module)) is not None:
+        return fail(denied, f"{wanted.where} wants it loaded at boot, which this prevents", "Remove one of the two lines")
+    reason = "Neither udev nor the daemon loads it; `modprobe` by its name does"
+    fix = "Remove that line if it is to be loaded at boot"
+    return Check("modprobe", Result.WARN, "nothing against it", denied, reason, fix)
+
+
+def boot(name: str, module: module_file.Module, rules: Rules) -> Check:
+    """What will load it, by its file's name or one of its aliases, when the kernel boots."""
+    if (line := modprobe_conf.find(rules.load, name)) is not None:
+        return Check("boot", Result.PASS, found=f"loaded at boot: {line.where}")
+    if module.aliases:
+        return Check("boot", Result.PASS, found=f"loaded when it is asked for: {names.clean(module.aliases[0], 80)}")
+    reason = "Nothing loads it by itself but knetstatd, where its configuration names it in `load`; see modules-load.d(5)"
+    return Check("boot", Result.NOT_APPLICABLE, reason=reason)
+
+
+def ramdisk(root: Path, tables: Tables, name: str, file: Path, module: module_file.Module, state: Path | None) -> Check:
+    """Whether a copy in the initrd, which is the one that is loaded at boot, is the installed module (`file`, of that name)."""
+    kernel = tables.tree.name
+    path = paths.initrd(root, kernel)
+    if path is None:
+        return Check("initrd", Result.NOT_APPLICABLE, reason="The kernel has no initrd")
+    try:
+        inside = initrd.modules(path, kernel, state)
+    except Damaged as e:
+        reason = f"Whether it has a copy is not known: it {e}"
+        return Check("initrd", Result.UNKNOWN, "no other copy in it", os.fspath(path), reason)
+    build, mine = inside.builds.get(name), module.build_id
+    if build is None and inside.has_own(name) and (shipped := tables.shipped(name)) and file not in shipped:
+        reason = f"{path} has the kernel's own module of that name, and that one is loaded at boot"
+        return Check("initrd", Result.FAIL, os.fspath(file), "the kernel's own", reason, initrd.fix(root, kernel, path))
+    if build is None:
+        return Check("initrd", Result.PASS, found="no copy in it")
+    if build and not mine:
+        with contextlib.suppress(OSError, ModuleFileError):
+            mine = initrd.mark(module_file.contents(file))
+    if not build or not mine:
+        reason = "It has a copy, which cannot be compared: it cannot be read"
+        return Check("initrd", Result.UNKNOWN, "the installed module", os.fspath(path), reason, initrd.fix(root, kernel, path))
+    if build == mine:
+        return Check("initrd", Result.PASS, found="the same copy in it")
+    reason = f"{path} has another copy, and that one is loaded at boot"
+    fix = initrd.fix(root, kernel, path)
+    return Check("initrd", Result.FAIL, f"build {mine[:12]}", f"build {build[:12]}", reason, fix)
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
+
+
+def _changed(path: Path) -> int:
+    seen = files.identity(path)
+    return seen.ctime_ns if seen else 0
+
+
+def _written(path: Path) -> float:
+    seen = files.identity(path)
+    return seen.mtime_ns / 1e9 if seen else 0.0

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Proofs that are kept for as long as the files that they were made from are the same.
+
+Rule 1: what is kept is a pure function of files, beside the identities of those files. It is never the ground of a verdict
+        without a look at them.
+Rule 2: the reading and comparing itself is imported only where it is done, and a process that lives long has it done apart,
+        in a child that ends: symbol tables and initrds take memory that Python does not give back.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from knetstatd.core.model import Check, Proof, Result
+from knetstatd.machine import host, kernels, paths
+from knetstatd.system import files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Mapping, Sequence
+
+    from knetstatd.machine.host import Host, Origin
+    from knetstatd.verify.target_kernel import Target
+
+    # Does some work elsewhere and gives its answer, which is made of lists and strings; its tuples may have become lists.
+    Apart = Callable[[Callable[[], list[Any]]], list[Any]]
+
+
+class Look:
+    """One kernel, looked at once for all modules: what they share is read once, and what only some need, when they do.
+
+    together: the modules that are proven with the first of them that is observed.
+    """
+
+    def __init__(self, root: Path, kernel: str, machine: Host | None = None, together: Sequence[str] = ()) -> None:
+        self.root = root
+        self.kernel = kernel
+        self.host = machine or host.read(root)
+        self.headers = kernels.headers(root, kernel)
+        # What every proof for this kernel depends on, besides the module's own file.
+        self.inputs = tuple(map(files.identity, paths.inputs(root, kernel)))
+        self.together = together
+        self._facts: Target | None = None
+
+    @property
+    def facts(self) -> Target:
+        """The kernel's facts for `verify`; large, and needed only where something changed."""
+        from knetstatd.verify import target_kernel
+
+        if self._facts is None:
+            self._facts = target_kernel.read(self.root, self.kernel)
+        return self._facts
+
+
+# The machine; what DKMS knows and the identity of DKMS's own copy, or those of the modules that are loaded before.
+_Rest = tuple[object, ...]
+
+
+class _Kept(NamedTuple):
+    """A proof, and the identities of the files that it was made from, its own first. rest: what it depends on besides."""
+
+    inputs: tuple[files.Identity | None, ...]
+    files: tuple[files.Identity | None, ...]
+    rest: _Rest
+    proof: Proof
+
+
+class Proofs:
+    """What `verify` says of module files, computed again only when a file that it depends on has changed."""
+
+    def __init__(self, root: Path, apart: Apart | None = None) -> None:
+        self._root = root
+        self._apart = apart
+        self._kept: dict[tuple[str, str], _Kept] = {}
+
+    def keep_only(self, kernels: Container[str]) -> None:
+        """Forgets the proofs for other kernels."""
+        self._kept = {key: kept for key, kept in self._kept.items() if key[0] in kernels}
+
+    def file(self, look: Look, path: Path, others: Sequence[Path] = ()) -> Proof:
+        """The proof of a module file, wherever it lies, for the kernel of `look`. others: those that are loaded before it."""
+        key = (look.kernel, os.fspath(path))
+        rest = (look.host, *map(files.identity, others))
+        known = self._known(key, look, rest)
+        if known is None or known.proof.path != key[1]:
+            [proof] = self._done(lambda: [self._verify(look, path, others)])
+            self._kept[key] = known = _Kept(look.inputs, _identities(proof), rest, proof)
+        return known.proof
+
+    def installed(self, look: Look, modules: Mapping[str, Origin | None]) -> tuple[tuple[str, Proof], ...]:
+        """The proofs of the files that modprobe would take for the modules.
+
+        modules: with what DKMS knows of each.
+        """
+        rests: dict[str, _Rest] = {
+            module: (look.host, origin, *(map(files.identity, origin.copies) if origin is not None else ()))
+            for module, origin in modules.items()
+        }
+        kept = {module: self._known((look.kernel, module), look, rest) for module, rest in rests.items()}
+        known = {module: one.proof for module, one in kept.items() if one is not None}
+        if new := [module for module in modules if module not in known]:
+            proofs = self._done(lambda: self._prove(look, new, modules))
+            for module, proof in zip(new, proofs, strict=True):
+                known[module] = proof
+                if proof.path:
+                    self._kept[look.kernel, module] = _Kept(look.inputs, _identities(proof), rests[module], proof)
+        return tuple((module, known[module]) for module in modules)
+
+    def _verify(self, look: Look, path: Path, others: Sequence[Path]) -> Proof:
+        from knetstatd.verify import verify
+
+        return verify.verify(self._root, look.kernel, path, others=others, facts=look.facts, host=look.host)
+
+    def _prove(self, look: Look, modules: Sequence[str], origins: Mapping[str, Origin | None]) -> list[Proof]:
+        from knetstatd.verify import verify
+
+        return verify.prove(self._root, look.kernel, modules, look.facts, look.host, origins)
+
+    def _done(self, work: Callable[[], list[Proof]]) -> list[Proof]:
+        """The answer of `work`, from elsewhere where that is wanted."""
+        if self._apart is None:
+            return work()
+        found = self._apart(lambda: list(map(list, work())))
+        return [
+            Proof(path, tuple(Check(c[0], Result(c[1]), *c[2:]) for c in checks), srcversion, tuple(needed), build_id, name)
+            for path, checks, srcversion, needed, build_id, name in found
+        ]
+
+    def _known(self, key: tuple[str, str], look: Look, rest: _Rest) -> _Kept | None:
+        """A proof that still stands: every file that it was made from is the same."""
+        known = self._kept.get(key)
+        if known is None or known.inputs != look.inputs or known.rest != rest:
+            return None
+        return known if known.files == _identities(known.proof) else None
+
+
+def _identities(proof: Proof) -> tuple[files.Identity | None, ...]:
+    """Of the file that was checked, and of those that modprobe inserts before it."""
+    return tuple(files.identity(Path(path)) for path in (proof.path, *proof.needed))

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Will this file load on that kernel? Answered from files alone, for a kernel that need not run.
+
+Rule 1: what cannot be known is UNKNOWN and says what is missing; it is never a pass.
+Rule 2: the answer depends on nothing but the files that `inputs` names.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from knetstatd.core import names
+from knetstatd.core.errors import KernelFileError, KnetstatdError, ModuleFileError
+from knetstatd.core.model import Check, Proof, Result
+from knetstatd.formats import module_file, modules_dep, pkcs7, symvers
+from knetstatd.machine import host as machine
+from knetstatd.machine import kernels, signature_policy
+from knetstatd.system import files
+from knetstatd.verify import install_checks, loader_checks, signature_check, target_kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from knetstatd.formats.pkcs7 import Certificate, Signature
+    from knetstatd.formats.symvers import Export
+    from knetstatd.machine.host import Host, Origin
+    from knetstatd.machine.signature_policy import Policy
+    from knetstatd.verify.target_kernel import Target
+
+
+class _Asked(NamedTuple):
+    """A module that was read, and what is known of it before the kernel's exports are.
+
+    checks: done so far.  others: what the modules export that will be loaded before it, by module.  installed: under this name,
+    "" for a file that lies anywhere.  needed: the files that modprobe inserts before it.  added: those that did not come with
+    the kernel.
+    """
+
+    path: Path
+    checks: tuple[Check, ...]
+    module: module_file.Module
+    others: dict[str, Mapping[str, Export]]
+    installed: str = ""
+    needed: tuple[Path, ...] = ()
+    added: tuple[Path, ...] = ()
+
+    @property
+    def used(self) -> set[str]:
+        """The symbols that it takes from elsewhere."""
+        return {loader_checks.LAYOUT, *self.module.undefined, *self.module.weak}
+
+
+def verify(
+    root: Path,
+    kernel: str,
+    path: Path,
+    *,
+    others: Iterable[Path] = (),
+    facts: Target | None = None,
+    host: Host | None = None,
+) -> Proof:
+    """Whether the module file `path`, wherever it lies, will load on `kernel` of the system under `root`.
+
+    others: files of out-of-tree modules that will be loaded before it, those of the same DKMS package for one.
+    facts: of that kernel, where the caller has them.  host: of that machine, likewise. Raises nothing for whatever the files
+    contain.
+    """
+    facts, host = facts or target_kernel.read(root, kernel), host or machine.read(root)
+    return _answers(root, facts, host, [_ask(facts, path, others)], {})[0]
+
+
+def prove(
+    root: Path,
+    kernel: str,
+    modules: Iterable[str],
+    facts: Target | None = None,
+    host: Host | None = None,
+    origins: Mapping[str, Origin | None] | None = None,
+) -> list[Proof]:
+    """The proofs of installed modules, one for each: which file modprobe takes for it on `kernel`, and whether that will load.
+
+    What the kernel exports is read once for all. facts, host: of that kernel and machine, where the caller has them already.
+    origins: what DKMS knows of the modules.
+    """
+    facts, host = facts or target_kernel.read(root, kernel), host or machine.read(root)
+    known = origins or {}
+    return _answers(root, facts, host, [_installed(facts, module, known.get(module)) for module in modules], known)
+
+
+def _installed(facts: Target, module: str, origin: Origin | None) -> _Asked | Proof:
+    tables, fix = facts.tables, f"Run: depmod {facts.kernel}"
+    entry = tables.entry(module)
+    if entry is None:
+        path = min(tables.added(module), default=None)
+        if path is None:
+            return _missing(facts, module, "no such file")
+        why = "modprobe does not find it: " + ("modules.dep lacks it" if tables.found else "depmod has not run")
+        return _ask(facts, path, (), Check("depmod", Result.FAIL, os.fspath(path), "nothing", why, fix))
+    if not os.path.lexists(entry.file):
+        why = "modules.dep names a file that is gone"
+        return Proof("", (Check("depmod", Result.FAIL, os.fspath(entry.file), "no such file", why, fix),))
+    if origin is not None and install_checks.is_replaced(tables, module, entry.file, origin):
+        return _missing(facts, module, f"{entry.file}, the kernel's own")
+    found = Check("depmod", Result.PASS, found=os.fspath(entry.file))
+    if not tables.is_indexed(entry):
+        why = "modules.dep names it; modules.dep.bin, which modprobe reads, does not"
+        found = Check("depmod", Result.FAIL, os.fspath(entry.file), "nothing", why, fix)
+    asked = _ask(facts, entry.file, entry.added, found)
+    if isinstance(asked, Proof):
+        return asked._replace(needed=tuple(map(os.fspath, entry.needed)))
+    return asked._replace(installed=module, needed=entry.needed, added=entry.added)
+
+
+def _missing(facts: Target, module: str, found: str) -> Proof:
+    file, why = f"{names.canonical(module)}.ko", f"The module is not installed for {facts.kernel}"
+    return Proof("", (Check("file", Result.FAIL, file, found, why, f"Run: knetstatctl build {facts.kernel}"),))
+
+
+def _ask(facts: Target, path: Path, others: Iterable[Path], *before: Check) -> _Asked | Proof:
+    """Does the checks that need the module's own file only; `before` are those already done."""
+    try:
+        module = module_file.read(path)
+    except ModuleFileError as e:
+        fix = f"Run: knetstatctl build {facts.kernel}"
+        failed = Check("file", Result.FAIL, "a kernel module", e.what, f"It {e.what}", fix)
+        return Proof(os.fspath(path), (*before, failed))
+    done = (
+        *before,
+        Check("file", Result.PASS, found=" ".join(names.clean(word) for word in (module.name, module.version) if word)),
+        loader_checks.machine(module, facts),
+        loader_checks.release(module, facts),
+        loader_checks.vermagic(module, facts),
+        loader_checks.struct_module(module, facts),
+        loader_checks.btf(module, facts),
+    )
+    return _Asked(path, done, module, _others(path, others))
+
+
+def _answers(
+    root: Path, facts: Target, host: Host, asked: Iterable[_Asked | Proof], origins: Mapping[str, Origin | None]
+) -> list[Proof]:
+    """The proofs of what was asked, complete."""
+    asked = list(asked)
+    open_ones = [one for one in asked if isinstance(one, _Asked)]
+    wanted = set().union(*(one.used | one.module.exports.keys() for one in open_ones))
+    fault, exported = None, {}
+    try:
+        exported = _exported(root, facts, wanted) if open_ones else {}
+    except KernelFileError as e:
+        fault = Check("", Result.UNKNOWN, "the kernel's Module.symvers", e.where, e.what, e.fix)
+    rules = signature_policy.policy(root, facts.kernel, facts.options if facts.configured else None, host.firmware)
+    proofs, before = [], _Before(root, facts, host, rules)
+    for one in asked:
+        proof = one if isinstance(one, Proof) else _proof(facts, one, exported, fault)
+        if isinstance(one, _Asked):
+            shipped = one.path in facts.tables.shipped(_name(one.path))
+            signature = signature_check.check(one.module, facts, rules, host.firmware, _intact(one.path), shipped=shipped)
+            more = [loader_checks.compiler(one.module, facts), signature]
+            more += _placed(root, facts, host, rules, one, origins.get(one.installed)) if one.installed else []
+            proof = proof._replace(checks=(*before.judged(one, proof.checks), *more))
+        proofs.append(proof)
+    return proofs
+
+
+def _placed(root: Path, facts: Target, host: Host, rules: Policy, one: _Asked, origin: Origin | None) -> list[Check]:
+    """The checks of a module in its place."""
+    name = names.canonical(one.installed)  # modprobe goes by the file's name, which DEST_MODULE_NAME may have made another
+    return [
+        install_checks.winner(facts.tables, name, one.path, origin),
+        install_checks.origin(one.path, origin, facts.kernel),
+        install_checks.configuration(name, host.rules, rules, one.module.name),
+        install_checks.boot(name, one.module, host.rules),
+        install_checks.ramdisk(root, facts.tables, name, one.path, one.module, host.state),
+    ]
+
+
+def _intact(path: Path) -> Callable[[Signature, Certificate], bool | None]:
+    def intact(signature: Signature, certificate: Certificate) -> bool | None:
+        try:
+            return pkcs7.is_genuine(signature, certificate, lambda: module_file.contents(path))
+        except (OSError, ModuleFileError, KnetstatdError, ValueError):
+            return None
+
+    return intact
+
+
+def _proof(facts: Target, one: _Asked, exported: Mapping[str, Export], fault: Check | None) -> Proof:
+    """Does the checks that need the kernel's exports, which cannot be known where there is a `fault`."""
+    who = (one.module.srcversion, tuple(map(os.fspath, one.needed)), one.module.build_id, one.module.name)
+    if fault is not None:
+        unknown = (fault._replace(name=name) for name in ("symbols", "crcs"))
+        return Proof(os.fspath(one.path), (*one.checks, *unknown), *who)
+    here = dict(exported)
+    for name, exports in one.others.items():
+        for symbol in one.used:
+            # An added module wins over the kernel's of the same name; a symbol of anything else is where it always was.
+            if symbol in exports and (symbol not in here or here[symbol].module == name):
+                here[symbol] = exports[symbol]
+            elif symbol in here and here[symbol].module == name:
+                del here[symbol]
+    came = frozenset(one.others)
+    one = one._replace(checks=(*_listed(facts, one, here), *one.checks)) if one.installed else one
+    last = (
+        loader_checks.symbols(one.module, facts, here),
+        loader_checks.exports(one.module, here),
+        loader_checks.depends(one.module, facts, here, came),
+        loader_checks.crcs(one.module, facts, here, came),
+    )
+    return Proof(os.fspath(one.path), (*one.checks, *last), *who)
+
+
+def _listed(facts: Target, one: _Asked, here: Mapping[str, Export]) -> Iterable[Check]:
+    """What is wrong with its line in modules.dep: modprobe must load those modules first whose symbols it uses."""
+    owners = {here[symbol].module for symbol in one.module.undefined if symbol in here} - {"", one.module.name}
+    absent = sorted(name for name in owners - set(map(_name, one.needed)) if facts.tables.has(name))
+    if absent:
+        why = "Its line in modules.dep is from before it used symbols of these, and modprobe does not load them first"
+        yield Check("depmod", Result.FAIL, loader_checks.some(absent), "not in its line", why, f"Run: depmod {facts.kernel}")
+
+
+def _name(path: Path) -> str:
+    return names.canonical(path.name.partition(".ko")[0])
+
+
+class _Before:
+    """Whether the modules go in that modprobe inserts before another; each is judged once."""
+
+    def __init__(self, root: Path, facts: Target, host: Host, rules: Policy) -> None:
+        self._root, self._facts, self._host, self._rules = root, facts, host, rules
+        self._known: dict[Path, Check | None] = {}
+
+    def judged(self, one: _Asked, done: tuple[Check, ...]) -> tuple[Check, ...]:
+        """The checks of a module with what stands against those before it in place of a `depends` that found nothing."""
+        for path in one.needed:
+            if path not in self._known:
+                self._known[path] = self._against(path, one.added)
+            if (wrong := self._known[path]) is not None:
+                said = f"{_name(path)}, which is loaded first, does not go in: {wrong.reason or wrong.found}"
+                found = Check("depends", wrong.result, os.fspath(path), wrong.found, said, wrong.fix)
+                return tuple(found if c.name == "depends" and c.result is not Result.FAIL else c for c in done)
+        return done
+
+    def _against(self, path: Path, added: tuple[Path, ...]) -> Check | None:
+        out = install_checks.kept_out(_name(path), self._host.rules, self._rules)
+        if out is not None and out.result is not Result.WARN:
+            return out
+        if path in added:
+            proof = verify(self._root, self._facts.kernel, path, others=added, facts=self._facts, host=self._host)
+            return None if proof.loads else proof.worst
+        try:
+            if path.stat().st_size:
+                return None
+            gone = "the file is empty"
+        except OSError as e:
+            gone = e.strerror or str(e)
+        fix = f"Reinstall the package of {self._facts.kernel}'s image"
+        return Check("file", Result.FAIL, "a kernel module", gone, gone, fix)
+
+
+def chosen(root: Path, kernel: str, module: str) -> Path | None:
+    """The file that modprobe takes for `module` on `kernel`, None where it knows none; the file itself may be gone."""
+    entry = modules_dep.Tables(root, files.inside(root, f"/lib/modules/{kernel}")).entry(module)
+    return entry.file if entry else None
+
+
+def _others(path: Path, others: Iterable[Path]) -> dict[str, Mapping[str, Export]]:
+    """What the modules loaded before export, by module. One that cannot be read exports nothing: it will not load either."""
+    found: dict[str, Mapping[str, Export]] = {}
+    for other in others:
+        if other != path:
+            try:
+                module = module_file.read(other)
+            except ModuleFileError:
+                continue
+            found[module.name] = module.exports
+    return found
+
+
+def _exported(root: Path, facts: Target, wanted: set[str]) -> dict[str, Export]:
+    """The kernel's exports among `wanted`. Raises KernelFileError where they cannot be known."""
+    if facts.symvers is None:
+        raise KernelFileError(
+            "What the kernel exports cannot be known: its headers are not installed, or are not this kernel's",
+            "not found",
+            kernels.headers_fix(root, facts.kernel),
+        )
+    found = symvers.find(facts.symvers, wanted | facts.witness_crcs.keys())
+    if any(name in found and found[name].crc != crc for name, crc in facts.witness_crcs.items()):
+        raise KernelFileError(
+            "The headers are of another build of this kernel: checksums differ from those in the kernel's own modules",
+            os.fspath(facts.symvers),
+            kernels.headers_fix(root, facts.kernel),
+        )
+    return found

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What people read first: the table, and the line at login."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from knetstatd.cli import render
+from knetstatd.daemon import announce
+from knetstatd.system import locks
+from knetstatd.verdict.judge import Verdict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GOOD = Verdict("good", "1.0", "6.1.0-9", "running", "ready", True, False, "analysed", "", "", (), "ready", "")
+BAD = GOOD._replace(
+    module="bad", kernel="6.1.0-10", role="next", state="failed", ready=False, why="failed",
+    reason="bad.c line 13: too few arguments to function call, and a long story of what was expected there",
+    fix="Run: apt install new-bad",
+)  # fmt: skip
+ROWS = [("KERNEL", "STATE", ""), ("6.1.0-9", "ready", ""), ("6.1.0-10", "failed", BAD.reason)]
+
+
+def test_a_table_is_one_line_a_row_where_nobody_says_how_wide_it_may_be() -> None:
+    assert render.table(ROWS, None, False).splitlines() == [
+        "KERNEL    STATE",
+        "6.1.0-9   ready",
+        f"6.1.0-10  failed  {BAD.reason}",
+    ]
+
+
+def test_in_a_terminal_what_does_not_fit_goes_below_its_row() -> None:
+    assert render.table(ROWS, ["green", "red"], True, 40) == (
+        "\x1b[1mKERNEL    STATE\x1b[0m\n"
+        "6.1.0-9   \x1b[32mready \x1b[0m\n"
+        "6.1.0-10  \x1b[31mfailed\x1b[0m\n"
+        "    bad.c line 13: too few arguments to\n"
+        "    function call, and a long story of\n"
+        "    what was expected there"
+    )
+    for width in (1, 20, 79, 200):
+        lines = render.table(ROWS, None, False, width).splitlines()
+        assert all(len(line) <= max(width, 16) for line in lines[3:]), width
+
+
+def test_a_login_shows_the_worst_and_what_to_do() -> None:
+    assert announce.motd([GOOD, BAD]) == (
+        f"knetstatd: bad 1.0 for 6.1.0-10 (next): NOT ready: {BAD.reason}\n"
+        "  To do: apt install new-bad\n"
+        "  See: knetstatctl status\n"
+    )  # fmt: skip
+    old = BAD._replace(module="old", kernel="5.10", role="")
+    assert announce.motd([old, GOOD, BAD]) == announce.motd([BAD]).replace("status\n", "status (1 more)\n")
+    forged = BAD._replace(reason="\x1b]0;owned\x07\nroot password: ")
+    assert len(announce.motd([forged]).splitlines()) == 3
+    assert announce.motd([forged]).replace("\n", "").isprintable()
+
+
+def test_a_login_shows_nothing_that_is_well_or_heals_by_itself() -> None:
+    outdated = GOOD._replace(state="ready, outdated copy loaded", why="loaded-outdated")
+    assert announce.motd([GOOD, outdated, BAD._replace(progress=True)]) == ""
+    refused = GOOD._replace(state="ready, not loaded", why="failed", reason="the kernel does not load it")
+    assert announce.motd([refused]).startswith(
+        "knetstatd: good 1.0 for 6.1.0-9 (running): ready, not loaded: the kernel does not"
+    )
+
+
+def test_what_a_login_shows_is_dated_and_goes_with_the_daemon(tmp_path: Path) -> None:
+    motd, status = tmp_path / "motd", tmp_path / "status.json"
+    announce.write_motd(tmp_path, "knetstatd: x\n")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d knetstatd: x\n", motd.read_text())
+    assert motd.stat().st_mode & 0o777 == 0o644
+    announce.write_motd(tmp_path, "")
+    announce.write_motd(tmp_path, "")
+    assert not motd.exists()
+    announce.write_motd(tmp_path, "knetstatd: x\n")
+    status.touch()
+    announce.withdraw(tmp_path)
+    announce.withdraw(tmp_path)
+    assert not motd.exists()
+    assert not status.exists()
+
+
+def test_a_faulty_configuration_is_shown_unless_a_daemon_runs_all_the_same(tmp_path: Path) -> None:
+    motd = tmp_path / "motd"
+    with locks.locked(tmp_path, locks.DAEMON, 0.0):
+        announce.not_started(tmp_path)
+        assert not motd.exists()
+    announce.not_started(tmp_path)
+    assert "does not run: its configuration is faulty" in motd.read_text()
+    announce.not_started(tmp_path / "nowhere")  # a machine where /run cannot be written has other worries

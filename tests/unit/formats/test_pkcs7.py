@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Keys and signatures: read as openssl writes them, told apart, checked; and whatever the bytes are, nothing but Damaged."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from keys import Key, signature_list, tlv
+
+from knetstatd.core.errors import Damaged
+from knetstatd.formats import pkcs7
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+US, OTHER = Key(), Key("them", 8)
+
+
+def test_a_key_is_known_by_issuer_and_serial_or_by_its_identifier() -> None:
+    certificate = pkcs7.certificate(US.certificate)
+    for by_skid in (False, True):
+        key = pkcs7.signature(US.signature(b"x", by_skid=by_skid)).key
+        assert key.is_same(certificate.key)
+        assert not key.is_same(pkcs7.certificate(OTHER.certificate).key)
+        # The name alone, or the number alone, is not the key.
+        assert not key.is_same(pkcs7.certificate(Key("us", 9).certificate).key)
+        assert not key.is_same(pkcs7.certificate(Key("them", 7).certificate).key)
+    assert pkcs7.certificate(Key(old=True).certificate).key == certificate.key._replace(skid=b"")
+    assert not pkcs7.Key(b"", b"", b"").is_same(pkcs7.Key(b"", b"", b""))
+    assert str(certificate.key).startswith("us (")
+    assert str(pkcs7.Key(b"", b"\7", b"")) == "07"
+    assert str(pkcs7.Key(tlv(0x30, tlv(0x31, tlv(0x30, tlv(6, b"\x55\x04\x0a"), tlv(12, b"x")))), b"\7", b"")) == "07"
+    assert str(pkcs7.Key(b"\x30\x05", b"\7", b"")) == "07"
+
+
+def test_the_contents_are_what_was_signed() -> None:
+    certificate, signed = pkcs7.certificate(US.certificate), pkcs7.signature(US.signature(b"contents"))
+    assert pkcs7.is_genuine(signed, certificate, lambda: b"contents") is True
+    assert pkcs7.is_genuine(signed, certificate, lambda: b"Contents") is False
+    assert pkcs7.is_genuine(signed._replace(value=b"\1"), certificate, lambda: b"contents") is False
+    for odd in (certificate._replace(modulus=0), certificate._replace(exponent=1 << 40)):
+        assert pkcs7.is_genuine(signed, odd, lambda: b"contents") is None
+    assert pkcs7.is_genuine(pkcs7.signature(US.signature(b"x", attributes=True)), certificate, lambda: b"x") is None
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("kind", ["rsa:2048", "ec"])
+@pytest.mark.parametrize("more", [[], ["-keyid"], ["-nosmimecap"]])
+def test_as_openssl_writes_them(tmp_path: Path, kind: str, more: list[str]) -> None:
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=tmp_path)
+
+    curve = ["-pkeyopt", "ec_paramgen_curve:P-384"] if kind == "ec" else []
+    (tmp_path / "in").write_bytes(b"contents")
+    openssl("req", "-new", "-x509", "-nodes", "-subj", "/O=o/CN=Test key", "-newkey", kind, *curve, "-keyout", "k", "-out", "c")
+    openssl("x509", "-in", "c", "-outform", "DER", "-out", "c.der")
+    attributes = [] if "-nosmimecap" in more else ["-noattr"]
+    openssl("cms", "-sign", "-binary", "-nocerts", *attributes, *more, "-md", "sha512", "-signer", "c", "-inkey", "k",
+            "-in", "in", "-outform", "DER", "-out", "p7")  # fmt: skip
+    certificate = pkcs7.certificate((tmp_path / "c.der").read_bytes())
+    for more_text in ([], ["-text"]):
+        openssl("x509", "-in", "c", *more_text, "-out", "c.pem")
+        assert pkcs7.certificate((tmp_path / "c.pem").read_bytes()) == certificate
+    with pytest.raises(Damaged):
+        pkcs7.certificate((tmp_path / "c.pem").read_bytes().replace(b"-----\nMII", b"-----\nMI"))
+    signed = pkcs7.signature((tmp_path / "p7").read_bytes())
+    assert signed.key.is_same(certificate.key)
+    assert str(certificate.key).startswith("Test key (")
+    checkable = kind != "ec" and bool(attributes)
+    assert pkcs7.is_genuine(signed, certificate, lambda: b"contents") is (True if checkable else None)
+    assert pkcs7.is_genuine(signed, certificate, lambda: b"others") is (False if checkable else None)
+
+
+def test_lists_of_the_firmware() -> None:
+    both = signature_list(US.certificate, b"no certificate", OTHER.certificate)
+    hashes = bytes(16) + (28 + 48).to_bytes(4, "little") + bytes(4) + (48).to_bytes(4, "little") + bytes(48)
+    assert [str(c.key)[:4] for c in pkcs7.certificates(hashes + both)] == ["us (", "them"]
+    assert pkcs7.certificates(b"") == ()
+    for cut in (1, len(both) - 1, 20):
+        with pytest.raises(Damaged):
+            pkcs7.certificates(both[:cut])
+
+
+@given(st.binary(max_size=80), st.integers(0, 400), st.integers(0, 255))
+def test_hostile_bytes_are_damaged(data: bytes, at: int, value: int) -> None:
+    good = [US.signature(b"x"), US.certificate, signature_list(US.certificate)]
+    for read, whole in zip((pkcs7.signature, pkcs7.certificate, pkcs7.certificates), good, strict=True):
+        for bad in (data, whole[:at], whole[: at % len(whole)] + bytes([value]) + whole[at % len(whole) + 1 :]):
+            try:
+                read(bad)
+            except Damaged:
+                continue
+
+
+@pytest.mark.parametrize("data", [b"0", b"\x3f\0", b"0\x80", b"0\x85\1\1\1\1\1", b"0\x82\xff", b"0\5a", b"\2\0"])
+def test_lengths_that_lie(data: bytes) -> None:
+    with pytest.raises(Damaged):
+        pkcs7.certificate(data)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which kernels there are, and whether modules can be compiled for them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from knetstatd.core.model import Headers, KernelState
+from knetstatd.machine import kernels
+from knetstatd.system import files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Make = Callable[[dict[str, str]], Path]
+
+K = "6.1.0-9-cloud-amd64"
+HEADERS = {
+    f"usr/src/linux-headers-{K}/Makefile": "include /usr/src/linux-headers-6.1.0-9-common/Makefile\n",
+    "usr/src/linux-headers-6.1.0-9-common/Makefile": "",
+    f"usr/src/linux-headers-{K}/.config": 'CONFIG_CC_VERSION_TEXT="gcc-12 (Debian 12.2.0) 12.2.0"\n',
+    f"usr/src/linux-headers-{K}/Module.symvers": "",
+    f"usr/src/linux-headers-{K}/scripts": "-> ../../lib/linux-kbuild-6.1/scripts",
+    "usr/lib/linux-kbuild-6.1/scripts/": "",
+    f"usr/src/linux-headers-{K}/include/generated/utsrelease.h": f'#define UTS_RELEASE "{K}"\n',
+    f"usr/lib/modules/{K}/build": f"-> /usr/src/linux-headers-{K}",
+    "lib": "-> usr/lib",
+}
+
+
+def test_directories_are_kernels_in_order_or_refused_with_a_reason(tree: Make) -> None:
+    hostile = ("6.1.0-$(touch x)", "new\nline", "..x", "-rf", "6" * 65, "6.1..2")
+    root = tree({"lib": "-> usr/lib", **{f"usr/lib/modules/{n}/": "" for n in ("6.1.0-10", "6.1.0-9", "6.12.1", *hostile)}})
+    (root / "usr/lib/modules" / os.fsdecode(b"6.1\xff")).mkdir()
+    (root / "usr/lib/modules/6.5").symlink_to("6.12.1")
+    (root / "usr/lib/modules/README").write_text("a file is nothing")
+    found = kernels.directories(root)
+    assert found.kernels == ("6.1.0-9", "6.1.0-10", "6.12.1")
+    assert {name for name, _ in found.refused} == {*hostile, os.fsdecode(b"6.1\xff"), "6.5"}
+    assert not (root / "x").exists()
+
+
+def test_no_modules_directory_is_no_kernel(tmp_path: Path) -> None:
+    assert kernels.directories(tmp_path) == kernels.Directories((), ())
+
+
+@pytest.mark.parametrize(
+    ("entries", "state"),
+    [
+        ({f"lib/modules/{K}/build/": ""}, KernelState.NOT_A_KERNEL),
+        ({f"lib/modules/{K}/updates/": ""}, KernelState.NOT_A_KERNEL),
+        ({f"lib/modules/{K}/modules.builtin": ""}, KernelState.NO_IMAGE),
+        ({f"lib/modules/{K}/kernel/": "", f"boot/vmlinuz-{K}": "x"}, KernelState.BOOTABLE),
+        ({f"lib/modules/{K}/modules.builtin": "", f"lib/modules/{K}/vmlinuz": "x"}, KernelState.BOOTABLE),
+        ({f"lib/modules/{K}/kernel/": "", f"boot/vmlinuz-{K}": "-> nowhere"}, KernelState.NO_IMAGE),
+        ({}, KernelState.NOT_A_KERNEL),
+    ],
+)
+def test_what_a_directory_is(tree: Make, entries: dict[str, str], state: KernelState) -> None:
+    assert kernels.state(tree(entries), K) is state
+
+
+def test_complete_headers(tree: Make) -> None:
+    found = kernels.headers(tree(HEADERS), K)
+    assert (found.state, found.reason) == (Headers.COMPLETE, "")
+    assert found.path
+    assert found.path.name == f"linux-headers-{K}"
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        f"usr/src/linux-headers-{K}/.config",
+        f"usr/src/linux-headers-{K}/Makefile",
+        f"usr/src/linux-headers-{K}/Module.symvers",
+        f"usr/src/linux-headers-{K}/include/generated/utsrelease.h",
+        "usr/lib/linux-kbuild-6.1/scripts/",
+        "usr/src/linux-headers-6.1.0-9-common/Makefile",
+    ],
+)
+def test_incomplete_headers_say_what_is_missing(tree: Make, missing: str) -> None:
+    found = kernels.headers(tree({k: v for k, v in HEADERS.items() if k != missing}), K)
+    assert found.state is Headers.PARTIAL
+    assert found.reason
+
+
+def test_how_they_are_made_whole_again(tree: Make) -> None:
+    root = tree({**HEADERS, "etc/debian_version": "12"})
+    packages = f"linux-headers-{K} linux-headers-6.1.0-9-common linux-kbuild-6.1"
+    assert kernels.headers_reinstall(root, K) == f"Run: apt install --reinstall {packages}"
+    assert kernels.headers_reinstall(root, K, "objtool") == "Run: apt install --reinstall linux-kbuild-6.1"
+
+
+def test_headers_that_our_services_do_not_see(tree: Make) -> None:
+    root = tree({"root/linux/Makefile": "", f"lib/modules/{K}/build": "-> /root/linux"})
+    found = kernels.headers(root, K)
+    assert found.state is Headers.MISSING
+    assert "root/linux, where knetstatd's services may not look" in found.reason
+
+
+def test_headers_of_another_kernel_are_not_headers(tree: Make) -> None:
+    other = {f"usr/src/linux-headers-{K}/include/generated/utsrelease.h": '#define UTS_RELEASE "6.1.0-8"\n'}
+    assert "'6.1.0-8'" in kernels.headers(tree({**HEADERS, **other}), K).reason
+    root = tree({f"usr/src/linux-headers-{K}/include/generated/utsrelease.h": "x"})
+    assert "no release" in kernels.headers(root, K).reason
+
+
+def test_no_headers(tree: Make) -> None:
+    root = tree({f"lib/modules/{K}/kernel/": ""})
+    assert kernels.headers(root, K).state is Headers.MISSING
+    (root / f"lib/modules/{K}/build").symlink_to("/usr/src/gone")
+    assert "leads to nothing" in kernels.headers(root, K).reason
+
+
+@pytest.mark.parametrize(
+    ("kernel", "meta"),
+    [
+        ("6.1.0-9-cloud-amd64", "linux-headers-cloud-amd64"),
+        ("6.12.1+deb13-amd64", "linux-headers-amd64"),
+        ("6.1.0-9-rt-amd64", "linux-headers-rt-amd64"),
+        ("5.15.0-91-generic", "linux-headers-generic"),
+        ("6.1.99", ""),
+    ],
+)
+def test_the_fix_for_missing_headers_names_packages(tree: Make, kernel: str, meta: str) -> None:
+    root = tree({"etc/debian_version": "12"})
+    assert kernels.headers_meta_package(root, kernel) == meta
+    assert kernels.headers_fix(root, kernel).startswith(f"Run: apt install linux-headers-{kernel}")
+    fedora = kernels.headers_fix(root / "elsewhere", "6.5.6-300.fc39.x86_64")
+    assert fedora.startswith("Run: dnf install kernel-devel-6.5.6-300.fc39.x86_64")
+
+
+def test_the_compiler_is_the_one_of_the_configuration(tree: Make) -> None:
+    root = tree({**HEADERS, "usr/bin/gcc-12": "x"})
+    path = kernels.headers(root, K).path
+    assert path
+    assert kernels.compiler(root, path) == ("gcc-12", root / "usr/bin/gcc-12")
+    (root / "usr/bin/gcc-12").unlink()
+    assert kernels.compiler(root, path) == ("gcc-12", None)
+    (root / "usr/bin/gcc").write_text("y")
+    assert kernels.compiler(root, path) == ("gcc-12", root / "usr/bin/gcc")
+
+
+def test_the_fingerprint_changes_with_source_headers_and_compiler(tree: Make) -> None:
+    root = tree({**HEADERS, "usr/bin/gcc-12": "x", "usr/src/m-1/m.c": "int x;", "usr/src/m-1/Makefile": ""})
+    source, headers = root / "usr/src/m-1", kernels.headers(root, K).path
+
+    def mark() -> str:
+        return kernels.fingerprint(root, source, headers)
+
+    seen = [mark()]
+    assert mark() == seen[0]
+    for path in (source / "m.c", root / f"usr/src/linux-headers-{K}/Module.symvers", root / "usr/bin/gcc-12"):
+        files.write(path, b"something else")
+        seen.append(mark())
+    (source / "new.c").touch()
+    seen.append(mark())
+    seen.append(kernels.fingerprint(root, source, None))
+    assert len(set(seen)) == len(seen)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kept answers: void when a file or the command line changes, kept where only an identity did, damaged files are none."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import kerneltree
+import pytest
+from kerneltree import KERNEL
+
+from knetstatd.core.config import Config
+from knetstatd.core.model import Answer, Artefact, Proof, Rehearsed, Told
+from knetstatd.rehearsal import rehearse
+from knetstatd.state import rehearsal_results
+from knetstatd.verdict.observe import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Tree = Callable[[dict[str, str]], Path]
+
+SAID = Answer(Told.REFUSED, "crcs", "refused", "build it", ("a", "b"), "", "emulation", 2.5, 7.0)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A machine with one kernel, a module on it that needs another, and all that a rehearsal takes."""
+    tree = kerneltree.make(tmp_path)
+    kerneltree.add(tree, "updates/dkms/knetstat.ko", kerneltree.module("knetstat"), "kernel/lib/my-lib.ko")
+    (tmp_path / "boot" / f"vmlinuz-{KERNEL}").write_bytes(b"image")
+    (tree / "modules.builtin").touch()
+    (tmp_path / "usr/bin").mkdir()
+    for name in ("qemu-system-x86_64", "busybox"):
+        (tmp_path / "usr/bin" / name).touch(0o755)
+    source = tmp_path / "var/lib/dkms/knetstat/1/source"
+    source.mkdir(parents=True)
+    (source / "dkms.conf").write_text('PACKAGE_NAME=knetstat\nPACKAGE_VERSION=1\nBUILT_MODULE_NAME=knetstat\nMAKE=make\n')
+    return tmp_path
+
+
+def machine(root: Path, rehearse: str = "auto") -> Machine:
+    made = Machine(root, Config(rehearse=rehearse))
+    made.refresh()
+    return made
+
+
+def about(root: Path) -> rehearsal_results.Subject:
+    made = machine(root)
+    found = made.rehearsal(KERNEL, "knetstat", made._proofs.installed(made.look(KERNEL), {"knetstat": None}))
+    assert found is not None
+    return found
+
+
+def keep(root: Path, answer: Answer = SAID) -> rehearsal_results.Subject:
+    subject = about(root)
+    found = rehearse.read(subject)
+    rehearsal_results.save(root / "var/lib/knetstatd", subject, found.inputs, found.hashes, answer)
+    return subject
+
+
+def rehearsed(root: Path, rehearse: str = "auto") -> tuple[Rehearsed, Answer | None]:
+    made = machine(root, rehearse)
+    seen = made.observe(made.look(KERNEL), "knetstat")
+    assert seen.observation.installed is Artefact.GOOD
+    return seen.observation.rehearsed, seen.answer
+
+
+def test_what_a_rehearsal_is_about(root: Path) -> None:
+    tree = root / "usr/lib/modules" / KERNEL
+    subject = about(root)
+    assert subject.image == root / "boot" / f"vmlinuz-{KERNEL}"
+    assert subject.files == (tree / "kernel/lib/my-lib.ko", tree / "updates/dkms/knetstat.ko")
+    assert rehearsal_results.subject(root, KERNEL, "m", [Proof("", ())], ()) is None
+    assert rehearsal_results.subject(root, "6.9.9", "m", [Proof("/x", ())], ()) is None
+
+
+def test_kept_and_read_back(root: Path) -> None:
+    subject = keep(root)
+    assert rehearsal_results.load(root / "var/lib/knetstatd", subject) == SAID
+    assert rehearsed(root) == (Rehearsed.BAD, SAID)
+    keep(root, SAID._replace(told=Told.NO_DEVICE))
+    assert rehearsed(root)[0] is Rehearsed.GOOD
+
+
+@pytest.mark.parametrize("path", [f"boot/vmlinuz-{KERNEL}", f"usr/lib/modules/{KERNEL}/updates/dkms/knetstat.ko",
+                                  f"usr/lib/modules/{KERNEL}/kernel/lib/my-lib.ko"])  # fmt: skip
+def test_void_when_a_file_changes(root: Path, path: str) -> None:
+    keep(root)
+    data = (root / path).read_bytes()
+    (root / path).unlink()
+    (root / path).write_bytes(data + bytes(16))
+    assert rehearsed(root) == (Rehearsed.DUE, None)
+    assert rehearsal_results.same(root / "var/lib/knetstatd", about(root), rehearse.read(about(root)).hashes) is None
+
+
+def test_a_file_that_was_only_touched_needs_no_machine(root: Path) -> None:
+    subject = keep(root)
+    os.utime(subject.image)
+    assert rehearsed(root) == (Rehearsed.DUE, None)
+    found = rehearse.read(subject)
+    assert rehearsal_results.same(root / "var/lib/knetstatd", subject, found.hashes) == SAID
+    rehearsal_results.save(root / "var/lib/knetstatd", subject, found.inputs, found.hashes, SAID)
+    assert rehearsed(root) == (Rehearsed.BAD, SAID)
+
+
+def test_void_when_another_file_is_needed(root: Path) -> None:
+    keep(root)
+    kerneltree.add(root / "usr/lib/modules" / KERNEL, "updates/my-lib.ko", kerneltree.module("my_lib"))
+    dep = root / "usr/lib/modules" / KERNEL / "modules.dep"
+    tables = dep.read_text().replace("knetstat.ko: kernel/lib/my-lib.ko", "knetstat.ko: updates/my-lib.ko")
+    kerneltree.tables(dep.parent, *tables.splitlines())
+    assert rehearsed(root) == (Rehearsed.DUE, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "secure_boot", "arguments"),
+    [
+        ("root=/dev/vda quiet", None, ()),
+        ("quiet module.sig_enforce=1 lockdown=integrity x.lockdown=1", None, ("module.sig_enforce=1", "lockdown=integrity")),
+        ("module.sig_enforce module_blacklist=a,b modprobe.blacklist=c", b"\1", ("module.sig_enforce", "module_blacklist=a,b")),
+        ("quiet", b"\1", ("module.sig_enforce=1",)),
+        ("quiet", b"\0", ()),
+    ],
+)
+def test_the_command_line(root: Path, line: str, secure_boot: bytes | None, arguments: tuple[str, ...]) -> None:
+    subject = keep(root)
+    (root / "boot/grub").mkdir()
+    (root / "boot/grub/grub.cfg").write_text(f"menuentry a {{\n linux /boot/vmlinuz-{KERNEL} {line}\n}}\n")
+    if secure_boot is not None:
+        variable = root / "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+        variable.parent.mkdir(parents=True)
+        variable.write_bytes(b"\x16\0\0\0" + secure_boot)
+    assert about(root).arguments == arguments
+    assert (rehearsal_results.load(root / "var/lib/knetstatd", about(root)) is None) == bool(arguments)
+    assert subject.arguments == ()
+
+
+def test_without_a_boot_loader_the_running_kernel_s_command_line_counts(root: Path) -> None:
+    (root / "proc").mkdir()
+    (root / "proc/cmdline").write_text("quiet lockdown=integrity\n")
+    assert about(root).arguments == ("lockdown=integrity",)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"schema": 1}', "\x00" * 50])
+def test_a_damaged_file_is_no_answer(root: Path, damage: str) -> None:
+    keep(root)
+    rehearsal_results.path(root / "var/lib/knetstatd", KERNEL, "knetstat").write_text(damage)
+    assert rehearsed(root) == (Rehearsed.DUE, None)
+
+
+@pytest.mark.parametrize(("key", "value"), [("told", "no such"), ("words", 5), ("seconds", "x"), ("when", None)])
+def test_a_wrong_value_is_no_answer(root: Path, key: str, value: object) -> None:
+    keep(root)
+    path = rehearsal_results.path(root / "var/lib/knetstatd", KERNEL, "knetstat")
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "answer": {**document["answer"], key: value}}))
+    assert rehearsed(root) == (Rehearsed.DUE, None)
+
+
+@pytest.mark.parametrize(
+    ("mode", "qemu", "found"),
+    [
+        ("auto", True, Rehearsed.DUE),
+        ("auto", False, Rehearsed.NOT_DUE),
+        ("require", True, Rehearsed.DUE),
+        ("require", False, Rehearsed.IMPOSSIBLE),
+        ("never", True, Rehearsed.NOT_DUE),
+        ("never", False, Rehearsed.NOT_DUE),
+    ],
+)
+def test_whether_one_is_due(root: Path, mode: str, qemu: bool, found: Rehearsed) -> None:
+    if not qemu:
+        (root / "usr/bin/busybox").unlink()
+        assert rehearsal_results.missing(root)
+    assert rehearsed(root, mode) == (found, None)
+
+
+def test_only_the_next_kernel_is_due(root: Path) -> None:
+    kerneltree.make(root, "6.9.0-1-amd64")
+    (root / "boot/vmlinuz-6.9.0-1-amd64").touch()
+    (root / "usr/lib/modules/6.9.0-1-amd64/modules.builtin").touch()
+    assert rehearsed(root) == (Rehearsed.NOT_DUE, None)
+    keep(root)
+    assert rehearsed(root) == (Rehearsed.BAD, SAID), "what was asked by hand counts all the same"

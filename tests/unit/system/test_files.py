@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Files: limits, identity, atomic replacement, and links that stay inside a root."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from knetstatd.core.errors import KnetstatdError
+from knetstatd.system import files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Tree = Callable[[dict[str, str]], Path]
+
+
+def test_identity_changes_with_the_contents(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    assert files.identity(path) is None
+    path.write_text("a")
+    first = files.identity(path)
+    assert first is not None
+    assert first == files.identity(path)
+    # The same size and modification time; another inode.
+    (tmp_path / "y").write_text("b")
+    os.utime(tmp_path / "y", ns=(first.mtime_ns, first.mtime_ns))
+    (tmp_path / "y").rename(path)
+    second = files.identity(path)
+    assert second is not None
+    assert (second.size, second.mtime_ns) == (first.size, first.mtime_ns)
+    assert second != first
+    (tmp_path / "link").symlink_to("x")
+    assert files.identity(tmp_path / "link") == files.identity(path)
+    assert files.identity(tmp_path / "a\0b") is None
+
+
+def test_read_has_a_limit(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"12345")
+    assert files.read(path, 5) == b"12345"
+    with pytest.raises(KnetstatdError, match="larger than 4 bytes") as caught:
+        files.read(path, 4)
+    assert caught.value.where == os.fspath(path)
+    with pytest.raises(FileNotFoundError):
+        files.read(tmp_path / "none", 4)
+
+
+def test_text_never_raises(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"a\xff\xc3\xa9")
+    assert files.text(tmp_path / "x") == "a\N{REPLACEMENT CHARACTER}é"
+    assert files.text(tmp_path / "x", 1) == "a"
+    assert files.text(tmp_path) is None
+    assert files.text(tmp_path / "none") is None
+    assert files.text(tmp_path / "a\0b") is None
+
+
+def test_names_are_sorted(tree: Tree) -> None:
+    root = tree({"d/b": "", "d/a": "", "d/c/": ""})
+    assert files.names(root / "d") == ["a", "b", "c"]
+    assert files.names(root / "d/a") == []
+    assert files.names(root / "none") == []
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_write_replaces(tmp_path: Path, durable: bool) -> None:
+    path = tmp_path / "x"
+    files.write(path, b"one", durable=durable)
+    reader = open(path, "rb")
+    with reader:
+        files.write(path, b"two", 0o600, durable=durable)
+        # Who has the old file open goes on reading the old one.
+        assert reader.read() == b"one"
+    assert path.read_bytes() == b"two"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_the_mode_does_not_depend_on_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        files.write(tmp_path / "x", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/y").write_text("")
+    with pytest.raises(IsADirectoryError):
+        files.write(tmp_path / "x", b"data")
+    assert os.listdir(tmp_path) == ["x"]
+    with pytest.raises(FileNotFoundError):
+        files.write(tmp_path / "none/x", b"data")
+
+
+def test_a_leftover_or_a_trap_in_the_temporary_name_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("safe")
+    (tmp_path / f".x.{os.getpid()}.tmp").symlink_to("victim")
+    files.write(tmp_path / "x", b"data")
+    assert (tmp_path / "victim").read_text() == "safe"
+    assert sorted(os.listdir(tmp_path)) == ["victim", "x"]
+
+
+def test_write_json(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "x", {"b": 1, "a": ["é"]}, durable=False)
+    text = (tmp_path / "x").read_text()
+    assert json.loads(text) == {"b": 1, "a": ["é"]}
+    assert text.index('"a"') < text.index('"b"')
+    assert text.endswith("}\n")
+
+
+def test_sync(tree: Tree) -> None:
+    root = tree({"d/x": "", "link": "-> d/x"})
+    files.sync(root / "d/x")
+    files.sync_dir(root / "d")
+    with pytest.raises(OSError, match="symbolic link"):
+        files.sync(root / "link")
+    with pytest.raises(NotADirectoryError):
+        files.sync_dir(root / "d/x")
+
+
+def test_opened_closes_in_every_case(tmp_path: Path) -> None:
+    with files.opened(tmp_path / "x", os.O_WRONLY | os.O_CREAT, 0o600) as fd:
+        assert os.write(fd, b"x") == 1
+        assert not os.get_inheritable(fd)
+    with pytest.raises(KeyError), files.opened(tmp_path / "x", os.O_RDONLY) as fd:
+        raise KeyError
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("/usr/lib/x", "usr/lib/x"),
+        ("lib/x", "usr/lib/x"),
+        ("/lib//./x/../y", "usr/lib/y"),
+        ("/../../etc", "etc"),
+        ("/absolute", "usr/lib"),
+        ("/outside", "etc/passwd"),
+        ("/up", "etc"),
+        ("/missing/a/b", "missing/a/b"),
+        ("/chain/x", "usr/lib/x"),
+        ("/", ""),
+    ],
+)
+def test_links_stay_inside_the_root(tree: Tree, path: str, found: str) -> None:
+    root = tree({
+        "usr/lib/x": "", "lib": "-> usr/lib", "absolute": "-> /usr/lib", "outside": "-> ../../../../etc/passwd",
+        "up": "-> ../../etc", "chain": "-> lib2", "lib2": "-> /lib",
+    })  # fmt: skip
+    assert files.inside(root, path) == root / found
+
+
+def test_links_that_go_round(tree: Tree) -> None:
+    root = tree({"a": "-> b", "b": "-> a", "deep": "-> deep/x"})
+    assert files.inside(root, "/a") in (root / "a", root / "b")
+    assert root in files.inside(root, "/deep").parents
+    assert files.inside(root, "/a\0b") == root / "a\0b"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(st.lists(st.sampled_from(["..", ".", "", "a", "link", "up"])).map("/".join))
+def test_no_path_leaves_the_root(tree: Tree, path: str) -> None:
+    root = tree({"a/": ""})
+    for name, target in (("link", "/a/../../.."), ("up", "../../../x")):
+        if not os.path.lexists(root / name):
+            (root / name).symlink_to(target)
+    found = files.inside(root, path)
+    assert found == root or root in found.parents

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A module in its place: for each check one that fails, beside one that passes."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+import time
+from typing import TYPE_CHECKING
+
+import elf
+import kerneltree
+import pytest
+from kerneltree import KERNEL
+
+from knetstatd.core.model import ELSEWHERE, REMARKS, Result
+from knetstatd.machine import host, paths
+from knetstatd.machine.host import Origin, Rival
+from knetstatd.rehearsal.vm import Entry, cpio
+from knetstatd.system import files
+from knetstatd.verify import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from knetstatd.core.model import Check
+
+PASS, FAIL, WARN, UNKNOWN, NA = Result.PASS, Result.FAIL, Result.WARN, Result.UNKNOWN, Result.NOT_APPLICABLE
+OURS, OTHERS = (kerneltree.module("demo", build_id=build) for build in ("aaaa", "bbbb"))
+MINE = "updates/dkms/demo.ko"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    kerneltree.make(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def tree(root: Path) -> Path:
+    return root / "usr/lib/modules" / KERNEL
+
+
+def checks(root: Path, origin: Origin | None = None, state: Path | None = None) -> dict[str, Check]:
+    [proof] = verify.prove(root, KERNEL, ["demo"], host=host.read(root, state), origins={"demo": origin})
+    found = {check.name: check for check in proof.checks}
+    decides = [c.result for c in proof.checks if c.result is FAIL or (c.result is UNKNOWN and c.name not in REMARKS)]
+    assert proof.loads == (not decides), proof
+    return found
+
+
+def write(root: Path, name: str, text: str | bytes) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def test_nothing_in_the_way(root: Path, tree: Path) -> None:
+    kerneltree.add(tree, MINE, OURS)
+    found = checks(root)
+    assert {name: found[name].result for name in ("winner", "origin", "modprobe", "boot", "initrd")} == {
+        "winner": PASS, "origin": NA, "modprobe": PASS, "boot": NA, "initrd": NA,
+    }  # fmt: skip
+
+
+class TestWinner:
+    def test_before_the_kernels_own(self, root: Path, tree: Path) -> None:
+        write(tree, "kernel/net/demo.ko.xz", b"x")
+        (tree / "modules.order").write_text("kernel/net/my-demo.ko\nkernel/net/demo.ko\nkernel/a/demo.ko\n")
+        path = kerneltree.add(tree, MINE, OURS)
+        check = checks(root)["winner"]
+        assert (check.result, check.found) == (PASS, f"{path}, before {tree}/kernel/net/demo.ko.xz")
+
+    def test_the_kernels_own_is_preferred(self, root: Path, tree: Path) -> None:
+        write(tree, MINE, OTHERS)
+        time.sleep(0.02)
+        kerneltree.add(tree, "kernel/net/demo.ko", OURS)
+        check = checks(root)["winner"]
+        assert (check.result, check.expected, check.found) == (FAIL, f"{tree}/{MINE}", f"{tree}/kernel/net/demo.ko")
+        # Where depmod simply did not run, a new publication runs it.
+        time.sleep(0.02)
+        write(tree, MINE, OTHERS)
+        (tree / MINE).rename(tree / "updates/demo.ko")
+        found = checks(root)
+        assert "winner" not in found
+        assert (found["depmod"].result, found["depmod"].fix) == (FAIL, f"Run: depmod {KERNEL}")
+
+    def test_two_added_files(self, root: Path, tree: Path) -> None:
+        copy = write(root, "copy/demo.ko.gz", gzip.compress(OURS))
+        loser = write(tree, "extra/demo.ko", OTHERS)
+        kerneltree.add(tree, MINE, OURS)
+        origin = Origin("1.0", "1.0", copy)
+        check = checks(root, origin)["winner"]
+        assert check.result is WARN
+        assert os.fspath(loser) in check.reason
+        assert checks(root)["winner"].result is WARN
+        # Now the other one wins.
+        (tree / MINE).write_bytes(OTHERS)
+        loser.write_bytes(OURS)
+        check = checks(root, origin)["winner"]
+        assert (check.result, check.expected, check.found) == (FAIL, os.fspath(loser), f"{tree}/{MINE}")
+        # None of the two is ours.
+        loser.write_bytes(OTHERS)
+        assert checks(root, origin)["winner"].result is WARN
+
+    def test_another_package_makes_it_too(self, root: Path, tree: Path) -> None:
+        copy, theirs = write(root, "copy/demo.ko", OURS), write(root, "other/demo.ko", OTHERS)
+        kerneltree.add(tree, MINE, OTHERS)
+        for guarded, winner, fix in ((True, FAIL, ""), (False, PASS, f"Run: knetstatctl build {KERNEL}")):
+            origin = Origin("1.0", "1.0", copy, rivals=(Rival("other/2", write(root, "x/demo.ko", b"x"), True),
+                                                        Rival("other/3", theirs, guarded)))  # fmt: skip
+            found = checks(root, origin)
+            assert found["winner"].result is winner
+            assert (found["origin"].result, found["origin"].fix) == (WARN, fix)
+            assert "is of other/3" in found["origin"].reason
+        guarded_one = origin._replace(rivals=(Rival("other/3", theirs, True),))
+        assert "dkms remove other/3 --all" in checks(root, guarded_one)["winner"].fix
+        (tree / MINE).write_bytes(OURS)
+        assert checks(root, origin)["winner"].result is PASS
+        assert checks(root, origin)["origin"].result is PASS
+
+    def test_in_place_of_the_kernels_own(self, root: Path, tree: Path) -> None:
+        """DKMS has a package that makes it, and has not installed it, or what it installed is gone."""
+        path = kerneltree.add(tree, "kernel/net/demo.ko", OURS)
+        (tree / "modules.order").write_text("kernel/net/demo.ko\n")
+        assert checks(root)["winner"].result is PASS
+        same = write(root, "copy/demo.ko", OURS)
+        for origin in (Origin("1.0"), Origin("1.0", "1.0", write(root, "copy/other.ko", OTHERS))):
+            [proof] = verify.prove(root, KERNEL, ["demo"], origins={"demo": origin})
+            assert (proof.path, proof.is_installed, proof.checks[0].found) == ("", False, f"{path}, the kernel's own")
+        for origin in (Origin("1.0", left=True), Origin("1.0", "1.0", same)):
+            [proof] = verify.prove(root, KERNEL, ["demo"], origins={"demo": origin})
+            assert proof.loads
+
+    def test_built_in(self, root: Path, tree: Path) -> None:
+        kerneltree.add(tree, MINE, OURS)
+        write(tree, "modules.builtin", b"kernel/net/my-demo.ko\n")
+        assert checks(root)["winner"].result is PASS
+        write(tree, "modules.builtin", b"kernel/net/demo.ko\n")
+        assert (checks(root)["winner"].result, checks(root)["winner"].found) == (FAIL, "built in")
+
+    def test_its_file_has_another_name(self, root: Path, tree: Path) -> None:
+        """DEST_MODULE_NAME: modprobe, depmod and the initrd go by the file's name; the kernel's command line by its own."""
+        kerneltree.add(tree, "updates/dkms/outer.ko", OURS)
+
+        def result(name: str) -> Result:
+            [proof] = verify.prove(root, KERNEL, ["outer"])
+            return next(check.result for check in proof.checks if check.name == name)
+
+        assert (result("modprobe"), result("boot")) == (PASS, NA)
+        write(root, "etc/modprobe.d/x.conf", "install outer /bin/false\n")
+        write(root, "etc/modules-load.d/x.conf", "outer\n")
+        assert (result("modprobe"), result("boot")) == (FAIL, PASS)
+        (root / "etc/modprobe.d/x.conf").unlink()
+        write(root, "boot/grub/grub.cfg", f"menuentry x {{\nlinux /boot/vmlinuz-{KERNEL} ro module_blacklist=demo\n}}\n")
+        assert result("modprobe") is FAIL
+
+    def test_a_link_is_no_other_file(self, root: Path, tree: Path) -> None:
+        kerneltree.add(tree, "extra/demo.ko", OURS)
+        (tree / "weak-updates").mkdir()
+        (tree / "weak-updates/demo.ko").symlink_to("../extra/demo.ko")
+        (tree / "updates").mkdir()
+        (tree / "updates/demo.ko").symlink_to("nowhere")
+        assert checks(root)["winner"].result is WARN
+        (tree / "updates/demo.ko").unlink()
+        assert checks(root)["winner"].result is PASS
+
+
+class TestOrigin:
+    @pytest.fixture
+    def copy(self, root: Path, tree: Path) -> Path:
+        kerneltree.add(tree, MINE, OURS)
+        return write(root, "var/lib/dkms/demo/1.0/demo.ko", OURS)
+
+    def origin(self, root: Path, origin: Origin | None) -> tuple[Result, str]:
+        check = checks(root, origin)["origin"]
+        return check.result, check.reason
+
+    def test_what_dkms_built(self, root: Path, tree: Path, copy: Path) -> None:
+        assert self.origin(root, Origin("1.0", "1.0", copy, 1.0))[0] is PASS
+        # Signed or compressed since, it is still the same build.
+        copy.write_bytes(gzip.compress(elf.sign(OURS, b"signature")))
+        assert self.origin(root, Origin("1.0", "1.0", copy))[0] is PASS
+
+    def test_something_else(self, root: Path, copy: Path) -> None:
+        for data in (OTHERS, kerneltree.module("demo"), b"no module", OURS[:-1]):
+            copy.write_bytes(data)
+            result, reason = self.origin(root, Origin("1.0", "1.0", copy))
+            assert (result, "not the one that DKMS built" in reason) == (WARN, True)
+        copy.unlink()
+        assert self.origin(root, Origin("1.0", "1.0", copy))[0] is WARN
+        assert self.origin(root, Origin("1.0", "1.0", None))[0] is UNKNOWN
+
+    def test_another_version(self, root: Path, copy: Path) -> None:
+        check = checks(root, Origin("2.0", "1.0", copy))["origin"]
+        assert (check.result, check.expected, check.found) == (WARN, "2.0", "1.0")
+
+    def test_the_source_was_changed(self, root: Path, copy: Path) -> None:
+        assert "source was changed" in self.origin(root, Origin("1.0", "1.0", copy, time.time() + 1))[1]
+
+    def test_not_dkms(self, root: Path, tree: Path, copy: Path) -> None:
+        assert self.origin(root, Origin("1.0"))[0] is NA
+        (tree / MINE).unlink()
+        kerneltree.add(tree, "weak-updates/demo.ko", OTHERS)
+        assert self.origin(root, Origin("1.0", "1.0", copy))[0] is NA
+
+    def test_which_of_the_built_files(self, tmp_path: Path) -> None:
+        assert host.copy_of("my_mod", tmp_path, ("a.ko", "my-mod.ko.xz")) == tmp_path / "my-mod.ko.xz"
+        assert host.copy_of("b", tmp_path, ("a.ko",)) is None
+
+
+class TestModprobe:
+    @pytest.fixture(autouse=True)
+    def installed(self, tree: Path) -> None:
+        kerneltree.add(tree, MINE, OURS)
+
+    @pytest.mark.parametrize(
+        ("line", "result"),
+        [
+            ("install demo /bin/false", FAIL),
+            ("install demo /bin/true", FAIL),
+            ("install demo /sbin/modprobe --ignore-install demo && x", WARN),
+            ("alias demo off", FAIL),
+            ("alias dem? other", FAIL),
+            ("blacklist demo", WARN),
+            ("blacklist other", PASS),
+            ("install other /bin/false", PASS),
+            ("install d*o /bin/false", FAIL),
+            ("install de[l-n]o /bin/false", FAIL),
+            ("install de[-_]o /bin/false", PASS),
+            ("install demo /bin/false # not by modprobe -i demo", FAIL),
+            ("install demo logger 'modprobe demo denied'", UNKNOWN),
+            ("install demo /sbin/insmod /opt/demo.ko", WARN),
+            ("alias other demo", PASS),
+            ("softdep demo pre: other", PASS),
+        ],
+    )
+    def test_lines(self, root: Path, line: str, result: Result) -> None:
+        write(root, "etc/modprobe.d/x.conf", f"# ours\n{line}\n")
+        check = checks(root)["modprobe"]
+        assert check.result is result
+        assert ("/etc/modprobe.d/x.conf line 2" in check.found) == (result is not PASS)
+
+    def test_a_blacklist_against_a_wish(self, root: Path) -> None:
+        write(root, "etc/modprobe.d/x.conf", "blacklist demo\n")
+        write(root, "etc/modules-load.d/x.conf", "demo\n")
+        found = checks(root)
+        assert (found["modprobe"].result, found["boot"].result) == (FAIL, PASS)
+        assert "/etc/modules-load.d/x.conf line 1" in found["modprobe"].reason
+        assert not verify.prove(root, KERNEL, ["demo"])[0].loads
+        assert verify.prove(root, KERNEL, ["demo"])[0].holds(ELSEWHERE)
+
+    @pytest.mark.parametrize(
+        ("words", "result"), [("module_blacklist=a,demo", FAIL), ("modprobe.blacklist=demo", WARN), ("", PASS)]
+    )
+    def test_the_command_line(self, root: Path, words: str, result: Result) -> None:
+        write(root, "boot/grub/grub.cfg", f"menuentry x {{\nlinux /boot/vmlinuz-{KERNEL} ro {words}\n}}\n")
+        assert checks(root)["modprobe"].result is result
+
+    def test_what_loads_it(self, root: Path, tree: Path) -> None:
+        assert checks(root)["boot"].result is NA
+        (tree / MINE).write_bytes(kerneltree.module("demo", info={"alias": "pci:v00008086*"}))
+        assert (checks(root)["boot"].result, checks(root)["boot"].found[-14:]) == (PASS, "pci:v00008086*")
+
+
+class TestInitrd:
+    def check(self, root: Path, *inside: tuple[str, bytes]) -> Check:
+        entries = [Entry(f"usr/lib/modules/{KERNEL}/{name}", stat.S_IFREG | 0o644, data) for name, data in inside]
+        write(root, f"boot/initrd.img-{KERNEL}", gzip.compress(cpio(entries)))
+        return checks(root, state=root / "state")["initrd"]
+
+    def test_copies(self, root: Path, tree: Path) -> None:
+        kerneltree.add(tree, MINE, OURS)
+        assert self.check(root).result is PASS
+        assert self.check(root, ("kernel/a.ko", OTHERS), (MINE, OURS)).result is PASS
+        check = self.check(root, (MINE, OTHERS))
+        assert (check.result, check.expected, check.found) == (FAIL, "build aaaa", "build bbbb")
+        assert KERNEL in check.fix
+        assert self.check(root, (MINE, b"nonsense")).result is UNKNOWN
+        # Without a build ID the contents tell.
+        plain = kerneltree.module("demo")
+        assert self.check(root, (MINE, plain)).result is FAIL
+        (tree / MINE).write_bytes(plain)
+        assert self.check(root, (MINE, plain)).result is PASS
+        assert self.check(root, (MINE, plain + b"more")).result is not PASS
+
+    def test_the_kernels_own(self, root: Path, tree: Path) -> None:
+        kerneltree.add(tree, MINE, OURS)
+        own = "kernel/net/demo.ko.xz"
+        assert self.check(root, (own, b"x")).result is PASS, "that kernel has none such"
+        write(tree, own, b"x")
+        (tree / "modules.order").write_text("kernel/net/demo.ko\n")
+        check = self.check(root, (own, b"x"))
+        assert (check.result, check.found, KERNEL in check.fix) == (FAIL, "the kernel's own", True)
+        assert self.check(root, (own, b"x"), (MINE, OURS)).result is PASS
+
+    def test_one_that_cannot_be_read(self, root: Path, tree: Path) -> None:
+        kerneltree.add(tree, MINE, OURS)
+        write(root, f"boot/initrd.img-{KERNEL}", b"BZh91AY")
+        assert checks(root)["initrd"].result is UNKNOWN
+        assert verify.prove(root, KERNEL, ["demo"])[0].loads  # it decides nothing
+
+    def test_it_is_an_input(self, root: Path, tree: Path) -> None:
+        path = kerneltree.add(tree, MINE, OURS)
+        before = [files.identity(each) for each in (path, *paths.inputs(root, KERNEL))]
+        write(root, f"boot/initrd.img-{KERNEL}", b"")
+        assert [files.identity(each) for each in (path, *paths.inputs(root, KERNEL))] != before
+
+
+def test_a_host_is_another_when_anything_changes(tree: Path, root: Path) -> None:
+    changes: list[Callable[[], object]] = [
+        lambda: write(root, "etc/modprobe.d/x.conf", "blacklist a\n"),
+        lambda: write(root, "etc/modules-load.d/x.conf", "a\n"),
+        lambda: write(root, "boot/grub/grub.cfg", "linux /vmlinuz-1 x\n"),
+        lambda: write(root, "boot/grub/grubenv", "kernelopts=x\n"),
+        lambda: write(root, "boot/loader/entries/a.conf", "linux /x\n"),
+        lambda: write(root, "sys/module/module/parameters/sig_enforce", "Y\n"),
+        lambda: write(root, "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c", b"\6\0\0\0\1"),
+    ]
+    before = host.read(root)
+    assert host.read(root) == before
+    for change in changes:
+        change()
+        assert host.read(root) != before
+        before = host.read(root)
