@@ -25,7 +25,7 @@ def look(machine: Machine) -> collections.Counter[str]:
     for kernel in machine.wanted():
         machine.refresh_locks()
         shared = machine.look(kernel)
-        for module in machine.modules():
+        for module in machine.packages():
             found[machine.plan(machine.observe(shared, module), attempts.now()).why] += 1
     return found
 

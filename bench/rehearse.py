@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knetstatd.core.model import Told
+from knetstatd.core.model import Outcome
 from knetstatd.rehearsal import rehearse, vm
 from knetstatd.state import rehearsal_results
 from tests import kernels
@@ -37,14 +37,14 @@ def run(suite: str, rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as directory:
         built = kernels.make(kernel, Path(__file__).parents[1] / "module", Path(directory, "module"), [])
         assert built.returncode == 0, built.log
-        about = rehearsal_results.Subject(kernel.release, "knetstat", kernel.vmlinuz, ((built.directory / "knetstat.ko", ()),))
+        subject = rehearsal_results.Subject(kernel.release, "knetstat", kernel.vmlinuz, ((built.directory / "knetstat.ko", ()),))
         initrd = Path(directory, "initrd")
         executable = stat.S_IFREG | 0o755
         entries = [
-            *(vm.Entry(path, stat.S_IFDIR | 0o755) for path in ("bin", "dev")),
-            vm.Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
-            vm.Entry("bin/busybox", executable, vm.static_busybox(Path("/"))),
-            vm.Entry("init", executable, _INIT),
+            *(vm.CpioFile(path, stat.S_IFDIR | 0o755) for path in ("bin", "dev")),
+            vm.CpioFile("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
+            vm.CpioFile("bin/busybox", executable, vm.static_busybox(Path("/"))),
+            vm.CpioFile("init", executable, _INIT),
         ]
         initrd.write_bytes(vm.cpio(entries))
 
@@ -54,8 +54,8 @@ def run(suite: str, rounds: int) -> list[Row]:
             assert not done.timed_out, done.text
 
         def ours() -> None:
-            answer = rehearse.carry_out(Path("/"), about, rehearse.read(about), _TIMEOUT)
-            assert (answer.told, answer.machine) == (Told.LOADED, "emulation"), answer
+            answer = rehearse.carry_out(Path("/"), subject, rehearse.inputs(subject), _TIMEOUT)
+            assert (answer.outcome, answer.machine) == (Outcome.LOADED, "emulation"), answer
 
         samples = [(_sample(ours), _sample(bare)) for _ in range(rounds + 1)][1:]
     our_wall, our_cpu = (statistics.median(own[i] for own, _ in samples) for i in (0, 1))

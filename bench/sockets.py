@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knetstatd.rehearsal.vm import Module, Outcome
+from knetstatd.rehearsal.vm import Ending, Module
 from tests import kernels
 from tests.vm import zoo
 
@@ -37,11 +37,11 @@ def run(suite: str, rounds: int) -> list[Row]:
     rows = []
     each: dict[int, tuple[float, float]] = {}
     for count in (_MANY, _MORE):
-        told = zoo.run(
+        outcome = zoo.run(
             kernel.vmlinuz, [module], program, "bench", f"{count}", f"{max(rounds, 15)}", memory=2048, timeout=1800
         )  # fmt: skip
-        assert told.outcome is Outcome.LOADED, (told.output[-500:], told.words[-20:])
-        lines = told.output.splitlines()
+        assert outcome.ending is Ending.LOADED, (outcome.output[-500:], outcome.words[-20:])
+        lines = outcome.output.splitlines()
         ours, theirs = each[count] = fastest(lines, "/proc/net/tcpstat"), fastest(lines, "/proc/net/tcp")
         rows.append(
             Row(

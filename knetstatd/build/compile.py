@@ -54,7 +54,7 @@ class Job(NamedTuple):
 
     state: Path
     kernel: str
-    module: str
+    package: str
     version: str
     source: Path
     passed: Collection[str]
@@ -62,7 +62,7 @@ class Job(NamedTuple):
     timeout: float
 
 
-class Outcome(NamedTuple):
+class Compiled(NamedTuple):
     """How a compilation ended. staged: what it made, None where it made nothing.  output: dkms's.  log: make's.
 
     code: dkms's exit status, -N when signal N killed it.
@@ -75,7 +75,7 @@ class Outcome(NamedTuple):
     log: str
 
 
-def compile_module(job: Job, work: Path, tick: Callable[[], None] | None = None) -> Outcome:
+def compile_module(job: Job, work: Path, tick: Callable[[], None] | None = None) -> Compiled:
     """Compiles in `work`, an empty directory, with as few privileges as this machine can give; tick is called meanwhile.
 
     Raises BuildError where the unit that compiles ended by something else than its own work.
@@ -85,9 +85,9 @@ def compile_module(job: Job, work: Path, tick: Callable[[], None] | None = None)
     return _here(job, work, tick)
 
 
-def _here(job: Job, work: Path, tick: Callable[[], None] | None) -> Outcome:
+def _here(job: Job, work: Path, tick: Callable[[], None] | None) -> Compiled:
     tree, temporary, programs = work / "tree", work / "tmp", work / "bin"
-    registered = tree / job.module / job.version
+    registered = tree / job.package / job.version
     registered.mkdir(parents=True)
     (registered / "source").symlink_to(job.source)
     others = list(_installed_beside(job, tree))
@@ -97,7 +97,7 @@ def _here(job: Job, work: Path, tick: Callable[[], None] | None) -> Outcome:
     (programs / "uname").write_text(_UNAME.format(real=real, kernel=job.kernel))
     (programs / "uname").chmod(0o755)
     done = process.run(
-        ["dkms", "build", "-m", job.module, "-v", job.version, "-k", job.kernel, "--dkmstree", os.path.realpath(tree)],
+        ["dkms", "build", "-m", job.package, "-v", job.version, "-k", job.kernel, "--dkmstree", os.path.realpath(tree)],
         timeout=job.timeout,
         # No program of this name: dkms then leaves the module unsigned, and makes no key. Publishing signs.
         env=process.environment(temporary, [os.fspath(programs)], {"sign_file": os.fspath(work / "no-signing-here")}),
@@ -108,16 +108,16 @@ def _here(job: Job, work: Path, tick: Callable[[], None] | None) -> Outcome:
         shutil.rmtree(other, ignore_errors=True)
     shutil.rmtree(programs)
     shutil.rmtree(temporary, ignore_errors=True)
-    found = staged.built(tree, job.kernel, job.module, job.version) if not done.timed_out else None
+    found = staged.built(tree, job.kernel, job.package, job.version) if not done.timed_out else None
     made = registered / "build" / "make.log" if found is None else found.log
     log = (files.text(made, _LOG_LIMIT // 2) or "") + _end_of(made, _LOG_LIMIT // 2)
-    return Outcome(found, done.code, done.timed_out, done.text, log)
+    return Compiled(found, done.code, done.timed_out, done.text, log)
 
 
 def _installed_beside(job: Job, tree: Path) -> Iterator[Path]:
     """Links what DKMS has installed for the kernel into a private tree: dkms 3.2 insists on what BUILD_DEPENDS names."""
-    for package in dkms_tree.modules(Path("/")).packages.values():
-        if package.name == job.module or (found := package.installed(job.kernel)) is None:
+    for package in dkms_tree.registered(Path("/")).packages.values():
+        if package.name == job.package or (found := package.installed(job.kernel)) is None:
             continue
         version, build = found
         home, place = tree / package.name, Path(version.version, build.kernel, build.arch)
@@ -151,18 +151,18 @@ def unit_program(machine: Machine, what: str, cache: str) -> None:
     Compiles there, and leaves the result there and nothing else.  Raises KnetstatdError where that cannot be done.
     """
     process.adopt_orphans()
-    kernel, _, module = what.partition(":")
+    kernel, _, package = what.partition(":")
     names.kernel(kernel)
-    names.module(module)
+    names.package(package)
     if not cache:
         raise KnetstatdError("this is the program of knetstatd-compile@.service", fix=f"Run: knetstatctl build {kernel}")
-    seen = machine.observe(machine.look(kernel), module, own=True)
+    seen = machine.observe(machine.look(kernel), package, own=True)
     if seen.source is None:
-        error = {"what": seen.source_reason or f"{module} has no source", "fix": seen.source_fix}
-        _leave(Path(cache), {"of": [kernel, module, seen.observation.version], "error": error})
+        error = {"what": seen.source_reason or f"{package} has no source", "fix": seen.source_fix}
+        _leave(Path(cache), {"of": [kernel, package, seen.observation.version], "error": error})
         return
     timeout = machine.config.compile_timeout_seconds
-    job = Job(Path(cache), kernel, module, seen.observation.version, seen.source, seen.passed, seen.fingerprint, timeout)
+    job = Job(Path(cache), kernel, package, seen.observation.version, seen.source, seen.passed, seen.fingerprint, timeout)
     with process.undisturbed():  # the machine's stop waits for it, as for the builder that waits for this
         _serve(job, Path(cache))
 
@@ -190,7 +190,7 @@ def _serve(job: Job, cache: Path) -> None:
     for path in made:
         shutil.copyfile(path, result / path.name, follow_symlinks=False)
     document = {
-        "of": [job.kernel, job.module, job.version],
+        "of": [job.kernel, job.package, job.version],
         "arch": made[0].parent.parent.name if made else "",
         "modules": [path.name for path in made],
         "code": outcome.code,
@@ -207,15 +207,15 @@ def _serve(job: Job, cache: Path) -> None:
 # -- the builder's side ---------------------------------------------------------------------------------------------------
 
 
-def _in_unit(job: Job, work: Path, tick: Callable[[], None] | None) -> Outcome:
-    unit = units.instance(TEMPLATE, job.kernel, job.module)
+def _in_unit(job: Job, work: Path, tick: Callable[[], None] | None) -> Compiled:
+    unit = units.instance(TEMPLATE, job.kernel, job.package)
     units.kill_all(TEMPLATE)  # of a builder that was killed: we hold the lock, and all of them share one cache
     # The unit's program keeps to the time limit itself, and says so; this one is for a program that does not.
     result = units.complete(unit, job.timeout + 60, tick)
     if result == "oom-kill":
         raise BuildError(Kind.MEMORY, "the compilation was killed for want of memory", unit, _MEMORY_FIX)
     if result == "timeout":
-        return Outcome(None, -9, True, "", "")
+        return Compiled(None, -9, True, "", "")
     if result == "success":
         return _adopt(job, work)
     raise BuildError(
@@ -226,29 +226,29 @@ def _in_unit(job: Job, work: Path, tick: Callable[[], None] | None) -> Outcome:
 _MEMORY_FIX = "Give the machine more memory, or raise MemoryMax= with: systemctl edit knetstatd-compile@.service"
 
 
-def _adopt(job: Job, work: Path) -> Outcome:
+def _adopt(job: Job, work: Path) -> Compiled:
     """Copies what the unit left into `work`, as a dkms tree. Raises BuildError where it is not what was asked for."""
     try:
         with units.directory(CACHE / _RESULT) as result:
             owner = os.fstat(result).st_uid
             document = json.loads(units.left(result, "outcome.json", owner, 8 * _LOG_LIMIT))
-            if "error" in document and document["of"][:2] == [job.kernel, job.module]:
+            if "error" in document and document["of"][:2] == [job.kernel, job.package]:
                 error = document["error"]
                 raise BuildError(Kind.CONF, names.clean(str(error["what"]), 400), "", names.clean(str(error["fix"]), 400))
             arch, listed = str(document["arch"]), [str(name) for name in document["modules"]]
-            if document["of"] != [job.kernel, job.module, job.version]:
+            if document["of"] != [job.kernel, job.package, job.version]:
                 raise ValueError("it is the result of another run")
-            if len(listed) > _MAX_MODULES or not all(names.is_module(name) for name in (arch or "x", *listed)):
+            if len(listed) > _MAX_MODULES or not all(names.is_package(name) for name in (arch or "x", *listed)):
                 raise ValueError("its names are not names of modules")
-            built = work / "tree" / job.module / job.version / job.kernel / arch
+            built = work / "tree" / job.package / job.version / job.kernel / arch
             (built / "module").mkdir(parents=True)
             (built / "log").mkdir()
             for name in listed:
                 (built / "module" / name).write_bytes(units.left(result, name, owner, _MAX_MODULE))
             log = str(document["log"])
             (built / "log" / "make.log").write_text(log)
-            found = staged.built(work / "tree", job.kernel, job.module, job.version)
-            return Outcome(found, int(document["code"]), bool(document["timed_out"]), str(document["output"]), log)
+            found = staged.built(work / "tree", job.kernel, job.package, job.version)
+            return Compiled(found, int(document["code"]), bool(document["timed_out"]), str(document["output"]), log)
     except BuildError:
         raise
     except (OSError, ValueError, KeyError, TypeError, KnetstatdError) as e:

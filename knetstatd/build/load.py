@@ -76,11 +76,11 @@ class _KernelLog:
         """The lines about one module, or about loading as such; the log is closed."""
         if self._fd < 0:
             return ()
-        about = re.compile(rf"\b{re.escape(name).replace('_', '[_-]')}\b")
+        subject = re.compile(rf"\b{re.escape(name).replace('_', '[_-]')}\b")
         found = []
         with open(self._fd, "rb", buffering=0) as log:
             while (record := _record(log.fileno())) is not None:
-                if about.search(record) or kernel_messages.OOPS.search(record) or kernel_messages.find([record]):
+                if subject.search(record) or kernel_messages.OOPS.search(record) or kernel_messages.find([record]):
                     found.append(names.clean(record))
         return tuple(found[:_MOST_WORDS])
 

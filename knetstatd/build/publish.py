@@ -73,7 +73,7 @@ def publish(
     tick: Callable[[], None] | None = None,
 ) -> None:
     """Publishes; raises BuildError. headers: the kernel's.  prove: verifies what is installed.  inherit: our lock."""
-    _look_whether_it_can_be_written(job.kernel)
+    _refuse_read_only(job.kernel)
     parent = job.state / "stage"
     work = Path(tempfile.mkdtemp(prefix=staged.PUBLISHING, dir=parent))
     changed = kernels.changed(job.source)  # now: what is changed from here on is not in what is published
@@ -84,11 +84,11 @@ def publish(
         archive = packed(artefact, key) or _archive(job, artefact, key, work, inherit)
         _dkms(["ldtarball", "--force", f"--archive={archive}"], job, work, inherit, tick)
         installed = _dkms(
-            ["install", "--force", "-m", job.module, "-v", job.version, "-k", job.kernel], job, work, inherit, tick
+            ["install", "--force", "-m", job.package, "-v", job.version, "-k", job.kernel], job, work, inherit, tick
         )
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    date(Path("/var/lib/dkms") / job.module / job.version / job.kernel, changed)
+    date(Path("/var/lib/dkms") / job.package / job.version / job.kernel, changed)
     proofs = tuple(prove())
     # What the machine forbids is not this publication's failure; a module that is still not of this source is.
     failed = next((proof for proof in proofs if not (proof.holds(ELSEWHERE) and proof.is_current)), None)
@@ -127,7 +127,7 @@ def date(build: Path, changed: float) -> None:
             os.utime(copy, (changed + 1, changed + 1), follow_symlinks=False)
 
 
-def _look_whether_it_can_be_written(kernel: str) -> None:
+def _refuse_read_only(kernel: str) -> None:
     """dkms 3.0 hides that a file system is read-only, and says `installed` of what it could not write."""
     for place in (f"/lib/modules/{kernel}", "/var/lib/dkms"):
         if os.path.isdir(place) and os.statvfs(place).f_flag & os.ST_RDONLY:
@@ -145,7 +145,7 @@ def _kind(output: str) -> Kind:
 def _archive(job: Job, artefact: staged.Staged, key: signing.Key | None, work: Path, inherit: Sequence[int]) -> Path:
     """The artefact in dkms's interchange format, its modules signed where there is a key."""
     tree = work / "tree"
-    registered = tree / job.module / job.version
+    registered = tree / job.package / job.version
     arch = artefact.modules[0].parent.parent.name
     place = registered / job.kernel / arch
     (place / "module").mkdir(parents=True)
@@ -160,7 +160,7 @@ def _archive(job: Job, artefact: staged.Staged, key: signing.Key | None, work: P
     (place / "log" / "make.log").write_text(log)
     archive = work / ARCHIVE
     done = process.run(
-        ["dkms", "mktarball", "--binaries-only", "-m", job.module, "-v", job.version, "-k", job.kernel,
+        ["dkms", "mktarball", "--binaries-only", "-m", job.package, "-v", job.version, "-k", job.kernel,
          "--dkmstree", os.fspath(tree), f"--archive={archive}"],
         timeout=60, env=process.environment(work), cwd=work, keep=inherit,
     )  # fmt: skip
@@ -221,7 +221,7 @@ def _sync(job: Job, proofs: Iterable[Proof]) -> None:
         if name.startswith("modules.") and (tree / name).is_file():
             files.sync(tree / name)
     files.sync_dir(tree)
-    registered = Path("/var/lib/dkms") / job.module
+    registered = Path("/var/lib/dkms") / job.package
     for where, _, found in os.walk(registered / job.version / job.kernel):
         for name in found:
             if not os.path.islink(os.path.join(where, name)):

@@ -27,7 +27,7 @@ from knetstatd.verdict import judge
 from knetstatd.build.compile import Job
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.events import Event
-from knetstatd.core.model import Action, Artefact, Attempt, Headers, Kind, Retry, Told, Why
+from knetstatd.core.model import Action, Artefact, Attempt, Headers, Kind, Retry, Outcome, Why
 from knetstatd.system.progress import Progress
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Builder:
                 case Action.PUBLISH:
                     self._publish(seen, begin)
                 case Action.REHEARSE:
-                    if not self._rehearse(seen).told.good:
+                    if not self._rehearse(seen).outcome.good:
                         return False  # told, and remembered, already
                 case Action.LOAD:
                     self._load(seen)
@@ -82,12 +82,12 @@ class Builder:
             return False
         finally:
             self.progress.end()
-        attempts.forget(self.machine.state, o.kernel, o.module)
+        attempts.forget(self.machine.state, o.kernel, o.package)
         return True
 
     def _remember(self, seen: Seen, attempt: Attempt) -> None:
         o = seen.observation
-        attempts.save(self.machine.root, self.machine.state, o.kernel, o.module, o.version, seen.fingerprint, attempt)
+        attempts.save(self.machine.root, self.machine.state, o.kernel, o.package, o.version, seen.fingerprint, attempt)
 
     def _begun(self, seen: Seen, action: Action) -> None:
         """Kept before the work starts: what brings the machine down must not be tried at every boot for ever."""
@@ -120,7 +120,7 @@ class Builder:
         if kind is Kind.REHEARSAL and before is not None and before.reason == e.what:
             return  # said once
         over = kind.retry is Retry.NEVER or (kind.retry is Retry.TWICE and attempt.times > 2)
-        text = f"{o.module} {o.version} for {o.kernel}: {e.what}"
+        text = f"{o.package} {o.version} for {o.kernel}: {e.what}"
         if over:
             text += "; no further attempt until source, headers or compiler change"
         elif kind is Kind.MISMATCH:
@@ -131,7 +131,7 @@ class Builder:
             text += f"; trying again in {max(0, round(attempt.not_before - attempts.now()))} s"
         self.journal.log(
             Event.GAVE_UP if over else Event.NOT_REHEARSED if kind is Kind.REHEARSAL else Event.FAILED, text,
-            module=o.module, version=o.version, kernel=o.kernel,
+            package=o.package, version=o.version, kernel=o.kernel,
             kind=kind, reason=e.what, fix=fix, evidence="\n".join(e.evidence), log=attempt.log, attempt=attempt.times,
         )  # fmt: skip
 
@@ -144,18 +144,18 @@ class Builder:
     def _say(self, event: Event, seen: Seen, text: str, **fields: object) -> None:
         o = seen.observation
         self.journal.log(
-            event, f"{o.module} {o.version} for {o.kernel}: {text}",
-            module=o.module, version=o.version, kernel=o.kernel, **fields,
+            event, f"{o.package} {o.version} for {o.kernel}: {text}",
+            package=o.package, version=o.version, kernel=o.kernel, **fields,
         )  # fmt: skip
 
     def _job(self, seen: Seen, timeout: float) -> Job:
         o = seen.observation
         assert seen.source is not None, "the planner stages and publishes only what DKMS has a source of"
-        return Job(self.machine.state, o.kernel, o.module, o.version, seen.source, seen.passed, seen.fingerprint, timeout)
+        return Job(self.machine.state, o.kernel, o.package, o.version, seen.source, seen.passed, seen.fingerprint, timeout)
 
     def _stage(self, seen: Seen) -> None:
         o = seen.observation
-        self.progress.phase(f"Compiling {o.module} {o.version} for {o.kernel}")
+        self.progress.phase(f"Compiling {o.package} {o.version} for {o.kernel}")
         why = "the installed one is wrong" if o.installed is not Artefact.NONE else "there is none yet"
         self._say(Event.STAGE_STARTED, seen, f"compiling in a private tree, {why}")
         begin = time.monotonic()
@@ -173,35 +173,35 @@ class Builder:
     def _publish(self, seen: Seen, begin: float) -> None:
         o = seen.observation
         job = self._job(seen, self.machine.config.publish_timeout_seconds)
-        artefact = staged.find(job.state, o.kernel, o.module, o.version, job.fingerprint)
+        artefact = staged.find(job.state, o.kernel, o.package, o.version, job.fingerprint)
         assert artefact is not None, "the planner publishes what is staged"
         assert seen.headers.path is not None, "and has headers"
 
         def prove() -> tuple[Proof, ...]:
             self.machine.refresh()  # DKMS has marked another version as installed
-            return self.machine.prove_all(self.machine.look(o.kernel), o.module)
+            return self.machine.prove_all(self.machine.look(o.kernel), o.package)
 
-        self.progress.phase(f"Publishing {o.module} {o.version} for {o.kernel}")
+        self.progress.phase(f"Publishing {o.package} {o.version} for {o.kernel}")
         self._say(Event.PUBLISH_STARTED, seen, "publishing into DKMS and /lib/modules")
         with process.undisturbed():  # from here on nothing may leave half of it
             publish.publish(job, artefact, seen.headers.path, prove, [self.lock], self.progress.tick)
-        staged.clear(job.state, o.kernel, o.module)
+        staged.clear(job.state, o.kernel, o.package)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(staged.log_path(job.state, o.kernel, o.module))
+            os.unlink(staged.log_path(job.state, o.kernel, o.package))
         took = time.monotonic() - begin
         self._say(Event.PUBLISHED, seen, f"published and verified from the disk in {took:.1f} s", duration_usec=int(took * 1e6))
 
     def _rehearse(self, seen: Seen) -> Answer:
-        assert seen.about is not None, "the planner rehearses what is installed, on a kernel with an image"
+        assert seen.subject is not None, "the planner rehearses what is installed, on a kernel with an image"
         try:
-            answer = self.rehearse(seen, seen.about, fresh=False)
+            answer = self.rehearse(seen, seen.subject, fresh=False)
         except KnetstatdError as e:
             raise BuildError(Kind.REHEARSAL, e.what, e.where, e.fix) from e
-        if answer.told is Told.UNDECIDED:
+        if answer.outcome is Outcome.UNDECIDED:
             raise BuildError(Kind.REHEARSAL, f"it was not rehearsed: {answer.reason}", "", answer.fix, answer.words)
         return answer
 
-    def rehearse(self, seen: Seen, about: Subject, *, fresh: bool) -> Answer:
+    def rehearse(self, seen: Seen, subject: Subject, *, fresh: bool) -> Answer:
         """What the kernel says of the installed modules; kept, and told. fresh: a kept answer about the same files is none.
 
         Raises KnetstatdError where this machine cannot rehearse, and OSError where the answer cannot be kept.
@@ -209,20 +209,20 @@ class Builder:
         from knetstatd.rehearsal import rehearse  # only here: most steps start no machine
 
         o, state = seen.observation, self.machine.state
-        self.progress.phase(f"Rehearsing {o.module} {o.version} on {o.kernel}")
-        found = rehearse.read(about)
-        answer = None if fresh else rehearsal_results.same(state, about, found.hashes)
+        self.progress.phase(f"Rehearsing {o.package} {o.version} on {o.kernel}")
+        found = rehearse.inputs(subject)
+        answer = None if fresh else rehearsal_results.same(state, subject, found.hashes)
         if answer is None:
             self._say(Event.REHEARSAL_STARTED, seen, "asking the kernel, in a throwaway machine")
             answer = rehearse.rehearsed(
-                self.machine.root, self.machine.runtime, about, found, self.machine.config.rehearse_timeout_seconds,
+                self.machine.root, self.machine.runtime, subject, found, self.machine.config.rehearse_timeout_seconds,
                 self.progress.tick,
             )  # fmt: skip
-            if answer.told is Told.UNDECIDED:
+            if answer.outcome is Outcome.UNDECIDED:
                 return answer
             self._tell(seen, answer)
-        rehearsal_results.save(state, about, found.inputs, found.hashes, answer)
-        if not answer.told.good and seen.source is not None:
+        rehearsal_results.save(state, subject, found.inputs, found.hashes, answer)
+        if not answer.outcome.good and seen.source is not None:
             # The same source is not built again in the hope that the kernel takes it then.
             mark = seen.fingerprint or kernels.fingerprint(self.machine.root, seen.source, seen.headers.path)
             refused = Attempt(Kind.REFUSED, 1, reason=answer.reason, fix=answer.fix, evidence=answer.words)
@@ -234,7 +234,7 @@ class Builder:
 
         words, took = "\n".join(answer.words), f"{answer.machine}, {answer.seconds:.1f} s"
         spent = int(answer.seconds * 1e6)
-        if answer.told.good:
+        if answer.outcome.good:
             text = f"the kernel takes it ({took})" + (f"; {answer.remark}" if answer.remark else "")
             self._say(Event.REHEARSED, seen, text, evidence=words, duration_usec=spent)
         else:
@@ -251,10 +251,10 @@ class Builder:
             loading.load(self.machine.root, [(name, proof.module or name) for name, proof in seen.installed])
         except BuildError as e:
             paths = (Path(proof.path) for _, proof in seen.installed)
-            again = e.kind is Kind.MISMATCH and load_history.refuse(self.machine.runtime, o.module, paths)
+            again = e.kind is Kind.MISMATCH and load_history.refuse(self.machine.runtime, o.package, paths)
             kind = Kind.REFUSED if e.kind is Kind.MISMATCH and not again else e.kind
             raise BuildError(kind, e.what, e.where, e.fix, e.evidence) from e
-        load_history.add(self.machine.runtime, o.module, attempts.now())
+        load_history.add(self.machine.runtime, o.package, attempts.now())
         self._say(Event.LOADED, seen, "loaded again: somebody had unloaded it" if o.loads else "loaded")
 
     def _fetch_headers(self, seen: Seen) -> None:
@@ -279,7 +279,7 @@ class Builder:
 STEPS = {"build": (Action.STAGE, Action.PUBLISH, Action.REHEARSE), "load": (Action.LOAD,), "headers": (Action.FETCH_HEADERS,)}
 
 
-def by_hand(
+def run_manual(
     machine: Machine, journal: Journal, progress: Progress, kernels: Sequence[str], modules: Sequence[str], *, wait: bool
 ) -> None:
     """All steps for these kernels and modules, whatever failed before. wait: for package managers and for other runs.
@@ -289,13 +289,13 @@ def by_hand(
     process.adopt_orphans()
     every = tuple(action for actions in STEPS.values() for action in actions)
     with locks.locked(machine.runtime, locks.BUILD, 3600.0 if wait else 0.0) as lock:
-        hand = Builder(machine, journal, progress, lock)
+        builder = Builder(machine, journal, progress, lock)
         for kernel in kernels:
-            for module in modules:
-                attempts.forget(machine.state, kernel, module)
+            for package in modules:
+                attempts.forget(machine.state, kernel, package)
                 if kernel == machine.running:
-                    load_history.forget(machine.runtime, module)
-                _to_the_end(hand, kernel, module, every, wait=wait)
+                    load_history.forget(machine.runtime, package)
+                _run_steps(builder, kernel, package, every, wait=wait)
 
 
 def step_by_step(machine: Machine, journal: Journal, kernel: str, modules: Sequence[str], kind: str) -> bool | None:
@@ -308,37 +308,37 @@ def step_by_step(machine: Machine, journal: Journal, kernel: str, modules: Seque
         lock = locks.hold(machine.runtime, locks.BUILD)
     except KnetstatdError:
         return None
-    hand = Builder(machine, journal, Progress(shown=False), lock)
+    builder = Builder(machine, journal, Progress(shown=False), lock)
     with process.undisturbed():  # a service manager that stops everything waits for what has begun
-        for module in modules:
-            _to_the_end(hand, kernel, module, STEPS[kind], wait=False)
+        for package in modules:
+            _run_steps(builder, kernel, package, STEPS[kind], wait=False)
     process.kill_orphans()
     os.close(lock)
-    return not hand.forgetful
+    return not builder.forgetful
 
 
-def _to_the_end(hand: Builder, kernel: str, module: str, steps: Collection[Action], *, wait: bool) -> None:
+def _run_steps(builder: Builder, kernel: str, package: str, steps: Collection[Action], *, wait: bool) -> None:
     """Step after step, until the next one is none of `steps`, or one fails."""
     published = ""
     while True:
-        hand.machine.refresh()  # a package may have been taken out of DKMS since: publishing would bring it back
-        seen = hand.machine.observe(hand.machine.look(kernel), module, own=True)
-        step = hand.machine.plan(seen, attempts.now())
+        builder.machine.refresh()  # a package may have been taken out of DKMS since: publishing would bring it back
+        seen = builder.machine.observe(builder.machine.look(kernel), package, own=True)
+        step = builder.machine.plan(seen, attempts.now())
         if step.action in steps:
             if published and published == seen.fingerprint and step.action in (Action.STAGE, Action.PUBLISH):
-                hand.not_done(seen, step)
+                builder.not_done(seen, step)
                 return
-            if not hand.step(seen, step.action):
+            if not builder.step(seen, step.action):
                 return
             published = seen.fingerprint if step.action is Action.PUBLISH else published
             continue
         if step.action is not Action.WAIT or not wait or step.why in (Why.BACKOFF, Why.NOT_REHEARSED):
             return
-        verdict = judge.verdict(hand.machine, seen, step)
-        hand.progress.phase(f"{verdict.title}: {verdict.reason}")
+        verdict = judge.verdict(builder.machine, seen, step)
+        builder.progress.phase(f"{verdict.title}: {verdict.reason}")
         while (step.until or 0) > attempts.now():
             time.sleep(0.1)
-            hand.progress.tick()
+            builder.progress.tick()
 
 
 _INTERRUPTED = "the last attempt was interrupted (killed, or the machine went down)"

@@ -62,7 +62,7 @@ def grounds(machine: Machine, seen: Seen) -> tuple[tuple[RunningKernelRead, ...]
     """The lines of the module's build files that read the running kernel, and the override where they decide."""
     if seen.source is None:
         return (), None
-    return uname_traps.reads(seen.source, seen.passed), find.cure(machine, seen.observation.module)[1]
+    return uname_traps.reads(seen.source, seen.passed), find.cure(machine, seen.observation.package)[1]
 
 
 def document(machine: Machine, looks: Sequence[tuple[Seen, judge.Verdict]]) -> dict[str, Any]:

@@ -104,14 +104,14 @@ def _kernels(machine: Machine, word: str) -> tuple[str, ...]:
 def _looks(machine: Machine, kernels: Sequence[str], modules: Sequence[str]) -> list[tuple[Seen, judge.Verdict]]:
     found = []
     for look in (machine.look(kernel, modules) for kernel in kernels):
-        for module in modules:
-            seen = machine.observe(look, module)
+        for package in modules:
+            seen = machine.observe(look, package)
             found.append((seen, judge.verdict(machine, seen, machine.plan(seen, attempts.now()))))
     return found
 
 
 def _verdicts(machine: Machine, kernels: Sequence[str]) -> list[judge.Verdict]:
-    return [verdict for _, verdict in _looks(machine, kernels, machine.modules())]
+    return [verdict for _, verdict in _looks(machine, kernels, machine.packages())]
 
 
 def _guarded(machine: Machine) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ def _code(machine: Machine, verdicts: Sequence[judge.Verdict]) -> int:
 
 def _summary(machine: Machine, word: str, verdicts: Sequence[judge.Verdict]) -> str:
     if not verdicts:
-        if not machine.modules():
+        if not machine.packages():
             return "no module is guarded; set `modules` in /etc/knetstatd/knetstatd.toml"
         return f"no kernel is {word}"
     bad = _not_ready(verdicts)
@@ -183,7 +183,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.file is not None:
         proofs = [machine.prove_file(machine.look(kernel), Path(arguments.file).absolute())]
     else:
-        proofs = list(machine.prove_installed(machine.look(kernel), *machine.modules()))
+        proofs = list(machine.prove_installed(machine.look(kernel), *machine.packages()))
         if not proofs:
             raise KnetstatdError(f"no guarded module is installed for {kernel}", fix=f"Run: knetstatctl build {kernel}")
     loads = all(proof.loads for proof in proofs)
@@ -210,7 +210,7 @@ def _build(arguments: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise KnetstatdError("building needs root", fix=f"Run: sudo knetstatctl build {arguments.kernel}")
     machine = _machine()
-    modules = machine.modules() if arguments.module is None else (names.module(arguments.module),)
+    modules = machine.packages() if arguments.module is None else (names.package(arguments.module),)
     kernels = _kernels(machine, arguments.kernel)
     if not kernels or not modules:
         raise UsageError(_summary(machine, arguments.kernel, []))
@@ -220,7 +220,7 @@ def _build(arguments: argparse.Namespace) -> int:
         done = steps.step_by_step(machine, journal, kernels[0], modules, arguments.step)
         return IN_PROGRESS if done is None else READY if done else NOT_READY
     progress = Progress(shown=not arguments.json)
-    steps.by_hand(machine, journal, progress, kernels, modules, wait=not arguments.no_wait)
+    steps.run_manual(machine, journal, progress, kernels, modules, wait=not arguments.no_wait)
     machine.refresh()
     verdicts = [verdict for _, verdict in _looks(machine, kernels, modules)]
     if arguments.json:
@@ -253,7 +253,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     kernels = _kernels(machine, arguments.kernel)
     if not kernels:
         raise UsageError("no kernel to boot next was found", fix="Name one: knetstatctl explain KERNEL")
-    looks = _looks(machine, kernels, machine.modules())
+    looks = _looks(machine, kernels, machine.packages())
     if arguments.json:
         _print(explain.document(machine, looks))
     else:
@@ -275,11 +275,11 @@ def _repair(arguments: argparse.Namespace) -> int:
 
 
 def _history(arguments: argparse.Namespace) -> int:
-    from knetstatd.system.journal import read
+    from knetstatd.system.journal import history
 
     if arguments.lines < 1:
         raise UsageError("--lines must be at least 1")
-    entries = list(read(arguments.lines, arguments.module, arguments.kernel))[::-1]
+    entries = list(history(arguments.lines, arguments.module, arguments.kernel))[::-1]
     if arguments.json:
         rows = [
             {"time": e.time.isoformat(), "event": e.event.name.lower().replace("_", "-"), "message": e.message, **e.fields}
@@ -309,7 +309,7 @@ def _sockets(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> int:
-    settings, origins = config.read(Path("/"))
+    settings, origins = config.with_origins(Path("/"))
     rows = config.describe(settings, origins)
     if arguments.json:
         _print(

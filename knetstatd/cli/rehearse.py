@@ -13,7 +13,7 @@ from knetstatd.build import steps
 from knetstatd.cli import render
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError, UsageError
-from knetstatd.core.model import Answer, Told
+from knetstatd.core.model import Answer, Outcome
 from knetstatd.formats import compression, module_file, modules_dep
 from knetstatd.machine import kernels
 from knetstatd.rehearsal import rehearse
@@ -33,33 +33,33 @@ LOADS, REFUSED, UNDECIDED = 0, 1, 3
 _FILE = "rehearsal.ko"
 
 
-class Outcome(NamedTuple):
+class Rehearsal(NamedTuple):
     """One rehearsal by hand. title: module, version and kernel, as it is called elsewhere."""
 
-    module: str
+    package: str
     title: str
     answer: Answer
 
     @property
     def exit_code(self) -> int:
         """0 it loads and works, 1 the kernel refuses it or it does not work, 3 nothing is known."""
-        return UNDECIDED if self.answer.told is Told.UNDECIDED else LOADS if self.answer.told.good else REFUSED
+        return UNDECIDED if self.answer.outcome is Outcome.UNDECIDED else LOADS if self.answer.outcome.good else REFUSED
 
     def json(self) -> dict[str, Any]:
         """The outcome as it stands in the JSON document."""
-        return {"module": self.module, **self.answer._asdict(), "words": list(self.answer.words)}
+        return {"package": self.package, **self.answer._asdict(), "words": list(self.answer.words)}
 
     def text(self, enabled: bool) -> str:
         """The outcome for a person. enabled: in colours."""
         a, colour = self.answer, {LOADS: "green", REFUSED: "red", UNDECIDED: "yellow"}[self.exit_code]
         how = f"  ({a.machine}, {a.seconds:.1f} s)" if a.machine else ""
-        lines = [f"{self.title}: {render.paint(a.told, colour, enabled)}{how}"]
+        lines = [f"{self.title}: {render.paint(a.outcome, colour, enabled)}{how}"]
         remarks = (("Reason: ", a.reason), ("Note:   ", a.remark), ("Fix:    ", a.fix))
         lines += [f"  {label}{text}" for label, text in remarks if text]
         return "\n".join([*lines, *(f"    | {line}" for line in a.words)])
 
 
-def exit_code(outcomes: Sequence[Outcome]) -> int:
+def exit_code(outcomes: Sequence[Rehearsal]) -> int:
     """One for several: a refusal beats what is not known."""
     codes = {outcome.exit_code for outcome in outcomes}
     return next(code for code in (REFUSED, UNDECIDED, LOADS) if code in codes)
@@ -69,14 +69,14 @@ def verb(machine: Machine, kernels: Sequence[str], arguments: argparse.Namespace
     """`knetstatctl rehearse`: prints the outcomes, in colours where `enabled`, and returns the exit status."""
     if len(kernels) != 1:
         raise UsageError("one kernel is rehearsed at a time" if kernels else "no kernel to boot next was found", fix="Name one")
-    modules = machine.modules() if arguments.module is None else (names.module(arguments.module),)
-    outcomes = by_hand(machine, kernels[0], modules, arguments.file, shown=not arguments.json)
+    modules = machine.packages() if arguments.module is None else (names.package(arguments.module),)
+    outcomes = manual(machine, kernels[0], modules, arguments.file, shown=not arguments.json)
     document = {"schema": judge.SCHEMA, "kernel": kernels[0], "rehearsals": [outcome.json() for outcome in outcomes]}
     print(json.dumps(document, indent=2) if arguments.json else "\n".join(outcome.text(enabled) for outcome in outcomes))
     return exit_code(outcomes)
 
 
-def by_hand(machine: Machine, kernel: str, modules: Sequence[str], file: str | None, *, shown: bool) -> list[Outcome]:
+def manual(machine: Machine, kernel: str, modules: Sequence[str], file: str | None, *, shown: bool) -> list[Rehearsal]:
     """Rehearses on one kernel, each package by itself. file: a module's file instead.  shown: the progress.
 
     As root, the answers about installed modules are kept, and told in the journal. What cannot be done is an outcome too.
@@ -85,11 +85,11 @@ def by_hand(machine: Machine, kernel: str, modules: Sequence[str], file: str | N
     progress = Progress(shown=shown)
     process.adopt_orphans()
     with locks.locked(machine.runtime, locks.BUILD, 3600.0) if os.geteuid() == 0 else contextlib.nullcontext(-1) as lock:
-        hand = steps.Builder(machine, Journal(quiet=True), progress, lock)
+        builder = steps.Builder(machine, Journal(quiet=True), progress, lock)
         try:
             if file is not None:
                 return [_of_file(machine, kernel, Path(file).absolute(), progress)]
-            found = [outcome for module in modules if (outcome := _of_installed(hand, kernel, module))]
+            found = [outcome for package in modules if (outcome := _of_installed(builder, kernel, package))]
         finally:
             progress.end()
     if not found:
@@ -99,35 +99,35 @@ def by_hand(machine: Machine, kernel: str, modules: Sequence[str], file: str | N
     return found
 
 
-def _of_installed(hand: steps.Builder, kernel: str, module: str) -> Outcome | None:
-    machine = hand.machine
-    seen = machine.observe(machine.look(kernel), module, own=True)
-    about = machine.rehearsal(kernel, module, seen.installed)
-    if about is None:
+def _of_installed(builder: steps.Builder, kernel: str, package: str) -> Rehearsal | None:
+    machine = builder.machine
+    seen = machine.observe(machine.look(kernel), package, own=True)
+    subject = machine.rehearsal(kernel, package, seen.installed)
+    if subject is None:
         return None
     try:
-        answer = hand.rehearse(seen, about, fresh=True) if os.geteuid() == 0 else _ask(machine, about, hand.progress)
+        answer = builder.rehearse(seen, subject, fresh=True) if os.geteuid() == 0 else _ask(machine, subject, builder.progress)
     except KnetstatdError as e:
         answer = rehearse.cannot(e)
-    return Outcome(module, f"{module} {seen.observation.version} on {kernel}", answer)
+    return Rehearsal(package, f"{package} {seen.observation.version} on {kernel}", answer)
 
 
-def _of_file(machine: Machine, kernel: str, path: Path, progress: Progress) -> Outcome:
-    about = of_file(machine, kernel, path)
+def _of_file(machine: Machine, kernel: str, path: Path, progress: Progress) -> Rehearsal:
+    subject = of_file(machine, kernel, path)
     try:
-        with _readable(machine, about) as shown:
+        with _readable(machine, subject) as shown:
             answer = _ask(machine, shown, progress)
     except KnetstatdError as e:
         answer = rehearse.cannot(e)
-    return Outcome(about.module, f"{path} on {kernel}", answer)
+    return Rehearsal(subject.package, f"{path} on {kernel}", answer)
 
 
 @contextlib.contextmanager
-def _readable(machine: Machine, about: Subject) -> Iterator[Subject]:
+def _readable(machine: Machine, subject: Subject) -> Iterator[Subject]:
     """The same with the file where the unit may read it: not in somebody's home."""
-    [(path, needed)] = about.modules
+    [(path, needed)] = subject.modules
     if os.geteuid() != 0 or not units.available(rehearse.TEMPLATE):
-        yield about
+        yield subject
         return
     copy = machine.runtime / _FILE
     try:
@@ -135,14 +135,14 @@ def _readable(machine: Machine, about: Subject) -> Iterator[Subject]:
     except OSError as e:
         raise KnetstatdError(f"cannot be copied: {e.strerror}", os.fspath(path)) from e
     try:
-        yield about._replace(modules=((copy, needed),))
+        yield subject._replace(modules=((copy, needed),))
     finally:
         copy.unlink(missing_ok=True)
 
 
 def of_file(machine: Machine, kernel: str, path: Path) -> Subject:
     """What a rehearsal of a module's file is about. Raises KnetstatdError where the kernel lacks what must go in before it."""
-    image, module = kernels.image(machine.root, kernel), module_file.read(path)
+    image, module = kernels.image(machine.root, kernel), module_file.from_path(path)
     if image is None:
         raise KnetstatdError(f"{kernel} has no boot image")
     tables = modules_dep.Tables(machine.root, files.inside(machine.root, f"/lib/modules/{kernel}"))
@@ -156,7 +156,7 @@ def of_file(machine: Machine, kernel: str, path: Path) -> Subject:
     return Subject(kernel, module.name, image, ((path, tuple(dict.fromkeys(needed))),), machine.arguments(kernel))
 
 
-def _ask(machine: Machine, about: Subject, progress: Progress) -> Answer:
-    progress.phase(f"Rehearsing {about.module} on {about.kernel}")
+def _ask(machine: Machine, subject: Subject, progress: Progress) -> Answer:
+    progress.phase(f"Rehearsing {subject.package} on {subject.kernel}")
     timeout = machine.config.rehearse_timeout_seconds
-    return rehearse.rehearsed(machine.root, machine.runtime, about, rehearse.read(about), timeout, progress.tick)
+    return rehearse.rehearsed(machine.root, machine.runtime, subject, rehearse.inputs(subject), timeout, progress.tick)

@@ -70,14 +70,14 @@ def status_text(
     at_work: the daemon runs, and takes the steps that are under way by itself.  width: see `table`.
     """
     if not verdicts:
-        if machine.modules():
+        if machine.packages():
             return "There is nothing to guard: no kernel in /lib/modules can be booted."
         return "No module is guarded.\n\nNext: set `modules` in /etc/knetstatd/knetstatd.toml, see knetstatd.toml(5)"
     rows, above = [("KERNEL", "", "MODULE", "STATE", "")], ""
     for v in verdicts:
         which = ("", "") if width and v.kernel == above else (v.kernel, v.role)
         reason = "" if v.state == "ready" or v.why == Why.OWN_RUN else v.reason
-        rows.append((*which, f"{v.module} {v.version}".strip(), v.state, reason))
+        rows.append((*which, f"{v.package} {v.version}".strip(), v.state, reason))
         above = v.kernel
     text = table(rows, [colour(v) for v in verdicts], enabled, width)
     guarded = {v.kernel for v in verdicts}
@@ -89,7 +89,7 @@ def status_text(
     left = [v for v in sorted(verdicts, key=judge.urgency) if v.state != "ready" and not (at_work and v.progress)]
     first = next((v for v in left if v.fix), None)
     if first is not None:
-        label = f"Next, for {first.module} on {first.kernel}:" if len(left) > 1 else "Next:"
+        label = f"Next, for {first.package} on {first.kernel}:" if len(left) > 1 else "Next:"
         text += f"\n\n{paint(label, 'bold', enabled)} {judge.command(first.fix)}"
     elif machine.next and verdicts and all(v.ready for v in verdicts):
         text += "\n\nSafe to reboot."

@@ -53,7 +53,7 @@ def _option(text: str) -> tuple[str, int | None]:
 
 def _read(root: Path, kind: Kind) -> Sequence[Socket]:
     try:
-        return knetstat_proc.read(root, kind)
+        return knetstat_proc.table(root, kind)
     except OSError as e:
         raise KnetstatdError(f"cannot be read: {e.strerror}", f"/{kind.path}", "Run: modprobe knetstat") from e
 

@@ -81,7 +81,7 @@ def _seconds(name: str, low: float, high: float, doc: str) -> Setting:
 
 
 def _modules(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(m, str) and (m == "*" or names.is_module(m)) for m in value):
+    if not isinstance(value, list) or not all(isinstance(m, str) and (m == "*" or names.is_package(m)) for m in value):
         raise ValueError
     return tuple(dict.fromkeys(value))
 
@@ -161,10 +161,10 @@ _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 def load(root: Path) -> Config:
     """The configuration of the machine under `root`. Raises ConfigError, with one line per fault."""
-    return read(root)[0]
+    return with_origins(root)[0]
 
 
-def read(root: Path) -> tuple[Config, dict[str, str]]:
+def with_origins(root: Path) -> tuple[Config, dict[str, str]]:
     """The configuration, and for each setting that a file sets, that file's path. Raises ConfigError."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}

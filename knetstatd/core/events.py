@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 
-_WHICH = ("module", "version", "kernel")
+_WHICH = ("package", "version", "kernel")
 _WHY = (*_WHICH, "reason")
 _CURE = (*_WHY, "fix")
 _FAILURE = (*_CURE, "kind", "evidence", "log")

@@ -122,7 +122,7 @@ class Artefact(enum.StrEnum):
     BAD = "bad"
 
 
-class Told(enum.StrEnum):
+class Outcome(enum.StrEnum):
     """What a kernel said in a rehearsal. UNDECIDED: it could not be asked, or its answer is none."""
 
     LOADED = "loaded"
@@ -136,7 +136,7 @@ class Told(enum.StrEnum):
     @property
     def good(self) -> bool:
         """Whether nothing was found against the module."""
-        return self in (Told.LOADED, Told.NO_DEVICE)
+        return self in (Outcome.LOADED, Outcome.NO_DEVICE)
 
 
 class Answer(NamedTuple):
@@ -147,7 +147,7 @@ class Answer(NamedTuple):
     seconds: it took.  when: seconds since the epoch, for display only.
     """
 
-    told: Told
+    outcome: Outcome
     check: str = ""
     reason: str = ""
     fix: str = ""
@@ -271,7 +271,7 @@ class Observation(NamedTuple):
     loads: when the modules were loaded in this boot, seconds of CLOCK_BOOTTIME; only where they are wanted and not loaded.
     """
 
-    module: str
+    package: str
     kernel: str
     version: str = ""
     state: KernelState = KernelState.BOOTABLE

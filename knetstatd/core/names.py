@@ -15,7 +15,7 @@ from knetstatd.core.errors import NameRefused
 
 # uname's release field is 65 bytes with its NUL (linux/utsname.h, __NEW_UTS_LEN).
 _KERNEL = re.compile(r"[0-9][A-Za-z0-9._+~-]{0,63}")
-_MODULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}")
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}")
 
 
 def is_kernel(name: str) -> bool:
@@ -23,9 +23,9 @@ def is_kernel(name: str) -> bool:
     return _KERNEL.fullmatch(name) is not None and ".." not in name
 
 
-def is_module(name: str) -> bool:
+def is_package(name: str) -> bool:
     """Whether `name` may be treated as a DKMS package's name or version."""
-    return _MODULE.fullmatch(name) is not None and ".." not in name
+    return _PACKAGE.fullmatch(name) is not None and ".." not in name
 
 
 def kernel(name: str) -> str:
@@ -38,9 +38,9 @@ def kernel(name: str) -> str:
     return name
 
 
-def module(name: str) -> str:
+def package(name: str) -> str:
     """`name` as the name or version of a DKMS package, or NameRefused."""
-    if not is_module(name):
+    if not is_package(name):
         raise NameRefused(
             f"{show(name)} is not a DKMS module name or version",
             fix="It starts with a letter or digit and has only letters, digits and . _ + ~ -; see `dkms status`",

@@ -76,7 +76,7 @@ class Teller:
 
     def verdict(self, verdict: judge.Verdict, seen: Seen, step: Step) -> None:
         """Says a verdict if it differs from the last one said for this module and kernel."""
-        key = (verdict.kernel, verdict.module)
+        key = (verdict.kernel, verdict.package)
         found = self._found.setdefault(key, (seen.observation.attempt, seen.answer))
         self._found_wrong(verdict, seen)
         attempt = seen.observation.attempt if step.why in (Why.FAILED, Why.BACKOFF) else None
@@ -97,7 +97,7 @@ class Teller:
         elif verdict.reason:
             text += f": {verdict.reason}"
         self.journal.log(
-            event, text, module=verdict.module, version=verdict.version, kernel=verdict.kernel, state=verdict.state,
+            event, text, package=verdict.package, version=verdict.version, kernel=verdict.kernel, state=verdict.state,
             why=step.why, reason=verdict.reason, fix=verdict.fix, proof=verdict.proof,
             kind=attempt.kind if attempt else "", log=verdict.log,
             evidence="\n".join(attempt.evidence if attempt else answer.words if answer else ()),
@@ -105,7 +105,7 @@ class Teller:
 
     def _found_wrong(self, verdict: judge.Verdict, seen: Seen) -> None:
         """Says that a wrong module is installed, once for each wrong file."""
-        key = (verdict.kernel, verdict.module)
+        key = (verdict.kernel, verdict.package)
         if seen.observation.transaction or seen.observation.foreign_dkms or seen.observation.own_run:
             return  # somebody is about to put something better there
         wrong = ""
@@ -121,7 +121,7 @@ class Teller:
             consequence = "will not load" if seen.observation.installed is Artefact.BAD else other
             self.journal.log(
                 Event.WRONG_MODULE, f"{verdict.title}: the installed module {consequence}: {wrong}",
-                module=verdict.module, version=verdict.version, kernel=verdict.kernel, reason=wrong,
+                package=verdict.package, version=verdict.version, kernel=verdict.kernel, reason=wrong,
             )  # fmt: skip
         self._wrong[key] = wrong
 
@@ -142,7 +142,7 @@ class Teller:
         line = headline(machine, verdicts)
         if not self._started:
             self._started = True
-            self.journal.log(Event.STARTED, f"knetstatd guards {', '.join(machine.modules()) or 'no module'}: {line}")
+            self.journal.log(Event.STARTED, f"knetstatd guards {', '.join(machine.packages()) or 'no module'}: {line}")
             notify("READY=1", f"STATUS={line}")
         else:
             notify(f"STATUS={line}")
@@ -159,7 +159,7 @@ def headline(machine: Machine, verdicts: Sequence[judge.Verdict]) -> str:
         parts.insert(0, "no kernel to boot next was found")
     elif mine and all(v.ready for v in mine):
         label = judge.role(machine, machine.next)
-        parts.insert(0, f"{', '.join(v.module for v in mine)} ready for {machine.next} ({label})")
+        parts.insert(0, f"{', '.join(v.package for v in mine)} ready for {machine.next} ({label})")
     if machine.running and machine.running != machine.next:
         parts.append(f"running {machine.running}")
     return "; ".join(parts)

@@ -47,7 +47,7 @@ class Daemon:
         self.root = root
         self.journal = journal
         self.notify = Notify()
-        self.machine = Machine(root, settings, process.apart)
+        self.machine = Machine(root, settings, process.in_child)
         self.teller = announce.Teller(journal)
         self.due: dict[str, float] = {}
         self.first_mark: dict[str, float] = {}
@@ -201,32 +201,32 @@ class Daemon:
             self.due.update({"": 0.0, kernel: 0.0})
             return
         look = self.machine.look(kernel)
-        for module in self.machine.modules():
-            seen = self.machine.observe(look, module, self.changed.get(kernel, 0.0))
+        for package in self.machine.packages():
+            seen = self.machine.observe(look, package, self.changed.get(kernel, 0.0))
             step = self.machine.plan(seen, now())
             verdict = judge.verdict(self.machine, seen, step)
             self.teller.verdict(verdict, seen, step)
-            self.steps[kernel, module] = verdict
+            self.steps[kernel, package] = verdict
             if seen.observation.loaded in (Loaded.CURRENT, Loaded.OUTDATED, Loaded.FAULTY):
-                load_history.seen(self.machine.runtime, module, now())
+                load_history.seen(self.machine.runtime, package, now())
             if step.action in KINDS:
                 self._start(kernel, KINDS[step.action])
             elif step.action is Action.DONE:
-                self._tidy(kernel, module)
+                self._tidy(kernel, package)
             if step.until is not None:
                 self.due[kernel] = min(self.due.get(kernel, step.until), step.until)
         self._publish_status()
         process.give_back_memory()
 
-    def _tidy(self, kernel: str, module: str) -> None:
+    def _tidy(self, kernel: str, package: str) -> None:
         """Removes what a run left that was killed after it had done its work; not while another one is at work."""
         state = self.machine.state
-        artefact, remembered = staged.directory(state, kernel, module), attempts.path(state, kernel, module)
+        artefact, remembered = staged.directory(state, kernel, package), attempts.path(state, kernel, package)
         if not (artefact.parent.parent.exists() or remembered.exists()):
             return
         with contextlib.suppress(KnetstatdError), locks.locked(self.machine.runtime, locks.BUILD, 0.0):
-            staged.clear(state, kernel, module)
-            attempts.forget(state, kernel, module)
+            staged.clear(state, kernel, package)
+            attempts.forget(state, kernel, package)
 
     def _survey(self) -> None:
         """Looks at which kernels there are, which will be booted, and which directories are watched."""
@@ -247,7 +247,7 @@ class Daemon:
             self.due.setdefault(kernel, 0.0)
         for kernel in {k for k, _ in self.steps} - machine.wanted():
             self._forget(kernel)
-        for key in [key for key in self.steps if key[1] not in machine.modules()]:  # a package that is gone
+        for key in [key for key in self.steps if key[1] not in machine.packages()]:  # a package that is gone
             del self.steps[key]
         self._publish_status()
 
@@ -284,7 +284,7 @@ class Daemon:
         self.teller.status(self.machine, verdicts, self.notify)
 
     def _looked(self, kernel: str) -> bool:
-        return all((kernel, module) in self.steps for module in self.machine.modules())
+        return all((kernel, package) in self.steps for package in self.machine.packages())
 
     def close(self) -> None:
         """Ends: the builder, if one runs, goes on by itself; the next daemon sees it by its lock."""

@@ -135,7 +135,7 @@ def override(module: str, conf: Conf, found: Collection[RunningKernelRead], sour
     lines = [f"# {read.file} line {read.line} reads the running kernel: {read.text}" for read in found]
     head = "# Written by knetstatctl repair; delete it when the module's own files are corrected."
     text = "\n".join([head, *lines, f"MAKE[0]={make}"])
-    return Override(f"/etc/dkms/{names.module(module)}.conf", f"{text}\n")
+    return Override(f"/etc/dkms/{names.package(module)}.conf", f"{text}\n")
 
 
 def _assignments(found: Collection[RunningKernelRead]) -> Iterator[tuple[str, str]]:

@@ -60,20 +60,20 @@ def modules(initrd: Path, kernel: str, state: Path | None) -> Inside:
     """
     seen = list(files.identity(initrd) or ())
     if state is None:
-        return read(initrd)
+        return contents(initrd)
     place = state / "initrd" / f"{kernel}.json"
     with contextlib.suppress(ValueError, KeyError, TypeError):
         kept = json.loads(files.text(place) or "")
         if kept["identity"] == seen:
             return Inside({str(name): str(build) for name, build in kept["modules"].items()}, str(kept["own"]))
-    found = read(initrd)
+    found = contents(initrd)
     with contextlib.suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(place, {"identity": seen, "modules": found.builds, "own": found.own}, durable=False)
     return found
 
 
-def read(initrd: Path) -> Inside:
+def contents(initrd: Path) -> Inside:
     """The modules in a file. Raises Damaged."""
     found, own = {}, []
     try:

@@ -113,7 +113,7 @@ def parse(text: str, kind: Kind) -> list[Socket]:
     return [_Line(line, number, kind).row() for number, line in enumerate(lines[1:-1], start=2)]
 
 
-def read(root: Path, kind: Kind) -> list[Socket]:
+def table(root: Path, kind: Kind) -> list[Socket]:
     """Raises OSError where the module is not loaded, MalformedError where something else wrote the file."""
     return parse((root / kind.path).read_bytes().decode("ascii", "replace"), kind)
 

@@ -92,7 +92,7 @@ class Module(NamedTuple):
         return self.vermagic[len(self.release) :]
 
 
-def read(path: Path) -> Module:
+def from_path(path: Path) -> Module:
     """The module in `path`, which may be compressed (gzip, xz, zstd, by content). Raises ModuleFileError."""
     try:
         # O_NONBLOCK: a FIFO in this place must not stop the daemon.
@@ -102,7 +102,7 @@ def read(path: Path) -> Module:
     except (OSError, ValueError) as e:
         raise ModuleFileError(f"cannot be opened: {e}", names.show(os.fspath(path))) from e
     try:
-        return _read(fd, os.path.basename(path))
+        return _parse_open(fd, os.path.basename(path))
     except OSError as e:
         raise ModuleFileError(f"cannot be read: {e.strerror}", os.fspath(path)) from e
     except Damaged as e:
@@ -133,7 +133,7 @@ def unsigned(data: bytes) -> bytes:
     return data[: _unsigned_size(elf.Source(-1, 0, data))]
 
 
-def _read(fd: int, filename: str) -> Module:
+def _parse_open(fd: int, filename: str) -> Module:
     st = os.fstat(fd)
     if not stat.S_ISREG(st.st_mode):
         raise Damaged("is not a regular file")

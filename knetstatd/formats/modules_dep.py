@@ -29,7 +29,7 @@ _SUFFIXES = (b"", b".gz", b".xz", b".zst")
 _END = re.compile(rb"(?:\.(?:gz|xz|zst))?:")
 
 
-class Entry(NamedTuple):
+class Listed(NamedTuple):
     """One line of modules.dep. listed: the file as the line has it.  file: the same, with every symlink followed.
 
     added: of the modules that modprobe loads first, the files that did not come with the kernel.
@@ -64,7 +64,7 @@ class Tables:
     def _added(self) -> dict[bytes, list[Path]]:
         return _files(self.tree)
 
-    def entry(self, module: str) -> Entry | None:
+    def entry(self, module: str) -> Listed | None:
         """The line of a module; `-` and `_` are the same in its name."""
         start = self._line(module)
         if start < 0:
@@ -73,7 +73,7 @@ class Tables:
         file, _, needed = self._text[start : end if end >= 0 else None].partition(b":")
         others = needed.split()
         added = tuple(self._path(name) for name in others if not name.startswith(b"kernel/"))
-        return Entry(file, self._path(file), added, tuple(self._path(name) for name in reversed(others)))
+        return Listed(file, self._path(file), added, tuple(self._path(name) for name in reversed(others)))
 
     def has(self, module: str) -> bool:
         """Whether modprobe knows a module of that name."""
@@ -120,7 +120,7 @@ class Tables:
                 found.append(os.fsdecode(text[at : text.find(b"\n", at)].partition(b":")[0]))
         return found
 
-    def is_indexed(self, entry: Entry) -> bool:
+    def is_indexed(self, entry: Listed) -> bool:
         """Whether modules.dep.bin, which modprobe reads, names the same file."""
         wanted, before = entry.listed + b":", b""
         try:

@@ -84,7 +84,7 @@ class Conf(NamedTuple):
         """Whether the variable's value is known without a shell."""
         return variable not in self.dynamic
 
-    def leaves_to(self, kernel: str) -> bool:
+    def excludes(self, kernel: str) -> bool:
         """Whether dkms would not build for a kernel of this release, or not install beside its own module of the name."""
         known = {name: value for name, value in self.exclusive.items() if self.knows(name)}
         only, first = known.get("BUILD_EXCLUSIVE_KERNEL"), known.get("BUILD_EXCLUSIVE_KERNEL_MIN")
@@ -98,7 +98,7 @@ class Conf(NamedTuple):
         return bool((first and mine < names.version_key(first)) or (last and mine > names.version_key(last)))
 
 
-def read(source: Path, root: Path, module: str = "", version: str = "", kernel: str = "", arch: str = "") -> Conf:
+def evaluate(source: Path, root: Path, module: str = "", version: str = "", kernel: str = "", arch: str = "") -> Conf:
     """dkms.conf in the directory `source`, with the overrides of /etc/dkms for whatever else is given.
 
     module, version, kernel and arch become parts of file names: validated ones (see names). Raises nothing; a file

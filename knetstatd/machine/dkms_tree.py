@@ -92,12 +92,12 @@ class Registered(NamedTuple):
     refused: tuple[str, ...]
 
 
-def modules(root: Path) -> Registered:
+def registered(root: Path) -> Registered:
     """Every package in DKMS's tree. Directories without a registered version are no packages."""
     packages: dict[str, Package] = {}
     refused: list[str] = []
     for name in _directories(root / TREE):
-        if not names.is_module(name):
+        if not names.is_package(name):
             refused.append(names.show(f"/{TREE}/{name}"))
         elif found := _package(root, name, refused):
             packages[name] = found
@@ -106,7 +106,7 @@ def modules(root: Path) -> Registered:
 
 def package(root: Path, name: str) -> Package | None:
     """One package, None where DKMS has none of that name. Raises NameRefused."""
-    return _package(root, names.module(name), [])
+    return _package(root, names.package(name), [])
 
 
 def installed(packages: Iterable[Package]) -> dict[tuple[str, str], list[tuple[Package, Version, Path]]]:
@@ -129,8 +129,8 @@ def conf(root: Path, name: str, version: Version, kernel: str = "", arch: str = 
     if kernel:
         names.kernel(kernel)
     if arch:
-        names.module(arch)
-    return dkms_conf.read(version.source, root, names.module(name), version.version, kernel, arch)
+        names.package(arch)
+    return dkms_conf.evaluate(version.source, root, names.package(name), version.version, kernel, arch)
 
 
 def hook_present(root: Path) -> bool:
@@ -170,7 +170,7 @@ def _package(root: Path, name: str, refused: list[str]) -> Package | None:
     for version in _directories(directory):
         if version == "original_module":
             continue
-        if not names.is_module(version):
+        if not names.is_package(version):
             refused.append(names.show(f"/{TREE}/{name}/{version}"))
         elif os.path.islink(directory / version / "source") or os.path.isdir(directory / version / "source"):
             versions.append(_version(root, name, version, refused))
@@ -193,7 +193,7 @@ def _version(root: Path, name: str, version: str, refused: list[str]) -> Version
             place = directory / kernel / arch
             if arch.startswith(".tmp_"):
                 leftovers.append(place)
-            elif not names.is_module(arch):
+            elif not names.is_package(arch):
                 refused.append(names.show(f"/{TREE}/{name}/{version}/{kernel}/{arch}"))
             else:
                 mark = _link(root / TREE / name / f"kernel-{kernel}-{arch}")

@@ -62,11 +62,11 @@ class Origin(NamedTuple):
         return (*((self.copy,) if self.copy is not None else ()), *(rival.copy for rival in self.rivals))
 
 
-def read(root: Path, state: Path | None = None) -> Host:
+def facts(root: Path, state: Path | None = None) -> Host:
     """Reads the machine under `root`."""
     loader = tuple(map(files.identity, bootloader.inputs(root)))
     insists = signature_policy.running_insists(root)
-    return Host(signature_policy.firmware(root), modprobe_conf.read(root), state, loader, insists)
+    return Host(signature_policy.firmware(root), modprobe_conf.rules(root), state, loader, insists)
 
 
 def copy_of(module: str, directory: Path, built: Sequence[str]) -> Path | None:

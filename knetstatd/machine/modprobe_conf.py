@@ -57,7 +57,7 @@ def redirect(rules: Rules, module: str) -> Line | None:
     return next((a for a in rules.alias if fnmatch.fnmatchcase(module, a.module) and names.canonical(a.text) != module), None)
 
 
-def read(root: Path) -> Rules:
+def rules(root: Path) -> Rules:
     """The rules of the machine under `root`."""
     found: dict[str, list[Line]] = {"blacklist": [], "install": [], "alias": []}
     for where, text in _lines(root, _PROBE, (".conf", ".alias")):

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import Damaged, KnetstatdError, ModuleFileError
-from knetstatd.core.model import Answer, Result, Told
+from knetstatd.core.model import Answer, Outcome, Result
 from knetstatd.diagnosis import kernel_messages
 from knetstatd.formats import compression, elf, module_file
 from knetstatd.rehearsal import probe, vm
-from knetstatd.rehearsal.vm import Outcome
+from knetstatd.rehearsal.vm import Ending
 from knetstatd.state import rehearsal_results
 from knetstatd.system import files, units
 
@@ -68,25 +68,25 @@ class Files(NamedTuple):
     modules: Mapping[Path, tuple[module_file.Module, bytes]]
 
 
-def read(about: Subject) -> Files:
+def inputs(subject: Subject) -> Files:
     """Reads what is rehearsed. Raises KnetstatdError where a file cannot be read, or is no module."""
-    inputs = rehearsal_results.identities(about)
+    inputs = rehearsal_results.identities(subject)
     try:
-        hashes = [hashlib.sha256(files.read(about.image, _IMAGE_LIMIT)).hexdigest()]
+        hashes = [hashlib.sha256(files.read(subject.image, _IMAGE_LIMIT)).hexdigest()]
         modules = {}
-        for path in about.files:
+        for path in subject.files:
             data = files.read(path, compression.LIMIT)
             hashes.append(hashlib.sha256(data).hexdigest())
-            modules[path] = (module_file.read(path), compression.unpack(data))
+            modules[path] = (module_file.from_path(path), compression.unpack(data))
     except OSError as e:
         raise KnetstatdError(f"cannot be read: {e.strerror}", os.fspath(e.filename)) from e
     except Damaged as e:
-        raise ModuleFileError(str(e), about.module) from e
+        raise ModuleFileError(str(e), subject.package) from e
     return Files(inputs, tuple(hashes), modules)
 
 
 def rehearsed(
-    root: Path, runtime: Path, about: Subject, found: Files, timeout: float, tick: Callable[[], None] | None = None
+    root: Path, runtime: Path, subject: Subject, found: Files, timeout: float, tick: Callable[[], None] | None = None
 ) -> Answer:
     """The kernel's answer, with as few privileges as this machine can give. timeout: seconds for one machine.
 
@@ -94,8 +94,8 @@ def rehearsed(
     """
     _able(root, found)
     if units.available(TEMPLATE) and os.geteuid() == 0:
-        return _in_unit(runtime, about, found, timeout, tick)
-    return carry_out(root, about, found, timeout, tick)
+        return _in_unit(runtime, subject, found, timeout, tick)
+    return carry_out(root, subject, found, timeout, tick)
 
 
 # A symbol that the kernel does not know may be of a module that modprobe did not insert before.
@@ -106,16 +106,16 @@ def disagreement(answer: Answer, proofs: Iterable[Proof]) -> str:
     """What the kernel and the analysis say differently, "" for nothing."""
     checks = [check for proof in proofs for check in proof.checks]
     wrong = next((check for check in checks if check.result is Result.FAIL), None)
-    if answer.told is Told.LOADED and not answer.remark and wrong is not None:
+    if answer.outcome is Outcome.LOADED and not answer.remark and wrong is not None:
         return f"the kernel loads it, and the check {wrong.name} says: {wrong.reason or wrong.found}"
-    about = [check for check in checks if check.name in (answer.check, *_ALSO.get(answer.check, ()))]
-    if not answer.told.good and about and all(check.result is Result.PASS for check in about):
+    same = [check for check in checks if check.name in (answer.check, *_ALSO.get(answer.check, ()))]
+    if not answer.outcome.good and same and all(check.result is Result.PASS for check in same):
         return f"{answer.reason}, and the check {answer.check} found nothing wrong"
     return ""
 
 
 def carry_out(
-    root: Path, about: Subject, read_before: Files, timeout: float, tick: Callable[[], None] | None = None
+    root: Path, subject: Subject, read_before: Files, timeout: float, tick: Callable[[], None] | None = None
 ) -> Answer:
     """As `rehearsed`, here and now, and not in the unit. The machine itself has no privileges in either case."""
     _able(root, read_before)
@@ -127,17 +127,17 @@ def carry_out(
     begin = time.monotonic()
 
     def ask(arguments: tuple[str, ...]) -> tuple[Answer, str]:
-        told, machine = _boot(root, about.image, plan, arguments, timeout, tick)
-        return judge(told, about, read_before), machine
+        rehearsal, machine = _boot(root, subject.image, plan, arguments, timeout, tick)
+        return judge(rehearsal, subject, read_before), machine
 
-    answer, machine = ask(about.arguments)
-    signed = all(module.signed for path, (module, _) in read_before.modules.items() if path in dict(about.modules))
+    answer, machine = ask(subject.arguments)
+    signed = all(module.signed for path, (module, _) in read_before.modules.items() if path in dict(subject.modules))
     if answer.check == "signature" and signed:
         # Keys that were enrolled in this machine's firmware are not in the other one's: its refusal says nothing of ours.
-        free = tuple(word for word in about.arguments if word.startswith("module_blacklist"))
-        answer, machine = ask(free) if free != about.arguments else (answer, machine)
+        free = tuple(word for word in subject.arguments if word.startswith("module_blacklist"))
+        answer, machine = ask(free) if free != subject.arguments else (answer, machine)
         answer = answer._replace(remark=_KEYS) if answer.check != "signature" else _undecided(_KEYS, answer.words)
-    if rehearsal_results.identities(about) != read_before.inputs:
+    if rehearsal_results.identities(subject) != read_before.inputs:
         answer = _undecided("the files changed while it ran")
     return answer._replace(machine=machine, seconds=round(time.monotonic() - begin, 3), when=time.time())
 
@@ -164,15 +164,15 @@ def _boot(
     if _accelerated(root / _KVM.lstrip("/")):
         ways.insert(0, ("KVM", memory, min(timeout, _KVM_TIMEOUT)))
     for machine, megabytes, limit in ways:
-        told = vm.rehearse(
+        rehearsal = vm.rehearse(
             image, plan, root=root, memory=megabytes, timeout=limit, arguments=arguments, kvm=machine == "KVM", modestly=True,
             tick=tick,
         )  # fmt: skip
-        if told.outcome is Outcome.SLOW and machine != "KVM":
+        if rehearsal.ending is Ending.SLOW and machine != "KVM":
             break  # more memory makes no machine faster
-        if told.outcome not in (Outcome.SLOW, Outcome.NO_BOOT) and not _starved(told):
+        if rehearsal.ending not in (Ending.SLOW, Ending.NO_BOOT) and not _starved(rehearsal):
             break
-    return told, machine
+    return rehearsal, machine
 
 
 def _accelerated(device: Path) -> bool:
@@ -182,50 +182,52 @@ def _accelerated(device: Path) -> bool:
     return device.exists() and device.stat().st_mode & 0o6 == 0o6
 
 
-def _starved(told: Rehearsal) -> bool:
+def _starved(rehearsal: Rehearsal) -> bool:
     """Whether the machine ran out of memory."""
-    return any(i.message == _NO_MEMORY for i in told.insertions) or (
-        told.outcome is not Outcome.LOADED and any(_STARVED.search(line) for line in told.words)
+    return any(i.message == _NO_MEMORY for i in rehearsal.insertions) or (
+        rehearsal.ending is not Ending.LOADED and any(_STARVED.search(line) for line in rehearsal.words)
     )
 
 
-def judge(told: Rehearsal, about: Subject, read_before: Files) -> Answer:
+def judge(rehearsal: Rehearsal, subject: Subject, read_before: Files) -> Answer:
     """What the machine's end says of the modules."""
-    last = tuple(names.clean(line) for line in told.console.splitlines() if line.strip())[-3:]
-    if _starved(told):
-        return _undecided("the machine had too little memory for it", told.words)
-    match told.outcome:
-        case Outcome.NO_BOOT:
+    last = tuple(names.clean(line) for line in rehearsal.console.splitlines() if line.strip())[-3:]
+    if _starved(rehearsal):
+        return _undecided("the machine had too little memory for it", rehearsal.words)
+    match rehearsal.ending:
+        case Ending.NO_BOOT:
             return _undecided("the machine did not start", last)
-        case Outcome.SLOW:
-            return _undecided(f"{told.elapsed:.0f} s were not enough for it: this machine is slow, or busy", last)
-        case Outcome.PANIC:
-            words = tuple(dict.fromkeys(line for line in told.words if kernel_messages.OOPS.search(line))) or told.words
-            return Answer(Told.PANIC, "panic", f"the kernel gives up {_while(told)}", _REPORT, _words(words))
-        case Outcome.RESET:
-            return Answer(Told.PANIC, "panic", f"the machine resets itself {_while(told)}", _REPORT, _words(told.words))
-        case Outcome.HANG:
-            what = f"nothing comes back after {told.elapsed - (told.booted or 0):.0f} s {_while(told)}"
-            return Answer(Told.HANG, "hang", what, _REPORT, _words(told.words))
-    return _inserted(told, about, read_before)
+        case Ending.SLOW:
+            return _undecided(f"{rehearsal.elapsed:.0f} s were not enough for it: this machine is slow, or busy", last)
+        case Ending.PANIC:
+            oops = dict.fromkeys(line for line in rehearsal.words if kernel_messages.OOPS.search(line))
+            words = tuple(oops) or rehearsal.words
+            return Answer(Outcome.PANIC, "panic", f"the kernel gives up {_while(rehearsal)}", _REPORT, _words(words))
+        case Ending.RESET:
+            what = f"the machine resets itself {_while(rehearsal)}"
+            return Answer(Outcome.PANIC, "panic", what, _REPORT, _words(rehearsal.words))
+        case Ending.HANG:
+            what = f"nothing comes back after {rehearsal.elapsed - (rehearsal.booted or 0):.0f} s {_while(rehearsal)}"
+            return Answer(Outcome.HANG, "hang", what, _REPORT, _words(rehearsal.words))
+    return _inserted(rehearsal, subject, read_before)
 
 
 _REPORT = "Do not load it on this kernel; tell the module's author what the kernel says"
 
 
-def _while(told: Rehearsal) -> str:
+def _while(rehearsal: Rehearsal) -> str:
     """What the machine was doing when it ended."""
-    pending = next((i for i in told.insertions if not i.ended), None)
+    pending = next((i for i in rehearsal.insertions if not i.ended), None)
     return f"while it loads {pending.module}" if pending else "while the loaded modules are probed"
 
 
-def _inserted(told: Rehearsal, about: Subject, read_before: Files) -> Answer:
+def _inserted(rehearsal: Rehearsal, subject: Subject, read_before: Files) -> Answer:
     """The answer of a machine that went through everything."""
     name = {path: module.name for path, (module, _) in read_before.modules.items()}
-    by_name = {insertion.module: insertion for insertion in told.insertions}
+    by_name = {insertion.module: insertion for insertion in rehearsal.insertions}
     absent: set[Path] = set()
     remarks = []
-    for path, needed in about.modules:
+    for path, needed in subject.modules:
         for step in (*needed, path):
             insertion = by_name[name[step]]
             if insertion.loaded or step in absent:
@@ -234,33 +236,33 @@ def _inserted(told: Rehearsal, about: Subject, read_before: Files) -> Answer:
                 absent |= {step, path}
                 remarks.append(f"{insertion.module}: {insertion.message}")
                 continue
-            return _refused(insertion, about)
+            return _refused(insertion, subject)
     live = set(name.values()) - {name[path] for path in absent}
-    if faults := probe.faults(live, told.files):
+    if faults := probe.faults(live, rehearsal.files):
         reason = f"it loads, and does not work: {faults[0]}"
-        return Answer(Told.NOT_WORKING, "probe", reason, _REPORT, (*faults, *_words(told.words)))
+        return Answer(Outcome.NOT_WORKING, "probe", reason, _REPORT, (*faults, *_words(rehearsal.words)))
     if absent:
         remark = f"the kernel takes it; its hardware is not in the rehearsal's machine ({'; '.join(remarks)})"
-        return Answer(Told.NO_DEVICE, remark=remark)
-    if probe.asked_nothing(live, told.files):
-        return _undecided("no socket could be opened in the machine, so that nothing could be compared", _words(told.words))
-    return Answer(Told.LOADED, words=_words(told.words))
+        return Answer(Outcome.NO_DEVICE, remark=remark)
+    if probe.asked_nothing(live, rehearsal.files):
+        return _undecided("no socket could be opened in the machine: nothing was compared", _words(rehearsal.words))
+    return Answer(Outcome.LOADED, words=_words(rehearsal.words))
 
 
-def _refused(insertion: Insertion, about: Subject) -> Answer:
+def _refused(insertion: Insertion, subject: Subject) -> Answer:
     words = _words((*insertion.words, f"insmod: {insertion.message}" if insertion.message else ""))
     if found := kernel_messages.find(words):
         reason = f"the kernel refuses {insertion.module}: {found.reason}"
-        return Answer(Told.REFUSED, found.check, reason, f"Run: knetstatctl build {about.kernel}", words)
+        return Answer(Outcome.REFUSED, found.check, reason, f"Run: knetstatctl build {subject.kernel}", words)
     if insertion.message == _FORMAT:
         reason = f"the kernel refuses {insertion.module}: {_FORMAT}"
-        return Answer(Told.REFUSED, "file", reason, f"Run: knetstatctl build {about.kernel}", words)
+        return Answer(Outcome.REFUSED, "file", reason, f"Run: knetstatctl build {subject.kernel}", words)
     if insertion.message == _NOT_THERE:
         return _undecided(f"{insertion.module} asks for something that the rehearsal's machine does not have", words)
     if not insertion.message:
         reason = f"{insertion.module} went in, and the kernel does not call it live"
-        return Answer(Told.NOT_WORKING, "init", reason, _REPORT, words)
-    return Answer(Told.REFUSED, "init", f"{insertion.module}'s init function fails: {insertion.message}", _REPORT, words)
+        return Answer(Outcome.NOT_WORKING, "init", reason, _REPORT, words)
+    return Answer(Outcome.REFUSED, "init", f"{insertion.module}'s init function fails: {insertion.message}", _REPORT, words)
 
 
 def _words(lines: tuple[str, ...]) -> tuple[str, ...]:
@@ -269,28 +271,28 @@ def _words(lines: tuple[str, ...]) -> tuple[str, ...]:
 
 def cannot(e: KnetstatdError) -> Answer:
     """The answer where nobody could be asked."""
-    return Answer(Told.UNDECIDED, reason=f"{e.where}: {e.what}" if e.where else e.what, fix=e.fix)
+    return Answer(Outcome.UNDECIDED, reason=f"{e.where}: {e.what}" if e.where else e.what, fix=e.fix)
 
 
 def _undecided(reason: str, words: tuple[str, ...] = ()) -> Answer:
-    return Answer(Told.UNDECIDED, reason=reason, words=_words(words))
+    return Answer(Outcome.UNDECIDED, reason=reason, words=_words(words))
 
 
 # -- in a unit ------------------------------------------------------------------------------------------------------------
 
 
-def _in_unit(runtime: Path, about: Subject, found: Files, timeout: float, tick: Callable[[], None] | None) -> Answer:
+def _in_unit(runtime: Path, subject: Subject, found: Files, timeout: float, tick: Callable[[], None] | None) -> Answer:
     """Rehearses in the unit. The caller holds our lock: there is one order and one cache."""
     order = {
-        "kernel": about.kernel,
-        "module": about.module,
-        "image": os.fspath(about.image),
-        "modules": [[os.fspath(path), [os.fspath(needed) for needed in others]] for path, others in about.modules],
-        "arguments": list(about.arguments),
+        "kernel": subject.kernel,
+        "package": subject.package,
+        "image": os.fspath(subject.image),
+        "modules": [[os.fspath(path), [os.fspath(needed) for needed in others]] for path, others in subject.modules],
+        "arguments": list(subject.arguments),
         "timeout": timeout,
     }
     files.write_json(runtime / _ORDER, order, durable=False)
-    unit = units.instance(TEMPLATE, about.kernel, about.module)
+    unit = units.instance(TEMPLATE, subject.kernel, subject.package)
     try:
         # The program keeps to the time limit itself, for each of its machines; this one is for a program that does not.
         result = units.complete(unit, 3 * timeout + 60, tick)
@@ -302,7 +304,7 @@ def _in_unit(runtime: Path, about: Subject, found: Files, timeout: float, tick: 
         answer = rehearsal_results.parse(document["answer"])
         if document["order"] != order or document["hashes"] not in (list(found.hashes), None):
             raise ValueError("it is the result of another rehearsal")
-        if document["hashes"] is None and answer.told is not Told.UNDECIDED:
+        if document["hashes"] is None and answer.outcome is not Outcome.UNDECIDED:
             raise ValueError("it is an answer about nothing")
         return answer
     except (OSError, ValueError, KeyError, TypeError) as e:
@@ -321,13 +323,13 @@ def unit_program(machine: Machine, what: str, cache: str) -> None:
     order = json.loads(files.read(place, 1 << 20))
     modules = tuple((Path(path), tuple(map(Path, others))) for path, others in order["modules"])
     image, arguments = Path(order["image"]), tuple(order["arguments"])
-    about = rehearsal_results.Subject(order["kernel"], order["module"], image, modules, arguments)
-    if what != f"{about.kernel}:{about.module}":
+    subject = rehearsal_results.Subject(order["kernel"], order["package"], image, modules, arguments)
+    if what != f"{subject.kernel}:{subject.package}":
         raise KnetstatdError(f"the order is not about {names.show(what)}", os.fspath(place))
     document: dict[str, Any] = {"order": order, "hashes": None}
     try:
-        found = read(about)
-        answer = carry_out(machine.root, about, found, float(order["timeout"]))
+        found = inputs(subject)
+        answer = carry_out(machine.root, subject, found, float(order["timeout"]))
         document["hashes"] = list(found.hashes)
     except KnetstatdError as e:
         answer = cannot(e)

@@ -52,7 +52,7 @@ NOBODY = 65534  # the user and the group that own nothing (Debian Policy 9.2.2; 
 COMMAND_LINE = ("console=ttyS0", "quiet", "loglevel=1", "panic=-1", "oops=panic", "mitigations=off", "rdinit=/init")
 
 
-class Outcome(enum.Enum):
+class Ending(enum.Enum):
     LOADED = "loaded"  # every module was inserted, and the program, if any, ended with 0
     REFUSED = "refused"  # the kernel refused a module
     FAILED = "failed"  # a module was inserted and is not live, or the program ended with another status
@@ -96,7 +96,7 @@ class Insertion(NamedTuple):
 
 
 class Rehearsal(NamedTuple):
-    outcome: Outcome
+    ending: Ending
     insertions: tuple[Insertion, ...]
     words: tuple[str, ...]  # the kernel's log while the modules went in; in a panic, and where it died, its last lines
     log: tuple[str, ...]  # the kernel's log after that
@@ -108,7 +108,7 @@ class Rehearsal(NamedTuple):
     console: str  # all of it, for the one who has to find out
 
 
-class Entry(NamedTuple):
+class CpioFile(NamedTuple):
     """A file for the initramfs; `device` is (major, minor) of a character device."""
 
     path: str
@@ -117,14 +117,14 @@ class Entry(NamedTuple):
     device: tuple[int, int] = (0, 0)
 
 
-def cpio(entries: Sequence[Entry]) -> bytes:
+def cpio(entries: Sequence[CpioFile]) -> bytes:
     """An archive in the kernel's "newc" format (Documentation/driver-api/early-userspace/buffer-format.rst)."""
     out = bytearray()
 
     def pad() -> None:
         out.extend(bytes(-len(out) % 4))
 
-    for number, entry in enumerate([*entries, Entry("TRAILER!!!", 0)], start=1):
+    for number, entry in enumerate([*entries, CpioFile("TRAILER!!!", 0)], start=1):
         name = entry.path.encode() + b"\0"
         fields = (number, entry.mode, 0, 0, 1, 0, len(entry.data), 0, 0, *entry.device, len(name), 0)
         out.extend(b"070701" + b"".join(b"%08X" % field for field in fields) + name)
@@ -137,16 +137,16 @@ def cpio(entries: Sequence[Entry]) -> bytes:
 def initramfs(busybox: bytes, plan: Plan, mark: str) -> bytes:
     """The throwaway machine's whole file system."""
     directory, executable = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o755
-    entries = [Entry(path, directory) for path in ("bin", "dev", "proc", "sys", "tmp", "modules")]
+    entries = [CpioFile(path, directory) for path in ("bin", "dev", "proc", "sys", "tmp", "modules")]
     entries += [
-        Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
-        Entry("bin/busybox", executable, busybox),
-        *(Entry(f"bin/{name}", stat.S_IFLNK | 0o777, b"busybox") for name in APPLETS),
-        Entry("init", executable, script(plan, mark).encode()),
+        CpioFile("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
+        CpioFile("bin/busybox", executable, busybox),
+        *(CpioFile(f"bin/{name}", stat.S_IFLNK | 0o777, b"busybox") for name in APPLETS),
+        CpioFile("init", executable, script(plan, mark).encode()),
     ]
-    entries += [Entry(f"modules/{i}.ko", stat.S_IFREG | 0o644, module.data) for i, module in enumerate(plan.modules)]
+    entries += [CpioFile(f"modules/{i}.ko", stat.S_IFREG | 0o644, module.data) for i, module in enumerate(plan.modules)]
     if plan.program:
-        entries.append(Entry("program", executable, plan.program.data))
+        entries.append(CpioFile("program", executable, plan.program.data))
     return cpio(entries)
 
 
@@ -201,7 +201,7 @@ def command(
     ]  # fmt: skip
 
 
-def modest(argv: Sequence[str], *, drop: bool, idle: bool) -> list[str]:
+def unprivileged(argv: Sequence[str], *, drop: bool, idle: bool) -> list[str]:
     """What starts a program as nobody (drop: its starter is root) and at idle priority (idle: its starter is not there)."""
     who = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs"]
     return [
@@ -209,7 +209,7 @@ def modest(argv: Sequence[str], *, drop: bool, idle: bool) -> list[str]:
     ]  # fmt: skip
 
 
-def read(console: bytes, plan: Plan, mark: str, *, timed_out: bool, elapsed: float, code: int = 0) -> Rehearsal:
+def interpret(console: bytes, plan: Plan, mark: str, *, timed_out: bool, elapsed: float, code: int = 0) -> Rehearsal:
     """What the console of a machine that ran `plan` says. code: QEMU's exit status."""
     text = console.decode("utf-8", "replace").replace("\r\n", "\n")
     text = re.sub(rf"^({mark} .*?)(\[ *\d+\.\d+\])", r"\1\n\2", text, flags=re.MULTILINE)  # a panic speaks into any line
@@ -224,21 +224,21 @@ def read(console: bytes, plan: Plan, mark: str, *, timed_out: bool, elapsed: flo
     booted = float(up[1]) if up else None
 
     if booted is None or (code and not timed_out):
-        outcome = Outcome.SLOW if timed_out else Outcome.NO_BOOT
+        ending = Ending.SLOW if timed_out else Ending.NO_BOOT
     elif panic:
-        outcome = Outcome.PANIC
+        ending = Ending.PANIC
     elif timed_out:
-        outcome = Outcome.HANG if elapsed - booted >= PATIENCE * booted else Outcome.SLOW
+        ending = Ending.HANG if elapsed - booted >= PATIENCE * booted else Ending.SLOW
     elif not off:
-        outcome = Outcome.RESET
+        ending = Ending.RESET
     elif any(insertion.message for insertion in insertions):
-        outcome = Outcome.REFUSED
+        ending = Ending.REFUSED
     elif not all(insertion.loaded for insertion in insertions) or (plan.program and status != 0):
-        outcome = Outcome.FAILED
+        ending = Ending.FAILED
     else:
-        outcome = Outcome.LOADED
+        ending = Ending.LOADED
     return Rehearsal(
-        outcome, tuple(insertions), tuple(words), tuple(kernel_lines(found.get("log", (None, ""))[1])), status, output,
+        ending, tuple(insertions), tuple(words), tuple(kernel_lines(found.get("log", (None, ""))[1])), status, output,
         {path: found[f"file-{i}"][1] for i, path in enumerate(plan.files) if f"file-{i}" in found}, elapsed, booted, text,
     )  # fmt: skip
 
@@ -324,10 +324,10 @@ def rehearse(
                     os.chmod(path, mode)
             argv = command(image, initrd, kvm=kvm, memory=memory, arguments=arguments)
             if modestly:
-                argv = modest(argv, drop=drop, idle=os.sched_getscheduler(0) != os.SCHED_IDLE)
+                argv = unprivileged(argv, drop=drop, idle=os.sched_getscheduler(0) != os.SCHED_IDLE)
             finished = boot(argv, timeout, tick)
     except OSError as e:
         raise KnetstatdError(f"the machine's files cannot be made: {e.strerror}", str(e.filename or "")) from e
-    return read(
+    return interpret(
         finished.output, plan, mark, timed_out=finished.timed_out, elapsed=finished.seconds, code=finished.code
     )

@@ -50,7 +50,7 @@ def lines(found: find.Repair, number: int = 0) -> list[str]:
                 text.append(f"   write   {act.path}")
                 text += [f"           | {line}" for line in act.text.splitlines()]
             case find.Prove():
-                text.append(f"   prove   by a plain dkms build {act.module}/{act.version} -k {act.kernel} in a private tree")
+                text.append(f"   prove   by a plain dkms build {act.package}/{act.version} -k {act.kernel} in a private tree")
     return text
 
 
@@ -230,10 +230,10 @@ def _delete(root: Path, path: str) -> None:
 def _prove(machine: Machine, act: find.Prove, tick: Callable[[], None] | None) -> str:
     """What is wrong with a plain build for a kernel, "" where it is right."""
     with tempfile.TemporaryDirectory(prefix="knetstatd-repair-") as work:
-        entry = Path(work) / "tree" / act.module / act.version
+        entry = Path(work) / "tree" / act.package / act.version
         entry.mkdir(parents=True)
-        (entry / "source").symlink_to(os.path.realpath(machine.root / dkms_tree.TREE / act.module / act.version / "source"))
-        argv = ["dkms", "build", "-m", act.module, "-v", act.version, "-k", act.kernel, "--dkmstree", f"{work}/tree"]
+        (entry / "source").symlink_to(os.path.realpath(machine.root / dkms_tree.TREE / act.package / act.version / "source"))
+        argv = ["dkms", "build", "-m", act.package, "-v", act.version, "-k", act.kernel, "--dkmstree", f"{work}/tree"]
         done = process.run(argv, timeout=_HOUR, env=process.environment(more={"sign_file": "/nonexistent"}), tick=tick)
         made = sorted(entry.glob(f"{act.kernel}/*/module/*.ko*"))
         if not made:

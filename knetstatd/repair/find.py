@@ -67,7 +67,7 @@ class Write(NamedTuple):
 class Prove(NamedTuple):
     """A plain `dkms build` in a private tree, which must come out right; else the files written before are taken back."""
 
-    module: str
+    package: str
     version: str
     kernel: str
 
@@ -104,7 +104,7 @@ def _held(machine: Machine) -> Iterator[Repair]:
 
 
 def _registered(machine: Machine) -> Iterator[tuple[dkms_tree.Package, dkms_tree.Version]]:
-    for package in dkms_tree.modules(machine.root).packages.values():
+    for package in dkms_tree.registered(machine.root).packages.values():
         for version in package.versions:
             yield package, version
 
@@ -158,33 +158,33 @@ def _tree(machine: Machine, kernel: str | None) -> Iterator[Repair]:
                 yield Repair("leftover", shown, "delete what a killed dkms left", "nothing uses it", (Delete(shown),))
 
 
-def cure(machine: Machine, module: str) -> tuple[tuple[uname_traps.RunningKernelRead, ...], uname_traps.Override | None]:
+def cure(machine: Machine, package: str) -> tuple[tuple[uname_traps.RunningKernelRead, ...], uname_traps.Override | None]:
     """The lines of a guarded module that decide for the running kernel in a build by dkms, and the override that cures them."""
-    package = dkms_tree.package(machine.root, module)
-    if package is None or package.highest.broken:
+    known = dkms_tree.package(machine.root, package)
+    if known is None or known.highest.broken:
         return (), None
-    conf = dkms_tree.conf(machine.root, module, package.highest)
+    conf = dkms_tree.conf(machine.root, package, known.highest)
     passed = {name for make in conf.make for name, _ in make.variables}
-    lines = uname_traps.active(conf, uname_traps.reads(package.highest.source, passed))
-    return lines, uname_traps.override(module, conf, lines, package.highest.source) if lines else None
+    lines = uname_traps.active(conf, uname_traps.reads(known.highest.source, passed))
+    return lines, uname_traps.override(package, conf, lines, known.highest.source) if lines else None
 
 
 def _overrides(machine: Machine) -> Iterator[Repair]:
     """Guarded modules that any dkms but ours compiles for the kernel that runs."""
-    for module in machine.modules():
-        if not names.is_module(module):
+    for package in machine.packages():
+        if not names.is_package(package):
             continue
-        lines, override = cure(machine, module)
-        package = dkms_tree.package(machine.root, module)
-        if override is None or package is None or os.path.lexists(machine.root / override.path[1:]):
+        lines, override = cure(machine, package)
+        known = dkms_tree.package(machine.root, package)
+        if override is None or known is None or os.path.lexists(machine.root / override.path[1:]):
             continue
         usable = [k for k in machine.kernels.kernels if kernels.headers(machine.root, k).state is Headers.COMPLETE]
         if not usable:
             continue  # nothing could prove it
         other = next((k for k in reversed(usable) if k != machine.running), usable[-1])
-        acts = (Write(override.path, override.text), Prove(module, package.highest.version, other))
+        acts = (Write(override.path, override.text), Prove(package, known.highest.version, other))
         why = f"{lines[0].file} line {lines[0].line} asks for the running kernel, so a kernel's hook builds for the wrong one"
-        yield Repair("override", module, f"let dkms build {module} for the kernel that it is asked for", why, acts)
+        yield Repair("override", package, f"let dkms build {package} for the kernel that it is asked for", why, acts)
 
 
 def _tables(machine: Machine, kernel: str | None) -> Iterator[Repair]:
@@ -212,7 +212,7 @@ def _files(directory: Path, base: Path) -> list[str]:
 
 def _seen(machine: Machine, kernel: str) -> list[Seen]:
     look = machine.look(kernel)
-    return [machine.observe(look, module, own=True) for module in machine.modules()]
+    return [machine.observe(look, package, own=True) for package in machine.packages()]
 
 
 def _guarded(machine: Machine, kernel: str | None) -> list[str]:
@@ -230,8 +230,8 @@ def _builds(machine: Machine, kernel: str | None) -> Iterator[Repair]:
                 worst = next((proof.worst for _, proof in seen.installed if proof.worst is not None), None)
                 why = "there is none" if o.installed is Artefact.NONE else "the installed one is wrong"
                 why += f": {worst.reason or worst.found}" if worst is not None and o.installed is not Artefact.NONE else ""
-                act = Run(("knetstatctl", "build", release, f"--module={o.module}"), ours=True)
-                yield Repair("build", f"{o.module} {release}", f"build {o.module} for {release}", why, (act,))
+                act = Run(("knetstatctl", "build", release, f"--module={o.package}"), ours=True)
+                yield Repair("build", f"{o.package} {release}", f"build {o.package} for {release}", why, (act,))
 
 
 def _packages(machine: Machine, kernel: str | None) -> Iterator[Repair]:
@@ -265,7 +265,7 @@ def culprits(machine: Machine, kernel: str) -> Iterator[tuple[dkms_tree.Package,
     """The modules whose build by the distribution's hook has failed for a kernel, and why: dkms's own log says it."""
     if not dkms_tree.hook_present(machine.root):
         return
-    for package in dkms_tree.modules(machine.root).packages.values():
+    for package in dkms_tree.registered(machine.root).packages.values():
         version = package.highest
         path = machine.root / dkms_tree.TREE / package.name / version.version / "build/make.log"
         log = files.text(path) or ""

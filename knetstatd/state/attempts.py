@@ -45,15 +45,15 @@ def boot_id(root: Path) -> str:
     return (files.text(root / "proc/sys/kernel/random/boot_id", 64) or "").strip()
 
 
-def path(state: Path, kernel: str, module: str) -> Path:
+def path(state: Path, kernel: str, package: str) -> Path:
     """Where the attempts for one module and kernel are kept."""
-    return state / "kernels" / kernel / f"{module}.json"
+    return state / "kernels" / kernel / f"{package}.json"
 
 
-def load(root: Path, state: Path, kernel: str, module: str, fingerprint: str) -> Attempt | None:
+def load(root: Path, state: Path, kernel: str, package: str, fingerprint: str) -> Attempt | None:
     """The remembered attempt, None where there is none, it does not count any more, or the file is damaged."""
     try:
-        document = json.loads(files.read(path(state, kernel, module), 1 << 20))
+        document = json.loads(files.read(path(state, kernel, package), 1 << 20))
         if document["schema"] != SCHEMA or document["fingerprint"] != fingerprint:
             return None
         same_boot, kind, times = document["boot_id"] == boot_id(root), Kind(document["kind"]), int(document["times"])
@@ -76,16 +76,16 @@ def load(root: Path, state: Path, kernel: str, module: str, fingerprint: str) ->
         return None
 
 
-def save(root: Path, state: Path, kernel: str, module: str, version: str, fingerprint: str, attempt: Attempt) -> None:
+def save(root: Path, state: Path, kernel: str, package: str, version: str, fingerprint: str, attempt: Attempt) -> None:
     """Stores an attempt durably. Raises OSError where the state directory cannot be written."""
-    target = path(state, kernel, module)
+    target = path(state, kernel, package)
     target.parent.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = {
         **attempt._asdict(),
         "schema": SCHEMA,
         "boot_id": boot_id(root),
         "fingerprint": fingerprint,
-        "module": module,
+        "package": package,
         "version": version,
         "kernel": kernel,
     }
@@ -115,7 +115,7 @@ def forget_kernel(state: Path, kernel: str) -> None:
         shutil.rmtree(state / place / kernel, ignore_errors=True)
 
 
-def forget(state: Path, kernel: str, module: str) -> None:
+def forget(state: Path, kernel: str, package: str) -> None:
     """Drops what is remembered: the next attempt starts from zero."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path(state, kernel, module))
+        os.unlink(path(state, kernel, package))

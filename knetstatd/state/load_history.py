@@ -21,35 +21,35 @@ if TYPE_CHECKING:
 _KEPT = 32  # more than anybody asks for
 
 
-def _path(runtime: Path, module: str) -> Path:
-    return runtime / "loads" / module
+def _path(runtime: Path, package: str) -> Path:
+    return runtime / "loads" / package
 
 
-def known(runtime: Path, module: str) -> tuple[float, ...]:
+def known(runtime: Path, package: str) -> tuple[float, ...]:
     """When a package's modules were loaded in this boot, in seconds of CLOCK_BOOTTIME, the first time first."""
     try:
-        return tuple(sorted(map(float, (files.text(_path(runtime, module)) or "").split())))
+        return tuple(sorted(map(float, (files.text(_path(runtime, package)) or "").split())))
     except ValueError:
         return ()
 
 
-def add(runtime: Path, module: str, when: float) -> None:
+def add(runtime: Path, package: str, when: float) -> None:
     """They were loaded. Nothing is said where /run cannot be written: see rule 2."""
-    path = _path(runtime, module)
+    path = _path(runtime, package)
     with contextlib.suppress(OSError):
         path.parent.mkdir(exist_ok=True)
-        files.write(path, "".join(f"{one}\n" for one in (*known(runtime, module), when)[-_KEPT:]).encode(), durable=False)
+        files.write(path, "".join(f"{one}\n" for one in (*known(runtime, package), when)[-_KEPT:]).encode(), durable=False)
 
 
-def seen(runtime: Path, module: str, when: float) -> None:
+def seen(runtime: Path, package: str, when: float) -> None:
     """They are loaded; by somebody else, where nothing is known of it."""
-    if not _path(runtime, module).exists():
-        add(runtime, module, when)
+    if not _path(runtime, package).exists():
+        add(runtime, package, when)
 
 
-def refuse(runtime: Path, module: str, paths: Iterable[Path]) -> bool:
+def refuse(runtime: Path, package: str, paths: Iterable[Path]) -> bool:
     """The running kernel says that these files are not for it. False where it has said so of others in this boot."""
-    path = runtime / "refused" / module
+    path = runtime / "refused" / package
     if path.exists():
         return False
     try:
@@ -60,9 +60,9 @@ def refuse(runtime: Path, module: str, paths: Iterable[Path]) -> bool:
     return True
 
 
-def refused(runtime: Path, module: str, paths: Iterable[Path]) -> bool:
+def refused(runtime: Path, package: str, paths: Iterable[Path]) -> bool:
     """Whether it has said so of these very files."""
-    said = files.text(runtime / "refused" / module)
+    said = files.text(runtime / "refused" / package)
     return said is not None and said == _identities(paths)
 
 
@@ -70,8 +70,8 @@ def _identities(paths: Iterable[Path]) -> str:
     return "".join(f"{path} {files.identity(path)}\n" for path in paths)
 
 
-def forget(runtime: Path, module: str) -> None:
+def forget(runtime: Path, package: str) -> None:
     """The next loading counts as the first: an administrator asks for it."""
-    for path in (_path(runtime, module), runtime / "refused" / module):
+    for path in (_path(runtime, package), runtime / "refused" / package):
         with contextlib.suppress(OSError):
             os.unlink(path)

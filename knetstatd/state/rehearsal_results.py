@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd.core.errors import KnetstatdError
-from knetstatd.core.model import Answer, Check, Rehearsed, Result, Told
+from knetstatd.core.model import Answer, Check, Outcome, Rehearsed, Result
 from knetstatd.machine import bootloader, kernels
 from knetstatd.system import files
 
@@ -47,7 +47,7 @@ class Subject(NamedTuple):
     """
 
     kernel: str
-    module: str
+    package: str
     image: Path
     modules: tuple[tuple[Path, tuple[Path, ...]], ...]
     arguments: tuple[str, ...] = ()
@@ -58,11 +58,11 @@ class Subject(NamedTuple):
         return tuple(dict.fromkeys(path for own, needed in self.modules for path in (*needed, own)))
 
 
-def subject(root: Path, kernel: str, module: str, proofs: Iterable[Proof], arguments: Sequence[str]) -> Subject | None:
+def subject_of(root: Path, kernel: str, package: str, proofs: Iterable[Proof], arguments: Sequence[str]) -> Subject | None:
     """What a rehearsal of installed modules is about; None where the kernel has no boot image or nothing is installed."""
     image = kernels.image(root, kernel)
     modules = tuple((Path(proof.path), tuple(map(Path, proof.needed))) for proof in proofs if proof.path)
-    return Subject(kernel, module, image, modules, tuple(arguments)) if image is not None and modules else None
+    return Subject(kernel, package, image, modules, tuple(arguments)) if image is not None and modules else None
 
 
 def arguments(root: Path, kernel: str) -> tuple[str, ...]:
@@ -89,68 +89,68 @@ def missing(root: Path) -> str:
     return ""
 
 
-def checks(about: Subject | None, answer: Answer | None, unable: str) -> tuple[tuple[str, Check], ...]:
+def checks(subject: Subject | None, answer: Answer | None, unable: str) -> tuple[tuple[str, Check], ...]:
     """The rehearsal as one more check of a verdict; where there was none, what is needed for one. unable: from `missing`."""
-    if about is None:
+    if subject is None:
         return ()
     expected = "the kernel loads it, and it works"
     found, fix = (f"none: {unable}", FIX) if unable else ("none yet", "")
     check = Check("rehearsal", Result.NOT_APPLICABLE, expected, found, fix=fix)
     if answer is not None:
-        found = f"{answer.told}, {answer.machine}, {answer.seconds:.1f} s" + (f"; {answer.remark}" if answer.remark else "")
-        result = Result.PASS if answer.told.good else Result.FAIL
+        found = f"{answer.outcome}, {answer.machine}, {answer.seconds:.1f} s" + (f"; {answer.remark}" if answer.remark else "")
+        result = Result.PASS if answer.outcome.good else Result.FAIL
         check = Check("rehearsal", result, expected, found, answer.reason, answer.fix)
-    return ((os.fspath(about.image), check),)
+    return ((os.fspath(subject.image), check),)
 
 
-def path(state: Path, kernel: str, module: str) -> Path:
+def path(state: Path, kernel: str, package: str) -> Path:
     """Where the answer for one module and kernel is kept."""
-    return state / "rehearsals" / kernel / f"{module}.json"
+    return state / "rehearsals" / kernel / f"{package}.json"
 
 
-def load(state: Path, about: Subject) -> Answer | None:
+def load(state: Path, subject: Subject) -> Answer | None:
     """The answer that stands, None where there is none, what it was about has changed, or the file is damaged."""
-    document = _read(state, about)
-    if document is None or document["inputs"] != identities(about):
+    document = _read(state, subject)
+    if document is None or document["inputs"] != identities(subject):
         return None
     return parse(document["answer"])
 
 
-def same(state: Path, about: Subject, hashes: Sequence[str]) -> Answer | None:
+def same(state: Path, subject: Subject, hashes: Sequence[str]) -> Answer | None:
     """The kept answer where it is about files of these contents, whatever their identities."""
-    document = _read(state, about)
+    document = _read(state, subject)
     return parse(document["answer"]) if document is not None and document["hashes"] == list(hashes) else None
 
 
 def state(answer: Answer | None, wanted: bool, unable: str, mode: str) -> Rehearsed:
     """What is known of a rehearsal. wanted: somebody would ask for one.  unable: from `missing`.  mode: the configuration's."""
     if answer is not None:
-        return Rehearsed.GOOD if answer.told.good else Rehearsed.BAD
+        return Rehearsed.GOOD if answer.outcome.good else Rehearsed.BAD
     if wanted and unable and mode == "require":
         return Rehearsed.IMPOSSIBLE
     return Rehearsed.DUE if wanted and not unable else Rehearsed.NOT_DUE
 
 
-def save(state: Path, about: Subject, inputs: list[list[Any]], hashes: Sequence[str], answer: Answer) -> None:
+def save(state: Path, subject: Subject, inputs: list[list[Any]], hashes: Sequence[str], answer: Answer) -> None:
     """Keeps an answer durably. inputs: `identities` before the machine was started.  hashes: of the same files.
 
     Raises OSError where the state directory cannot be written.
     """
-    target = path(state, about.kernel, about.module)
+    target = path(state, subject.kernel, subject.package)
     target.parent.mkdir(parents=True, exist_ok=True)
-    document = {"schema": SCHEMA, "arguments": list(about.arguments), "inputs": inputs, "hashes": list(hashes)}
-    files.write_json(target, {**document, "answer": answer._asdict(), "kernel": about.kernel, "module": about.module})
+    document = {"schema": SCHEMA, "arguments": list(subject.arguments), "inputs": inputs, "hashes": list(hashes)}
+    files.write_json(target, {**document, "answer": answer._asdict(), "kernel": subject.kernel, "package": subject.package})
 
 
-def identities(about: Subject) -> list[list[Any]]:
+def identities(subject: Subject) -> list[list[Any]]:
     """The files that the answer is about, each with what changes when its contents do; as JSON has it."""
-    return [[os.fspath(file), *(files.identity(file) or ())] for file in (about.image, *about.files)]
+    return [[os.fspath(file), *(files.identity(file) or ())] for file in (subject.image, *subject.files)]
 
 
 def parse(document: dict[str, Any]) -> Answer:
     """An answer from JSON. Raises ValueError, KeyError or TypeError for what is none."""
     return Answer(
-        told=Told(document["told"]),
+        outcome=Outcome(document["outcome"]),
         check=str(document["check"]),
         reason=str(document["reason"]),
         fix=str(document["fix"]),
@@ -162,10 +162,10 @@ def parse(document: dict[str, Any]) -> Answer:
     )
 
 
-def _read(state: Path, about: Subject) -> dict[str, Any] | None:
+def _read(state: Path, subject: Subject) -> dict[str, Any] | None:
     try:
-        document: dict[str, Any] = json.loads(files.read(path(state, about.kernel, about.module), 1 << 20))
-        same = document["schema"] == SCHEMA and document["arguments"] == list(about.arguments)
+        document: dict[str, Any] = json.loads(files.read(path(state, subject.kernel, subject.package), 1 << 20))
+        same = document["schema"] == SCHEMA and document["arguments"] == list(subject.arguments)
         parse(document["answer"])
         return document if same and isinstance(document["inputs"], list) and isinstance(document["hashes"], list) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, KnetstatdError):

@@ -33,7 +33,7 @@ _FOR_UNIT = {"OBJECT_SYSTEMD_UNIT": UNIT}
 _LONGEST = 8192
 
 
-class Entry(NamedTuple):
+class HistoryEntry(NamedTuple):
     """One of our entries, read back. fields: KNETSTATD_* without the prefix, in lower case."""
 
     time: datetime.datetime
@@ -51,7 +51,7 @@ class Journal:
         self._quiet = quiet or "JOURNAL_STREAM" in os.environ
 
     def log(self, event: Event, message: str, **fields: object) -> None:
-        """Says `message`, one sentence, with fields (module, kernel, …); one that is None or "" is left out.
+        """Says `message`, one sentence, with fields (package, kernel, …); one that is None or "" is left out.
 
         Those that the event always carries are sent empty instead: for one that is missing, journalctl -x prints its name.
         A field's lines are kept as lines of that one field; the message itself is one line.
@@ -102,14 +102,14 @@ def _stderr(priority: int, line: str, fields: dict[str, str]) -> None:
         pass  # a closed standard error is no reason to stop guarding
 
 
-def read(limit: int, module: str | None = None, kernel: str | None = None) -> Iterator[Entry]:
+def history(limit: int, package: str | None = None, kernel: str | None = None) -> Iterator[HistoryEntry]:
     """Our entries, newest first, at most `limit`; nothing where there is no journal that this user may read."""
     from systemd import journal
 
     by_id = {event.message_id: event for event in Event}
     with journal.Reader() as reader:
         reader.add_match(SYSLOG_IDENTIFIER=IDENTIFIER)
-        for key, value in (("KNETSTATD_MODULE", module), ("KNETSTATD_KERNEL", kernel)):
+        for key, value in (("KNETSTATD_PACKAGE", package), ("KNETSTATD_KERNEL", kernel)):
             if value is not None:
                 reader.add_match(**{key: value})
         reader.seek_tail()
@@ -121,5 +121,5 @@ def read(limit: int, module: str | None = None, kernel: str | None = None) -> It
             if event is None:
                 continue
             own = {k[len("KNETSTATD_") :].lower(): str(v) for k, v in found.items() if k.startswith("KNETSTATD_")}
-            yield Entry(found["__REALTIME_TIMESTAMP"], event, str(found.get("MESSAGE", "")), own)
+            yield HistoryEntry(found["__REALTIME_TIMESTAMP"], event, str(found.get("MESSAGE", "")), own)
             limit -= 1

@@ -153,7 +153,7 @@ def kill_orphans() -> None:
             os.kill(member, signal.SIGKILL)
 
 
-def apart(work: Callable[[], list[Any]]) -> list[Any]:
+def in_child(work: Callable[[], list[Any]]) -> list[Any]:
     """The answer of `work`, computed in a copy of this process that ends with it: what that took of memory is given back.
 
     The answer is made of what JSON knows. What `work` changes is lost; what it raises ends the copy, and this process too.

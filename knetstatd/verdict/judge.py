@@ -47,7 +47,7 @@ class Verdict(NamedTuple):
     proof: what `ready` rests on: "rehearsed", "analysed" or "none".
     """
 
-    module: str
+    package: str
     version: str
     kernel: str
     role: str
@@ -65,12 +65,12 @@ class Verdict(NamedTuple):
     def title(self) -> str:
         """How a log line begins: module, version, kernel."""
         version = f" {self.version}" if self.version else ""
-        return f"{self.module}{version} for {self.kernel}" + (f" ({self.role})" if self.role else "")
+        return f"{self.package}{version} for {self.kernel}" + (f" ({self.role})" if self.role else "")
 
     def json(self) -> dict[str, Any]:
         """The verdict as it stands in every JSON document."""
         return {
-            "module": self.module,
+            "package": self.package,
             "version": self.version,
             "kernel": self.kernel,
             "role": self.role,
@@ -107,7 +107,7 @@ def verdict(machine: Machine, seen: Seen, step: Step) -> Verdict:
     progress = step.action in _STEPS or waiting
     reason, fix = _reason(machine, seen, step)
     made = Verdict(
-        module=o.module,
+        package=o.package,
         version=o.version,
         kernel=o.kernel,
         role=role(machine, o.kernel),
@@ -118,7 +118,7 @@ def verdict(machine: Machine, seen: Seen, step: Step) -> Verdict:
         reason=reason,
         fix=fix,
         checks=tuple((proof.path, check) for _, proof in seen.installed for check in proof.checks)
-        + rehearsal_results.checks(seen.about, seen.answer, machine.no_rehearsal),
+        + rehearsal_results.checks(seen.subject, seen.answer, machine.no_rehearsal),
         why=step.why,
         log=o.attempt.log if o.attempt else "",
     )
@@ -234,7 +234,7 @@ def document(machine: Machine, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "next_why": machine.next_why,
         "running": machine.running,
         "ready": machine.next in {v.kernel for v in verdicts} and all(v.ready for v in verdicts if v.kernel == machine.next),
-        "modules": list(machine.modules()),
+        "packages": list(machine.packages()),
         "kernels": {kernel: str(machine.state_of(kernel)) for kernel in machine.kernels.kernels},
         "refused": [{"name": names.show(name), "reason": reason} for name, reason in machine.refused()],
         "verdicts": [v.json() for v in verdicts],

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from knetstatd.core.config import Config
     from knetstatd.core.model import Answer, Step
-    from knetstatd.verify.proof_cache import Apart
+    from knetstatd.verify.proof_cache import InChild
 
 _WEAK = "/weak-updates/"
 
@@ -53,7 +53,7 @@ class Seen(NamedTuple):
     source_fix: str = ""
     passed: frozenset[str] = frozenset()
     fingerprint: str = ""
-    about: rehearsal_results.Subject | None = None
+    subject: rehearsal_results.Subject | None = None
     answer: Answer | None = None
     remark: str = ""
 
@@ -61,7 +61,7 @@ class Seen(NamedTuple):
 class Machine:
     """One machine's kernels and guarded modules, as they were at the last `refresh`."""
 
-    def __init__(self, root: Path, config: Config, apart: Apart | None = None) -> None:
+    def __init__(self, root: Path, config: Config, in_child: InChild | None = None) -> None:
         """apart: where to read and compare modules, for a process that lives long (see proofs)."""
         self.root = root
         self.config = config
@@ -78,7 +78,7 @@ class Machine:
         self._transaction = ""
         self._foreign = ""
         self._unfinished: tuple[object, tuple[dpkg_status.Unfinished, ...]] = ((), ())
-        self._proofs = Proofs(root, apart)
+        self._proofs = Proofs(root, in_child)
         self._live = Live(root)
         self._confs: dict[tuple[str, str], dkms_conf.Conf] = {}
         self._host: host.Host | None = None
@@ -106,13 +106,13 @@ class Machine:
         found = bootloader.next_kernel(self.root, [*bootable, *alone])
         self.next = found.release if found and found.release not in alone else ""
         self.next_why = found.source if found else ""
-        tree = dkms_tree.modules(self.root)
+        tree = dkms_tree.registered(self.root)
         self._registered = tree.packages
         self._files = dkms_tree.installed(tree.packages.values())
         reason = "not a DKMS module name or version; a name like this could be run as a command by dkms"
         self._refused = [*self.kernels.refused, *((path, reason) for path in tree.refused)]
         self._proofs.keep_only(self._states)
-        self._host = host.read(self.root, self.state)
+        self._host = host.facts(self.root, self.state)
         self._changed = {}
         self._arguments = {}
         self.no_rehearsal = rehearsal_results.missing(self.root)
@@ -140,7 +140,7 @@ class Machine:
         """What the directory of `kernel` is."""
         return self._states.get(kernel, KernelState.NOT_A_KERNEL)
 
-    def modules(self) -> tuple[str, ...]:
+    def packages(self) -> tuple[str, ...]:
         """The guarded DKMS packages, `*` replaced by all that are registered."""
         wanted: dict[str, None] = {}
         for name in self.config.modules:
@@ -161,11 +161,11 @@ class Machine:
 
     def module_names(self) -> set[str]:
         """The names of all modules that the guarded packages make for the running kernel, as that kernel calls them."""
-        return {names.canonical(made) for name in self.modules() for made in self._made(self.running, name)}
+        return {names.canonical(made) for name in self.packages() for made in self._made(self.running, name)}
 
     def watched(self) -> Iterable[tuple[str, Path]]:
         """The directories to watch, each with a label: see places.watched."""
-        modules = self.modules()
+        modules = self.packages()
         sources = [self._registered[name].highest.source for name in modules if name in self._registered]
         return paths.watched(self.root, self.kernels.kernels, modules, sources)
 
@@ -173,7 +173,7 @@ class Machine:
 
     def look(self, kernel: str, modules: Sequence[str] | None = None) -> Look:
         """A new look at a kernel, to be shared by all modules (None: the guarded ones) that are observed on it now."""
-        return Look(self.root, kernel, self._host, self.modules() if modules is None else modules)
+        return Look(self.root, kernel, self._host, self.packages() if modules is None else modules)
 
     def prove_file(self, look: Look, path: Path, others: Sequence[Path] = ()) -> Proof:
         """What `verify` says of a module file for a kernel. others: the modules that come with it, and may export to it."""
@@ -183,9 +183,9 @@ class Machine:
         """What `verify` says of the modules that modprobe would load, for those of the packages' that are installed."""
         return tuple(proof for _, proof in self._installed(look, *modules))
 
-    def prove_all(self, look: Look, module: str) -> tuple[Proof, ...]:
+    def prove_all(self, look: Look, package: str) -> tuple[Proof, ...]:
         """The same for every module that a package makes: what is not installed fails."""
-        return tuple(proof for _, proof in self._proofs.installed(look, self._named(look, module)))
+        return tuple(proof for _, proof in self._proofs.installed(look, self._named(look, package)))
 
     def _installed(self, look: Look, *modules: str) -> tuple[tuple[str, Proof], ...]:
         return tuple((n, proof) for n, proof in self._proofs.installed(look, self._named(look, *modules)) if proof.is_installed)
@@ -193,40 +193,40 @@ class Machine:
     def _named(self, look: Look, *modules: str) -> dict[str, host.Origin | None]:
         """The modules that packages make for a kernel, with what DKMS knows of each."""
         return {
-            names.canonical(name): self._origin(look.kernel, module, name)
-            for module in modules
-            for name in self._made(look.kernel, module)
+            names.canonical(name): self._origin(look.kernel, package, name)
+            for package in modules
+            for name in self._made(look.kernel, package)
         }
 
-    def _origin(self, kernel: str, module: str, name: str) -> host.Origin | None:
+    def _origin(self, kernel: str, package: str, name: str) -> host.Origin | None:
         """What DKMS knows of an installed module of a package."""
-        package = self._registered.get(module)
-        if package is None:
+        known = self._registered.get(package)
+        if known is None:
             return None
-        if package.name not in self._changed:
-            self._changed[package.name] = kernels.changed(package.highest.source)
-        registered, changed = package.highest.version, self._changed[package.name]
+        if known.name not in self._changed:
+            self._changed[known.name] = kernels.changed(known.highest.source)
+        registered, changed = known.highest.version, self._changed[known.name]
         rivals = tuple(
-            host.Rival(f"{other.name}/{its.version}", path, other.name in self.modules())
+            host.Rival(f"{other.name}/{its.version}", path, other.name in self.packages())
             for other, its, path in self._files.get((kernel, names.canonical(name)), ())
-            if other.name != package.name
+            if other.name != known.name
         )
-        if (installed := package.installed(kernel)) is None:
-            return host.Origin(registered, "", None, changed, rivals, self._conf(package, kernel).leaves_to(kernel))
+        if (installed := known.installed(kernel)) is None:
+            return host.Origin(registered, "", None, changed, rivals, self._conf(known, kernel).excludes(kernel))
         version, build = installed
         copy = host.copy_of(name, build.directory / "module", build.files)
         return host.Origin(registered, version.version, copy, changed, rivals)
 
-    def _made(self, kernel: str, module: str) -> tuple[str, ...]:
+    def _made(self, kernel: str, package: str) -> tuple[str, ...]:
         """The names of the modules that a package makes for a kernel: dkms.conf says, or what was built."""
-        package = self._registered.get(module)
-        if package is None:
-            return (module,)
-        conf = self._conf(package, kernel)
+        known = self._registered.get(package)
+        if known is None:
+            return (package,)
+        conf = self._conf(known, kernel)
         if conf.knows("BUILT_MODULE_NAME") and conf.knows("DEST_MODULE_NAME") and conf.modules:
             return tuple(made.dest_name for made in conf.modules)
-        built = package.highest.build(kernel)
-        return tuple(name.partition(".ko")[0] for name in built.files) if built is not None and built.files else (module,)
+        built = known.highest.build(kernel)
+        return tuple(name.partition(".ko")[0] for name in built.files) if built is not None and built.files else (package,)
 
     def _conf(self, package: dkms_tree.Package, kernel: str) -> dkms_conf.Conf:
         """A package's dkms.conf for a kernel, read once for each `refresh_locks`."""
@@ -235,9 +235,10 @@ class Machine:
             self._confs[key] = dkms_tree.conf(self.root, package.name, package.highest, kernel, os.uname().machine)
         return self._confs[key]
 
-    def rehearsal(self, kernel: str, module: str, installed: Iterable[tuple[str, Proof]]) -> rehearsal_results.Subject | None:
+    def rehearsal(self, kernel: str, package: str, installed: Iterable[tuple[str, Proof]]) -> rehearsal_results.Subject | None:
         """What a rehearsal of the installed modules would be about; None where there is nothing to start, or to insert."""
-        return rehearsal_results.subject(self.root, kernel, module, (proof for _, proof in installed), self.arguments(kernel))
+        proofs = (proof for _, proof in installed)
+        return rehearsal_results.subject_of(self.root, kernel, package, proofs, self.arguments(kernel))
 
     def arguments(self, kernel: str) -> tuple[str, ...]:
         """What decides about modules on the command line that a kernel will get, read once for each `refresh`."""
@@ -249,36 +250,36 @@ class Machine:
         """Adds what a kernel has said of good modules, and whether it is to be asked."""
         o, mode = seen.observation, self.config.rehearse
         wanted = o.kernel == self.next and mode != "never"
-        if o.installed is not Artefact.GOOD or not (wanted or rehearsal_results.path(self.state, o.kernel, o.module).exists()):
+        if o.installed is not Artefact.GOOD or not (wanted or rehearsal_results.path(self.state, o.kernel, o.package).exists()):
             return seen
-        about = self.rehearsal(o.kernel, o.module, seen.installed)
-        answer = rehearsal_results.load(self.state, about) if about is not None else None
-        found = rehearsal_results.state(answer, wanted and about is not None, self.no_rehearsal, mode)
-        return seen._replace(observation=o._replace(rehearsed=found), about=about, answer=answer)
+        subject = self.rehearsal(o.kernel, o.package, seen.installed)
+        answer = rehearsal_results.load(self.state, subject) if subject is not None else None
+        found = rehearsal_results.state(answer, wanted and subject is not None, self.no_rehearsal, mode)
+        return seen._replace(observation=o._replace(rehearsed=found), subject=subject, answer=answer)
 
     # -- observing --------------------------------------------------------------------------------------------------------
 
-    def observe(self, look: Look, module: str, changed: float = 0.0, *, own: bool = False) -> Seen:
+    def observe(self, look: Look, package: str, changed: float = 0.0, *, own: bool = False) -> Seen:
         """One module on one kernel. changed: when the kernel's directory last moved.  own: the caller holds our lock."""
         kernel = look.kernel
         if look.together:  # all at once, so that what the kernel exports is read once
             self._installed(look, *look.together)
             look.together = ()
-        installed = self._installed(look, module)
-        loaded, remark = self._loaded(kernel, module, installed)
+        installed = self._installed(look, package)
+        loaded, remark = self._loaded(kernel, package, installed)
         seen = Seen(
             Observation(
-                module,
+                package,
                 kernel,
                 state=self.state_of(kernel),
                 headers=look.headers.state,
-                installed=self._judge(kernel, module, installed),
+                installed=self._judge(kernel, package, installed),
                 loaded=loaded,
                 transaction=self._transaction,
                 foreign_dkms=self._foreign,
                 own_run="" if own or not locks.held(self.runtime, locks.BUILD) else "another run of knetstatd",
                 changed=changed,
-                loads=load_history.known(self.runtime, module) if loaded is Loaded.NO else (),
+                loads=load_history.known(self.runtime, package) if loaded is Loaded.NO else (),
             ),
             installed=installed,
             headers=look.headers,
@@ -289,22 +290,22 @@ class Machine:
     def _with_source(self, look: Look, seen: Seen) -> Seen:
         """Adds what DKMS and the module's source say."""
         o = seen.observation
-        package = self._registered.get(o.module)
-        if package is None:
+        known = self._registered.get(o.package)
+        if known is None:
             return seen._replace(
                 observation=o._replace(source=Source.MISSING),
-                source_reason=f"{o.module} is not registered with DKMS",
-                source_fix=f"Install its -dkms package, or put its source in /usr/src and run: dkms add {o.module}/VERSION",
+                source_reason=f"{o.package} is not registered with DKMS",
+                source_fix=f"Install its -dkms package, or put its source in /usr/src and run: dkms add {o.package}/VERSION",
             )
-        version, source = package.highest.version, package.highest.source
+        version, source = known.highest.version, known.highest.source
         o = o._replace(version=version)
-        conf = self._conf(package, o.kernel)
-        broken = package.highest.broken or "; ".join(conf.faults)
+        conf = self._conf(known, o.kernel)
+        broken = known.highest.broken or "; ".join(conf.faults)
         if broken:
             return seen._replace(
                 observation=o._replace(source=Source.BROKEN),
-                source_reason=f"the source of {o.module} {version} cannot be used: {broken}",
-                source_fix=f"Reinstall its -dkms package, or restore /usr/src/{o.module}-{version}",
+                source_reason=f"the source of {o.package} {version} cannot be used: {broken}",
+                source_fix=f"Reinstall its -dkms package, or restore /usr/src/{o.package}-{version}",
             )
         make = dkms_conf.chosen_make(conf, o.kernel)
         passed = frozenset(name for name, _ in make.variables) if make else frozenset()
@@ -313,20 +314,20 @@ class Machine:
         if o.installed is Artefact.GOOD and idle and not o.own_run:
             return seen  # nothing is to be done, so nothing is asked of the stage and of earlier attempts
         mark = kernels.fingerprint(self.root, source, look.headers.path)
-        artefact = staged.find(self.state, o.kernel, o.module, version, mark)
+        artefact = staged.find(self.state, o.kernel, o.package, version, mark)
         proofs = [self.prove_file(look, path, artefact.modules) for path in artefact.modules] if artefact is not None else []
         good = all(proof.holds(UNPUBLISHED) and proof.is_current for proof in proofs)
         o = o._replace(
             staged=Artefact.NONE if artefact is None else Artefact.GOOD if good else Artefact.BAD,
             hook_builds=bool(conf.autoinstall) and dkms_tree.hook_present(self.root),
-            attempt=attempts.load(self.root, self.state, o.kernel, o.module, mark),
+            attempt=attempts.load(self.root, self.state, o.kernel, o.package, mark),
         )
         return seen._replace(observation=o, fingerprint=mark)
 
-    def _judge(self, kernel: str, module: str, installed: tuple[tuple[str, Proof], ...]) -> Artefact:
-        if len(installed) < len(self._made(kernel, module)) or not installed:
+    def _judge(self, kernel: str, package: str, installed: tuple[tuple[str, Proof], ...]) -> Artefact:
+        if len(installed) < len(self._made(kernel, package)) or not installed:
             return Artefact.NONE if not installed else Artefact.BAD
-        if kernel == self.running and load_history.refused(self.runtime, module, (Path(proof.path) for _, proof in installed)):
+        if kernel == self.running and load_history.refused(self.runtime, package, (Path(proof.path) for _, proof in installed)):
             return Artefact.BAD  # the kernel's own word, whatever the analysis says
         if not all(proof.holds(ELSEWHERE) for _, proof in installed):
             return Artefact.BAD if any(proof.fails for _, proof in installed) else Artefact.UNKNOWN
@@ -336,11 +337,11 @@ class Machine:
         fit = all(proof.is_current or _WEAK in proof.path for _, proof in installed)
         return Artefact.GOOD if fit else Artefact.OTHER
 
-    def _loaded(self, kernel: str, module: str, installed: tuple[tuple[str, Proof], ...]) -> tuple[Loaded, str]:
+    def _loaded(self, kernel: str, package: str, installed: tuple[tuple[str, Proof], ...]) -> tuple[Loaded, str]:
         """Whether the running kernel has the modules, whether they are the installed ones and work, and a remark of Live's."""
         if kernel != self.running:
             return Loaded.NOT_HERE, ""
-        return self._live.look(installed, wanted=bool({module, "*"} & set(self.config.load)))
+        return self._live.look(installed, wanted=bool({package, "*"} & set(self.config.load)))
 
     def plan(self, seen: Seen, now: float) -> Step:
         """The planner's answer to what was seen."""

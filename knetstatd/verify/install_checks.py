@@ -104,7 +104,7 @@ def is_copy(file: Path, other: Path) -> bool:
     try:
         if filecmp.cmp(file, other, shallow=False):
             return True
-        one, two = module_file.read(file), module_file.read(other)
+        one, two = module_file.from_path(file), module_file.from_path(other)
     except (OSError, ModuleFileError):
         return False
     return bool(one.build_id) and one.build_id == two.build_id

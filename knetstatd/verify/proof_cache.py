@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from knetstatd.verify.target_kernel import Target
 
     # Does some work elsewhere and gives its answer, which is made of lists and strings; its tuples may have become lists.
-    Apart = Callable[[Callable[[], list[Any]]], list[Any]]
+    InChild = Callable[[Callable[[], list[Any]]], list[Any]]
 
 
 class Look:
@@ -36,7 +36,7 @@ class Look:
     def __init__(self, root: Path, kernel: str, machine: Host | None = None, together: Sequence[str] = ()) -> None:
         self.root = root
         self.kernel = kernel
-        self.host = machine or host.read(root)
+        self.host = machine or host.facts(root)
         self.headers = kernels.headers(root, kernel)
         # What every proof for this kernel depends on, besides the module's own file.
         self.inputs = tuple(map(files.identity, paths.inputs(root, kernel)))
@@ -49,7 +49,7 @@ class Look:
         from knetstatd.verify import target_kernel
 
         if self._facts is None:
-            self._facts = target_kernel.read(self.root, self.kernel)
+            self._facts = target_kernel.facts(self.root, self.kernel)
         return self._facts
 
 
@@ -69,9 +69,9 @@ class _Kept(NamedTuple):
 class Proofs:
     """What `verify` says of module files, computed again only when a file that it depends on has changed."""
 
-    def __init__(self, root: Path, apart: Apart | None = None) -> None:
+    def __init__(self, root: Path, in_child: InChild | None = None) -> None:
         self._root = root
-        self._apart = apart
+        self._in_child = in_child
         self._kept: dict[tuple[str, str], _Kept] = {}
 
     def keep_only(self, kernels: Container[str]) -> None:
@@ -119,9 +119,9 @@ class Proofs:
 
     def _done(self, work: Callable[[], list[Proof]]) -> list[Proof]:
         """The answer of `work`, from elsewhere where that is wanted."""
-        if self._apart is None:
+        if self._in_child is None:
             return work()
-        found = self._apart(lambda: list(map(list, work())))
+        found = self._in_child(lambda: list(map(list, work())))
         return [
             Proof(path, tuple(Check(c[0], Result(c[1]), *c[2:]) for c in checks), srcversion, tuple(needed), build_id, name)
             for path, checks, srcversion, needed, build_id, name in found

@@ -64,7 +64,7 @@ class Target(NamedTuple):
     signature: bytes
 
 
-def read(root: Path, kernel: str) -> Target:
+def facts(root: Path, kernel: str) -> Target:
     """The facts of `kernel` under `root`. What is missing is None in the answer; nothing is raised."""
     tree = files.inside(root, f"/lib/modules/{kernel}")
     tables = modules_dep.Tables(root, tree)
@@ -110,7 +110,7 @@ def _witness(tables: modules_dep.Tables, kernel: str) -> tuple[Path, module_file
                 sizes.append((st.st_size, name + suffix))
     for _, name in sorted(sizes)[:_TRIES]:
         try:
-            module = module_file.read(tables.tree / name)
+            module = module_file.from_path(tables.tree / name)
         except ModuleFileError:
             continue
         if module.intree and module.release == kernel:

@@ -67,7 +67,7 @@ def verify(
     facts: of that kernel, where the caller has them.  host: of that machine, likewise. Raises nothing for whatever the files
     contain.
     """
-    facts, host = facts or target_kernel.read(root, kernel), host or machine.read(root)
+    facts, host = facts or target_kernel.facts(root, kernel), host or machine.facts(root)
     return _answers(root, facts, host, [_ask(facts, path, others)], {})[0]
 
 
@@ -84,7 +84,7 @@ def prove(
     What the kernel exports is read once for all. facts, host: of that kernel and machine, where the caller has them already.
     origins: what DKMS knows of the modules.
     """
-    facts, host = facts or target_kernel.read(root, kernel), host or machine.read(root)
+    facts, host = facts or target_kernel.facts(root, kernel), host or machine.facts(root)
     known = origins or {}
     return _answers(root, facts, host, [_installed(facts, module, known.get(module)) for module in modules], known)
 
@@ -121,7 +121,7 @@ def _missing(facts: Target, module: str, found: str) -> Proof:
 def _ask(facts: Target, path: Path, others: Iterable[Path], *before: Check) -> _Asked | Proof:
     """Does the checks that need the module's own file only; `before` are those already done."""
     try:
-        module = module_file.read(path)
+        module = module_file.from_path(path)
     except ModuleFileError as e:
         fix = f"Run: knetstatctl build {facts.kernel}"
         failed = Check("file", Result.FAIL, "a kernel module", e.what, f"It {e.what}", fix)
@@ -271,7 +271,7 @@ def _others(path: Path, others: Iterable[Path]) -> dict[str, Mapping[str, Export
     for other in others:
         if other != path:
             try:
-                module = module_file.read(other)
+                module = module_file.from_path(other)
             except ModuleFileError:
                 continue
             found[module.name] = module.exports

@@ -81,7 +81,7 @@ def events(c: Container, module: str | None = None, kernel: str | None = None) -
         entry
         for entry in c.journal("knetstatd.service")
         if "KNETSTATD_EVENT" in entry
-        and module in (None, entry.get("KNETSTATD_MODULE"))
+        and module in (None, entry.get("KNETSTATD_PACKAGE"))
         and kernel in (None, entry.get("KNETSTATD_KERNEL"))
     ]
 

@@ -55,7 +55,7 @@ def test_status_and_its_document(c: Container) -> None:
     assert found["next"] == found["running"] == release
     assert found["ready"] is True
     [verdict] = found["verdicts"]
-    assert {"module", "kernel", "state", "ready", "proof", "reason", "fix", "checks"} <= set(verdict)
+    assert {"package", "kernel", "state", "ready", "proof", "reason", "fix", "checks"} <= set(verdict)
     assert {"name", "result", "expected", "found", "reason"} <= set(verdict["checks"][0])
     assert {check["result"] for check in verdict["checks"]} <= {"pass", "not-applicable"}
 
@@ -147,7 +147,7 @@ def test_verify_of_the_installed_ones(c: Container) -> None:
 def test_history_is_the_journal(c: Container) -> None:
     entries = document(c, "history")["entries"]
     assert [e["event"] for e in entries] == ["stage-started", "staged", "publish-started", "published"]
-    assert all(e["module"] == "kt-good" for e in entries)
+    assert all(e["package"] == "kt-good" for e in entries)
     assert "published and verified from the disk" in c.output("knetstatctl", "history")
 
 
@@ -196,7 +196,7 @@ def test_a_faulty_reload_keeps_the_old_configuration(c: Container) -> None:
         assert c.run(["systemctl", "reload", "knetstatd"]).returncode == 1
         product.wait("it is rejected", lambda: "config-rejected" in product.kinds(c))
         assert c.output("systemctl", "is-active", "knetstatd") == "active"
-        assert json.loads(c.output("cat", "/run/knetstatd/status.json"))["modules"] == ["kt-good"]
+        assert json.loads(c.output("cat", "/run/knetstatd/status.json"))["packages"] == ["kt-good"]
     finally:
         c.write("/etc/knetstatd/knetstatd.toml", before)
         c.run(["systemctl", "stop", "knetstatd"], check=True)

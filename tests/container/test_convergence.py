@@ -60,13 +60,13 @@ def settled(c: Container, kernel: Kernel, count: int) -> dict[str, dict[str, Any
     """The daemon's verdicts for a kernel when nothing is being done any more."""
 
     def found() -> list[dict[str, Any]] | None:
-        told = json.loads(c.output("cat", "/run/knetstatd/status.json"))["verdicts"]
-        verdicts = [verdict for verdict in told if verdict["kernel"] == kernel.release]
+        outcome = json.loads(c.output("cat", "/run/knetstatd/status.json"))["verdicts"]
+        verdicts = [verdict for verdict in outcome if verdict["kernel"] == kernel.release]
         done = len(verdicts) == count and not any(v["in_progress"] for v in verdicts)
         return verdicts if done and c.run(["pgrep", "-f", "[k]netstatctl build"]).returncode else None
 
     verdicts: list[dict[str, Any]] = product.wait("nothing is in progress", found, 180)
-    return {verdict["module"]: verdict for verdict in verdicts}
+    return {verdict["package"]: verdict for verdict in verdicts}
 
 
 def test_odd_packages(machine: Container) -> None:

@@ -439,7 +439,7 @@ def test_what_the_product_makes_of_it(machine: Container) -> None:
     product.install(c, ["kt-undef", "kt-slow"], compile_timeout_seconds=20)
     assert c.run(["knetstatctl", "build", kernel.release]).returncode == 1
     document = json.loads(c.output("knetstatctl", "explain", "--json", "running"))
-    seen = {v["module"]: v["last_failure"] for v in document["verdicts"]}
+    seen = {v["package"]: v["last_failure"] for v in document["verdicts"]}
     assert seen["kt-undef"]["kind"] == "undefined-symbol"
     assert "kt_undef_nowhere" in seen["kt-undef"]["reason"]
     assert any("kt_undef_nowhere" in line for line in seen["kt-undef"]["evidence"])

@@ -34,7 +34,7 @@ def install(c: Container) -> list[str]:
 
 def judge(c: Container, kernel: Kernel, verdict: dict[str, Any], made: list[str]) -> str:
     """What is wrong with a verdict, by modinfo, modprobe, depmod and a plain dkms build; "" where it is right."""
-    module, version = verdict["module"], verdict["version"]
+    module, version = verdict["package"], verdict["version"]
     if verdict["ready"]:
         if not made:
             return "ready without a file"
@@ -73,15 +73,15 @@ def test_modules_that_others_wrote(machine: Container) -> None:
     for kernel in kernels:
         c.run(["knetstatctl", "build", kernel.release], timeout=5400)
         verdicts = json.loads(c.output("knetstatctl", "explain", "--json", kernel.release))["verdicts"]
-        assert sorted(v["module"] for v in verdicts) == modules
+        assert sorted(v["package"] for v in verdicts) == modules
         for verdict in verdicts:
-            built = c.path(f"/var/lib/dkms/{verdict['module']}/{verdict['version']}/{kernel.release}")
+            built = c.path(f"/var/lib/dkms/{verdict['package']}/{verdict['version']}/{kernel.release}")
             made = sorted({p.name.partition(".ko")[0] for p in built.rglob("*.ko*")}) if verdict["ready"] else []
             fault = judge(c, kernel, verdict, made)
-            wrong += [f"{verdict['module']} on {kernel.release}: {fault}"] * bool(fault)
+            wrong += [f"{verdict['package']} on {kernel.release}: {fault}"] * bool(fault)
             failure = verdict["last_failure"] or {}
             why = f"{failure['kind']}: {failure['reason']}" if failure else verdict["reason"]
-            name = f"{verdict['module']} {verdict['version']}"
+            name = f"{verdict['package']} {verdict['version']}"
             rows.append(f"| {name} | {kernel.series} | {verdict['state']} | {len(made) or ''} | {why} |")
     print("\n".join(rows))
     assert not wrong, "\n".join(wrong)

@@ -69,10 +69,10 @@ def test_two_kernels_at_once(c: Container) -> None:
         product.right_module(c, kernel, "knetstat")
         judged = c.run(["knetstatctl", "verify", "--kernel", kernel.release])
         assert judged.returncode == 0, judged.stdout
-        told = answer_of_the_kernel(c, kernel)
-        assert told.outcome is vm.Outcome.LOADED, told.console
+        outcome = answer_of_the_kernel(c, kernel)
+        assert outcome.ending is vm.Ending.LOADED, outcome.console
         for kind in knetstat_proc.Kind:
-            assert knetstat_proc.parse(told.files[f"/{kind.path}"], kind) == []
+            assert knetstat_proc.parse(outcome.files[f"/{kind.path}"], kind) == []
     target(c, "module-uninstall")
     # The machine's signing key is dkms's own, made at its first build of anything.
     assert {line for line in everything(c) if "/mok." not in line} == before
@@ -112,5 +112,5 @@ def test_a_kernel_that_is_not_installed_for_is_not_called_loadable(c: Container)
     assert here is not None
     shutil.copy(there, here)
     judged = c.run(["knetstatctl", "verify", "--kernel", new.release])
-    told = answer_of_the_kernel(c, new)
-    assert (judged.returncode == 0) == (told.outcome is vm.Outcome.LOADED), (judged.stdout, told.words)
+    outcome = answer_of_the_kernel(c, new)
+    assert (judged.returncode == 0) == (outcome.ending is vm.Ending.LOADED), (judged.stdout, outcome.words)

@@ -295,7 +295,7 @@ def test_another_package_that_makes_the_same_module(c: Container) -> None:
     before = len(product.kinds(c))
     c.start_product()
     ours, other = product.verdicts(c)
-    assert (ours["module"], ours["state"], other["module"], other["state"]) == ("kt-good", "denied", "kt-other", "ready")
+    assert (ours["package"], ours["state"], other["package"], other["state"]) == ("kt-good", "denied", "kt-other", "ready")
     assert ours["reason"].startswith("kt-other/1.0 makes a module of this name too")
     assert ours["fix"].endswith("dkms remove kt-other/1.0 --all")
     time.sleep(5)
@@ -303,5 +303,5 @@ def test_another_package_that_makes_the_same_module(c: Container) -> None:
     c.run(["dkms", "remove", "kt-other/1.0", "--all"], check=True)
     product.wait_ready(c)
     [ours] = product.verdicts(c)
-    assert (ours["module"], ours["state"]) == ("kt-good", "ready")
+    assert (ours["package"], ours["state"]) == ("kt-good", "ready")
     assert product.kinds(c)[before:].count("stage-started") == 1

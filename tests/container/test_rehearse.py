@@ -110,7 +110,7 @@ def test_a_module_that_brings_the_kernel_down_is_not_ready(bookworm: Container) 
     done = c.run(["knetstatctl", "rehearse", "--json"], timeout=PATIENCE)
     assert done.returncode == 1, done.stderr
     [found] = json.loads(done.stdout)["rehearsals"]
-    assert (found["module"], found["told"], found["check"]) == ("kt-good", "panic", "panic")
+    assert (found["package"], found["outcome"], found["check"]) == ("kt-good", "panic", "panic")
     assert rehearsals(c).count("rehearsal-started") == 2
 
     assert product.kinds(c, "kt-good").count("stage-started") == 1, "the same source is not built again"
@@ -203,13 +203,13 @@ def test_nobody_runs_the_machine_when_there_is_time(c: Container) -> None:
         [user] = {int(word) for word in found["Uid"].split()}
         return user
 
-    by_hand = (kernel.release, "--file", "/root/elsewhere.ko")
-    assert judge(machine_of(c, *by_hand)) not in (0, 65534), "systemd has made a user for it"
+    manual = (kernel.release, "--file", "/root/elsewhere.ko")
+    assert judge(machine_of(c, *manual)) not in (0, 65534), "systemd has made a user for it"
     assert not c.path("/run/knetstatd/rehearsal.ko").exists()
     c.path(c.output("systemctl", "show", "--property=FragmentPath", "--value", "knetstatd-rehearse@x.service")).unlink()
     image = c.path(f"/boot/vmlinuz-{kernel.release}")
     image.chmod(0o600)
-    assert judge(machine_of(c, *by_hand)) == 65534
+    assert judge(machine_of(c, *manual)) == 65534
     assert not list(c.path("/tmp").glob("knetstatd-rehearse-*"))
 
 
@@ -225,7 +225,7 @@ def test_by_hand_as_anybody(bookworm: Container) -> None:
     done = c.run(nobody, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     [found] = json.loads(done.stdout)["rehearsals"]
-    assert found["told"] == "loaded"
+    assert found["outcome"] == "loaded"
     assert not c.path("/var/lib/knetstatd/rehearsals").exists()
     for argv, words in (
         (["--module", "kt-none"], f"no guarded module is installed for {release}"),

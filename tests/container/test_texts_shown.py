@@ -26,7 +26,7 @@ def explained(c: Container, event: str, module: str = "") -> str:
     found = product.wait(
         f"{event} {module}", lambda: [e for e in product.events(c, module or None) if e["KNETSTATD_EVENT"] == event]
     )
-    match = [f"MESSAGE_ID={found[-1]['MESSAGE_ID']}", *([f"KNETSTATD_MODULE={module}"] if module else [])]
+    match = [f"MESSAGE_ID={found[-1]['MESSAGE_ID']}", *([f"KNETSTATD_PACKAGE={module}"] if module else [])]
     text = c.output("journalctl", "-q", "--no-pager", "-x", "-n", "1", "-u", "knetstatd", *match)
     assert "Defined-By: knetstatd" in text, text
     assert "KNETSTATD_" not in text, f"a field that the text names was not sent: {text}"
@@ -82,8 +82,8 @@ def test_the_journal_explains_every_failure_and_a_login_tells_the_worst(machine:
     assert "raise compile_timeout_seconds" in text
 
     # While a build runs, what waits for it is under way too, and no line at login.
-    told = r"^\d{4}-\d\d-\d\d \d\d:\d\d knetstatd: kt-\w+ .* \(next\): NOT ready: .*\n  To do: .*\n  See: knetstatctl status \("
-    product.wait("a login tells the worst", lambda: re.search(told, login(c), re.M), 120)
+    motd = r"^\d{4}-\d\d-\d\d \d\d:\d\d knetstatd: kt-\w+ .* \(next\): NOT ready: .*\n  To do: .*\n  See: knetstatctl status \("
+    product.wait("a login tells the worst", lambda: re.search(motd, login(c), re.M), 120)
     mask = c.path("/etc/motd.d/knetstatd")
     mask.parent.mkdir(exist_ok=True)
     mask.symlink_to("/dev/null")

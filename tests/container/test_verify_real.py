@@ -62,7 +62,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
 
 def test_a_kernels_own_modules_load(kernels: Kernels) -> None:
     for release in kernels.releases:
-        facts = target_kernel.read(kernels.root, release)
+        facts = target_kernel.facts(kernels.root, release)
         for path in kernels.modules(release, 5):
             proof = verify.verify(kernels.root, release, path, facts=facts)
             assert proof.loads, (release, path.name, proof.worst)
@@ -72,7 +72,7 @@ def test_a_kernels_own_modules_load(kernels: Kernels) -> None:
 def test_read_as_modinfo_and_modprobe_read(kernels: Kernels) -> None:
     for release in kernels.releases:
         for path in kernels.modules(release, 40):
-            module = module_file.read(path)
+            module = module_file.from_path(path)
             info: dict[str, list[str]] = {}
             for entry in output("modinfo", "-0", path).split("\0"):
                 key, _, value = entry.partition("=")
@@ -94,7 +94,7 @@ def test_other_kernels_symbols_as_depmod_sees_them(kernels: Kernels, monkeypatch
     """For each module and symbol the same answer as `depmod -e -E Module.symvers`, which knows the kernel's own exports."""
     monkeypatch.setattr(loader_checks, "_SHOWN", 10**6)
     compared = 0
-    facts = {release: target_kernel.read(kernels.root, release) for release in kernels.releases}
+    facts = {release: target_kernel.facts(kernels.root, release) for release in kernels.releases}
     for here in kernels.releases:
         for there in kernels.releases:
             # Where one side has no checksums depmod compares with zero; the kernel compares releases.
@@ -124,7 +124,7 @@ def test_other_kernels_symbols_as_depmod_sees_them(kernels: Kernels, monkeypatch
 
 def test_the_release_decides_without_modversions(kernels: Kernels) -> None:
     """The 7 series, where the story happens as it did."""
-    plain = [release for release in kernels.releases if target_kernel.read(kernels.root, release).modversions is False]
+    plain = [release for release in kernels.releases if target_kernel.facts(kernels.root, release).modversions is False]
     assert len(plain) > 1
     for here, there in zip(plain, reversed(plain), strict=True):
         if here == there:

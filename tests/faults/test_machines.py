@@ -136,7 +136,7 @@ def boot(machine: upgrade.Machine, number: int, script: str, arguments: str = ""
 def verdicts(text: str, what: str) -> tuple[int, dict[str, dict[str, str]]]:
     """The status of `check`, and each module's verdict, where the script said `verdict`; the last time."""
     code, line = re.findall(rf"^check {re.escape(what)}: (\d+)\n(.*)$", text, re.MULTILINE)[-1]
-    return int(code), {v["module"]: v for v in json.loads(line)["verdicts"]}
+    return int(code), {v["package"]: v for v in json.loads(line)["verdicts"]}
 
 
 def test_modules_whose_init_fails_or_hangs_or_dies(machine: upgrade.Machine) -> None:
@@ -241,9 +241,9 @@ def test_a_module_that_was_proven_for_another_kernel(machine: upgrade.Machine) -
     assert found["kt-works"]["state"] == "failed"
     assert "the symbol _printk has another checksum" in found["kt-works"]["reason"]
     assert "disagrees about version of symbol _printk" in before.partition("\ncheck running: 1")[2].partition("\n")[2]
-    told = before.rpartition("\nbuilt:\n")[2]
-    assert told.count("it is built again for this kernel, once") == 1
-    assert told.rpartition("it is built again for this kernel, once")[2].count("compiled and verified") == 1
+    outcome = before.rpartition("\nbuilt:\n")[2]
+    assert outcome.count("it is built again for this kernel, once") == 1
+    assert outcome.rpartition("it is built again for this kernel, once")[2].count("compiled and verified") == 1
     assert verdicts(after, "running")[0] == 0
     assert "\nkt_works: live\n" in after
 

@@ -12,10 +12,10 @@ from tests.vm import demo, upgrade
 
 
 @pytest.mark.spawns
-@pytest.mark.parametrize("act", [*demo.ALONE, *demo.GUARDED], ids=lambda act: act.told[:20])
+@pytest.mark.parametrize("act", [*demo.ALONE, *demo.GUARDED], ids=lambda act: act.outcome[:20])
 def test_every_act_can_be_played(act: demo.Act) -> None:
     subprocess.run(["sh", "-n"], input=upgrade.FUNCTIONS + demo.SHOW + act.script, text=True, check=True)
-    for text in (act.told, act.script, *act.expected):
+    for text in (act.outcome, act.script, *act.expected):
         assert set(re.findall(r"\{(\w+)\}", text)) <= {"old", "new", "image", "headers"}
     assert act.expected
     for pattern in act.expected:

@@ -74,7 +74,7 @@ def test_what_an_event_always_carries_is_sent_by_everyone_who_sends_it() -> None
             name = ast.unparse(call.func)
             if not name.endswith(("ournal.log", "._say")):
                 continue
-            given = {k.arg for k in call.keywords} | ({"module", "version", "kernel"} if name.endswith("._say") else set())
+            given = {k.arg for k in call.keywords} | ({"package", "version", "kernel"} if name.endswith("._say") else set())
             where = choices if ast.unparse(call.args[0]) == "event" and choices is not None else call.args[0]
             for event in re.findall(r"\bEvent\.([A-Z_]+)", ast.unparse(where)):
                 assert set(Event[event].fields) <= given, f"{path.name}:{call.lineno} sends {event} without its fields"

@@ -64,7 +64,7 @@ class Act(NamedTuple):
     """One boot: which of KERNELS, what is told before, what runs, and what the machine must say, as regular expressions."""
 
     kernel: int
-    told: str
+    outcome: str
     script: str
     expected: tuple[str, ...]
 
@@ -109,7 +109,7 @@ def play(machine: upgrade.Machine, acts: tuple[Act, ...]) -> bool:
     old, new = machine.kernels
     names = {"old": old.release, "new": new.release, "image": new.image, "headers": new.headers}
     for act in acts:
-        tell(act.told.format(**names))
+        tell(act.outcome.format(**names))
         began = time.monotonic()
         said = machine.boot(act.kernel, SHOW + act.script, names, show=sys.stdout)
         print(f"\n(power off after {time.monotonic() - began:.0f} s)")

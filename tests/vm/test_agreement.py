@@ -205,17 +205,17 @@ def ask(k: kernels.Kernel, questions: list[Row], boot: str) -> list[Answer]:
     """What the kernel says."""
     entries = []
     for i, row in enumerate(questions):
-        entries.append(vm.Entry(f"{i:03}.ko", stat.S_IFREG | 0o644, row.data))
-        entries += [vm.Entry(f"{i:03}.ko.keep", stat.S_IFREG | 0o644)] * row.keep
+        entries.append(vm.CpioFile(f"{i:03}.ko", stat.S_IFREG | 0o644, row.data))
+        entries += [vm.CpioFile(f"{i:03}.ko.keep", stat.S_IFREG | 0o644)] * row.keep
     script = ASK.replace("@SIZE@", f"{len(ASK) - len('@SIZE@') + 4 + 1:04}").encode()
     program = vm.Program(script + vm.cpio(entries))
     for _ in range(3):
-        told = vm.rehearse(k.vmlinuz, vm.Plan((), program), memory=512, timeout=300, arguments=[BOOTS[boot]])
+        outcome = vm.rehearse(k.vmlinuz, vm.Plan((), program), memory=512, timeout=300, arguments=[BOOTS[boot]])
         # Emulated processors sometimes stumble over a kernel that patches its own code while it boots; no module was asked for.
-        if "== 000.ko" in told.output or told.outcome is not vm.Outcome.PANIC:
+        if "== 000.ko" in outcome.output or outcome.ending is not vm.Ending.PANIC:
             break
-    parts = re.findall(r"^== (\d+)\.ko\n(.*?)^--$", told.output, re.MULTILINE | re.DOTALL)
-    assert [int(number) for number, _ in parts] == list(range(len(questions))), told.console[-4000:]
+    parts = re.findall(r"^== (\d+)\.ko\n(.*?)^--$", outcome.output, re.MULTILINE | re.DOTALL)
+    assert [int(number) for number, _ in parts] == list(range(len(questions))), outcome.console[-4000:]
     answers = []
     for _, said in parts:
         first = vm.message(said.splitlines()[0])
@@ -244,7 +244,7 @@ def root_of(k: kernels.Kernel, tmp_path: Path, boot: str) -> Path:
 
 def judge(k: kernels.Kernel, questions: list[Row], root: Path) -> list[Answer]:
     """What the analysis says."""
-    facts, host = target_kernel.read(root, k.release), host_.read(root)
+    facts, host = target_kernel.facts(root, k.release), host_.facts(root)
     assert facts.witness is not None
     assert facts.symvers is not None
     policy = signature_policy.policy(root, k.release, facts.options, host.firmware)
@@ -257,7 +257,7 @@ def judge(k: kernels.Kernel, questions: list[Row], root: Path) -> list[Answer]:
         proof = verify.verify(root, k.release, path, facts=facts, host=host)
         placed = []
         if proof.checks[0].result is Result.PASS:
-            placed = [install_checks.configuration(module_file.read(path).name, host.rules, policy)]
+            placed = [install_checks.configuration(module_file.from_path(path).name, host.rules, policy)]
         proof = proof._replace(checks=(*proof.checks, *placed))
         unknown = [c for c in proof.checks if c.result is Result.UNKNOWN]
         assert [c.name for c in unknown] == ["signature"] * row.unknown, (row.what, unknown)

@@ -42,4 +42,4 @@ def test_kvm_is_used(tmp_path: Path) -> None:
     said = disk.boot(image, disk.kernel(image, release), SCRIPT, cpu="EPYC")
     assert said.code == 0, said.console[-4000:]
     found: list[dict[str, Any]] = [json.loads("{" + text) for text in ("\n" + said.output).split("\n{")[1:]]
-    assert [(r["told"], r["machine"]) for each in found for r in each["rehearsals"]] == [("loaded", "KVM")] * 2, said.output
+    assert [(r["outcome"], r["machine"]) for each in found for r in each["rehearsals"]] == [("loaded", "KVM")] * 2, said.output

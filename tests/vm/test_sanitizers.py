@@ -36,10 +36,10 @@ def home() -> Path:
 
 
 def watched(home: Path, module: Module, program: bytes, *arguments: str) -> Rehearsal:
-    told = zoo.run(home / "bzImage", [module], program, *arguments, memory=1536, timeout=3600)
+    outcome = zoo.run(home / "bzImage", [module], program, *arguments, memory=1536, timeout=3600)
     # A kernel that looks for no leaks finds none.
-    assert "kmemleak: " in told.output, told.console[-4000:]
-    return told
+    assert "kmemleak: " in outcome.output, outcome.console[-4000:]
+    return outcome
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,10 @@ def watched(home: Path, module: Module, program: bytes, *arguments: str) -> Rehe
 )
 def test_nothing_is_found(arguments: tuple[str, ...], home: Path, tmp_path: Path, program: bytes) -> None:
     module = zoo.module(tmp_path, make=lambda source, into: kernels.make_here(home / "build", source, into, []))
-    told = watched(home, module, program, *arguments)
-    print(told.output[-500:])
-    zoo.assert_fine(told)
-    assert "kmemleak: 0 unreferenced objects" in told.output
+    outcome = watched(home, module, program, *arguments)
+    print(outcome.output[-500:])
+    zoo.assert_fine(outcome)
+    assert "kmemleak: 0 unreferenced objects" in outcome.output
 
 
 # What must be found: the changes, and the words.
@@ -74,8 +74,8 @@ MUTANTS = {
 def test_a_mutant_is_found(name: str, home: Path, tmp_path: Path, program: bytes) -> None:
     changes, words = MUTANTS[name]
     module = zoo.module(tmp_path, *changes, make=lambda source, into: kernels.make_here(home / "build", source, into, []))
-    told = watched(home, module, program, "churn", "20")
-    assert any(words in line for line in (*zoo.complaints(told), *told.output.splitlines())), told.console[-4000:]
+    outcome = watched(home, module, program, "churn", "20")
+    assert any(words in line for line in (*zoo.complaints(outcome), *outcome.output.splitlines())), outcome.console[-4000:]
 
 
 def checkpatch(home: Path, file: Path) -> str:

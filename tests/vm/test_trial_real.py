@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from knetstatd.core import config
-from knetstatd.core.model import Answer, Result, Told
+from knetstatd.core.model import Answer, Outcome, Result
 from knetstatd.rehearsal import rehearse
 from knetstatd.state import rehearsal_results
 from knetstatd.verdict.observe import Machine
@@ -69,9 +69,9 @@ def ask(
     name = next(iter(files)).partition(".ko")[0]
     look = machine.look(kernel.release)
     proofs = [proof for _, proof in machine._proofs.installed(look, {name: None})]
-    about = rehearsal_results.subject(root, kernel.release, name, proofs, arguments)
-    assert about is not None
-    answer = rehearse.carry_out(HERE, about, rehearse.read(about), timeout)
+    subject = rehearsal_results.subject_of(root, kernel.release, name, proofs, arguments)
+    assert subject is not None
+    answer = rehearse.carry_out(HERE, subject, rehearse.inputs(subject), timeout)
     return answer, all(proof.loads for proof in proofs), rehearse.disagreement(answer, proofs)
 
 
@@ -93,7 +93,7 @@ def test_a_good_module(
 ) -> None:
     suffix, pack = packed
     answer, loads, disagreement = ask(booted, tmp_path, {f"knetstat.ko{suffix}": pack(build(booted).data)})
-    assert answer.told is Told.LOADED, answer
+    assert answer.outcome is Outcome.LOADED, answer
     assert (loads, disagreement, answer.reason, answer.remark) == (True, "", "", "")
     assert answer.machine in ("KVM", "emulation")
 
@@ -105,37 +105,37 @@ def test_a_good_module_on_a_generic_kernel(
     """The other tests take cloud kernels, whose images are a third as large."""
     kernel = kernels.fetch(series, "amd64", suite)
     answer, loads, disagreement = ask(kernel, tmp_path, {"knetstat.ko": build(kernel).data})
-    assert (answer.told, loads, disagreement) == (Told.LOADED, True, ""), answer
+    assert (answer.outcome, loads, disagreement) == (Outcome.LOADED, True, ""), answer
     answer, loads, disagreement = ask(kernel, tmp_path / "x", {"knetstat.ko": build(kernel).data}, ("module.sig_enforce=1",))
-    assert (answer.told, answer.check) == (Told.REFUSED, "signature"), answer
+    assert (answer.outcome, answer.check) == (Outcome.REFUSED, "signature"), answer
 
 
 def test_what_a_module_needs_goes_in_before_it(booted: kernels.Kernel, zoo: Zoo, tmp_path: Path) -> None:
     answer, loads, disagreement = ask(booted, tmp_path, {"kt_tunnel.ko": zoo(booted)["kt_tunnel"]})
-    assert (answer.told, loads, disagreement) == (Told.LOADED, True, ""), answer
+    assert (answer.outcome, loads, disagreement) == (Outcome.LOADED, True, ""), answer
     assert any("setup_udp_tunnel_sock" in line and "[udp_tunnel]" in line for line in answer.words), answer.words
 
 
 @pytest.mark.parametrize(
-    ("name", "told", "check", "reason"),
+    ("name", "outcome", "check", "reason"),
     [
-        ("kt_einval", Told.REFUSED, "init", "kt_einval's init function fails: "),
-        ("kt_nodev", Told.NO_DEVICE, "", ""),
-        ("kt_noent", Told.UNDECIDED, "", "kt_noent asks for something that the rehearsal's machine does not have"),
-        ("kt_bug", Told.PANIC, "panic", "the kernel gives up while it loads kt_bug"),
-        ("kt_reset", Told.PANIC, "panic", "the machine resets itself while it loads kt_reset"),
-        ("kt_undef", Told.REFUSED, "symbols", "the kernel refuses kt_undef: that kernel has no symbol kt_no_such_symbol"),
+        ("kt_einval", Outcome.REFUSED, "init", "kt_einval's init function fails: "),
+        ("kt_nodev", Outcome.NO_DEVICE, "", ""),
+        ("kt_noent", Outcome.UNDECIDED, "", "kt_noent asks for something that the rehearsal's machine does not have"),
+        ("kt_bug", Outcome.PANIC, "panic", "the kernel gives up while it loads kt_bug"),
+        ("kt_reset", Outcome.PANIC, "panic", "the machine resets itself while it loads kt_reset"),
+        ("kt_undef", Outcome.REFUSED, "symbols", "the kernel refuses kt_undef: that kernel has no symbol kt_no_such_symbol"),
     ],
 )
 def test_what_its_init_does(
-    booted: kernels.Kernel, zoo: Zoo, name: str, told: Told, check: str, reason: str, tmp_path: Path
+    booted: kernels.Kernel, zoo: Zoo, name: str, outcome: Outcome, check: str, reason: str, tmp_path: Path
 ) -> None:
     answer, loads, disagreement = ask(booted, tmp_path, {f"{name}.ko": zoo(booted)[name]})
-    assert (answer.told, answer.check) == (told, check), answer
+    assert (answer.outcome, answer.check) == (outcome, check), answer
     assert answer.reason.startswith(reason)
     assert loads is (name != "kt_undef")
     assert not disagreement, "an init function is no matter of the analysis"
-    if told is Told.NO_DEVICE:
+    if outcome is Outcome.NO_DEVICE:
         assert "its hardware is not in the rehearsal's machine (kt_nodev: No such device)" in answer.remark
     if name == "kt_bug":
         assert any("RIP" in line and "kt_init" in line for line in answer.words), answer.words
@@ -144,14 +144,14 @@ def test_what_its_init_does(
 def test_an_init_that_hangs(zoo: Zoo, tmp_path: Path) -> None:
     kernel = kernels.fetch("5.10")
     answer, loads, _ = ask(kernel, tmp_path, {"kt_hang.ko": zoo(kernel)["kt_hang"]}, timeout=90)
-    assert (answer.told, answer.check, loads) == (Told.HANG, "hang", True), answer
+    assert (answer.outcome, answer.check, loads) == (Outcome.HANG, "hang", True), answer
     assert answer.reason.endswith("while it loads kt_hang")
 
 
 def test_a_time_that_is_too_short_says_nothing(zoo: Zoo, tmp_path: Path) -> None:
     kernel = kernels.fetch("5.10")
     answer, *_ = ask(kernel, tmp_path, {"kt_fine.ko": zoo(kernel)["kt_fine"]}, timeout=1)
-    assert answer.told is Told.UNDECIDED
+    assert answer.outcome is Outcome.UNDECIDED
     assert "were not enough for it" in answer.reason
 
 
@@ -161,7 +161,7 @@ def test_another_kernel_s_module(
     """With MODVERSIONS the checksums decide; without them the release, and before that the size of struct module."""
     other = kernels.fetch("6.1")
     answer, loads, disagreement = ask(booted, tmp_path, {"knetstat.ko": build(other).data})
-    assert (answer.told, loads, disagreement) == (Told.REFUSED, False, ""), answer
+    assert (answer.outcome, loads, disagreement) == (Outcome.REFUSED, False, ""), answer
     assert answer.check in (("struct-module", "release") if booted.series.startswith("7.") else ("crcs",)), answer
 
 
@@ -171,14 +171,14 @@ def test_one_wrong_checksum(zoo: Zoo, tmp_path: Path) -> None:
     at = data.index(b"setup_udp_tunnel_sock\0" + bytes(8))  # in __versions: an unsigned long, then the name in 56 bytes
     data[at - 8] ^= 1
     answer, loads, disagreement = ask(kernel, tmp_path, {"kt_tunnel.ko": bytes(data)})
-    assert (answer.told, answer.check, loads, disagreement) == (Told.REFUSED, "crcs", False, ""), answer
+    assert (answer.outcome, answer.check, loads, disagreement) == (Outcome.REFUSED, "crcs", False, ""), answer
     assert "the symbol setup_udp_tunnel_sock has another checksum there" in answer.reason
 
 
 def test_a_dependency_that_is_not_installed(booted: kernels.Kernel, zoo: Zoo, tmp_path: Path) -> None:
     """The kernel has the symbol's name in its headers, and nobody to export it; test_what_a_module_needs_… is the twin."""
     answer, loads, disagreement = ask(booted, tmp_path, {"kt_tunnel.ko": zoo(booted)["kt_tunnel"]}, without="udp_tunnel")
-    assert (answer.told, loads, disagreement) == (Told.REFUSED, False, ""), answer
+    assert (answer.outcome, loads, disagreement) == (Outcome.REFUSED, False, ""), answer
     assert answer.reason == "the kernel refuses kt_tunnel: that kernel has no symbol setup_udp_tunnel_sock for it"
 
 
@@ -197,7 +197,7 @@ def test_another_compiler(build: Callable[[kernels.Kernel], vm.Module], tmp_path
         assert proof.loads
         [found[name]] = [check for check in proof.checks if check.name == "compiler"]
         answer, *_ = ask(kernel, tmp_path / name, {"knetstat.ko": data})
-        assert answer.told is Told.LOADED, answer
+        assert answer.outcome is Outcome.LOADED, answer
     assert found["same"].result is Result.PASS
     assert (found["other"].result, "gcc-12" in found["other"].fix) == (Result.WARN, True), found
 
@@ -209,18 +209,18 @@ def test_a_dependency_that_is_refused(zoo: Zoo, tmp_path: Path) -> None:
     [original] = kernel.modules.rglob("udp_tunnel.ko")
     wrong = original.read_bytes().replace(kernel.release.encode() + b" SMP", kernel.release.encode() + b" UMP")
     answer, loads, _ = ask(kernel, tmp_path, {"kt_tunnel.ko": made["kt_tunnel"], "udp_tunnel.ko": wrong})
-    assert (answer.told, loads) == (Told.REFUSED, False)
+    assert (answer.outcome, loads) == (Outcome.REFUSED, False)
     assert answer.reason.startswith("the kernel refuses udp_tunnel: "), answer
 
 
 def test_unsigned_where_signatures_are_enforced(booted: kernels.Kernel, zoo: Zoo, tmp_path: Path) -> None:
     answer, *_ = ask(booted, tmp_path, {"kt_fine.ko": zoo(booted)["kt_fine"]}, ("module.sig_enforce=1",))
-    assert (answer.told, answer.check) == (Told.REFUSED, "signature"), answer
+    assert (answer.outcome, answer.check) == (Outcome.REFUSED, "signature"), answer
 
 
 def test_denied_on_the_command_line(booted: kernels.Kernel, zoo: Zoo, tmp_path: Path) -> None:
     answer, *_ = ask(booted, tmp_path, {"kt_fine.ko": zoo(booted)["kt_fine"]}, ("module_blacklist=kt_fine",))
-    assert (answer.told, answer.check) == (Told.REFUSED, "denied"), answer
+    assert (answer.outcome, answer.check) == (Outcome.REFUSED, "denied"), answer
 
 
 def test_signed_with_a_key_that_the_machine_does_not_have(zoo: Zoo, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_signed_with_a_key_that_the_machine_does_not_have(zoo: Zoo, tmp_path: Pa
     done = kernels.enter(kernels.buildroot(kernel.suite), [kernel.tree, tmp_path], command, 60)
     assert done.returncode == 0, done.stdout
     answer, *_ = ask(kernel, tmp_path / "root", {"kt_fine.ko": file.read_bytes()}, ("module.sig_enforce=1",))
-    assert answer.told is Told.LOADED, answer
+    assert answer.outcome is Outcome.LOADED, answer
     assert answer.remark.startswith("its signature was not rehearsed")
 
 
@@ -244,4 +244,4 @@ def test_signed_with_the_kernel_s_own_key(booted: kernels.Kernel, tmp_path: Path
     """One of the kernel's own modules, where signatures are enforced."""
     own = next(p for p in booted.modules.rglob("udp_tunnel.ko*"))
     answer, *_ = ask(booted, tmp_path, {own.name: own.read_bytes()}, ("module.sig_enforce=1",))
-    assert (answer.told, answer.remark) == (Told.LOADED, ""), answer
+    assert (answer.outcome, answer.remark) == (Outcome.LOADED, ""), answer

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What knetstat prints is what the kernel says by its other ways, on every kernel; see zoo.c.
 
-    pytest tests/vm/test_zoo.py -k '6.1 and options'
-    pytest tests/vm/test_zoo.py -m slow           # the other kernels, 100,000 sockets, the mutants
+pytest tests/vm/test_zoo.py -k '6.1 and options'
+pytest tests/vm/test_zoo.py -m slow           # the other kernels, 100,000 sockets, the mutants
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from knetstatd.rehearsal.vm import Outcome
+from knetstatd.rehearsal.vm import Ending
 from tests import kernels
 from tests.vm import zoo
 
@@ -67,7 +67,7 @@ MUTANTS = {
     "last bucket": ("1 + listening + hinfo->ehash_mask + 1", "1 + listening + hinfo->ehash_mask / 2", ("many", "10000")),
     "wrapped": (
         "if (timeo < HZ) {",
-        'if (timeo >= HZ) {\n\t\tp = put_u64(p, timeo / HZ * 1ULL * MSEC_PER_SEC + ms);\n\t} else if (timeo < HZ) {',
+        "if (timeo >= HZ) {\n\t\tp = put_u64(p, timeo / HZ * 1ULL * MSEC_PER_SEC + ms);\n\t} else if (timeo < HZ) {",
         (),
     ),
     "torn": (
@@ -85,6 +85,8 @@ def test_the_zoo_sees_a_mutant(name: str, tmp_path: Path, program: bytes) -> Non
     kernel = kernels.fetch("6.1")
     old, new, arguments = MUTANTS[name]
     module = zoo.module(tmp_path, (old, new), make=lambda source, into: kernels.make(kernel, source, into, []))
-    told = zoo.run(kernel.vmlinuz, [module, *zoo.sock_diag(kernel)], program, *arguments, memory=768, timeout=400)
+    outcome = zoo.run(kernel.vmlinuz, [module, *zoo.sock_diag(kernel)], program, *arguments, memory=768, timeout=400)
     # A file that stays behind is found by a reader too, which the kernel does not survive.
-    assert told.outcome is Outcome.PANIC or (told.outcome is Outcome.FAILED and "FAIL" in told.output), told.console[-4000:]
+    assert outcome.ending is Ending.PANIC or (outcome.ending is Ending.FAILED and "FAIL" in outcome.output), outcome.console[
+        -4000:
+    ]

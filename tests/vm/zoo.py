@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knetstatd.formats import compression
-from knetstatd.rehearsal.vm import Module, Outcome, Plan, Program, Rehearsal, rehearse
+from knetstatd.rehearsal.vm import Ending, Module, Plan, Program, Rehearsal, rehearse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -45,15 +45,15 @@ def run(
     return rehearse(image, Plan(tuple(modules), Program(program, arguments)), memory=memory, timeout=timeout)
 
 
-def complaints(told: Rehearsal) -> list[str]:
+def complaints(outcome: Rehearsal) -> list[str]:
     """The lines of the kernel's log that must not be there."""
-    return [line for line in (*told.words, *told.log) if BAD.search(line)]
+    return [line for line in (*outcome.words, *outcome.log) if BAD.search(line)]
 
 
-def assert_fine(told: Rehearsal) -> None:
-    said = [line for line in told.output.splitlines() if line.startswith(("FAIL", "DIE"))]
-    assert told.outcome is Outcome.LOADED, (said, told.words[-40:], told.log[-40:], told.console[-4000:])
-    assert complaints(told) == []
+def assert_fine(outcome: Rehearsal) -> None:
+    said = [line for line in outcome.output.splitlines() if line.startswith(("FAIL", "DIE"))]
+    assert outcome.ending is Ending.LOADED, (said, outcome.words[-40:], outcome.log[-40:], outcome.console[-4000:])
+    assert complaints(outcome) == []
 
 
 def module(directory: Path, *changes: tuple[str, str], make: Callable[[Path, Path], kernels.Built]) -> Module:

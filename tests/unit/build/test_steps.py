@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def hand(tmp_path: Path) -> Builder:
+def builder(tmp_path: Path) -> Builder:
     """For a machine with knetstat installed for the running kernel."""
     tree = kerneltree.make(tmp_path)
     kerneltree.add(tree, "updates/dkms/knetstat.ko", kerneltree.module("knetstat"))
@@ -39,7 +39,7 @@ def hand(tmp_path: Path) -> Builder:
     return Builder(machine, Journal(quiet=True), Progress(shown=False), -1)
 
 
-def load(hand: Builder, monkeypatch: pytest.MonkeyPatch, error: BuildError | None) -> bool:
+def load(builder: Builder, monkeypatch: pytest.MonkeyPatch, error: BuildError | None) -> bool:
     """Whether the step succeeds, where the kernel says this."""
 
     def said(root: Path, modules: object) -> None:
@@ -47,38 +47,38 @@ def load(hand: Builder, monkeypatch: pytest.MonkeyPatch, error: BuildError | Non
             raise error
 
     monkeypatch.setattr(loading, "load", said)
-    return hand.step(hand.machine.observe(hand.machine.look(kerneltree.KERNEL), "knetstat"), Action.LOAD)
+    return builder.step(builder.machine.observe(builder.machine.look(kerneltree.KERNEL), "knetstat"), Action.LOAD)
 
 
 def full(*_: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_loading_needs_no_room(hand: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_needs_no_room(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "save", full)
-    assert load(hand, monkeypatch, None)
-    assert not hand.forgetful
+    assert load(builder, monkeypatch, None)
+    assert not builder.forgetful
 
 
 def test_a_failure_that_cannot_be_kept_is_told_to_who_would_start_the_next(
-    hand: Builder, monkeypatch: pytest.MonkeyPatch
+    builder: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not load(hand, monkeypatch, BuildError(Kind.REFUSED, "its init fails"))
-    assert not hand.forgetful
+    assert not load(builder, monkeypatch, BuildError(Kind.REFUSED, "its init fails"))
+    assert not builder.forgetful
     monkeypatch.setattr(attempts, "save", full)
-    assert not load(hand, monkeypatch, BuildError(Kind.REFUSED, "its init fails"))
-    assert hand.forgetful
+    assert not load(builder, monkeypatch, BuildError(Kind.REFUSED, "its init fails"))
+    assert builder.forgetful
 
 
-def test_what_the_running_kernel_calls_another_kernels_is_wrong_once(hand: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_running_kernel_calls_another_kernels_is_wrong_once(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is called wrong, so that it is built again; the next one that is refused is not, and that is final."""
-    machine = hand.machine
+    machine = builder.machine
 
     def seen() -> Artefact:
         return machine.observe(machine.look(kerneltree.KERNEL), "knetstat").observation.installed
 
     assert seen() is Artefact.GOOD
-    assert not load(hand, monkeypatch, BuildError(Kind.MISMATCH, "another checksum"))
+    assert not load(builder, monkeypatch, BuildError(Kind.MISMATCH, "another checksum"))
     assert seen() is Artefact.BAD
     [path] = machine.root.glob("usr/lib/modules/*/updates/dkms/knetstat.ko")
     path.write_bytes(path.read_bytes())
@@ -86,7 +86,7 @@ def test_what_the_running_kernel_calls_another_kernels_is_wrong_once(hand: Build
     assert not load_history.refuse(machine.runtime, "knetstat", [path])
 
 
-def test_what_is_to_be_built_again_right_after_its_publication_is_not(hand: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_to_be_built_again_right_after_its_publication_is_not(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Something changes it as soon as it is there: that is remembered as a failure, and ends the run."""
     done: list[Action] = []
     answers = iter([Action.STAGE, Action.PUBLISH, Action.STAGE])
@@ -95,13 +95,13 @@ def test_what_is_to_be_built_again_right_after_its_publication_is_not(hand: Buil
         done.append(action)
         return True
 
-    seen = hand.machine.observe(hand.machine.look(kerneltree.KERNEL), "knetstat")
+    seen = builder.machine.observe(builder.machine.look(kerneltree.KERNEL), "knetstat")
     seen = seen._replace(fingerprint="the same")
-    monkeypatch.setattr(hand, "step", carried_out)
-    monkeypatch.setattr(hand.machine, "observe", lambda *_, **__: seen)
-    monkeypatch.setattr(hand.machine, "plan", lambda *_: Step(next(answers), Why.WRONG))
-    steps._to_the_end(hand, kerneltree.KERNEL, "knetstat", steps.STEPS["build"], wait=False)
+    monkeypatch.setattr(builder, "step", carried_out)
+    monkeypatch.setattr(builder.machine, "observe", lambda *_, **__: seen)
+    monkeypatch.setattr(builder.machine, "plan", lambda *_: Step(next(answers), Why.WRONG))
+    steps._run_steps(builder, kerneltree.KERNEL, "knetstat", steps.STEPS["build"], wait=False)
     assert done == [Action.STAGE, Action.PUBLISH]
-    kept = attempts.load(hand.machine.root, hand.machine.state, kerneltree.KERNEL, "knetstat", "the same")
+    kept = attempts.load(builder.machine.root, builder.machine.state, kerneltree.KERNEL, "knetstat", "the same")
     assert kept is not None
     assert (kept.kind, "something has changed it since" in kept.reason) == (Kind.PUBLISH, True)

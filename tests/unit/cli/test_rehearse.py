@@ -25,8 +25,8 @@ def test_a_file_and_what_goes_in_before_it(tmp_path: Path) -> None:
     (tree / "modules.builtin").write_text("kernel/lib/part-of-it.ko\n")
     machine, file = Machine(tmp_path, config.Config()), tmp_path / "demo.ko"
     file.write_bytes(kerneltree.module(info={"depends": "big,part_of_it"}))
-    about = rehearse.of_file(machine, KERNEL, file)
-    assert about.modules == ((file, (tree / "kernel/lib/my-lib.ko", tree / "kernel/fs/big.ko")),)
+    subject = rehearse.of_file(machine, KERNEL, file)
+    assert subject.modules == ((file, (tree / "kernel/lib/my-lib.ko", tree / "kernel/fs/big.ko")),)
     file.write_bytes(kerneltree.module(info={"depends": "gone"}))
     with pytest.raises(KnetstatdError, match="needs 'gone', which"):
         rehearse.of_file(machine, KERNEL, file)

@@ -190,7 +190,7 @@ def test_masks(tree: Tree, mask: str) -> None:
 
 def test_describe_says_where_each_value_is_from(tree: Tree) -> None:
     root = tree({MAIN: 'modules = ["a", "*"]\nkernels = 3', "run/knetstatd/knetstatd.toml.d/5.toml": "settle_seconds = 0.5"})
-    rows = config.describe(*config.read(root))
+    rows = config.describe(*config.with_origins(root))
     assert [(row.name, row.value, row.origin, row.default) for row in rows[:5]] == [
         ("modules", '["a", "*"]', f"/{MAIN}", '["knetstat"]'),
         ("load", '["knetstat"]', "default", '["knetstat"]'),

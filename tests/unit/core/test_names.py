@@ -41,15 +41,15 @@ def test_what_is_no_kernel_is_refused_and_shown_safely(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["knetstat", "nvidia-current", "v4l2loopback", "1.0", "2.3~rc1-1", "r8125_x", "a" * 128])
 def test_packages_and_versions(name: str) -> None:
-    assert names.is_module(name)
-    assert names.module(name) == name
+    assert names.is_package(name)
+    assert names.package(name) == name
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, "a" * 129, "-x", "_x", "~x"])
 def test_what_is_no_package_is_refused_and_shown_safely(name: str) -> None:
-    assert not names.is_module(name)
+    assert not names.is_package(name)
     with pytest.raises(NameRefused) as caught:
-        names.module(name)
+        names.package(name)
     assert str(caught.value).isprintable()
 
 
@@ -71,7 +71,7 @@ def test_clean_makes_one_line() -> None:
 
 @given(st.text())
 def test_no_text_gets_through_into_a_path_or_a_log(text: str) -> None:
-    for accepted in (names.is_kernel(text), names.is_module(text)):
+    for accepted in (names.is_kernel(text), names.is_package(text)):
         assert not accepted or (text.isascii() and text.isprintable() and not set(text) & set(" /$`'\"\\;&|<>*?!(){}[]%@:=,"))
     assert names.show(text).isprintable()
     assert names.clean(text).isprintable()

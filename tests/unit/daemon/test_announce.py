@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 GOOD = Verdict("good", "1.0", "6.1.0-9", "running", "ready", True, False, "analysed", "", "", (), "ready", "")
 BAD = GOOD._replace(
-    module="bad", kernel="6.1.0-10", role="next", state="failed", ready=False, why="failed",
+    package="bad", kernel="6.1.0-10", role="next", state="failed", ready=False, why="failed",
     reason="bad.c line 13: too few arguments to function call, and a long story of what was expected there",
     fix="Run: apt install new-bad",
 )  # fmt: skip
@@ -51,7 +51,7 @@ def test_a_login_shows_the_worst_and_what_to_do() -> None:
         "  To do: apt install new-bad\n"
         "  See: knetstatctl status\n"
     )  # fmt: skip
-    old = BAD._replace(module="old", kernel="5.10", role="")
+    old = BAD._replace(package="old", kernel="5.10", role="")
     assert announce.motd([old, GOOD, BAD]) == announce.motd([BAD]).replace("status\n", "status (1 more)\n")
     forged = BAD._replace(reason="\x1b]0;owned\x07\nroot password: ")
     assert len(announce.motd([forged]).splitlines()) == 3

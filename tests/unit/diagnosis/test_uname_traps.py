@@ -52,7 +52,7 @@ def conf(make: str, more: str = "") -> str:
 
 def override(tree: Make, make: str, line: str, more: str = "") -> uname_traps.Override | None:
     source = tree({"dkms.conf": conf(make, more), "Makefile": f"{line}\n"})
-    read = dkms_conf.read(source, source)
+    read = dkms_conf.evaluate(source, source)
     passed = {name for each in read.make for name, _ in each.variables}
     active = uname_traps.active(read, uname_traps.reads(source, passed))
     return uname_traps.override("m", read, active, source) if active else None

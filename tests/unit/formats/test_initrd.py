@@ -19,22 +19,22 @@ from hypothesis import strategies as st
 from knetstatd.core.errors import Damaged
 from knetstatd.formats import compression, initrd
 from knetstatd.machine import paths
-from knetstatd.rehearsal.vm import Entry, cpio
+from knetstatd.rehearsal.vm import CpioFile, cpio
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 K = "6.1.0-1-amd64"
 FILE, DIRECTORY = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
-EARLY = cpio([Entry("kernel", DIRECTORY), Entry("kernel/x86/microcode/a.bin", FILE, b"\1" * 70000)]) + bytes(512)
+EARLY = cpio([CpioFile("kernel", DIRECTORY), CpioFile("kernel/x86/microcode/a.bin", FILE, b"\1" * 70000)]) + bytes(512)
 MAIN = cpio([
-    Entry("usr", DIRECTORY),
-    Entry(f"usr/lib/modules/{K}/kernel/net/own.ko", FILE, elf.module("own", build_id="aa")),
-    Entry(f"usr/lib/modules/{K}/updates/dkms/my-mod.ko.gz", FILE, gzip.compress(elf.module("my-mod", build_id="0102"))),
-    Entry("usr/lib/big", FILE, bytes(300001)),
-    Entry(f"./lib/modules/{K}/extra/plain.ko", FILE, elf.module("plain")),
-    Entry(f"lib/modules/{K}/updates/broken.ko.xz", FILE, b"nonsense"),
-    Entry(f"lib/modules/{K}/updates/link.ko", stat.S_IFLNK | 0o777, b""),
+    CpioFile("usr", DIRECTORY),
+    CpioFile(f"usr/lib/modules/{K}/kernel/net/own.ko", FILE, elf.module("own", build_id="aa")),
+    CpioFile(f"usr/lib/modules/{K}/updates/dkms/my-mod.ko.gz", FILE, gzip.compress(elf.module("my-mod", build_id="0102"))),
+    CpioFile("usr/lib/big", FILE, bytes(300001)),
+    CpioFile(f"./lib/modules/{K}/extra/plain.ko", FILE, elf.module("plain")),
+    CpioFile(f"lib/modules/{K}/updates/broken.ko.xz", FILE, b"nonsense"),
+    CpioFile(f"lib/modules/{K}/updates/link.ko", stat.S_IFLNK | 0o777, b""),
 ])  # fmt: skip
 INSIDE = {"my_mod": "0102", "plain": initrd.mark(elf.module("plain")), "broken": ""}
 
@@ -56,7 +56,7 @@ def legacy_lz4(data: bytes) -> bytes:
 
 def read(tmp_path: Path, data: bytes) -> dict[str, str]:
     (tmp_path / "initrd").write_bytes(data)
-    return dict(initrd.read(tmp_path / "initrd").builds)
+    return dict(initrd.contents(tmp_path / "initrd").builds)
 
 
 @pytest.mark.spawns
@@ -93,7 +93,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(Damaged):
             read(tmp_path, form)
     with pytest.raises(Damaged, match="cannot be read"):
-        initrd.read(tmp_path)
+        initrd.contents(tmp_path)
     huge = bytearray(MAIN)
     at = huge.find(b"usr/lib/modules") - 110
     huge[at + 54 : at + 62], name = b"FFFFFFFF", huge.find(b"kernel/net/own.ko")

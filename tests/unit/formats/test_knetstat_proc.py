@@ -18,7 +18,7 @@ from knetstatd.formats.knetstat_proc import (
     Socket,
     parse,
     probe,
-    read,
+    table,
 )
 
 if TYPE_CHECKING:
@@ -234,10 +234,10 @@ def test_probe(tmp_path: Path) -> None:
     )
     (directory / "udp6stat").write_text(udp())
     assert probe(tmp_path) == ()
-    assert [row.local.port for row in read(tmp_path, Kind.UDP)] == [68]
+    assert [row.local.port for row in table(tmp_path, Kind.UDP)] == [68]
     (directory / "udpstat").write_bytes(udp(UDP).replace("\n", "\r\n").encode())
     with pytest.raises(MalformedError, match="line 1, column 71: expected the header"):
-        read(tmp_path, Kind.UDP)
+        table(tmp_path, Kind.UDP)
 
 
 def test_probe_asks_the_machine_not_its_own_network_namespace(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ FULL: dict[str, Any] = {
 
 def read(path: Path, data: bytes) -> module_file.Module:
     (path / "demo.ko").write_bytes(data)
-    return module_file.read(path / "demo.ko")
+    return module_file.from_path(path / "demo.ko")
 
 
 def refused(path: Path, data: bytes, why: str) -> None:
@@ -99,7 +99,7 @@ def test_sections_without_contents_are_empty(tmp_path: Path) -> None:
 def test_name_without_modinfo_is_the_files(tmp_path: Path) -> None:
     path = tmp_path / "snd-x.ko.xz"
     path.write_bytes(elf.file([elf.Sec(".gnu.linkonce.this_module", bytes(64))]))
-    assert module_file.read(path).name == "snd_x"
+    assert module_file.from_path(path).name == "snd_x"
 
 
 def test_the_first_value_counts(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_sections_that_are_not_loaded_do_not_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["demo.ko", "demo.ko.gz", "demo.ko.xz", "demo.ko.zst"])
 def test_compression_is_seen_by_content(tmp_path: Path, pack: Callable[[bytes], bytes], name: str) -> None:
     (tmp_path / name).write_bytes(pack(elf.module(**FULL)))
-    assert module_file.read(tmp_path / name) == read(tmp_path, elf.module(**FULL))
+    assert module_file.from_path(tmp_path / name) == read(tmp_path, elf.module(**FULL))
 
 
 def test_damaged_compression(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_contents_that_are_in_memory(tmp_path: Path) -> None:
     for data in (plain, gzip.compress(elf.sign(plain, b"PKCS#7"))):
         (tmp_path / "x.ko").write_bytes(data)
         assert module_file.contents(tmp_path / "x.ko") == plain
-        assert module_file.parse(data, "x.ko") == module_file.read(tmp_path / "x.ko")
+        assert module_file.parse(data, "x.ko") == module_file.from_path(tmp_path / "x.ko")
     for data in (gzip.compress(plain)[:-9], b"short" + elf.MARKER):
         (tmp_path / "x.ko").write_bytes(data)
         with pytest.raises(ModuleFileError):
@@ -197,18 +197,18 @@ def test_signature(tmp_path: Path) -> None:
 
 def test_files_that_are_no_modules(tmp_path: Path) -> None:
     with pytest.raises(ModuleFileError, match="does not exist"):
-        module_file.read(tmp_path / "absent.ko")
+        module_file.from_path(tmp_path / "absent.ko")
     with pytest.raises(ModuleFileError, match="cannot be opened"):
-        module_file.read(tmp_path / "nul\0.ko")
+        module_file.from_path(tmp_path / "nul\0.ko")
     with pytest.raises(ModuleFileError, match="is not a regular file"):
-        module_file.read(tmp_path)
+        module_file.from_path(tmp_path)
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(ModuleFileError, match="is not a regular file"):
-        module_file.read(tmp_path / "fifo")
+        module_file.from_path(tmp_path / "fifo")
     with open(tmp_path / "huge.ko", "wb") as f:
         f.truncate(compression.LIMIT + 1)
     with pytest.raises(ModuleFileError, match="is larger than"):
-        module_file.read(tmp_path / "huge.ko")
+        module_file.from_path(tmp_path / "huge.ko")
     refused(tmp_path, b"", "is empty")
     refused(tmp_path, b"\x7fELF", "is not an ELF file")
     refused(tmp_path, bytes(5000), "is not an ELF file")
@@ -292,7 +292,7 @@ def test_a_section_too_large_to_be_true(tmp_path: Path) -> None:
     path.write_bytes(patched(made, start + 64 + 32, "<Q", 100 << 20))
     os.truncate(path, 200 << 20)
     with pytest.raises(ModuleFileError, match="a section that is a few KB"):
-        module_file.read(path)
+        module_file.from_path(path)
 
 
 def test_every_truncation_is_seen(tmp_path: Path) -> None:

@@ -44,14 +44,14 @@ def built(name: str, version: str, kernel: str, *, installed: bool = False) -> d
 
 
 def test_no_tree_at_all(tmp_path: Path) -> None:
-    assert dkms_tree.modules(tmp_path) == dkms_tree.Registered({}, ())
+    assert dkms_tree.registered(tmp_path) == dkms_tree.Registered({}, ())
     assert dkms_tree.package(tmp_path, "knetstat") is None
 
 
 def test_registered_built_and_installed(tree: Tree) -> None:
     root = tree(source("a", "1.0") | source("a", "1.10") | source("a", "1.9") | source("b", "2"))
     tree(built("a", "1.9", K, installed=True) | built("a", "1.10", K) | built("b", "2", K2))
-    registered = dkms_tree.modules(root)
+    registered = dkms_tree.registered(root)
     assert list(registered.packages) == ["a", "b"]
     assert registered.refused == ()
     a = registered.packages["a"]
@@ -99,7 +99,7 @@ def test_a_source_that_is_gone_or_empty(tree: Tree) -> None:
         "var/lib/dkms/loop/1/source": "-> source",
         "var/lib/dkms/binaries/1/source/dkms.conf": "",
     })  # fmt: skip
-    found = {name: package.highest.broken for name, package in dkms_tree.modules(root).packages.items()}
+    found = {name: package.highest.broken for name, package in dkms_tree.registered(root).packages.items()}
     assert found == {
         "gone": "the source directory /usr/src/gone-1 does not exist",
         "empty": "/usr/src/empty-1 has no dkms.conf",
@@ -110,7 +110,7 @@ def test_a_source_that_is_gone_or_empty(tree: Tree) -> None:
 
 def test_a_source_that_our_services_do_not_see(tree: Tree) -> None:
     root = tree({"var/lib/dkms/a/1/source": "-> /home/dev/a-1", "home/dev/a-1/dkms.conf": ""})
-    broken = dkms_tree.modules(root).packages["a"].highest.broken
+    broken = dkms_tree.registered(root).packages["a"].highest.broken
     assert broken.startswith("its source is /home/dev/a-1, where knetstatd's services may not look")
 
 
@@ -140,7 +140,7 @@ def test_what_several_packages_have_installed(tree: Tree) -> None:
     tree(built("a", "1.0", K, installed=True) | built("b", "2", K, installed=True) | built("c", "3", K))
     for name, version in (("b", "2"), ("c", "3")):
         (root / f"var/lib/dkms/{name}/{version}/{K}/{A}/module/a.ko").touch()
-    found = dkms_tree.installed(dkms_tree.modules(root).packages.values())
+    found = dkms_tree.installed(dkms_tree.registered(root).packages.values())
     assert set(found) == {(K, "a"), (K, "b")}
     made = found[K, "a"]
     assert [(package.name, version.version) for package, version, _ in made] == [("a", "1.0"), ("b", "2")]
@@ -166,7 +166,7 @@ def test_what_is_no_version_is_left_out(tree: Tree) -> None:
         "var/lib/dkms/linked": "-> a",
         "var/lib/dkms/a/2.0": "-> 1.0",
     })  # fmt: skip
-    registered = dkms_tree.modules(root)
+    registered = dkms_tree.registered(root)
     assert list(registered.packages) == ["a"]
     assert [v.version for v in registered.packages["a"].versions] == ["1.0"]
 
@@ -180,7 +180,7 @@ def test_names_that_must_not_be_used_are_reported(tree: Tree) -> None:
         f"var/lib/dkms/a/1.0/{K}/x86 64/module/": "",
         "var/lib/dkms/a/1.0/tarball/": "",
     })  # fmt: skip
-    registered = dkms_tree.modules(root)
+    registered = dkms_tree.registered(root)
     assert registered.refused == (
         "'/var/lib/dkms/$(reboot)'",
         "'/var/lib/dkms/a/1.0/6.1$(touch x)'",
@@ -244,7 +244,7 @@ def test_no_names_raise(tmp_path: Path, parts: list[bytes]) -> None:
         place = os.path.join(os.fsencode(name), b"var/lib/dkms", *(part for part in parts if part not in (b".", b"..")))
         os.makedirs(place, exist_ok=True)
         os.makedirs(os.path.join(os.path.dirname(place), b"source"), exist_ok=True)
-        assert all(line.isprintable() for line in dkms_tree.modules(Path(name)).refused)
+        assert all(line.isprintable() for line in dkms_tree.registered(Path(name)).refused)
 
 
 def status(root: Path) -> dict[tuple[str, str, str], str]:
@@ -269,7 +269,7 @@ def test_dkms_says_the_same(tree: Tree, tmp_path: Path) -> None:
     tree(built("a", "1.0", K, installed=True) | built("a", "1.10", K) | built("a", "1.10", K2, installed=True))
     tree(built("b", "2~rc1", K2, installed=True) | {f"var/lib/dkms/d/1/{K}/{A}/log/": "", "var/lib/dkms/e/1/build/": ""})
     root = tree({f"var/lib/dkms/a/original_module/{K}/{A}/a.ko": "", "var/lib/dkms/mok.pub": ""})
-    registered = dkms_tree.modules(root)
+    registered = dkms_tree.registered(root)
     ours = {}
     for name, package in registered.packages.items():
         for version in package.versions:

@@ -271,7 +271,7 @@ def test_a_failure_is_told_by_the_teller_only_where_it_was_found(root: Path) -> 
     """Whatever the clock says: the builder tells of those that happen while the daemon runs."""
     machine = Machine(root, Config())
 
-    def told(*attempts: Attempt | None) -> list[str]:
+    def outcome(*attempts: Attempt | None) -> list[str]:
         teller = Teller(heard := Heard())
         for attempt in attempts:
             seen = Seen(Observation("kt", kerneltree.KERNEL, attempt=attempt))
@@ -282,9 +282,9 @@ def test_a_failure_is_told_by_the_teller_only_where_it_was_found(root: Path) -> 
     for when in (0.0, 4e9):  # before the daemon started, and after, by a clock that was set
         failed = Attempt(Kind.COMPILE, 1, reason="line 3", when=when)
         again = failed._replace(times=2, reason="line 4")
-        assert told(failed, failed) == ["line 3"]
-        assert told(None, failed) == []
-        assert told(failed, None, again, failed) == ["line 3", "line 3"]
+        assert outcome(failed, failed) == ["line 3"]
+        assert outcome(None, failed) == []
+        assert outcome(failed, None, again, failed) == ["line 3", "line 3"]
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import kerneltree
 import pytest
 
 from knetstatd.core.errors import KnetstatdError
-from knetstatd.core.model import Answer, Check, Proof, Result, Told
+from knetstatd.core.model import Answer, Check, Outcome, Proof, Result
 from knetstatd.formats import module_file
 from knetstatd.rehearsal import rehearse
-from knetstatd.rehearsal.vm import Insertion, Outcome, Rehearsal
+from knetstatd.rehearsal.vm import Ending, Insertion, Rehearsal
 from knetstatd.state import rehearsal_results
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ DEMO = Insertion("demo", True, "", ("demo: hello",), True)
 
 
 @pytest.fixture
-def about(tmp_path: Path) -> rehearsal_results.Subject:
+def subject(tmp_path: Path) -> rehearsal_results.Subject:
     for name in ("dep", "demo"):
         (tmp_path / f"{name}.ko").write_bytes(kerneltree.module(name))
     (tmp_path / "image").write_bytes(b"image")
@@ -31,104 +31,106 @@ def about(tmp_path: Path) -> rehearsal_results.Subject:
 
 
 def judge(
-    about: rehearsal_results.Subject, *insertions: Insertion, outcome: Outcome = Outcome.LOADED, words: str = ""
+    subject: rehearsal_results.Subject, *insertions: Insertion, ending: Ending = Ending.LOADED, words: str = ""
 ) -> Answer:
-    told = Rehearsal(
-        outcome, insertions, tuple(words.splitlines()), (), None, "", {}, elapsed=60.0, booted=2.0, console="last words\n"
+    rehearsal = Rehearsal(
+        ending, insertions, tuple(words.splitlines()), (), None, "", {}, elapsed=60.0, booted=2.0, console="last words\n"
     )
-    return rehearse.judge(told, about, rehearse.read(about))
+    return rehearse.judge(rehearsal, subject, rehearse.inputs(subject))
 
 
-def test_files_are_read_once_in_the_order_of_insertion(about: rehearsal_results.Subject) -> None:
-    found = rehearse.read(about)
+def test_files_are_read_once_in_the_order_of_insertion(subject: rehearsal_results.Subject) -> None:
+    found = rehearse.inputs(subject)
     assert [module.name for module, _ in found.modules.values()] == ["dep", "demo"]
     assert len(found.hashes) == len(found.inputs) == 3
     assert all(isinstance(module, module_file.Module) for module, _ in found.modules.values())
 
 
-def test_a_file_that_cannot_be_read(about: rehearsal_results.Subject) -> None:
-    about.image.unlink()
+def test_a_file_that_cannot_be_read(subject: rehearsal_results.Subject) -> None:
+    subject.image.unlink()
     with pytest.raises(KnetstatdError, match="cannot be read: No such file"):
-        rehearse.read(about)
+        rehearse.inputs(subject)
 
 
-def test_loaded(about: rehearsal_results.Subject) -> None:
-    assert judge(about, FINE, DEMO).told is Told.LOADED
+def test_loaded(subject: rehearsal_results.Subject) -> None:
+    assert judge(subject, FINE, DEMO).outcome is Outcome.LOADED
 
 
 @pytest.mark.parametrize(
-    ("message", "word", "told", "check", "reason"),
+    ("message", "word", "outcome", "check", "reason"),
     [
-        ("module has wrong symbol version", "demo: disagrees about version of symbol printk", Told.REFUSED, "crcs",
+        ("module has wrong symbol version", "demo: disagrees about version of symbol printk", Outcome.REFUSED, "crcs",
          "the kernel refuses demo: the symbol printk has another checksum there"),
-        ("invalid module format", "demo: version magic '6.1.0-1 SMP ' should be '6.1.0-2 SMP '", Told.REFUSED, "release",
+        ("invalid module format", "demo: version magic '6.1.0-1 SMP ' should be '6.1.0-2 SMP '", Outcome.REFUSED, "release",
          "the kernel refuses demo: it was built for 6.1.0-1, and this is 6.1.0-2"),
-        ("invalid module format", "demo: version magic '6.1.0-1 SMP ' should be '6.1.0-1 SMP preempt '", Told.REFUSED,
+        ("invalid module format", "demo: version magic '6.1.0-1 SMP ' should be '6.1.0-1 SMP preempt '", Outcome.REFUSED,
          "vermagic", "the kernel refuses demo: its version magic is 'SMP', and must be 'SMP preempt'"),
-        ("unknown symbol in module, or unknown parameter", "demo: Unknown symbol gone (err -2)", Told.REFUSED, "symbols",
+        ("unknown symbol in module, or unknown parameter", "demo: Unknown symbol gone (err -2)", Outcome.REFUSED, "symbols",
          "the kernel refuses demo: that kernel has no symbol gone"),
         ("invalid module format", "module demo: .gnu.linkonce.this_module section size must match the kernel's built struct",
-         Told.REFUSED, "struct-module", "the kernel refuses demo: its struct module has another size"),
-        ("invalid module format", "failed to validate module [demo] BTF: -22", Told.REFUSED, "btf",
+         Outcome.REFUSED, "struct-module", "the kernel refuses demo: its struct module has another size"),
+        ("invalid module format", "failed to validate module [demo] BTF: -22", Outcome.REFUSED, "btf",
          "the kernel refuses demo: its type information (BTF) is damaged"),
-        ("Key was rejected by service", "Loading of unsigned module is rejected", Told.REFUSED, "signature",
+        ("Key was rejected by service", "Loading of unsigned module is rejected", Outcome.REFUSED, "signature",
          "the kernel refuses demo: its signature is none that this kernel accepts"),
-        ("Required key not available", "", Told.REFUSED, "signature", "the kernel refuses demo: its signature is none"),
+        ("Required key not available", "", Outcome.REFUSED, "signature", "the kernel refuses demo: its signature is none"),
         ("Operation not permitted", "Lockdown: insmod: unsigned module loading is restricted; see man kernel_lockdown.7",
-         Told.REFUSED, "signature", "the kernel refuses demo: its signature is none"),
-        ("Operation not permitted", "Module demo is blacklisted", Told.REFUSED, "denied", "the kernel refuses demo: module_b"),
-        ("invalid module format", "demo: exports duplicate symbol x (owned by kernel)", Told.REFUSED, "exports",
+         Outcome.REFUSED, "signature", "the kernel refuses demo: its signature is none"),
+        ("Operation not permitted", "Module demo is blacklisted", Outcome.REFUSED, "denied", "the kernel refuses demo: modul"),
+        ("invalid module format", "demo: exports duplicate symbol x (owned by kernel)", Outcome.REFUSED, "exports",
          "the kernel refuses demo: it exports x"),
-        ("invalid module format", "", Told.REFUSED, "file", "the kernel refuses demo: invalid module format"),
-        ("Input/output error", "", Told.REFUSED, "init", "demo's init function fails: Input/output error"),
-        ("unknown symbol in module, or unknown parameter", "", Told.UNDECIDED, "", "demo asks for something"),
-        ("Cannot allocate memory", "", Told.UNDECIDED, "", "the machine had too little memory"),
-        ("", "", Told.NOT_WORKING, "init", "demo went in, and the kernel does not call it live"),
+        ("invalid module format", "", Outcome.REFUSED, "file", "the kernel refuses demo: invalid module format"),
+        ("Input/output error", "", Outcome.REFUSED, "init", "demo's init function fails: Input/output error"),
+        ("unknown symbol in module, or unknown parameter", "", Outcome.UNDECIDED, "", "demo asks for something"),
+        ("Cannot allocate memory", "", Outcome.UNDECIDED, "", "the machine had too little memory"),
+        ("", "", Outcome.NOT_WORKING, "init", "demo went in, and the kernel does not call it live"),
     ],
 )  # fmt: skip
-def test_not_loaded(about: rehearsal_results.Subject, message: str, word: str, told: Told, check: str, reason: str) -> None:
-    found = judge(about, FINE, Insertion("demo", False, message, (word,) if word else (), True), outcome=Outcome.REFUSED)
-    assert (found.told, found.check) == (told, check)
+def test_not_loaded(
+    subject: rehearsal_results.Subject, message: str, word: str, outcome: Outcome, check: str, reason: str
+) -> None:
+    found = judge(subject, FINE, Insertion("demo", False, message, (word,) if word else (), True), ending=Ending.REFUSED)
+    assert (found.outcome, found.check) == (outcome, check)
     assert found.reason.startswith(reason)
-    if word and told is Told.REFUSED:
+    if word and outcome is Outcome.REFUSED:
         assert word[:50] in "\n".join(found.words)
 
 
 @pytest.mark.parametrize("message", ["No such device", "No such device or address", "Operation not supported"])
 @pytest.mark.parametrize("first", [False, True])
-def test_hardware_that_is_not_there_is_no_fault(about: rehearsal_results.Subject, message: str, first: bool) -> None:
+def test_hardware_that_is_not_there_is_no_fault(subject: rehearsal_results.Subject, message: str, first: bool) -> None:
     absent = Insertion("dep" if first else "demo", False, message, (), True)
     follows = Insertion("demo", False, "invalid module format", ("demo: Unknown symbol x (err -2)",), True)
-    found = judge(about, *((absent, follows) if first else (FINE, absent)), outcome=Outcome.REFUSED)
-    assert found.told is Told.NO_DEVICE
+    found = judge(subject, *((absent, follows) if first else (FINE, absent)), ending=Ending.REFUSED)
+    assert found.outcome is Outcome.NO_DEVICE
     assert message in found.remark
 
 
 @pytest.mark.parametrize(
-    ("outcome", "told", "reason"),
+    ("ending", "outcome", "reason"),
     [
-        (Outcome.PANIC, Told.PANIC, "the kernel gives up while it loads demo"),
-        (Outcome.RESET, Told.PANIC, "the machine resets itself while it loads demo"),
-        (Outcome.HANG, Told.HANG, "nothing comes back after 58 s while it loads demo"),
-        (Outcome.SLOW, Told.UNDECIDED, "60 s were not enough for it"),
-        (Outcome.NO_BOOT, Told.UNDECIDED, "the machine did not start"),
+        (Ending.PANIC, Outcome.PANIC, "the kernel gives up while it loads demo"),
+        (Ending.RESET, Outcome.PANIC, "the machine resets itself while it loads demo"),
+        (Ending.HANG, Outcome.HANG, "nothing comes back after 58 s while it loads demo"),
+        (Ending.SLOW, Outcome.UNDECIDED, "60 s were not enough for it"),
+        (Ending.NO_BOOT, Outcome.UNDECIDED, "the machine did not start"),
     ],
 )
-def test_a_machine_that_ends(about: rehearsal_results.Subject, outcome: Outcome, told: Told, reason: str) -> None:
-    found = judge(about, FINE, Insertion("demo", False, "", (), False), outcome=outcome)
-    assert found.told is told
+def test_a_machine_that_ends(subject: rehearsal_results.Subject, ending: Ending, outcome: Outcome, reason: str) -> None:
+    found = judge(subject, FINE, Insertion("demo", False, "", (), False), ending=ending)
+    assert found.outcome is outcome
     assert found.reason.startswith(reason)
-    assert judge(about, FINE, DEMO, outcome=Outcome.PANIC).reason.endswith("while the loaded modules are probed")
+    assert judge(subject, FINE, DEMO, ending=Ending.PANIC).reason.endswith("while the loaded modules are probed")
 
 
-def test_of_a_register_dump_the_lines_that_matter_are_kept(about: rehearsal_results.Subject) -> None:
+def test_of_a_register_dump_the_lines_that_matter_are_kept(subject: rehearsal_results.Subject) -> None:
     dump = "kernel BUG at demo.c:1!\n" + "R10: 0\n" * 30 + "RIP: 0010:demo+1\nKernel panic - not syncing: Fatal exception"
-    assert [line[:6] for line in judge(about, FINE, outcome=Outcome.PANIC, words=dump).words] == ["kernel", "RIP: 0", "Kernel"]
+    assert [line[:6] for line in judge(subject, FINE, ending=Ending.PANIC, words=dump).words] == ["kernel", "RIP: 0", "Kernel"]
 
 
-def test_memory_that_ran_out_says_nothing(about: rehearsal_results.Subject) -> None:
+def test_memory_that_ran_out_says_nothing(subject: rehearsal_results.Subject) -> None:
     words = "Out of memory: Killed process 90 (insmod)\nKernel panic - not syncing: System is deadlocked on memory"
-    assert judge(about, FINE, outcome=Outcome.PANIC, words=words).told is Told.UNDECIDED
+    assert judge(subject, FINE, ending=Ending.PANIC, words=words).outcome is Outcome.UNDECIDED
 
 
 def proofs(**results: Result) -> list[Proof]:
@@ -136,25 +138,25 @@ def proofs(**results: Result) -> list[Proof]:
 
 
 def test_disagreement() -> None:
-    refused = Answer(Told.REFUSED, "crcs", "refused")
+    refused = Answer(Outcome.REFUSED, "crcs", "refused")
     assert rehearse.disagreement(refused, proofs(crcs=Result.PASS)) == "refused, and the check crcs found nothing wrong"
     assert rehearse.disagreement(refused, proofs(crcs=Result.FAIL)) == ""
     assert rehearse.disagreement(refused._replace(check="init"), proofs(crcs=Result.PASS)) == ""
-    loaded = Answer(Told.LOADED)
+    loaded = Answer(Outcome.LOADED)
     assert rehearse.disagreement(loaded, proofs(crcs=Result.FAIL)) == "the kernel loads it, and the check crcs says: because"
     assert rehearse.disagreement(loaded, proofs(crcs=Result.PASS, release=Result.UNKNOWN)) == ""
     assert rehearse.disagreement(loaded._replace(remark="its signature was not rehearsed"), proofs(crcs=Result.FAIL)) == ""
 
 
-def test_what_rehearsals_cannot_be_had_for(about: rehearsal_results.Subject, tmp_path: Path) -> None:
+def test_what_rehearsals_cannot_be_had_for(subject: rehearsal_results.Subject, tmp_path: Path) -> None:
     with pytest.raises(KnetstatdError, match="not both installed"):
-        rehearse.rehearsed(tmp_path, tmp_path, about, rehearse.read(about), 10)
+        rehearse.rehearsed(tmp_path, tmp_path, subject, rehearse.inputs(subject), 10)
     (tmp_path / "usr/bin").mkdir(parents=True)
     for name in ("qemu-system-x86_64", "busybox"):
         (tmp_path / "usr/bin" / name).touch(0o755)
     (tmp_path / "dep.ko").write_bytes(kerneltree.module("dep", machine=183))
     with pytest.raises(KnetstatdError, match="rehearsals are for x86-64"):
-        rehearse.carry_out(tmp_path, about, rehearse.read(about), 10)
+        rehearse.carry_out(tmp_path, subject, rehearse.inputs(subject), 10)
 
 
 def test_the_unit_s_program_takes_only_its_own_order(tmp_path: Path) -> None:
@@ -166,7 +168,7 @@ def test_the_unit_s_program_takes_only_its_own_order(tmp_path: Path) -> None:
         rehearse.unit_program(machine, "6.1:demo", "")
     machine.runtime.mkdir(parents=True)
     (machine.runtime / "rehearsal.json").write_text(
-        '{"kernel": "6.1", "module": "demo", "image": "/i", "modules": [], "arguments": [], "timeout": 9}'
+        '{"kernel": "6.1", "package": "demo", "image": "/i", "modules": [], "arguments": [], "timeout": 9}'
     )
     with pytest.raises(KnetstatdError, match="the order is not about '6.2:demo'"):
         rehearse.unit_program(machine, "6.2:demo", "/x")

@@ -10,20 +10,20 @@ import pytest
 
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.rehearsal.vm import (
-    Entry,
+    CpioFile,
+    Ending,
     Insertion,
     Module,
-    Outcome,
     Plan,
     Program,
     Rehearsal,
     command,
     cpio,
     initramfs,
-    modest,
-    read,
+    interpret,
     script,
     static_busybox,
+    unprivileged,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +50,11 @@ def unpack(archive: bytes) -> dict[str, tuple[int, bytes]]:
 
 
 def test_cpio() -> None:
-    entries = [Entry("a", stat.S_IFREG | 0o644, b"12345"), Entry("dir", stat.S_IFDIR | 0o755), Entry("e", stat.S_IFREG)]
+    entries = [
+        CpioFile("a", stat.S_IFREG | 0o644, b"12345"),
+        CpioFile("dir", stat.S_IFDIR | 0o755),
+        CpioFile("e", stat.S_IFREG),
+    ]
     assert unpack(cpio(entries)) == {e.path: (e.mode, e.data) for e in entries}
 
 
@@ -79,21 +83,21 @@ def test_command(tmp_path: Path) -> None:
     assert "kvm" in command(tmp_path, tmp_path, kvm=True)
 
 
-def test_modest() -> None:
+def test_unprivileged() -> None:
     """As root: nobody, and idle. In the unit, which is both: as it is."""
     who = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]
     how = ["chrt", "--idle", "0", "ionice", "--class", "idle"]
-    assert modest(["qemu"], drop=True, idle=True) == [*who, *how, "qemu"]
-    assert modest(["qemu"], drop=False, idle=True) == [*how, "qemu"]
-    assert modest(["qemu"], drop=False, idle=False) == ["qemu"]
+    assert unprivileged(["qemu"], drop=True, idle=True) == [*who, *how, "qemu"]
+    assert unprivileged(["qemu"], drop=False, idle=True) == [*how, "qemu"]
+    assert unprivileged(["qemu"], drop=False, idle=False) == ["qemu"]
 
 
 def section(name: str, text: str, code: int) -> str:
     return f"{MARK} begin {name}\n{text}\n{MARK} end {name} {code}\n"
 
 
-def told(console: str, plan: Plan = PLAN, *, timed_out: bool = False) -> Rehearsal:
-    return read(("SeaBIOS\n" + console).replace("\n", "\r\n").encode(), plan, MARK, timed_out=timed_out, elapsed=1.5)
+def interpreted(console: str, plan: Plan = PLAN, *, timed_out: bool = False) -> Rehearsal:
+    return interpret(("SeaBIOS\n" + console).replace("\n", "\r\n").encode(), plan, MARK, timed_out=timed_out, elapsed=1.5)
 
 
 UP = f"{MARK} up 0.40\n"
@@ -111,8 +115,8 @@ END = section("log", "<4>[    3.141592] later\n", 0) + f"{MARK} off\n"
 
 
 def test_loaded() -> None:
-    answer = told(INSERTED + section("program", "fine", 0) + section("file-1", "text\n", 0) + END)
-    assert answer.outcome is Outcome.LOADED
+    answer = interpreted(INSERTED + section("program", "fine", 0) + section("file-1", "text\n", 0) + END)
+    assert answer.ending is Ending.LOADED
     assert answer.insertions == (
         Insertion("dep", True, "", ("dep: hello",), True), Insertion("knet-stat", True, "", ("knet_stat: hello",), True)
     )  # fmt: skip
@@ -124,8 +128,8 @@ def test_loaded() -> None:
 
 def test_refused() -> None:
     refusal = "insmod: can't insert '/modules/0.ko': invalid module format\n"
-    answer = told(UP + inserted(0, "[ 1.0] dep: version magic\n", refusal, "absent") + inserted(1, "") + END)
-    assert answer.outcome is Outcome.REFUSED
+    answer = interpreted(UP + inserted(0, "[ 1.0] dep: version magic\n", refusal, "absent") + inserted(1, "") + END)
+    assert answer.ending is Ending.REFUSED
     assert answer.insertions == (
         Insertion("dep", False, "invalid module format", ("dep: version magic",), True),
         Insertion("knet-stat", True, "", (), True),
@@ -134,25 +138,27 @@ def test_refused() -> None:
 
 
 def test_refused_without_a_word() -> None:
-    answer = told(UP + section("insert-0", "", 5) + f"{MARK} state-0 absent\n" + END)
+    answer = interpreted(UP + section("insert-0", "", 5) + f"{MARK} state-0 absent\n" + END)
     assert answer.insertions[0].message == "insmod ended with status 5"
 
 
 def test_program_failed() -> None:
-    answer = told(INSERTED + section("program", "no\n", 3) + END)
-    assert (answer.outcome, answer.code, answer.output) == (Outcome.FAILED, 3, "no\n")
+    answer = interpreted(INSERTED + section("program", "no\n", 3) + END)
+    assert (answer.ending, answer.code, answer.output) == (Ending.FAILED, 3, "no\n")
 
 
 def test_inserted_but_not_there() -> None:
     """insmod ended well, and yet /sys/module does not call it live."""
-    answer = told(UP + inserted(0, "", state="coming") + inserted(1, "") + END)
-    assert answer.outcome is Outcome.FAILED
+    answer = interpreted(UP + inserted(0, "", state="coming") + inserted(1, "") + END)
+    assert answer.ending is Ending.FAILED
     assert [i.loaded for i in answer.insertions] == [False, True]
 
 
 def test_panic() -> None:
-    answer = told(f"{UP}{MARK} begin insert-0\n[    2.0] Oops: 0000\n[    2.1] Kernel panic - not syncing: Fatal exception\n")
-    assert answer.outcome is Outcome.PANIC
+    answer = interpreted(
+        f"{UP}{MARK} begin insert-0\n[    2.0] Oops: 0000\n[    2.1] Kernel panic - not syncing: Fatal exception\n"
+    )
+    assert answer.ending is Ending.PANIC
     assert answer.words == ("Oops: 0000", "Kernel panic - not syncing: Fatal exception")
     assert [(i.module, i.loaded, i.ended) for i in answer.insertions] == [("dep", False, False)]
 
@@ -161,42 +167,42 @@ PANIC = "[    2.1] Kernel panic - not syncing: Fatal\n"
 
 
 @pytest.mark.parametrize(
-    ("rest", "outcome"),
-    [(f" insert-0 {PANIC}", Outcome.PANIC), (f" inse{PANIC}", Outcome.PANIC), (" insert-0 ", Outcome.RESET)],
+    ("rest", "ending"),
+    [(f" insert-0 {PANIC}", Ending.PANIC), (f" inse{PANIC}", Ending.PANIC), (" insert-0 ", Ending.RESET)],
 )
-def test_the_machine_ends_in_the_init_s_own_line(rest: str, outcome: Outcome) -> None:
-    answer = told(f"{UP}{MARK} begin insert-0\n\n{MARK} end{rest}")
-    assert answer.outcome is outcome
+def test_the_machine_ends_in_the_init_s_own_line(rest: str, ending: Ending) -> None:
+    answer = interpreted(f"{UP}{MARK} begin insert-0\n\n{MARK} end{rest}")
+    assert answer.ending is ending
     assert [(i.module, i.loaded, i.ended) for i in answer.insertions] == [("dep", False, False)]
     assert "".join(answer.words) == rest.partition("] ")[2].strip()
 
 
 def test_hang() -> None:
-    answer = told(INSERTED + f"{MARK} begin program\nbefore\n", timed_out=True)
-    assert (answer.outcome, answer.code, answer.output) == (Outcome.HANG, None, "before\n")
+    answer = interpreted(INSERTED + f"{MARK} begin program\nbefore\n", timed_out=True)
+    assert (answer.ending, answer.code, answer.output) == (Ending.HANG, None, "before\n")
 
 
 def test_a_slow_machine_is_not_one_that_hangs() -> None:
     """Its boot took 1 of its 1.5 seconds: what it would have said nobody knows."""
     slow = INSERTED.replace("up 0.40", "up 1.00")
-    assert told(slow, timed_out=True).outcome is Outcome.SLOW
-    assert told("", timed_out=True).outcome is Outcome.SLOW
+    assert interpreted(slow, timed_out=True).ending is Ending.SLOW
+    assert interpreted("", timed_out=True).ending is Ending.SLOW
 
 
 def test_no_boot() -> None:
-    assert told("").outcome is Outcome.NO_BOOT
-    assert told("[    0.1] Kernel panic - not syncing: System is deadlocked on memory\n").outcome is Outcome.NO_BOOT
-    assert read(INSERTED.encode(), PLAN, MARK, timed_out=False, elapsed=1, code=-9).outcome is Outcome.NO_BOOT
+    assert interpreted("").ending is Ending.NO_BOOT
+    assert interpreted("[    0.1] Kernel panic - not syncing: System is deadlocked on memory\n").ending is Ending.NO_BOOT
+    assert interpret(INSERTED.encode(), PLAN, MARK, timed_out=False, elapsed=1, code=-9).ending is Ending.NO_BOOT
 
 
 @pytest.mark.parametrize("console", [INSERTED, INSERTED + f"{MARK}x off\n"])
 def test_reset(console: str) -> None:
-    assert told(console).outcome is Outcome.RESET
+    assert interpreted(console).ending is Ending.RESET
 
 
 def test_the_mark_cannot_be_guessed() -> None:
     forged = "@ffffffffffffffff end program 0\n"
-    assert told(INSERTED + section("program", forged, 1) + END).output == forged
+    assert interpreted(INSERTED + section("program", forged, 1) + END).output == forged
 
 
 def test_busybox(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_source_of_a_package(tree: Make) -> None:
 
 def test_a_source_that_our_services_do_not_see_is_not_gone(tree: Make) -> None:
     root = tree({**BASE, "home/dev/h-1/dkms.conf": CONF, "var/lib/dkms/h/1/source": "-> /home/dev/h-1"})
-    assert dkms_tree.modules(root).packages["h"].highest.broken
+    assert dkms_tree.registered(root).packages["h"].highest.broken
     assert plan(root) == {}
 
 

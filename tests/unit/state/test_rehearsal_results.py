@@ -12,7 +12,7 @@ import pytest
 from kerneltree import KERNEL
 
 from knetstatd.core.config import Config
-from knetstatd.core.model import Answer, Artefact, Proof, Rehearsed, Told
+from knetstatd.core.model import Answer, Artefact, Outcome, Proof, Rehearsed
 from knetstatd.rehearsal import rehearse
 from knetstatd.state import rehearsal_results
 from knetstatd.verdict.observe import Machine
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Tree = Callable[[dict[str, str]], Path]
 
-SAID = Answer(Told.REFUSED, "crcs", "refused", "build it", ("a", "b"), "", "emulation", 2.5, 7.0)
+SAID = Answer(Outcome.REFUSED, "crcs", "refused", "build it", ("a", "b"), "", "emulation", 2.5, 7.0)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def about(root: Path) -> rehearsal_results.Subject:
 
 def keep(root: Path, answer: Answer = SAID) -> rehearsal_results.Subject:
     subject = about(root)
-    found = rehearse.read(subject)
+    found = rehearse.inputs(subject)
     rehearsal_results.save(root / "var/lib/knetstatd", subject, found.inputs, found.hashes, answer)
     return subject
 
@@ -74,15 +74,15 @@ def test_what_a_rehearsal_is_about(root: Path) -> None:
     subject = about(root)
     assert subject.image == root / "boot" / f"vmlinuz-{KERNEL}"
     assert subject.files == (tree / "kernel/lib/my-lib.ko", tree / "updates/dkms/knetstat.ko")
-    assert rehearsal_results.subject(root, KERNEL, "m", [Proof("", ())], ()) is None
-    assert rehearsal_results.subject(root, "6.9.9", "m", [Proof("/x", ())], ()) is None
+    assert rehearsal_results.subject_of(root, KERNEL, "m", [Proof("", ())], ()) is None
+    assert rehearsal_results.subject_of(root, "6.9.9", "m", [Proof("/x", ())], ()) is None
 
 
 def test_kept_and_read_back(root: Path) -> None:
     subject = keep(root)
     assert rehearsal_results.load(root / "var/lib/knetstatd", subject) == SAID
     assert rehearsed(root) == (Rehearsed.BAD, SAID)
-    keep(root, SAID._replace(told=Told.NO_DEVICE))
+    keep(root, SAID._replace(outcome=Outcome.NO_DEVICE))
     assert rehearsed(root)[0] is Rehearsed.GOOD
 
 
@@ -94,14 +94,14 @@ def test_void_when_a_file_changes(root: Path, path: str) -> None:
     (root / path).unlink()
     (root / path).write_bytes(data + bytes(16))
     assert rehearsed(root) == (Rehearsed.DUE, None)
-    assert rehearsal_results.same(root / "var/lib/knetstatd", about(root), rehearse.read(about(root)).hashes) is None
+    assert rehearsal_results.same(root / "var/lib/knetstatd", about(root), rehearse.inputs(about(root)).hashes) is None
 
 
 def test_a_file_that_was_only_touched_needs_no_machine(root: Path) -> None:
     subject = keep(root)
     os.utime(subject.image)
     assert rehearsed(root) == (Rehearsed.DUE, None)
-    found = rehearse.read(subject)
+    found = rehearse.inputs(subject)
     assert rehearsal_results.same(root / "var/lib/knetstatd", subject, found.hashes) == SAID
     rehearsal_results.save(root / "var/lib/knetstatd", subject, found.inputs, found.hashes, SAID)
     assert rehearsed(root) == (Rehearsed.BAD, SAID)
@@ -152,7 +152,7 @@ def test_a_damaged_file_is_no_answer(root: Path, damage: str) -> None:
     assert rehearsed(root) == (Rehearsed.DUE, None)
 
 
-@pytest.mark.parametrize(("key", "value"), [("told", "no such"), ("words", 5), ("seconds", "x"), ("when", None)])
+@pytest.mark.parametrize(("key", "value"), [("outcome", "no such"), ("words", 5), ("seconds", "x"), ("when", None)])
 def test_a_wrong_value_is_no_answer(root: Path, key: str, value: object) -> None:
     keep(root)
     path = rehearsal_results.path(root / "var/lib/knetstatd", KERNEL, "knetstat")

@@ -19,7 +19,7 @@ from knetstatd.cli import render
 from knetstatd.core.config import Config
 from knetstatd.core.model import Action, Artefact, Step, Why
 from knetstatd.machine import kernels
-from knetstatd.rehearsal.vm import Entry, cpio
+from knetstatd.rehearsal.vm import CpioFile, cpio
 from knetstatd.verdict import judge
 from knetstatd.verdict.observe import Machine
 
@@ -194,7 +194,7 @@ def test_the_initrd(root: Path, machine: Machine) -> None:
     path = root / f"boot/initrd.img-{KERNEL}"
 
     def disk(module: bytes) -> None:
-        write(path, cpio([Entry(f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko", stat.S_IFREG | 0o644, module)]))
+        write(path, cpio([CpioFile(f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko", stat.S_IFREG | 0o644, module)]))
 
     stale = kerneltree.module("demo", build_id="bbbb")
     assert_becomes(machine, lambda: disk(stale), Artefact.DENIED, Step(Action.GIVE_UP, Why.DENIED), "another copy")

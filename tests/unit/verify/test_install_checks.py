@@ -17,7 +17,7 @@ from kerneltree import KERNEL
 from knetstatd.core.model import ELSEWHERE, REMARKS, Result
 from knetstatd.machine import host, paths
 from knetstatd.machine.host import Origin, Rival
-from knetstatd.rehearsal.vm import Entry, cpio
+from knetstatd.rehearsal.vm import CpioFile, cpio
 from knetstatd.system import files
 from knetstatd.verify import verify
 
@@ -44,7 +44,7 @@ def tree(root: Path) -> Path:
 
 
 def checks(root: Path, origin: Origin | None = None, state: Path | None = None) -> dict[str, Check]:
-    [proof] = verify.prove(root, KERNEL, ["demo"], host=host.read(root, state), origins={"demo": origin})
+    [proof] = verify.prove(root, KERNEL, ["demo"], host=host.facts(root, state), origins={"demo": origin})
     found = {check.name: check for check in proof.checks}
     decides = [c.result for c in proof.checks if c.result is FAIL or (c.result is UNKNOWN and c.name not in REMARKS)]
     assert proof.loads == (not decides), proof
@@ -268,7 +268,7 @@ class TestModprobe:
 
 class TestInitrd:
     def check(self, root: Path, *inside: tuple[str, bytes]) -> Check:
-        entries = [Entry(f"usr/lib/modules/{KERNEL}/{name}", stat.S_IFREG | 0o644, data) for name, data in inside]
+        entries = [CpioFile(f"usr/lib/modules/{KERNEL}/{name}", stat.S_IFREG | 0o644, data) for name, data in inside]
         write(root, f"boot/initrd.img-{KERNEL}", gzip.compress(cpio(entries)))
         return checks(root, state=root / "state")["initrd"]
 
@@ -320,9 +320,9 @@ def test_a_host_is_another_when_anything_changes(tree: Path, root: Path) -> None
         lambda: write(root, "sys/module/module/parameters/sig_enforce", "Y\n"),
         lambda: write(root, "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c", b"\6\0\0\0\1"),
     ]
-    before = host.read(root)
-    assert host.read(root) == before
+    before = host.facts(root)
+    assert host.facts(root) == before
     for change in changes:
         change()
-        assert host.read(root) != before
-        before = host.read(root)
+        assert host.facts(root) != before
+        before = host.facts(root)

@@ -24,7 +24,7 @@ FLAGS = " SMP preempt mod_unload modversions "
 
 def test_debian(tmp_path: Path) -> None:
     tree = kerneltree.make(tmp_path, config="CONFIG_MODULE_FORCE_LOAD=y\n")
-    facts = target_kernel.read(tmp_path, KERNEL)
+    facts = target_kernel.facts(tmp_path, KERNEL)
     assert facts.witness == tree / "kernel/lib/my-lib.ko"
     assert (facts.flags, facts.struct_size, facts.machine) == (FLAGS, 1280, (62, 64, True))
     assert facts.witness_crcs == kerneltree.CRCS
@@ -35,12 +35,12 @@ def test_debian(tmp_path: Path) -> None:
 
 def test_without_modversions(tmp_path: Path) -> None:
     kerneltree.make(tmp_path, modversions=False)
-    facts = target_kernel.read(tmp_path, KERNEL)
+    facts = target_kernel.facts(tmp_path, KERNEL)
     assert (facts.modversions, facts.witness_crcs, facts.options) == (False, {}, frozenset())
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    facts = target_kernel.read(tmp_path, KERNEL)
+    facts = target_kernel.facts(tmp_path, KERNEL)
     assert (facts.witness, facts.machine, facts.modversions, facts.symvers) == (None, None, None, None)
     assert facts.options == frozenset()
 
@@ -48,32 +48,32 @@ def test_nothing_there(tmp_path: Path) -> None:
 def test_configuration_answers_where_no_module_does(tmp_path: Path) -> None:
     tree = kerneltree.make(tmp_path)
     shutil.rmtree(tree / "kernel")
-    assert target_kernel.read(tmp_path, KERNEL).modversions is True
+    assert target_kernel.facts(tmp_path, KERNEL).modversions is True
     (tmp_path / f"boot/config-{KERNEL}").write_text("#\n# CONFIG_MODVERSIONS is not set\n")
-    assert target_kernel.read(tmp_path, KERNEL).modversions is False
+    assert target_kernel.facts(tmp_path, KERNEL).modversions is False
 
 
 def test_configuration_places(tmp_path: Path) -> None:
     tree = kerneltree.make(tmp_path)
     (tmp_path / f"boot/config-{KERNEL}").unlink()
     (tmp_path / f"usr/src/linux-headers-{KERNEL}/.config").write_text("#\nCONFIG_MODULE_FORCE_LOAD=y\n")
-    assert target_kernel.read(tmp_path, KERNEL).options == {"MODULE_FORCE_LOAD"}
+    assert target_kernel.facts(tmp_path, KERNEL).options == {"MODULE_FORCE_LOAD"}
     (tree / "config").write_text("#\nCONFIG_MODVERSIONS=y\n")
-    assert target_kernel.read(tmp_path, KERNEL).options == {"MODVERSIONS"}
+    assert target_kernel.facts(tmp_path, KERNEL).options == {"MODVERSIONS"}
     (tmp_path / f"boot/config-{KERNEL}").write_text("")
-    assert target_kernel.read(tmp_path, KERNEL).options == {"MODVERSIONS"}
+    assert target_kernel.facts(tmp_path, KERNEL).options == {"MODVERSIONS"}
     (tree / "config").write_bytes(bytes(5 << 20))
-    assert target_kernel.read(tmp_path, KERNEL).options == {"MODULE_FORCE_LOAD"}
+    assert target_kernel.facts(tmp_path, KERNEL).options == {"MODULE_FORCE_LOAD"}
 
 
 def test_depmod_has_not_run(tmp_path: Path) -> None:
     tree = kerneltree.make(tmp_path, depmod=False)
-    assert target_kernel.read(tmp_path, KERNEL).witness == tree / "kernel/lib/my-lib.ko"
+    assert target_kernel.facts(tmp_path, KERNEL).witness == tree / "kernel/lib/my-lib.ko"
     for name in ("fs/big.ko", "lib/my-lib.ko"):
         path = tree / "kernel" / name
         path.with_name(path.name + ".xz").write_bytes(lzma.compress(path.read_bytes()))
         path.unlink()
-    witness = target_kernel.read(tmp_path, KERNEL).witness
+    witness = target_kernel.facts(tmp_path, KERNEL).witness
     assert witness in {tree / "kernel/lib/my-lib.ko.xz", tree / "kernel/fs/big.ko.xz"}
 
 
@@ -87,20 +87,20 @@ def test_only_the_kernels_own_modules_are_witnesses(tmp_path: Path) -> None:
         b"not a module",
     ):
         lib.write_bytes(impostor)
-        assert target_kernel.read(tmp_path, KERNEL).witness == tree / "kernel/fs/big.ko"
+        assert target_kernel.facts(tmp_path, KERNEL).witness == tree / "kernel/fs/big.ko"
     lib.unlink()
     lib.symlink_to(tree / "kernel/fs/big.ko")
-    assert target_kernel.read(tmp_path, KERNEL).witness == tree / "kernel/fs/big.ko"
+    assert target_kernel.facts(tmp_path, KERNEL).witness == tree / "kernel/fs/big.ko"
     lib.unlink()
     lib.mkdir()
-    assert target_kernel.read(tmp_path, KERNEL).witness == tree / "kernel/fs/big.ko"
+    assert target_kernel.facts(tmp_path, KERNEL).witness == tree / "kernel/fs/big.ko"
 
 
 def test_extended_table_of_the_witness(tmp_path: Path) -> None:
     tree = kerneltree.make(tmp_path)
     made = elf.module(ext_crcs={"printk": 1}, info={"intree": "Y"}, struct_size=64)
     (tree / "kernel/lib/my-lib.ko").write_bytes(made)
-    facts = target_kernel.read(tmp_path, KERNEL)
+    facts = target_kernel.facts(tmp_path, KERNEL)
     assert (facts.witness_crcs, facts.struct_size) == ({"printk": 1}, 64)
 
 
@@ -112,7 +112,7 @@ def test_many_modules_are_sampled(tmp_path: Path) -> None:
         lines.append(f"{name}:")
         (tree / name).write_bytes(elf.module(info={"intree": "Y"}, struct_size=1280, more=[elf.Sec("x", bytes(number))]))
     kerneltree.tables(tree, *lines)
-    assert target_kernel.read(tmp_path, KERNEL).witness == tree / "kernel/fs/m0.ko"
+    assert target_kernel.facts(tmp_path, KERNEL).witness == tree / "kernel/fs/m0.ko"
 
 
 def test_symvers_of_other_distributions(tmp_path: Path) -> None:
@@ -121,13 +121,13 @@ def test_symvers_of_other_distributions(tmp_path: Path) -> None:
     places = [tree / "symvers.gz", tree / "symvers.xz", tmp_path / f"boot/symvers-{KERNEL}.gz"]
     for path in places:
         path.write_bytes(gzip.compress(data))
-        assert target_kernel.read(tmp_path, KERNEL).symvers == path
+        assert target_kernel.facts(tmp_path, KERNEL).symvers == path
 
 
 def test_headers_without_the_link(tmp_path: Path) -> None:
     tree = kerneltree.make(tmp_path)
     (tree / "build").unlink()
-    assert target_kernel.read(tmp_path, KERNEL).symvers == tmp_path / f"usr/src/linux-headers-{KERNEL}/Module.symvers"
+    assert target_kernel.facts(tmp_path, KERNEL).symvers == tmp_path / f"usr/src/linux-headers-{KERNEL}/Module.symvers"
 
 
 @pytest.mark.parametrize("text", ["", '#define UTS_RELEASE "6.1.0-2-amd64"\n', None])
@@ -137,12 +137,12 @@ def test_headers_of_another_kernel_are_not_believed(tmp_path: Path, text: str | 
     header.unlink()
     if text is not None:
         header.write_text(text)
-    assert target_kernel.read(tmp_path, KERNEL).symvers is None
+    assert target_kernel.facts(tmp_path, KERNEL).symvers is None
 
 
 def test_links_stay_inside_the_root(tmp_path: Path) -> None:
     tree = kerneltree.make(tmp_path / "root")
-    assert target_kernel.read(tmp_path / "root", KERNEL).witness == tree / "kernel/lib/my-lib.ko"
+    assert target_kernel.facts(tmp_path / "root", KERNEL).witness == tree / "kernel/lib/my-lib.ko"
     assert all(tmp_path / "root" in path.parents for path in paths.inputs(tmp_path / "root", KERNEL))
 
 

@@ -386,7 +386,7 @@ def test_compiler(root: Path, kernel: str, module: str, result: Result) -> None:
 
 
 def test_facts_are_read_once(root: Path) -> None:
-    facts = target_kernel.read(root, KERNEL)
+    facts = target_kernel.facts(root, KERNEL)
     path = root / "staged.ko"
     path.write_bytes(kerneltree.module())
     assert verify.verify(root, KERNEL, path, facts=facts) == verify.verify(root, KERNEL, path)
