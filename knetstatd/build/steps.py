@@ -23,7 +23,7 @@ from knetstatd.diagnosis import build_log
 from knetstatd.machine import kernels
 from knetstatd.build import load as loading, publish, stage
 from knetstatd.system import locks, process
-from knetstatd.verdict import judge
+from knetstatd.verdict import judge, states
 from knetstatd.build.compile import Job
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.events import Event
@@ -119,18 +119,9 @@ class Builder:
             self.forgetful = True
         if kind is Kind.REHEARSAL and before is not None and before.reason == e.what:
             return  # said once
-        over = kind.retry is Retry.NEVER or (kind.retry is Retry.TWICE and attempt.times > 2)
-        text = f"{o.package} {o.version} for {o.kernel}: {e.what}"
-        if over:
-            text += "; no further attempt until source, headers or compiler change"
-        elif kind is Kind.MISMATCH:
-            text += "; it is built again for this kernel, once"
-        elif kind is Kind.DURING_TRANSACTION:
-            text += "; trying again when the package transaction is over"
-        else:
-            text += f"; trying again in {max(0, round(attempt.not_before - attempts.now()))} s"
+        failure, next_attempt = states.failure(attempt)
         self.journal.log(
-            Event.GAVE_UP if over else Event.NOT_REHEARSED if kind is Kind.REHEARSAL else Event.FAILED, text,
+            failure, f"{o.package} {o.version} for {o.kernel}: {e.what}; {next_attempt}",
             package=o.package, version=o.version, kernel=o.kernel,
             kind=kind, reason=e.what, fix=fix, evidence="\n".join(e.evidence), log=attempt.log, attempt=attempt.times,
         )  # fmt: skip

@@ -18,11 +18,11 @@ from knetstatd.cli import arguments as commandline
 from knetstatd.cli import render
 from knetstatd.core import config, names
 from knetstatd.core.errors import KnetstatdError, UsageError
-from knetstatd.core.model import Why
 from knetstatd.state import attempts
 from knetstatd.system import locks
 from knetstatd.verdict import judge
 from knetstatd.verdict.observe import Machine
+from knetstatd.verdict.states import State
 
 if TYPE_CHECKING:
     import argparse
@@ -148,11 +148,12 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _code(machine: Machine, verdicts: Sequence[judge.Verdict]) -> int:
     """One exit status for several verdicts: not ready beats in progress beats ready; nothing to judge is unknown."""
-    if not verdicts or any(v.why in (Why.NOT_A_KERNEL, Why.NO_IMAGE) for v in verdicts):
+    if not verdicts or any(v.state in (State.NOT_A_KERNEL, State.NO_BOOT_IMAGE) for v in verdicts):
         return UNKNOWN
     at_work = locks.held(machine.runtime, locks.DAEMON) or locks.held(machine.runtime, locks.BUILD)
-    if any(not v.ready and not (v.progress and at_work) for v in verdicts):
-        return NOT_READY
+    left = [v for v in verdicts if not v.ready and not (v.progress and at_work)]
+    if left:
+        return NOT_READY if any(v.state.known for v in left) else UNKNOWN
     return IN_PROGRESS if any(v.progress and at_work for v in verdicts) else READY
 
 
@@ -163,13 +164,13 @@ def _summary(machine: Machine, word: str, verdicts: Sequence[judge.Verdict]) -> 
         return f"no kernel is {word}"
     bad = _not_ready(verdicts)
     if not bad:
-        return ", ".join(f"{v.title} is {v.state if 'ready' in v.state else f'ready, and {v.state}'}" for v in verdicts)
+        return ", ".join(f"{v.title} is {v.state if v.state.ready else f'ready, and {v.state}'}" for v in verdicts)
     more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
     return f"{bad[0].title} is not ready: {bad[0].reason or bad[0].state}{more}"
 
 
 def _not_ready(verdicts: Sequence[judge.Verdict]) -> list[judge.Verdict]:
-    return sorted((v for v in verdicts if not v.ready), key=judge.urgency)
+    return sorted((v for v in verdicts if not v.ready), key=lambda v: v.urgency)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -6,8 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from knetstatd.core import names
-from knetstatd.core.model import Check, Result, Why
+from knetstatd.core.model import Check, Result
 from knetstatd.verdict import judge
+from knetstatd.verdict.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,10 +24,10 @@ def paint(text: str, colour: str, enabled: bool) -> str:
 
 
 def colour(v: judge.Verdict) -> str:
-    """Green: ready. Yellow: under way, or ready with a remark. Red: not ready."""
-    if v.ready:
-        return "green" if v.state == "ready" else "yellow"
-    return "yellow" if v.progress else "red"
+    """Green: ready. Yellow: under way, unknown, or ready with a remark. Red: not ready."""
+    if v.state is State.READY:
+        return "green"
+    return "yellow" if v.ready or v.progress or not v.state.known else "red"
 
 
 def table(rows: Sequence[Sequence[str]], colours: Sequence[str] | None, enabled: bool, width: int = 0) -> str:
@@ -73,10 +74,10 @@ def status_text(
         if machine.packages():
             return "There is nothing to guard: no kernel in /lib/modules can be booted."
         return "No module is guarded.\n\nNext: set `modules` in /etc/knetstatd/knetstatd.toml, see knetstatd.toml(5)"
-    rows, above = [("KERNEL", "", "MODULE", "STATE", "")], ""
+    rows, above = [("KERNEL", "", "PACKAGE", "STATE", "")], ""
     for v in verdicts:
         which = ("", "") if width and v.kernel == above else (v.kernel, v.role)
-        reason = "" if v.state == "ready" or v.why == Why.OWN_RUN else v.reason
+        reason = "" if v.state in (State.READY, State.BUILDING) else v.reason
         rows.append((*which, f"{v.package} {v.version}".strip(), v.state, reason))
         above = v.kernel
     text = table(rows, [colour(v) for v in verdicts], enabled, width)
@@ -86,12 +87,13 @@ def status_text(
             text += f"\n{kernel}  not guarded ({machine.state_of(kernel)})"
     for name, reason in machine.refused():
         text += f"\n{names.show(name)}  left alone: {reason}"
-    left = [v for v in sorted(verdicts, key=judge.urgency) if v.state != "ready" and not (at_work and v.progress)]
+    by_urgency = sorted(verdicts, key=lambda v: v.urgency)
+    left = [v for v in by_urgency if v.state is not State.READY and not (at_work and v.progress)]
     first = next((v for v in left if v.fix), None)
     if first is not None:
         label = f"Next, for {first.package} on {first.kernel}:" if len(left) > 1 else "Next:"
         text += f"\n\n{paint(label, 'bold', enabled)} {judge.command(first.fix)}"
-    elif machine.next and verdicts and all(v.ready for v in verdicts):
+    elif (after := [v for v in verdicts if v.kernel == machine.next]) and all(v.ready for v in after):
         text += "\n\nSafe to reboot."
     return text
 

@@ -34,7 +34,7 @@ class Teller:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self._said: dict[tuple[str, str], tuple[object, ...]] = {}
-        self._found: dict[tuple[str, str], tuple[Attempt | None, Answer | None]] = {}
+        self._at_first: dict[tuple[str, str], tuple[Attempt | None, Answer | None]] = {}
         self._wrong: dict[tuple[str, str], str] = {}
         self._kernels: set[str] | None = None
         self._next = ""
@@ -59,7 +59,7 @@ class Teller:
         for kernel in sorted(before - found, key=names.version_key):
             self.journal.log(Event.KERNEL_REMOVED, f"kernel {kernel} was removed", kernel=kernel)
             self._said = {key: said for key, said in self._said.items() if key[0] != kernel}
-            self._found = {key: one for key, one in self._found.items() if key[0] != kernel}
+            self._at_first = {key: one for key, one in self._at_first.items() if key[0] != kernel}
         self._kernels = found
         if machine.next and machine.next != self._next:
             text = f"the next boot starts {machine.next} ({machine.next_why})"
@@ -77,8 +77,8 @@ class Teller:
     def verdict(self, verdict: judge.Verdict, seen: Seen, step: Step) -> None:
         """Says a verdict if it differs from the last one said for this module and kernel."""
         key = (verdict.kernel, verdict.package)
-        found = self._found.setdefault(key, (seen.observation.attempt, seen.answer))
-        self._found_wrong(verdict, seen)
+        self._at_first.setdefault(key, (seen.observation.attempt, seen.answer))
+        self._wrong_module(verdict, seen)
         attempt = seen.observation.attempt if step.why in (Why.FAILED, Why.BACKOFF) else None
         answer = seen.answer if step.why is Why.REHEARSAL else None
         said = (step.action, step.why, verdict.reason if step.action is not Action.WAIT else "")
@@ -87,23 +87,23 @@ class Teller:
         if self._said.get(key) == said:
             return
         self._said[key] = said
-        event = _event(step, verdict)
         # The builder tells of each failure; here only those are told that this daemon has found at its first look.
-        if event is None or any(failed is not None and failed not in found for failed in (attempt, answer)):
+        at_first = self._at_first[key]
+        if verdict.event is None or any(one is not None and one not in at_first for one in (attempt, answer)):
             return
         text = f"{verdict.title}: {verdict.state}"
-        if event is Event.READY:
+        if verdict.event is Event.READY:
             text += f" ({verdict.proof})"
         elif verdict.reason:
             text += f": {verdict.reason}"
         self.journal.log(
-            event, text, package=verdict.package, version=verdict.version, kernel=verdict.kernel, state=verdict.state,
-            why=step.why, reason=verdict.reason, fix=verdict.fix, proof=verdict.proof,
+            verdict.event, text, package=verdict.package, version=verdict.version, kernel=verdict.kernel, state=verdict.state,
+            why=verdict.why, reason=verdict.reason, fix=verdict.fix, proof=verdict.proof,
             kind=attempt.kind if attempt else "", log=verdict.log,
             evidence="\n".join(attempt.evidence if attempt else answer.words if answer else ()),
         )  # fmt: skip
 
-    def _found_wrong(self, verdict: judge.Verdict, seen: Seen) -> None:
+    def _wrong_module(self, verdict: judge.Verdict, seen: Seen) -> None:
         """Says that a wrong module is installed, once for each wrong file."""
         key = (verdict.kernel, verdict.package)
         if seen.observation.transaction or seen.observation.foreign_dkms or seen.observation.own_run:
@@ -150,7 +150,7 @@ class Teller:
 
 def headline(machine: Machine, verdicts: Sequence[judge.Verdict]) -> str:
     """One line for `systemctl status`: the next kernel's verdict, the worst elsewhere, the running kernel."""
-    bad = sorted((v for v in verdicts if not v.ready), key=judge.urgency)
+    bad = sorted((v for v in verdicts if not v.ready), key=lambda v: v.urgency)
     parts = [f"{bad[0].title} is NOT ready: {bad[0].reason or bad[0].state}"] if bad else []
     if len(bad) > 1:
         parts.append(f"{len(bad) - 1} more not ready")
@@ -170,7 +170,7 @@ def motd(verdicts: Sequence[judge.Verdict]) -> str:
     wrong = [v for v in verdicts if not v.progress and (not v.ready or v.why in (Why.FAILED, Why.BACKOFF, Why.UNLOADED))]
     if not wrong:
         return ""
-    worst = min(wrong, key=judge.urgency)
+    worst = min(wrong, key=lambda v: v.urgency)
     text = f"knetstatd: {worst.title}: {worst.state if worst.ready else 'NOT ready'}"
     lines = [text + (f": {worst.reason}" if worst.reason else ""), f"  To do: {judge.command(worst.fix)}" if worst.fix else ""]
     more = f" ({len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -198,35 +198,3 @@ def withdraw(runtime: Path) -> None:
     for name in ("status.json", "motd"):
         with contextlib.suppress(OSError):
             (runtime / name).unlink()
-
-
-def _event(step: Step, verdict: judge.Verdict) -> Event | None:
-    """The kind of entry that a step deserves; None for steps that the builder tells of, or that nobody needs to know."""
-    match step.action, step.why:
-        case _ if verdict.why == "half-configured":
-            return Event.HALF_CONFIGURED
-        case Action.DONE, Why.READY:
-            return Event.READY
-        case Action.DONE, Why.OUTDATED:
-            return Event.OUTDATED
-        case Action.DONE, Why.FAULTY:
-            return Event.FAULTY
-        case Action.GIVE_UP, Why.HEADERS_MISSING | Why.HEADERS_PARTIAL:
-            return Event.HEADERS_MISSING
-        case Action.GIVE_UP, Why.SOURCE_MISSING | Why.SOURCE_BROKEN:
-            return Event.SOURCE_MISSING
-        case Action.GIVE_UP, Why.UNLOADED:
-            return Event.UNLOADED
-        case Action.GIVE_UP, Why.REHEARSAL:
-            return Event.REHEARSAL_FAILED
-        case Action.GIVE_UP, Why.NOT_REHEARSED:
-            return Event.NOT_REHEARSED
-        case Action.WAIT, Why.NOT_REHEARSED:
-            return Event.READY if verdict.ready else None
-        case Action.GIVE_UP, _:
-            return Event.GAVE_UP
-        case Action.WAIT, Why.BACKOFF:
-            return Event.FAILED
-        case Action.WAIT, Why.TRANSACTION | Why.FOREIGN_DKMS:
-            return Event.WAITING
-    return None

@@ -137,7 +137,7 @@ def test_which_file_depmod_takes(c: Container) -> None:
         c.run(["depmod", release], check=True)
         assert c.output("modinfo", "-k", release, "-n", "kt_good") == other
         assert check(c, "winner")["result"] == "fail"
-        assert product.verdict(c)["state"] == "denied"
+        assert product.verdict(c)["state"] == "blocked"
         assert "Another file of the same name" in product.verdict(c)["reason"]
         assert product.check(c) == 1
     finally:
@@ -167,7 +167,7 @@ def test_a_stale_copy_in_the_initrd(c: Container, compression: str) -> None:
         assert check(c, "origin")["result"] == "pass"
         found = check(c, "initrd")
         assert (found["result"], found["fix"]) == ("fail", f"Run: update-initramfs -u -k {release}")
-        assert product.verdict(c)["state"] == "denied"
+        assert product.verdict(c)["state"] == "blocked"
         do(c, found["fix"])
         assert check(c, "initrd")["result"] == "pass"
         assert product.verdict(c)["state"] == "ready"
@@ -295,7 +295,7 @@ def test_another_package_that_makes_the_same_module(c: Container) -> None:
     before = len(product.kinds(c))
     c.start_product()
     ours, other = product.verdicts(c)
-    assert (ours["package"], ours["state"], other["package"], other["state"]) == ("kt-good", "denied", "kt-other", "ready")
+    assert (ours["package"], ours["state"], other["package"], other["state"]) == ("kt-good", "blocked", "kt-other", "ready")
     assert ours["reason"].startswith("kt-other/1.0 makes a module of this name too")
     assert ours["fix"].endswith("dkms remove kt-other/1.0 --all")
     time.sleep(5)

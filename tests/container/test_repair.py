@@ -208,7 +208,7 @@ def test_a_half_configured_kernel_is_finished(machine: Container) -> None:
     assert [r["kind"] for r in repairs(c, second.release, "--dry-run", code=1)] == ["build"], "not before the module is good"
     assert c.run(["knetstatctl", "build", second.release], timeout=300).returncode == 1
     verdict = product.verdict(c, second.release)
-    assert (verdict["ready"], verdict["state"]) == (False, "half-configured")
+    assert (verdict["ready"], verdict["state"]) == (False, "kernel-half-configured")
     assert "half-configured" in verdict["reason"] or "unpacked" in verdict["reason"]
     assert verdict["fix"] == f"Run: knetstatctl repair {second.release}"
     assert product.check(c, second.release) == 1

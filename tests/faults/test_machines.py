@@ -229,7 +229,7 @@ def test_a_module_that_was_proven_for_another_kernel(machine: upgrade.Machine) -
         "systemctl stop knetstatd; rmmod kt_works\n"
         "table=/usr/src/linux-headers-$(uname -r)/Module.symvers; cp $table /root\n"
         "sed -i 's/^0x[0-9a-f]*\\t_printk\\t/0x12345678\\t_printk\\t/' $table; grep -c ^0x12345678 $table\n"
-        f"{guard('works')}until_said 'no further attempt'; verdict running; said 'does not load'\n"
+        f"{guard('works')}until_said 'does not try again'; verdict running; said 'does not load'\n"
         "journalctl -q --no-pager -b -o verbose -u knetstatd | grep 'disagrees about version of symbol _printk' | head -n 3\n"
         "echo built:; said 'for ' | grep -e 'built again' -e 'compiled and verified'\n"
         "echo; echo again\ncp /root/Module.symvers $table; systemctl reload knetstatd\n"

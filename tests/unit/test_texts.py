@@ -20,8 +20,9 @@ from test_linters import tool
 from knetstatd.cli import arguments as commandline
 from knetstatd.core import config
 from knetstatd.core.events import Event
-from knetstatd.core.model import Kind
+from knetstatd.core.model import Attempt, Kind
 from knetstatd.formats import knetstat_proc
+from knetstatd.verdict import states
 
 ROOT = Path(__file__).parents[2]
 CATALOG = ROOT / "units/knetstatd.catalog"
@@ -40,6 +41,11 @@ def entries() -> dict[str, tuple[dict[str, str], str]]:
         assert message_id not in found, f"{message_id} is there twice"
         found[message_id] = (dict(line.split(": ", 1) for line in head.splitlines()), text)
     return found
+
+
+# What the table of states gives to the daemon, and to the builder after a failure.
+VERDICTS = {row.event.name for row in states.TABLE.values() if row.event} | {Event.HALF_CONFIGURED.name}
+FAILURES = {event.name for kind in Kind for times in (1, 3) for event, _ in [states.failure(Attempt(kind, times))]}
 
 
 # -- the catalog ------------------------------------------------------------------------------------------------------------
@@ -69,14 +75,15 @@ def test_what_an_event_always_carries_is_sent_by_everyone_who_sends_it() -> None
     seen = set()
     for path in (ROOT / "knetstatd").rglob("*.py"):
         tree = ast.parse(path.read_text())
-        choices = next((n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "_event"), None)
         for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call) and n.args):
             name = ast.unparse(call.func)
             if not name.endswith(("ournal.log", "._say")):
                 continue
             given = {k.arg for k in call.keywords} | ({"package", "version", "kernel"} if name.endswith("._say") else set())
-            where = choices if ast.unparse(call.args[0]) == "event" and choices is not None else call.args[0]
-            for event in re.findall(r"\bEvent\.([A-Z_]+)", ast.unparse(where)):
+            # The builder and the daemon ask the table which event it is.
+            asked = {"failure": FAILURES, "verdict.event": VERDICTS}.get(ast.unparse(call.args[0]), set())
+            by_name = re.findall(r"\bEvent\.([A-Z_]+)", ast.unparse(call.args[0]))
+            for event in [*by_name, *(asked if not by_name else ())]:
                 assert set(Event[event].fields) <= given, f"{path.name}:{call.lineno} sends {event} without its fields"
                 seen.add(event)
     assert seen == {event.name for event in Event}, "every event is sent by somebody"

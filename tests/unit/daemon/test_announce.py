@@ -10,13 +10,14 @@ from knetstatd.cli import render
 from knetstatd.daemon import announce
 from knetstatd.system import locks
 from knetstatd.verdict.judge import Verdict
+from knetstatd.verdict.states import State
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-GOOD = Verdict("good", "1.0", "6.1.0-9", "running", "ready", True, False, "analysed", "", "", (), "ready", "")
+GOOD = Verdict("good", "1.0", "6.1.0-9", "running", State.READY, True, False, "analysed", "", "", (), "ready", "")
 BAD = GOOD._replace(
-    package="bad", kernel="6.1.0-10", role="next", state="failed", ready=False, why="failed",
+    package="bad", kernel="6.1.0-10", role="next", state=State.FAILED, ready=False, why="failed",
     reason="bad.c line 13: too few arguments to function call, and a long story of what was expected there",
     fix="Run: apt install new-bad",
 )  # fmt: skip
@@ -59,11 +60,11 @@ def test_a_login_shows_the_worst_and_what_to_do() -> None:
 
 
 def test_a_login_shows_nothing_that_is_well_or_heals_by_itself() -> None:
-    outdated = GOOD._replace(state="ready, outdated copy loaded", why="loaded-outdated")
+    outdated = GOOD._replace(state=State.LOADED_OUTDATED, why="loaded-outdated")
     assert announce.motd([GOOD, outdated, BAD._replace(progress=True)]) == ""
-    refused = GOOD._replace(state="ready, not loaded", why="failed", reason="the kernel does not load it")
+    refused = GOOD._replace(state=State.READY_NOT_LOADED, why="failed", reason="the kernel does not load it")
     assert announce.motd([refused]).startswith(
-        "knetstatd: good 1.0 for 6.1.0-9 (running): ready, not loaded: the kernel does not"
+        "knetstatd: good 1.0 for 6.1.0-9 (running): ready-not-loaded: the kernel does not"
     )
 
 

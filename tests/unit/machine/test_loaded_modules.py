@@ -135,8 +135,8 @@ def test_the_cure_names_the_outdated_one(root: Path, outdated: str, cure: str) -
     machine.refresh()
     seen = machine.observe(machine.look(kerneltree.KERNEL), "kt")
     verdict = judge.verdict(machine, seen, machine.plan(seen, 1000.0))
-    assert (verdict.ready, verdict.state) == (True, "ready, outdated copy loaded")
-    assert verdict.fix == f"When nothing uses it: {cure}"
+    assert (verdict.ready, verdict.state) == (True, "loaded-outdated")
+    assert verdict.fix == cure
 
 
 @pytest.mark.parametrize(("loaded", "file"), [("", "ABC"), ("ABC", "")])
@@ -245,10 +245,10 @@ def test_from_the_probe_to_the_journal(root: Path) -> None:
     step = machine.plan(seen, 1000.0)
     verdict = judge.verdict(machine, seen, step)
     fault = "/proc/net/udpstat: line 1, column 1: expected the header, found 'mine'"
-    cure = "When nothing uses it: modprobe -r knetstat && modprobe knetstat"
+    cure = "modprobe -r knetstat && modprobe knetstat"
     # The file is good, the next boot will load it, and it will not work then either.
-    assert (step.why, verdict.ready, verdict.progress, verdict.state) == (Why.FAULTY, False, False, "loaded but faulty")
-    assert (verdict.reason, verdict.fix) == (f"loaded, and does not work: {fault}", cure)
+    assert (step.why, verdict.ready, verdict.progress, verdict.state) == (Why.FAULTY, False, False, "loaded-faulty")
+    assert (verdict.reason, verdict.fix) == (f"the running kernel has it loaded, and it does not work: {fault}", cure)
     heard = Heard()
     teller = Teller(heard)
     for _ in range(2):
@@ -288,7 +288,7 @@ def test_a_failure_is_told_by_the_teller_only_where_it_was_found(root: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("kind", "ready", "state"), [(Kind.REFUSED, False, "failed"), (Kind.DENIED, True, "ready, not loaded")]
+    ("kind", "ready", "state"), [(Kind.REFUSED, False, "failed"), (Kind.DENIED, True, "ready-not-loaded")]
 )
 def test_what_the_running_kernel_has_refused_is_not_ready(root: Path, kind: Kind, ready: bool, state: str) -> None:
     """Whatever the analysis says. What only modprobe's configuration keeps out is good."""

@@ -76,7 +76,7 @@ def test_loaded(subject: rehearsal_results.Subject) -> None:
         ("Required key not available", "", Outcome.REFUSED, "signature", "the kernel refuses demo: its signature is none"),
         ("Operation not permitted", "Lockdown: insmod: unsigned module loading is restricted; see man kernel_lockdown.7",
          Outcome.REFUSED, "signature", "the kernel refuses demo: its signature is none"),
-        ("Operation not permitted", "Module demo is blacklisted", Outcome.REFUSED, "denied", "the kernel refuses demo: modul"),
+        ("Operation not permitted", "Module demo is blacklisted", Outcome.REFUSED, "denied", "the kernel refuses demo"),
         ("invalid module format", "demo: exports duplicate symbol x (owned by kernel)", Outcome.REFUSED, "exports",
          "the kernel refuses demo: it exports x"),
         ("invalid module format", "", Outcome.REFUSED, "file", "the kernel refuses demo: invalid module format"),
