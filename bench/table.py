@@ -12,7 +12,7 @@ HEADER = ("measurement", "ours", "peer or limit", "ratio", "by", "budget", "")
 
 
 class Row(NamedTuple):
-    """One measurement. met: None where it is shown only for comparison.  short: it belongs into the README."""
+    """One measurement. met: None where it is shown only for comparison.  short: it belongs into docs/figures.md."""
 
     what: str
     ours: str
@@ -52,6 +52,6 @@ def text(rows: Iterable[Row]) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The judged rows, for the README."""
+    """The judged rows, for docs/figures.md."""
     lines: list[Sequence[str]] = [HEADER[:6], ["---"] * 6, *(row.cells[:6] for row in rows if row.short)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -86,7 +86,8 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def seen(o: Observation) -> Seen:
-    answer = Answer(Outcome.REFUSED, "init", "the kernel refuses m", "tell its author") if o.rehearsed is Rehearsed.BAD else None
+    refused = Answer(Outcome.REFUSED, "init", "the kernel refuses m", "tell its author")
+    answer = refused if o.rehearsed is Rehearsed.BAD else None
     return Seen(o, PROOFS[o.installed], answer=answer, source_reason="no source", source_fix="dkms add", remark="m")
 
 
