@@ -175,7 +175,7 @@ def with_origins(root: Path) -> tuple[Config, dict[str, str]]:
             values[name] = value
             origins[name] = where
     config = Config(**values)
-    # An unusable value stands here as its default, of which nothing follows.
+    # A setting whose value was refused has its default here; comparing that with the other says nothing.
     if not any(": retry_" in fault for fault in faults) and config.retry_longest_seconds < config.retry_first_seconds:
         where = origins.get("retry_longest_seconds") or origins["retry_first_seconds"]
         faults.append(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The one decision of the program: what is the next step for this module and this kernel?
+"""The one decision of the program: what is the next step for this package on this kernel?
 
 Rules:
 
@@ -11,12 +11,12 @@ Rules:
    transaction is open or somebody else's dkms runs: dkms has no lock, and two overlapping runs of one module fail.
 5. Staging is private and may run beside both, except where the distribution's own hook is about to build the same module.
 6. What is good is left alone, whoever built it. What is wrong is replaced, whoever built it.
-7. What a kernel did not take in the rehearsal is wrong, whatever the analysis says; the same source is not built again for
-   that. No rehearsal while a package transaction is open: the files may change under it.
-8. What cannot heal by waiting is given up until its fingerprint changes; what can is tried again, ever more slowly.
-9. The running kernel gets a file that is there before a better one is made, also one of which not everything can be known (its
-   headers are gone): it is the one that knows. What loading failed at keeps nobody from building,
-   and the other way round. A loading that did not come back twice, nor the machine with it, is not tried a third time.
+7. If a kernel refuses a module in the rehearsal, the module is wrong, whatever the analysis says. The same source is not built
+   again for that. No rehearsal runs while a package transaction is open: the files may change under it.
+8. A failure that waiting cannot heal is final until its fingerprint changes. Any other is tried again, ever more slowly.
+9. The running kernel is given a file that is there before a better one is made, also if not everything can be known of it: the
+   kernel knows. A failed loading keeps nobody from building, nor a failed build from loading. A loading that brought the machine
+   down twice is not tried a third time.
 """
 
 from __future__ import annotations
