@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd.state import staged
+from knetstatd.state.paths import OUTCOME, RESULT
 from knetstatd.machine import dkms_tree
-from knetstatd.system import files, process, units
+from knetstatd.system import documents, files, process, units
 from knetstatd.core import names
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.model import Kind
@@ -29,12 +30,10 @@ from knetstatd.core.model import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    from knetstatd.state.paths import Places
     from knetstatd.verdict.observe import Machine
 
 TEMPLATE = "compile"
-# Where systemd lets the unit write (CacheDirectory= with DynamicUser=, systemd.exec(5)).
-CACHE = Path("/var/cache/private/knetstatd-compile")
-_RESULT = "result"
 _LOG_LIMIT = 1 << 20
 _MAX_MODULE, _MAX_MODULES = 512 << 20, 256
 
@@ -52,7 +51,7 @@ esac
 class Job(NamedTuple):
     """One module for one kernel. source: the module's source directory.  passed: make variables that dkms.conf sets."""
 
-    state: Path
+    places: Places
     kernel: str
     package: str
     version: str
@@ -162,7 +161,7 @@ def unit_program(machine: Machine, what: str, cache: str) -> None:
         _leave(Path(cache), {"of": [kernel, package, seen.observation.version], "error": error})
         return
     timeout = machine.config.compile_timeout_seconds
-    job = Job(Path(cache), kernel, package, seen.observation.version, seen.source, seen.passed, seen.fingerprint, timeout)
+    job = Job(machine.places, kernel, package, seen.observation.version, seen.source, seen.passed, seen.fingerprint, timeout)
     with process.undisturbed():  # the machine's stop waits for it, as for the builder that waits for this
         _serve(job, Path(cache))
 
@@ -178,8 +177,8 @@ def _emptied(cache: Path) -> Path:
 def _leave(cache: Path, document: dict[str, Any]) -> None:
     """Leaves a result without modules."""
     result = _emptied(cache)
-    (result / "outcome.json").write_text(json.dumps(document))
-    result.rename(cache / _RESULT)
+    (result / OUTCOME).write_text(json.dumps(document))
+    result.rename(cache / RESULT)
 
 
 def _serve(job: Job, cache: Path) -> None:
@@ -198,10 +197,10 @@ def _serve(job: Job, cache: Path) -> None:
         "output": outcome.output,
         "log": outcome.log,
     }
-    (result / "outcome.json").write_text(json.dumps(document))
+    (result / OUTCOME).write_text(json.dumps(document))
     process.kill_orphans()
     shutil.rmtree(work)
-    result.rename(cache / _RESULT)
+    result.rename(cache / RESULT)
 
 
 # -- the builder's side ---------------------------------------------------------------------------------------------------
@@ -229,28 +228,31 @@ _MEMORY_FIX = "Give the machine more memory, or raise MemoryMax= with: systemctl
 def _adopt(job: Job, work: Path) -> Compiled:
     """Copies what the unit left into `work`, as a dkms tree. Raises BuildError where it is not what was asked for."""
     try:
-        with units.directory(CACHE / _RESULT) as result:
+        with units.directory(job.places.compile_cache / RESULT) as result:
             owner = os.fstat(result).st_uid
-            document = json.loads(units.left(result, "outcome.json", owner, 8 * _LOG_LIMIT))
-            if "error" in document and document["of"][:2] == [job.kernel, job.package]:
-                error = document["error"]
-                raise BuildError(Kind.CONF, names.clean(str(error["what"]), 400), "", names.clean(str(error["fix"]), 400))
-            arch, listed = str(document["arch"]), [str(name) for name in document["modules"]]
-            if document["of"] != [job.kernel, job.package, job.version]:
-                raise ValueError("it is the result of another run")
+            document = documents.parse(units.left(result, OUTCOME, owner, 8 * _LOG_LIMIT))
+            subject = document.texts("of")
+            if "error" in document and subject[:2] == (job.kernel, job.package):
+                error = document.get("error")
+                raise BuildError(Kind.CONF, names.clean(error.text("what"), 400), "", names.clean(error.text("fix"), 400))
+            arch, listed = document.text("arch"), document.texts("modules")
+            if subject != (job.kernel, job.package, job.version):
+                raise KnetstatdError("it is the result of another run")
             if len(listed) > _MAX_MODULES or not all(names.is_package(name) for name in (arch or "x", *listed)):
-                raise ValueError("its names are not names of modules")
+                raise KnetstatdError("its names are not names of modules")
+            code, log, output = document.integer("code"), document.text("log"), document.text("output")
+            timed_out = document.flag("timed_out")
             built = work / "tree" / job.package / job.version / job.kernel / arch
             (built / "module").mkdir(parents=True)
             (built / "log").mkdir()
             for name in listed:
                 (built / "module" / name).write_bytes(units.left(result, name, owner, _MAX_MODULE))
-            log = str(document["log"])
             (built / "log" / "make.log").write_text(log)
-            found = staged.built(work / "tree", job.kernel, job.package, job.version)
-            return Compiled(found, int(document["code"]), bool(document["timed_out"]), str(document["output"]), log)
+            made = staged.built(work / "tree", job.kernel, job.package, job.version)
+            return Compiled(made, code, timed_out, output, log)
     except BuildError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, KnetstatdError) as e:
+    except (OSError, KnetstatdError) as e:
         reason = e.strerror if isinstance(e, OSError) else str(e)
-        raise BuildError(Kind.INTERRUPTED, f"the compilation left no usable result: {reason}", os.fspath(CACHE)) from e
+        place = os.fspath(job.places.compile_cache)
+        raise BuildError(Kind.INTERRUPTED, f"the compilation left no usable result: {reason}", place) from e

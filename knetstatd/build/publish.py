@@ -22,12 +22,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knetstatd.state import staged
+from knetstatd.state.paths import PUBLISHING
 from knetstatd.diagnosis import build_log
 from knetstatd.system import files, process
-from knetstatd.machine import kernels
+from knetstatd.machine import dkms_tree, kernels
 from knetstatd.build import sign as signing
-from knetstatd.core.errors import BuildError
+from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.model import ELSEWHERE, Kind, Result
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from knetstatd.build.compile import Job
     from knetstatd.core.model import Check, Proof
+    from knetstatd.state import staged
 
 _MAX_MODULE = 512 << 20
 ARCHIVE = "artefact.dkms.tar.gz"
@@ -74,8 +75,7 @@ def publish(
 ) -> None:
     """Publishes; raises BuildError. headers: the kernel's.  prove: verifies what is installed.  inherit: our lock."""
     _refuse_read_only(job.kernel)
-    parent = job.state / "stage"
-    work = Path(tempfile.mkdtemp(prefix=staged.PUBLISHING, dir=parent))
+    work = Path(tempfile.mkdtemp(prefix=PUBLISHING, dir=job.places.stages))
     changed = kernels.changed(job.source)  # now: what is changed from here on is not in what is published
     try:
         key = signing.key_for(headers)
@@ -88,7 +88,7 @@ def publish(
         )
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    date(Path("/var/lib/dkms") / job.package / job.version / job.kernel, changed)
+    date(dkms_tree.tree(Path("/")) / job.package / job.version / job.kernel, changed)
     proofs = tuple(prove())
     # What the machine forbids is not this publication's failure; a module that is still not of this source is.
     failed = next((proof for proof in proofs if not (proof.holds(ELSEWHERE) and proof.is_current)), None)
@@ -129,7 +129,7 @@ def date(build: Path, changed: float) -> None:
 
 def _refuse_read_only(kernel: str) -> None:
     """dkms 3.0 hides that a file system is read-only, and says `installed` of what it could not write."""
-    for place in (f"/lib/modules/{kernel}", "/var/lib/dkms"):
+    for place in (f"/lib/modules/{kernel}", os.fspath(dkms_tree.tree(Path("/")))):
         if os.path.isdir(place) and os.statvfs(place).f_flag & os.ST_RDONLY:
             raise BuildError(
                 Kind.READ_ONLY, f"{place} is on a read-only file system", place, "Remount it writable, or look at dmesg for why"
@@ -171,11 +171,12 @@ def _archive(job: Job, artefact: staged.Staged, key: signing.Key | None, work: P
 
 def _untrusted(path: Path) -> bytes:
     """A staged file's contents; the stage is written by a build that is not trusted: no link, no device, no endless file."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as f:
-        data = f.read(_MAX_MODULE + 1)
-    if not data or len(data) > _MAX_MODULE:
-        raise BuildError(Kind.PUBLISH, f"the staged module has {len(data)} bytes", os.fspath(path), "Build it again")
+    try:
+        data = files.untrusted(path, _MAX_MODULE)
+    except KnetstatdError as e:
+        raise BuildError(Kind.PUBLISH, f"the staged module {e.what}", os.fspath(path), "Build it again") from e
+    if not data:
+        raise BuildError(Kind.PUBLISH, "the staged module is empty", os.fspath(path), "Build it again")
     return data
 
 
@@ -221,7 +222,7 @@ def _sync(job: Job, proofs: Iterable[Proof]) -> None:
         if name.startswith("modules.") and (tree / name).is_file():
             files.sync(tree / name)
     files.sync_dir(tree)
-    registered = Path("/var/lib/dkms") / job.package
+    registered = dkms_tree.tree(Path("/")) / job.package
     for where, _, found in os.walk(registered / job.version / job.kernel):
         for name in found:
             if not os.path.islink(os.path.join(where, name)):

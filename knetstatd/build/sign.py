@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from knetstatd.system import files, process
-from knetstatd.machine import signature_policy
+from knetstatd.machine import dkms_framework, signature_policy
 from knetstatd.core.errors import BuildError
 from knetstatd.core.model import Kind
 
@@ -37,7 +37,7 @@ def key_for(headers: Path) -> Key | None:
         return None
     root = Path("/")
     digest = re.search(r'^CONFIG_MODULE_SIG_HASH="(\w+)"', config, re.MULTILINE)
-    program = Path(signature_policy.settings(root).get("sign_file") or headers / "scripts" / "sign-file")
+    program = Path(dkms_framework.framework(root).sign_file or headers / "scripts" / "sign-file")
     if not os.path.isfile(program):
         return None
     key = Key(program, digest[1] if digest else "sha256", *signature_policy.signing_pair(root))

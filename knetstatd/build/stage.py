@@ -36,8 +36,8 @@ def stage(job: Job, prove: Callable[[Path, Sequence[Path]], Proof], tick: Callab
 
     prove: what `verify` says of a .ko for the target kernel, with all that the package makes.  tick: called while it compiles.
     """
-    staged.clear(job.state, job.kernel, job.package)
-    final = staged.directory(job.state, job.kernel, job.package)
+    staged.clear(job.places, job.kernel, job.package)
+    final = job.places.stage(job.kernel, job.package)
     final.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(final.parent).free
     if free < _FREE:
@@ -54,7 +54,7 @@ def stage(job: Job, prove: Callable[[Path, Sequence[Path]], Proof], tick: Callab
         work.rename(final)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    found = staged.find(job.state, job.kernel, job.package, job.version, job.fingerprint)
+    found = staged.find(job.places, job.kernel, job.package, job.version, job.fingerprint)
     assert found is not None, "what was just staged is there"
     return found
 
@@ -77,7 +77,7 @@ def _compile(job: Job, work: Path, tick: Callable[[], None] | None) -> staged.St
 
 
 def _keep_log(job: Job, log: str, output: str) -> str:
-    path = staged.log_path(job.state, job.kernel, job.package)
+    path = job.places.log(job.kernel, job.package)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = f"# dkms build {job.package}/{job.version} -k {job.kernel}\n{output}\n# make.log\n{log}"
     files.write(path, text.encode("utf-8", "replace"), 0o640)

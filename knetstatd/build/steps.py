@@ -82,12 +82,12 @@ class Builder:
             return False
         finally:
             self.progress.end()
-        attempts.forget(self.machine.state, o.kernel, o.package)
+        attempts.forget(self.machine.places, o.kernel, o.package)
         return True
 
     def _remember(self, seen: Seen, attempt: Attempt) -> None:
         o = seen.observation
-        attempts.save(self.machine.root, self.machine.state, o.kernel, o.package, o.version, seen.fingerprint, attempt)
+        attempts.save(self.machine.root, self.machine.places, o.kernel, o.package, o.version, seen.fingerprint, attempt)
 
     def _begun(self, seen: Seen, action: Action) -> None:
         """Kept before the work starts: what brings the machine down must not be tried at every boot for ever."""
@@ -105,7 +105,7 @@ class Builder:
         if self.machine.refresh_locks() and kind.retry is Retry.NEVER:
             # Half of the headers may not be unpacked yet, or dkms.conf just replaced: not an honest attempt.
             kind = Kind.DURING_TRANSACTION
-        if kind is not Kind.DURING_TRANSACTION and shutil.disk_usage(self.machine.state).free < 1 << 20:
+        if kind is not Kind.DURING_TRANSACTION and shutil.disk_usage(self.machine.places.state).free < 1 << 20:
             kind = Kind.DISK
         fix = e.fix or f"Run: knetstatctl explain {o.kernel}"
         failed = Attempt(
@@ -142,7 +142,7 @@ class Builder:
     def _job(self, seen: Seen, timeout: float) -> Job:
         o = seen.observation
         assert seen.source is not None, "the planner stages and publishes only what DKMS has a source of"
-        return Job(self.machine.state, o.kernel, o.package, o.version, seen.source, seen.passed, seen.fingerprint, timeout)
+        return Job(self.machine.places, o.kernel, o.package, o.version, seen.source, seen.passed, seen.fingerprint, timeout)
 
     def _stage(self, seen: Seen) -> None:
         o = seen.observation
@@ -164,7 +164,7 @@ class Builder:
     def _publish(self, seen: Seen, begin: float) -> None:
         o = seen.observation
         job = self._job(seen, self.machine.config.publish_timeout_seconds)
-        artefact = staged.find(job.state, o.kernel, o.package, o.version, job.fingerprint)
+        artefact = staged.find(job.places, o.kernel, o.package, o.version, job.fingerprint)
         assert artefact is not None, "the planner publishes what is staged"
         assert seen.headers.path is not None, "and has headers"
 
@@ -176,9 +176,9 @@ class Builder:
         self._say(Event.PUBLISH_STARTED, seen, "publishing into DKMS and /lib/modules")
         with process.undisturbed():  # from here on nothing may leave half of it
             publish.publish(job, artefact, seen.headers.path, prove, [self.lock], self.progress.tick)
-        staged.clear(job.state, o.kernel, o.package)
+        staged.clear(job.places, o.kernel, o.package)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(staged.log_path(job.state, o.kernel, o.package))
+            os.unlink(job.places.log(o.kernel, o.package))
         took = time.monotonic() - begin
         self._say(Event.PUBLISHED, seen, f"published and verified from the disk in {took:.1f} s", duration_usec=int(took * 1e6))
 
@@ -199,20 +199,20 @@ class Builder:
         """
         from knetstatd.rehearsal import rehearse  # only here: most steps start no machine
 
-        o, state = seen.observation, self.machine.state
+        o, places = seen.observation, self.machine.places
         self.progress.phase(f"Rehearsing {o.package} {o.version} on {o.kernel}")
         found = rehearse.inputs(subject)
-        answer = None if fresh else rehearsal_results.same(state, subject, found.hashes)
+        answer = None if fresh else rehearsal_results.same(places, subject, found.hashes)
         if answer is None:
             self._say(Event.REHEARSAL_STARTED, seen, "asking the kernel, in a throwaway machine")
             answer = rehearse.rehearsed(
-                self.machine.root, self.machine.runtime, subject, found, self.machine.config.rehearse_timeout_seconds,
+                self.machine.root, places, subject, found, self.machine.config.rehearse_timeout_seconds,
                 self.progress.tick,
             )  # fmt: skip
             if answer.outcome is Outcome.UNDECIDED:
                 return answer
             self._tell(seen, answer)
-        rehearsal_results.save(state, subject, found.inputs, found.hashes, answer)
+        rehearsal_results.save(places, subject, found.inputs, found.hashes, answer)
         if not answer.outcome.good and seen.source is not None:
             # The same source is not built again in the hope that the kernel takes it then.
             mark = seen.fingerprint or kernels.fingerprint(self.machine.root, seen.source, seen.headers.path)
@@ -242,10 +242,10 @@ class Builder:
             loading.load(self.machine.root, [(name, proof.module or name) for name, proof in seen.installed])
         except BuildError as e:
             paths = (Path(proof.path) for _, proof in seen.installed)
-            again = e.kind is Kind.MISMATCH and load_history.refuse(self.machine.runtime, o.package, paths)
+            again = e.kind is Kind.MISMATCH and load_history.refuse(self.machine.places, o.package, paths)
             kind = Kind.REFUSED if e.kind is Kind.MISMATCH and not again else e.kind
             raise BuildError(kind, e.what, e.where, e.fix, e.evidence) from e
-        load_history.add(self.machine.runtime, o.package, attempts.now())
+        load_history.add(self.machine.places, o.package, attempts.now())
         self._say(Event.LOADED, seen, "loaded again: somebody had unloaded it" if o.loads else "loaded")
 
     def _fetch_headers(self, seen: Seen) -> None:
@@ -279,13 +279,13 @@ def run_manual(
     """
     process.adopt_orphans()
     every = tuple(action for actions in STEPS.values() for action in actions)
-    with locks.locked(machine.runtime, locks.BUILD, 3600.0 if wait else 0.0) as lock:
+    with locks.locked(machine.places.build_lock, 3600.0 if wait else 0.0) as lock:
         builder = Builder(machine, journal, progress, lock)
         for kernel in kernels:
             for package in modules:
-                attempts.forget(machine.state, kernel, package)
+                attempts.forget(machine.places, kernel, package)
                 if kernel == machine.running:
-                    load_history.forget(machine.runtime, package)
+                    load_history.forget(machine.places, package)
                 _run_steps(builder, kernel, package, every, wait=wait)
 
 
@@ -296,7 +296,7 @@ def step_by_step(machine: Machine, journal: Journal, kernel: str, modules: Seque
     """
     process.adopt_orphans()
     try:
-        lock = locks.hold(machine.runtime, locks.BUILD)
+        lock = locks.hold(machine.places.build_lock)
     except KnetstatdError:
         return None
     builder = Builder(machine, journal, Progress(shown=False), lock)

@@ -124,7 +124,7 @@ def _status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print(judge.document(machine, verdicts))
     else:
-        at_work = locks.held(machine.runtime, locks.DAEMON)
+        at_work = locks.held(machine.places.daemon_lock)
         print(render.status_text(machine, verdicts, _coloured(), at_work=at_work, width=_width()))
         if not at_work:
             print("The daemon does not run: systemctl start knetstatd")
@@ -150,7 +150,7 @@ def _code(machine: Machine, verdicts: Sequence[judge.Verdict]) -> int:
     """One exit status for several verdicts: not ready beats in progress beats ready; nothing to judge is unknown."""
     if not verdicts or any(v.state in (State.NOT_A_KERNEL, State.NO_BOOT_IMAGE) for v in verdicts):
         return UNKNOWN
-    at_work = locks.held(machine.runtime, locks.DAEMON) or locks.held(machine.runtime, locks.BUILD)
+    at_work = locks.held(machine.places.daemon_lock) or locks.held(machine.places.build_lock)
     left = [v for v in verdicts if not v.ready and not (v.progress and at_work)]
     if left:
         return NOT_READY if any(v.state.known for v in left) else UNKNOWN

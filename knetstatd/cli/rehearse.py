@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from knetstatd.verdict.observe import Machine
 
 LOADS, REFUSED, UNDECIDED = 0, 1, 3
-_FILE = "rehearsal.ko"
 
 
 class Rehearsal(NamedTuple):
@@ -84,7 +83,7 @@ def manual(machine: Machine, kernel: str, modules: Sequence[str], file: str | No
     """
     progress = Progress(shown=shown)
     process.adopt_orphans()
-    with locks.locked(machine.runtime, locks.BUILD, 3600.0) if os.geteuid() == 0 else contextlib.nullcontext(-1) as lock:
+    with locks.locked(machine.places.build_lock, 3600.0) if os.geteuid() == 0 else contextlib.nullcontext(-1) as lock:
         builder = steps.Builder(machine, Journal(quiet=True), progress, lock)
         try:
             if file is not None:
@@ -129,7 +128,7 @@ def _readable(machine: Machine, subject: Subject) -> Iterator[Subject]:
     if os.geteuid() != 0 or not units.available(rehearse.TEMPLATE):
         yield subject
         return
-    copy = machine.runtime / _FILE
+    copy = machine.places.rehearsed_file
     try:
         files.write(copy, files.read(path, compression.LIMIT), durable=False)
     except OSError as e:
@@ -159,4 +158,4 @@ def of_file(machine: Machine, kernel: str, path: Path) -> Subject:
 def _ask(machine: Machine, subject: Subject, progress: Progress) -> Answer:
     progress.phase(f"Rehearsing {subject.package} on {subject.kernel}")
     timeout = machine.config.rehearse_timeout_seconds
-    return rehearse.rehearsed(machine.root, machine.runtime, subject, rehearse.inputs(subject), timeout, progress.tick)
+    return rehearse.rehearsed(machine.root, machine.places, subject, rehearse.inputs(subject), timeout, progress.tick)

@@ -16,6 +16,10 @@ from knetstatd.core.errors import NameRefused
 # uname's release field is 65 bytes with its NUL (linux/utsname.h, __NEW_UTS_LEN).
 _KERNEL = re.compile(r"[0-9][A-Za-z0-9._+~-]{0,63}")
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}")
+# How a module file, or a table of a kernel's, may be compressed, by its name; and how a module file's name ends (kmod).
+SUFFIXES = ("", ".xz", ".zst", ".gz")
+KO = r"\.ko(?:\.xz|\.zst|\.gz)?"
+_MODULE_FILE = re.compile(rf"(.+){KO}", re.DOTALL)
 
 
 def is_kernel(name: str) -> bool:
@@ -51,6 +55,12 @@ def package(name: str) -> str:
 def canonical(module_name: str) -> str:
     """A kernel module's name as the kernel writes it: `-` is `_` (kmod does the same)."""
     return module_name.replace("-", "_")
+
+
+def module_of(filename: str) -> str:
+    """The module of which this is the file's name, "" if it is no module file's: `a-b` for `a-b.ko.xz`."""
+    match = _MODULE_FILE.fullmatch(filename)
+    return match[1] if match else ""
 
 
 def show(text: str, limit: int = 200) -> str:

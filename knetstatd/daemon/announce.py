@@ -20,10 +20,10 @@ from knetstatd.verdict import judge
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from knetstatd.core.model import Answer, Attempt, Step
     from knetstatd.daemon.sd_notify import Notify
+    from knetstatd.state.paths import Places
     from knetstatd.system.journal import Journal
     from knetstatd.verdict.observe import Machine, Seen
 
@@ -130,14 +130,14 @@ class Teller:
         document, text = judge.document(machine, verdicts), motd(verdicts)
         try:
             if document != self._status:
-                files.write_json(machine.runtime / "status.json", document, durable=False)
+                files.write_json(machine.places.status, document, durable=False)
                 self._status = document
             if text != self._motd:
-                write_motd(machine.runtime, text)
+                write_motd(machine.places, text)
                 self._motd = text
         except OSError as e:
             self.journal.log(
-                Event.DEGRADED, f"{machine.runtime} cannot be written: {os.strerror(e.errno or 0)}", source="status"
+                Event.DEGRADED, f"{machine.places.runtime} cannot be written: {os.strerror(e.errno or 0)}", source="status"
             )
         line = headline(machine, verdicts)
         if not self._started:
@@ -178,23 +178,23 @@ def motd(verdicts: Sequence[judge.Verdict]) -> str:
     return "".join(f"{names.clean(line, 500)}\n" for line in (*lines, f"  See: knetstatctl status{more}") if line)
 
 
-def write_motd(runtime: Path, text: str) -> None:
+def write_motd(places: Places, text: str) -> None:
     """What a login shows, with the time at which it was found; nothing where there is no text."""
     if text:
-        files.write(runtime / "motd", f"{time.strftime('%Y-%m-%d %H:%M')} {text}".encode(), durable=False)
+        files.write(places.motd, f"{time.strftime('%Y-%m-%d %H:%M')} {text}".encode(), durable=False)
     else:
-        (runtime / "motd").unlink(missing_ok=True)
+        places.motd.unlink(missing_ok=True)
 
 
-def not_started(runtime: Path) -> None:
+def not_started(places: Places) -> None:
     """Shows at logins that nobody guards this machine, unless another daemon does."""
-    if not locks.held(runtime, locks.DAEMON):
+    if not locks.held(places.daemon_lock):
         with contextlib.suppress(OSError):
-            write_motd(runtime, "knetstatd does not run: its configuration is faulty\n  See: knetstatctl config\n")
+            write_motd(places, "knetstatd does not run: its configuration is faulty\n  See: knetstatctl config\n")
 
 
-def withdraw(runtime: Path) -> None:
+def withdraw(places: Places) -> None:
     """Takes back what is in /run: nobody keeps it true any more."""
-    for name in ("status.json", "motd"):
+    for path in (places.status, places.motd):
         with contextlib.suppress(OSError):
-            (runtime / name).unlink()
+            path.unlink()

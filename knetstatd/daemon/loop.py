@@ -26,7 +26,7 @@ from knetstatd.daemon.inotify import Mounts, Watch
 from knetstatd.daemon.sd_notify import Notify
 from knetstatd.daemon.uevents import Uevents
 from knetstatd.daemon.worker import KINDS, Worker
-from knetstatd.state import attempts, load_history, staged
+from knetstatd.state import attempts, leftovers, load_history, paths, staged
 from knetstatd.state.attempts import now
 from knetstatd.system import locks, process
 from knetstatd.system.journal import Journal
@@ -208,7 +208,7 @@ class Daemon:
             self.teller.verdict(verdict, seen, step)
             self.steps[kernel, package] = verdict
             if seen.observation.loaded in (Loaded.CURRENT, Loaded.OUTDATED, Loaded.FAULTY):
-                load_history.seen(self.machine.runtime, package, now())
+                load_history.seen(self.machine.places, package, now())
             if step.action in KINDS:
                 self._start(kernel, KINDS[step.action])
             elif step.action is Action.DONE:
@@ -220,13 +220,19 @@ class Daemon:
 
     def _tidy(self, kernel: str, package: str) -> None:
         """Removes what a run left that was killed after it had done its work; not while another one is at work."""
-        state = self.machine.state
-        artefact, remembered = staged.directory(state, kernel, package), attempts.path(state, kernel, package)
-        if not (artefact.parent.parent.exists() or remembered.exists()):
+        places = self.machine.places
+        if not (places.stages.exists() or places.attempt(kernel, package).exists()):
             return
-        with contextlib.suppress(KnetstatdError), locks.locked(self.machine.runtime, locks.BUILD, 0.0):
-            staged.clear(state, kernel, package)
-            attempts.forget(state, kernel, package)
+        with contextlib.suppress(KnetstatdError), locks.locked(self.machine.places.build_lock, 0.0):
+            staged.clear(places, kernel, package)
+            attempts.forget(places, kernel, package)
+
+    def _forget_leftovers(self, kernels: set[str]) -> None:
+        """Deletes what is kept of kernels and packages that are gone; not during an upgrade, in which packages go and come."""
+        machine = self.machine
+        if not machine.refresh_locks() and (gone := leftovers.find(machine.places, kernels, machine.registered())):
+            with contextlib.suppress(KnetstatdError), locks.locked(machine.places.build_lock, 0.0):
+                leftovers.delete(machine.places, gone)
 
     def _survey(self) -> None:
         """Looks at which kernels there are, which will be booted, and which directories are watched."""
@@ -237,8 +243,7 @@ class Daemon:
         for kernel in self.known - found:
             self._forget(kernel)
         self.changed = {kernel: when for kernel, when in self.changed.items() if kernel in found}
-        for kernel in attempts.remembered(machine.state) - found - {self.worker.kernel}:
-            attempts.forget_kernel(machine.state, kernel)
+        self._forget_leftovers(found)
         self.known = found
         if self.watch is not None:
             self.watch.refresh(machine.watched())
@@ -290,7 +295,7 @@ class Daemon:
         """Ends: the builder, if one runs, goes on by itself; the next daemon sees it by its lock."""
         self.notify("STOPPING=1")
         self.journal.log(Event.STOPPING, "knetstatd ends")
-        announce.withdraw(self.machine.runtime)
+        announce.withdraw(self.machine.places)
         self.selector.close()
 
 
@@ -317,10 +322,10 @@ def main() -> int:
         settings = config.load(root)
     except KnetstatdError as e:
         journal.log(Event.CONFIG_REJECTED, "the configuration is faulty; knetstatd does not start", evidence=str(e))
-        announce.not_started(Machine(root, config.Config()).runtime)
+        announce.not_started(paths.places(root))
         return e.exit_code
     try:
-        lock = locks.hold(Machine(root, settings).runtime, locks.DAEMON)
+        lock = locks.hold(paths.places(root).daemon_lock)
     except KnetstatdError as e:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code

@@ -77,7 +77,7 @@ class Worker:
         code = process.ended(self._process)
         kernel, self.kernel, self._process, self._fd = self.kernel, "", None, -1
         # A cancelled job (the machine goes down, systemd starts anew) leaves the unit at work: its lock tells.
-        if code in _ORDERLY or locks.held(self._machine.runtime, locks.BUILD):
+        if code in _ORDERLY or locks.held(self._machine.places.build_lock):
             self._disorderly = 0
             self._no_logind = False
         else:

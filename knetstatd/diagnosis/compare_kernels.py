@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _FILES, _BYTES = 20000, 256 << 10  # headers read in a search, and of each at most so much; a kernel has 6,000 of up to 200 KB
 _COMMON = re.compile(r"^include\s+(/\S+)/Makefile\s*$", re.MULTILINE)
-_CC = re.compile(r'^CONFIG_CC_VERSION_TEXT="([^"]*)"', re.MULTILINE)
 # Programs whose package has another name.
 _PACKAGES = {"ld": "binutils", "objcopy": "binutils", "objdump": "binutils", "readelf": "binutils", "cc": "gcc"}
 
@@ -180,8 +179,7 @@ def _headers(kernel: _Kernel) -> Iterator[tuple[str, Path]]:
 
 
 def _compiler(cause: Cause, root: Path, target: _Kernel) -> Cause:
-    made = _CC.search(files.text(target.headers / ".config") or "")
-    by = names.clean(made[1], 100) if made else ""
+    by = names.clean(kernels.cc_version(kernels.configuration(target.headers / ".config")), 100)
     wanted, there = kernels.compiler(root, target.headers)
     tool = "apt" if files.inside(root, "/etc/debian_version").exists() else "dnf"
     package = re.sub(r"^\w+-linux-gnu-", "", wanted)

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The added modules that lie inside a kernel's initial RAM disk: at boot it is those that are loaded, not the installed ones.
 
-Rule 1: an initrd is read once: 0.3 s for 40 MB. What is in it is kept in the state directory with the identity of the file, so
-        that a look costs a stat; without the directory's leave it is read each time.
-Rule 2: it is read as a stream. Only an added module's own file is ever held in memory.
+Rule: an initrd is read as a stream. Only an added module's own file is ever held in memory.
 
 Format: cpio archives in a row, with zero bytes between them, the last of them compressed (Documentation/driver-api/
 early-userspace/buffer-format.rst). `lsinitramfs` gives names alone, `unmkinitramfs` writes 200 MB to the disk.
@@ -11,8 +9,6 @@ early-userspace/buffer-format.rst). `lsinitramfs` gives names alone, `unmkinitra
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import re
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -29,7 +25,7 @@ if TYPE_CHECKING:
 _CPIO = (b"070701", b"070702")
 _HEADER = 110
 _LONGEST_NAME = 4096
-_MODULE = re.compile(r"(?:\./)?(?:usr/)?lib/modules/[^/]+/(kernel/)?.*?([^/]+)\.ko(?:\.gz|\.xz|\.zst)?")
+_MODULE = re.compile(rf"(?:\./)?(?:usr/)?lib/modules/[^/]+/(kernel/)?.*?([^/]+){names.KO}")
 
 
 class Inside(NamedTuple):
@@ -51,26 +47,6 @@ def mark(contents: bytes) -> str:
     import hashlib  # 3 MB; few modules have no build ID
 
     return hashlib.sha256(contents).hexdigest()
-
-
-def modules(initrd: Path, kernel: str, state: Path | None) -> Inside:
-    """The modules in `initrd`. Raises Damaged where it cannot be read.
-
-    state: our state directory, where the answer is kept; None where there is none.
-    """
-    seen = list(files.identity(initrd) or ())
-    if state is None:
-        return contents(initrd)
-    place = state / "initrd" / f"{kernel}.json"
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        kept = json.loads(files.text(place) or "")
-        if kept["identity"] == seen:
-            return Inside({str(name): str(build) for name, build in kept["modules"].items()}, str(kept["own"]))
-    found = contents(initrd)
-    with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(place, {"identity": seen, "modules": found.builds, "own": found.own}, durable=False)
-    return found
 
 
 def contents(initrd: Path) -> Inside:

@@ -25,7 +25,6 @@ _BLOCK = 1 << 16
 _OWN = b"\nkernel/"
 # Not searched for a module's file: what the kernel brings, and what leads out of the directory.
 _NOT_ADDED = ("kernel", "build", "source")
-_SUFFIXES = (b"", b".gz", b".xz", b".zst")
 _END = re.compile(rb"(?:\.(?:gz|xz|zst))?:")
 
 
@@ -101,7 +100,7 @@ class Tables:
         at = text.find(name)
         while at >= 0:
             line = self._order[self._order.rfind(b"\n", 0, at) + 1 : at + len(name) - 1]
-            paths = (self.tree / (os.fsdecode(line) + os.fsdecode(suffix)) for suffix in _SUFFIXES)
+            paths = (self.tree / (os.fsdecode(line) + suffix) for suffix in names.SUFFIXES)
             found += [path for path in paths if path.is_file()]
             at = text.find(name, at + 1)
         return found
@@ -158,9 +157,8 @@ def _files(tree: Path) -> dict[bytes, list[Path]]:
         if where == os.fspath(tree):
             directories[:] = [name for name in directories if name not in _NOT_ADDED]
         for name in names_here:
-            stem, dot, suffix = os.fsencode(name).rpartition(b".ko")
-            if dot and suffix in _SUFFIXES:
-                found.setdefault(stem.replace(b"-", b"_"), []).append(tree / where / name)
+            if module := names.module_of(name):
+                found.setdefault(_stem(module), []).append(tree / where / name)
     return found
 
 

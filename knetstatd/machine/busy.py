@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
+from knetstatd.machine import dkms_framework
 from knetstatd.system import files
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ _VALUE_OPTIONS = re.compile(
     r"-[mvkcaj]|--(?:module|kernelver|templatekernel|dkmstree|sourcetree|installtree|config|arch|kernelsourcedir|"
     r"directive).*"
 )
-_DKMS_TREE = "/var/lib/dkms"
 _LOCK_LINE = re.compile(
     rb"^\d+: (?:POSIX|OFDLCK) +\S+ +WRITE +(-?\d{1,10}) ([0-9a-f]{1,5}):([0-9a-f]{1,5}):(\d{1,20}) ", re.MULTILINE
 )
@@ -111,7 +111,7 @@ def foreign_dkms(root: Path, ours: int | None) -> str | None:
     ours: the pid of our own builder, whose descendants do not count; None where nothing of ours runs. Raises nothing.
     One small read for each process of the machine, more only for what may be dkms.
     """
-    proc = os.fspath(root / "proc")
+    proc, tree = os.fspath(root / "proc"), dkms_framework.framework(root).dkms_tree
     try:
         processes = [name for name in os.listdir(proc) if name.isascii() and name.isdigit()]
     except OSError:
@@ -121,8 +121,8 @@ def foreign_dkms(root: Path, ours: int | None) -> str | None:
             continue
         # Empty for a zombie and for a kernel's thread.
         command = _read(f"{proc}/{pid}/cmdline", 65536).decode("utf-8", "replace").rstrip("\0").split("\0")
-        work = _work(command)
-        if work and not _descends(proc, pid, ours) and _shares_trees(root, pid):
+        work = _work(command, tree)
+        if work and not _descends(proc, pid, ours) and _shares_trees(root, tree, pid):
             return f"{names.clean(work, 120)} (pid {pid})"
     return None
 
@@ -141,7 +141,7 @@ def _read(path: str, limit: int) -> bytes:
         os.close(fd)
 
 
-def _work(command: list[str]) -> str:
+def _work(command: list[str], tree: str) -> str:
     """The command without its interpreter if it is one that changes a shared tree, else ""."""
     if os.path.basename(command[0]) in _SHELLS:
         command = command[1:]
@@ -155,12 +155,12 @@ def _work(command: list[str]) -> str:
         return text if command[1:2] == ["start"] else ""
     if script != "dkms" or directory.endswith(".d"):  # a package's or a kernel's hook, about to start dkms
         return text
-    return text if _changes(command[1:]) else ""
+    return text if _changes(command[1:], tree) else ""
 
 
-def _changes(arguments: list[str]) -> bool:
-    """Whether dkms with these arguments changes the dkms tree of the machine or its modules."""
-    tree, action = _DKMS_TREE, ""
+def _changes(arguments: list[str], machines: str) -> bool:
+    """Whether dkms with these arguments changes the machine's dkms tree (`machines`) or its modules."""
+    tree, action = machines, ""
     left = iter(arguments)
     for argument in left:
         option, equals, value = argument.partition("=")
@@ -171,7 +171,7 @@ def _changes(arguments: list[str]) -> bool:
             tree = value if option.startswith("--dkmstree") else tree
         elif not argument.startswith("-"):
             action = action or argument
-    return action in _SHARED_ACTIONS or (action in _TREE_ACTIONS and os.path.normpath(tree) == _DKMS_TREE)
+    return action in _SHARED_ACTIONS or (action in _TREE_ACTIONS and os.path.normpath(tree) == os.path.normpath(machines))
 
 
 def _descends(proc: str, pid: str, ours: int | None) -> bool:
@@ -187,14 +187,14 @@ def _descends(proc: str, pid: str, ours: int | None) -> bool:
     return False
 
 
-def _shares_trees(root: Path, pid: str) -> bool:
+def _shares_trees(root: Path, tree: str, pid: str) -> bool:
     """Whether the process sees one of our trees, from its mounts and ours.
 
     Not from its pid namespace: a container may have the machine's /lib/modules mounted, and a chroot has no namespace.
     Not from /proc/PID/root, which only a tracer may follow; mountinfo is for everybody and ends at the process's root.
     """
     # mountinfo has no links in its paths: /lib is one to /usr/lib on most systems.
-    trees = [f"/{os.path.relpath(files.inside(root, tree), root)}" for tree in (_DKMS_TREE, "/lib/modules")]
+    trees = [dkms_framework.shown(root, files.inside(root, place)) for place in (tree, "/lib/modules")]
     theirs, mine = (_places(root / "proc" / who / "mountinfo", trees) for who in (pid, "self"))
     # Nothing of our own: we live in a chroot ourselves, and cannot tell.
     return theirs is None or not mine or not theirs.isdisjoint(mine)

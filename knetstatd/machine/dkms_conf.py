@@ -9,7 +9,7 @@ Rule 3: dkms evaluates each value twice: once in the file, once more inside doub
 Rule 4: no text raises.
 
 Sources: dkms(8), "DKMS.CONF" and "DKMS.CONF OVERRIDES"; dkms 3.0.10's and 3.4's reading of them, compared by
-tests/unit/test_dkms.py; bash(1), "QUOTING", "Arrays", "Parameter Expansion".
+tests/unit/machine/test_dkms_conf.py; bash(1), "QUOTING", "Arrays", "Parameter Expansion".
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.formats.shell_assignments import Shell
+from knetstatd.machine import dkms_framework
 from knetstatd.system import files
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def evaluate(source: Path, root: Path, module: str = "", version: str = "", kern
     module, version, kernel and arch become parts of file names: validated ones (see names). Raises nothing; a file
     that is not there has no settings, and the faults say so.
     """
-    given = {"dkms_tree": "/var/lib/dkms", "source_tree": "/usr/src", "install_tree": "/lib/modules"}
+    trees = dkms_framework.framework(root)
+    given = {"dkms_tree": trees.dkms_tree, "source_tree": trees.source_tree, "install_tree": trees.install_tree}
     given |= {"kernelver": kernel, "kernel_source_dir": f"/lib/modules/{kernel}/build"} if kernel else {}
     given |= {name: v for name, v in (("arch", arch), ("module", module), ("module_version", version)) if v}
     shell = Shell(given, _UNKNOWN)

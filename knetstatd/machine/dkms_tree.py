@@ -14,19 +14,16 @@ built; <module>/kernel-<kernel>-<arch>, a link to the build that is installed. S
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
-from knetstatd.machine import dkms_conf
+from knetstatd.machine import dkms_conf, dkms_framework
 from knetstatd.system import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-TREE = "var/lib/dkms"
-_MODULE_FILE = re.compile(r".+\.ko(?:\.gz|\.xz|\.zst)?", re.DOTALL)
 # Where kernel packages run hooks: Debian's (its packages from 2025 on have the second), and kernel-install's.
 _DEBIAN_HOOKS = ("etc/kernel/postinst.d/dkms", "usr/share/kernel/postinst.d/dkms")
 _INSTALL_HOOKS = tuple(f"{d}/kernel/install.d/40-dkms.install" for d in ("etc", "run", "usr/local/lib", "usr/lib"))
@@ -61,8 +58,8 @@ class Version(NamedTuple):
 
     def build(self, kernel: str) -> Build | None:
         """What there is for a kernel: what is installed, else what is built, else what is stuck."""
-        found = [build for build in self.builds if build.kernel == kernel]
-        return min(found, key=lambda build: (not build.installed, build.stuck), default=None)
+        mine = [build for build in self.builds if build.kernel == kernel]
+        return min(mine, key=lambda build: (not build.installed, build.stuck), default=None)
 
 
 class Package(NamedTuple):
@@ -92,33 +89,51 @@ class Registered(NamedTuple):
     refused: tuple[str, ...]
 
 
+def tree(root: Path) -> Path:
+    """The directory of DKMS's tree on the machine under `root`, wherever dkms_tree= in framework.conf has moved it."""
+    return _Place.of(root).path
+
+
+class _Place(NamedTuple):
+    """Where the tree is. name: as dkms writes it.  path: the directory itself."""
+
+    name: str
+    path: Path
+
+    @classmethod
+    def of(cls, root: Path) -> _Place:
+        name = dkms_framework.framework(root).dkms_tree
+        return cls(name, files.inside(root, name))
+
+
 def registered(root: Path) -> Registered:
     """Every package in DKMS's tree. Directories without a registered version are no packages."""
     packages: dict[str, Package] = {}
     refused: list[str] = []
-    for name in _directories(root / TREE):
+    place = _Place.of(root)
+    for name in _directories(place.path):
         if not names.is_package(name):
-            refused.append(names.show(f"/{TREE}/{name}"))
-        elif found := _package(root, name, refused):
-            packages[name] = found
+            refused.append(names.show(f"{place.name}/{name}"))
+        elif known := _package(root, place, name, refused):
+            packages[name] = known
     return Registered(packages, tuple(refused))
 
 
 def package(root: Path, name: str) -> Package | None:
-    """One package, None where DKMS has none of that name. Raises NameRefused."""
-    return _package(root, names.package(name), [])
+    """One package, None if DKMS has none of that name. Raises NameRefused."""
+    return _package(root, _Place.of(root), names.package(name), [])
 
 
 def installed(packages: Iterable[Package]) -> dict[tuple[str, str], list[tuple[Package, Version, Path]]]:
     """The modules that packages have installed, by kernel and module name: DKMS's own file of each."""
-    found: dict[tuple[str, str], list[tuple[Package, Version, Path]]] = {}
+    modules: dict[tuple[str, str], list[tuple[Package, Version, Path]]] = {}
     for package in packages:
         for version in package.versions:
             for build in version.builds:
                 for name in build.files if build.installed else ():
-                    key = (build.kernel, names.canonical(name.partition(".ko")[0]))
-                    found.setdefault(key, []).append((package, version, build.directory / "module" / name))
-    return found
+                    key = (build.kernel, names.canonical(names.module_of(name)))
+                    modules.setdefault(key, []).append((package, version, build.directory / "module" / name))
+    return modules
 
 
 def conf(root: Path, name: str, version: Version, kernel: str = "", arch: str = "") -> dkms_conf.Conf:
@@ -164,22 +179,22 @@ def _link(path: Path) -> str:
         return ""
 
 
-def _package(root: Path, name: str, refused: list[str]) -> Package | None:
-    directory = root / TREE / name
+def _package(root: Path, place: _Place, name: str, refused: list[str]) -> Package | None:
+    directory = place.path / name
     versions = []
     for version in _directories(directory):
         if version == "original_module":
             continue
         if not names.is_package(version):
-            refused.append(names.show(f"/{TREE}/{name}/{version}"))
+            refused.append(names.show(f"{place.name}/{name}/{version}"))
         elif os.path.islink(directory / version / "source") or os.path.isdir(directory / version / "source"):
-            versions.append(_version(root, name, version, refused))
+            versions.append(_version(root, place, name, version, refused))
     versions.sort(key=lambda v: (names.version_key(v.version), v.version))
     return Package(name, tuple(versions)) if versions else None
 
 
-def _version(root: Path, name: str, version: str, refused: list[str]) -> Version:
-    directory = root / TREE / name / version
+def _version(root: Path, place: _Place, name: str, version: str, refused: list[str]) -> Version:
+    directory = place.path / name / version
     builds = []
     leftovers = []
     for kernel in _directories(directory):
@@ -187,29 +202,29 @@ def _version(root: Path, name: str, version: str, refused: list[str]) -> Version
         if not kernel[:1].isdigit():
             continue
         if not names.is_kernel(kernel):
-            refused.append(names.show(f"/{TREE}/{name}/{version}/{kernel}"))
+            refused.append(names.show(f"{place.name}/{name}/{version}/{kernel}"))
             continue
         for arch in _directories(directory / kernel):
-            place = directory / kernel / arch
+            build = directory / kernel / arch
             if arch.startswith(".tmp_"):
-                leftovers.append(place)
+                leftovers.append(build)
             elif not names.is_package(arch):
-                refused.append(names.show(f"/{TREE}/{name}/{version}/{kernel}/{arch}"))
+                refused.append(names.show(f"{place.name}/{name}/{version}/{kernel}/{arch}"))
             else:
-                mark = _link(root / TREE / name / f"kernel-{kernel}-{arch}")
+                mark = _link(place.path / name / f"kernel-{kernel}-{arch}")
                 target = f"{version}/{kernel}/{arch}"
-                installed = mark in (target, f"/{TREE}/{name}/{target}")
-                stuck = not os.path.isdir(place / "module")
-                found = tuple(n for n in files.names(place / "module") if _MODULE_FILE.fullmatch(n))
-                builds.append(Build(kernel, arch, place, found, installed, stuck))
-    source, broken = _source(root, f"{TREE}/{name}/{version}")
+                installed = mark in (target, f"{place.name}/{name}/{target}")
+                stuck = not os.path.isdir(build / "module")
+                made = tuple(file for file in files.names(build / "module") if names.module_of(file))
+                builds.append(Build(kernel, arch, build, made, installed, stuck))
+    source, broken = _source(root, f"{place.name}/{name}/{version}")
     return Version(version, source, broken, tuple(builds), tuple(leftovers))
 
 
 def _source(root: Path, directory: str) -> tuple[Path, str]:
     """Where a version's source is, and why it cannot be used ("" if it can). Links are followed inside `root`."""
     path = files.inside(root, f"{directory}/source")
-    shown = names.clean(f"/{os.path.relpath(path, root)}")
+    shown = names.clean(dkms_framework.shown(root, path))
     if files.is_hidden(root, path):
         return path, f"its source is {shown}, {files.HIDDEN}"
     if not os.path.isdir(path):

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 class Host(NamedTuple):
     """What a machine, and none of its kernels, has to say about modules; the same value means the same answers.
 
-    state: our state directory, None for none.  loader: what the boot loader's files were, on which command lines depend.
+    initrds: where the digests of initrds are kept, None for nowhere.  loader: the boot loader's files, on which command lines
+    depend.
     insists: whether the running kernel refuses unsigned modules.
     """
 
     firmware: Firmware
     rules: Rules
-    state: Path | None = None
+    initrds: Path | None = None
     loader: tuple[files.Identity | None, ...] = ()
     insists: bool = False
 
@@ -62,14 +63,14 @@ class Origin(NamedTuple):
         return (*((self.copy,) if self.copy is not None else ()), *(rival.copy for rival in self.rivals))
 
 
-def facts(root: Path, state: Path | None = None) -> Host:
-    """Reads the machine under `root`."""
+def facts(root: Path, initrds: Path | None = None) -> Host:
+    """Reads the machine under `root`. initrds: see Host."""
     loader = tuple(map(files.identity, bootloader.inputs(root)))
     insists = signature_policy.running_insists(root)
-    return Host(signature_policy.firmware(root), modprobe_conf.rules(root), state, loader, insists)
+    return Host(signature_policy.firmware(root), modprobe_conf.rules(root), initrds, loader, insists)
 
 
 def copy_of(module: str, directory: Path, built: Sequence[str]) -> Path | None:
     """Of the files that DKMS built, the one that is this module."""
-    found = (name for name in built if names.canonical(name.partition(".ko")[0]) == names.canonical(module))
-    return next((directory / name for name in found), None)
+    same = (name for name in built if names.canonical(names.module_of(name)) == names.canonical(module))
+    return next((directory / name for name in same), None)

@@ -9,6 +9,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
+from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.model import Headers, KernelState
 from knetstatd.system import files
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 _UTS_RELEASE = re.compile(r'#define\s+UTS_RELEASE\s+"([^"]*)"')
 _INCLUDE = re.compile(r"^include\s+(/\S+)\s*$", re.MULTILINE)
-_CC = re.compile(r'^CONFIG_CC_VERSION_TEXT="([^"]*)"', re.MULTILINE)
+_CC_VERSION = re.compile(rb'^CONFIG_CC_VERSION_TEXT="([^"\n]*)"', re.MULTILINE)
+_CONFIGURATION = 4 << 20  # bytes; Debian's has 280 KB
 
 
 class Directories(NamedTuple):
@@ -93,11 +95,31 @@ def headers(root: Path, kernel: str) -> HeadersFound:
     for included in _INCLUDE.findall(files.text(path / "Makefile") or ""):
         if not os.path.exists(files.inside(root, included)):
             return HeadersFound(Headers.PARTIAL, path, f"the headers' Makefile needs {included}, which does not exist")
-    release = _UTS_RELEASE.search(files.text(path / "include/generated/utsrelease.h", 4096) or "")
-    if not release or release[1] != kernel:
-        found = names.show(release[1]) if release else "no release"
-        return HeadersFound(Headers.PARTIAL, path, f"the headers are for another kernel: utsrelease.h says {found}")
+    release = uts_release(path / "include/generated/utsrelease.h")
+    if release != kernel:
+        said = names.show(release) if release else "no release"
+        return HeadersFound(Headers.PARTIAL, path, f"the headers are for another kernel: utsrelease.h says {said}")
     return HeadersFound(Headers.COMPLETE, path)
+
+
+def uts_release(header: Path) -> str:
+    """The kernel that headers are for, by their utsrelease.h; "" if it does not say."""
+    match = _UTS_RELEASE.search(files.text(header, 4096) or "")
+    return match[1] if match else ""
+
+
+def configuration(path: Path) -> bytes | None:
+    """A kernel's configuration (config-K, .config), None if it cannot be read or is empty."""
+    try:
+        return files.read(path, _CONFIGURATION) or None
+    except (OSError, KnetstatdError):
+        return None
+
+
+def cc_version(configuration: bytes | None) -> str:
+    """The compiler that made a kernel, in its own words (CONFIG_CC_VERSION_TEXT); "" if the configuration does not say."""
+    match = _CC_VERSION.search(configuration or b"")
+    return match[1].decode("utf-8", "replace") if match else ""
 
 
 def headers_package(root: Path, kernel: str) -> str:
@@ -138,8 +160,7 @@ def headers_reinstall(root: Path, kernel: str, tool: str = "") -> str:
 
 def compiler(root: Path, headers_path: Path) -> tuple[str, Path | None]:
     """The compiler that the kernel's configuration names (or `gcc`), and where it is, None where it is not installed."""
-    found = _CC.search(files.text(headers_path / ".config") or "")
-    wanted = found[1].split()[0] if found and found[1].split() else "gcc"
+    wanted = (cc_version(configuration(headers_path / ".config")).split() or ["gcc"])[0]
     for name in (wanted, "gcc"):
         for directory in ("/usr/local/bin", "/usr/bin", "/bin"):
             path = files.inside(root, f"{directory}/{name}")

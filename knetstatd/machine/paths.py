@@ -8,19 +8,18 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from knetstatd.core import names
+from knetstatd.machine import dkms_framework, dkms_tree
 from knetstatd.system import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# How a file may be compressed, by its name.
-SUFFIXES = ("", ".xz", ".zst", ".gz")
-
 # What says which kernel is next, what modprobe may do, and what dkms does. dpkg's directory moves when packages have: a new
 # compiler or new headers are told by nothing else. It is quiet while no package manager runs.
 _CONFIGURATION = (
     "/boot/grub", "/boot/grub2", "/boot/loader/entries", "/etc/modprobe.d", "/etc/modules-load.d", "/usr/lib/modprobe.d",
-    "/etc/dkms", "/var/lib/dpkg",
+    "/etc/dkms", dkms_framework.DIRECTORY, "/var/lib/dpkg",
 )  # fmt: skip
 _MOST_WATCHED = 200  # directories of one source tree; an inotify watch keeps a kilobyte of the kernel's memory
 
@@ -38,7 +37,7 @@ def watched(
     for directory in _CONFIGURATION:
         if os.path.isdir(path := files.inside(root, directory)):
             yield "boot", path
-    registered = files.inside(root, "/var/lib/dkms")
+    registered = dkms_tree.tree(root)
     yield "dkms", registered
     for name in modules:
         if os.path.isdir(registered / name):
@@ -84,7 +83,7 @@ def symvers(root: Path, kernel: str) -> list[Path]:
     """Its Module.symvers: beside each of `headers` as Debian and most others have it, then Fedora's and RHEL's two places."""
     packed = [f"/boot/symvers-{kernel}", f"/lib/modules/{kernel}/symvers"]
     return [path / "Module.symvers" for path in headers(root, kernel)] + [
-        files.inside(root, place + suffix) for place in packed for suffix in SUFFIXES
+        files.inside(root, place + suffix) for place in packed for suffix in names.SUFFIXES
     ]
 
 

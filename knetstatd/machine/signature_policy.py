@@ -15,12 +15,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core.errors import Damaged, KnetstatdError
 from knetstatd.formats import pkcs7
-from knetstatd.machine import bootloader
+from knetstatd.machine import bootloader, dkms_framework
 from knetstatd.system import files
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ _VARIABLES = "/sys/firmware/efi/efivars"
 _GLOBAL, _DATABASE = "8be4df61-93ca-11d2-aa0d-00e098032b8c", "d719b2cb-3d3a-4596-a3bc-dad00e67656f"
 _SHIM = "605dab50-e046-4300-abb6-3dd810dd8b23"
 _LIMIT = 1 << 20  # bytes; the largest variables have some 20 KB
-_SETTING = re.compile(r"""^\s*(sign_file|mok_signing_key|mok_certificate)=["']?([^"'#\s]*)["']?""", re.MULTILINE)
 _UBUNTU = ("/var/lib/shim-signed/mok/MOK.priv", "/var/lib/shim-signed/mok/MOK.der")
 _DKMS = ("/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub")
 
@@ -85,16 +83,26 @@ def firmware(root: Path) -> Firmware:
         own = pkcs7.certificate(files.read(files.inside(root, own_file), _LIMIT))
     except (OSError, KnetstatdError, Damaged):
         own = None
-    if not os.path.isdir(root / "sys/firmware/efi") or (root / "run/systemd/container").exists():
+    if not _has_firmware(root):
         return Firmware(own=own, own_file=own_file)
-    state = _variable(root, "SecureBoot", _GLOBAL)
-    # `mokutil --disable-validation`: the kernel believes it where the variable was not kept over a boot (attribute 1).
-    insecure = _variable(root, "MokSBStateRT", _SHIM)
-    secure = None if state is None and _names(root) is None else bool(state and state[4:5] == b"\1")
-    if insecure and insecure[4:5] == b"\1" and not insecure[0] & 1:
-        secure = False
     enrolled = None if _names(root) is None else (*_keys(root, "MokListRT", _SHIM), *_keys(root, "db", _DATABASE))
-    return Firmware(secure, enrolled, _keys(root, "MokNew", _SHIM), own, own_file)
+    return Firmware(secure_boot(root), enrolled, _keys(root, "MokNew", _SHIM), own, own_file)
+
+
+def _has_firmware(root: Path) -> bool:
+    return os.path.isdir(root / "sys/firmware/efi") and not (root / "run/systemd/container").exists()
+
+
+def secure_boot(root: Path) -> bool | None:
+    """Whether the kernels that this machine boots take Secure Boot for on; None if the firmware does not let it be read."""
+    if not _has_firmware(root):
+        return False
+    # `mokutil --disable-validation`: the kernel believes it if the variable was not kept over a boot (attribute 1).
+    insecure = _variable(root, "MokSBStateRT", _SHIM)
+    if insecure and insecure[4:5] == b"\1" and not insecure[0] & 1:
+        return False
+    state = _variable(root, "SecureBoot", _GLOBAL)
+    return None if state is None and _names(root) is None else bool(state and state[4:5] == b"\1")
 
 
 def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Firmware) -> Policy:
@@ -137,20 +145,10 @@ def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Fi
     )
 
 
-def settings(root: Path) -> dict[str, str]:
-    """What DKMS's configuration says about signing: sign_file, mok_signing_key, mok_certificate."""
-    found: dict[str, str] = {}
-    directory = files.inside(root, "/etc/dkms/framework.conf.d")
-    more = (directory / name for name in files.names(directory) if name.endswith(".conf"))
-    for path in (files.inside(root, "/etc/dkms/framework.conf"), *more):
-        found.update(_SETTING.findall(files.text(path) or ""))
-    return found
-
-
 def signing_pair(root: Path) -> tuple[str, str]:
     """The private key and the certificate that DKMS signs with on this machine; they need not exist yet."""
-    said = settings(root)
-    private, public = said.get("mok_signing_key", ""), said.get("mok_certificate", "")
+    said = dkms_framework.framework(root)
+    private, public = said.mok_signing_key, said.mok_certificate
     if private and public:
         return private, public
     return _UBUNTU if all(os.path.exists(files.inside(root, path)) for path in _UBUNTU) else _DKMS

@@ -15,7 +15,6 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import time
@@ -30,20 +29,20 @@ from knetstatd.formats import compression, elf, module_file
 from knetstatd.rehearsal import probe, vm
 from knetstatd.rehearsal.vm import Ending
 from knetstatd.state import rehearsal_results
-from knetstatd.system import files, units
+from knetstatd.state.paths import ANSWER
+from knetstatd.system import documents, files, units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from knetstatd.core.model import Proof
     from knetstatd.rehearsal.vm import Insertion, Rehearsal
+    from knetstatd.state.paths import Places
     from knetstatd.state.rehearsal_results import Subject
+    from knetstatd.system.documents import Node
     from knetstatd.verdict.observe import Machine
 
 TEMPLATE = "rehearse"
-# Where systemd lets the unit write (CacheDirectory= with DynamicUser=, systemd.exec(5)); where it finds what is asked.
-CACHE = Path("/var/cache/private/knetstatd-rehearse")
-_ORDER, _RESULT = "rehearsal.json", "answer.json"
 _KVM = "/dev/kvm"
 # Seconds. Where acceleration works a machine needs one or two; where it only seems to, this is lost once.
 _KVM_TIMEOUT = 20.0
@@ -86,7 +85,7 @@ def inputs(subject: Subject) -> Files:
 
 
 def rehearsed(
-    root: Path, runtime: Path, subject: Subject, found: Files, timeout: float, tick: Callable[[], None] | None = None
+    root: Path, places: Places, subject: Subject, found: Files, timeout: float, tick: Callable[[], None] | None = None
 ) -> Answer:
     """The kernel's answer, with as few privileges as this machine can give. timeout: seconds for one machine.
 
@@ -94,7 +93,7 @@ def rehearsed(
     """
     _able(root, found)
     if units.available(TEMPLATE) and os.geteuid() == 0:
-        return _in_unit(runtime, subject, found, timeout, tick)
+        return _in_unit(places, subject, found, timeout, tick)
     return carry_out(root, subject, found, timeout, tick)
 
 
@@ -281,35 +280,37 @@ def _undecided(reason: str, words: tuple[str, ...] = ()) -> Answer:
 # -- in a unit ------------------------------------------------------------------------------------------------------------
 
 
-def _in_unit(runtime: Path, subject: Subject, found: Files, timeout: float, tick: Callable[[], None] | None) -> Answer:
+def _in_unit(places: Places, subject: Subject, found: Files, timeout: float, tick: Callable[[], None] | None) -> Answer:
     """Rehearses in the unit. The caller holds our lock: there is one order and one cache."""
     order = {
         "kernel": subject.kernel,
         "package": subject.package,
         "image": os.fspath(subject.image),
-        "modules": [[os.fspath(path), [os.fspath(needed) for needed in others]] for path, others in subject.modules],
+        "modules": [
+            {"module": os.fspath(path), "needed": [os.fspath(needed) for needed in others]} for path, others in subject.modules
+        ],
         "arguments": list(subject.arguments),
         "timeout": timeout,
     }
-    files.write_json(runtime / _ORDER, order, durable=False)
+    files.write_json(places.order, order, durable=False)
     unit = units.instance(TEMPLATE, subject.kernel, subject.package)
+    # The program keeps to the time limit itself, for each of its machines; this one is for a program that does not.
+    result = units.complete(unit, 3 * timeout + 60, tick)
+    if result != "success":
+        what = f"the unit that rehearses failed ({result or 'no result'})"
+        raise KnetstatdError(what, unit, f"Run: journalctl -u '{unit}'")
     try:
-        # The program keeps to the time limit itself, for each of its machines; this one is for a program that does not.
-        result = units.complete(unit, 3 * timeout + 60, tick)
-        if result != "success":
-            what = f"the unit that rehearses failed ({result or 'no result'})"
-            raise KnetstatdError(what, unit, f"Run: journalctl -u '{unit}'")
-        with units.directory(CACHE) as place:
-            document = json.loads(units.left(place, _RESULT, os.fstat(place).st_uid, 1 << 20))
-        answer = rehearsal_results.parse(document["answer"])
-        if document["order"] != order or document["hashes"] not in (list(found.hashes), None):
-            raise ValueError("it is the result of another rehearsal")
-        if document["hashes"] is None and answer.outcome is not Outcome.UNDECIDED:
-            raise ValueError("it is an answer about nothing")
+        with units.directory(places.rehearse_cache) as place:
+            document = documents.parse(units.left(place, ANSWER, os.fstat(place).st_uid, documents.LIMIT))
+        answer, hashes = rehearsal_results.parse(document.get("answer")), document.get("hashes").value
+        if document.get("order").value != order or hashes not in (list(found.hashes), None):
+            raise KnetstatdError("it is the result of another rehearsal")
+        if hashes is None and answer.outcome is not Outcome.UNDECIDED:
+            raise KnetstatdError("it is an answer about nothing")
         return answer
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, KnetstatdError) as e:
         reason = e.strerror if isinstance(e, OSError) else str(e)
-        raise KnetstatdError(f"the rehearsal left no usable answer: {reason}", os.fspath(CACHE)) from e
+        raise KnetstatdError(f"the rehearsal left no usable answer: {reason}", os.fspath(places.rehearse_cache)) from e
 
 
 def unit_program(machine: Machine, what: str, cache: str) -> None:
@@ -319,19 +320,27 @@ def unit_program(machine: Machine, what: str, cache: str) -> None:
     """
     if not cache:
         raise KnetstatdError("this is the program of knetstatd-rehearse@.service", fix="Run: knetstatctl rehearse")
-    place = machine.runtime / _ORDER
-    order = json.loads(files.read(place, 1 << 20))
-    modules = tuple((Path(path), tuple(map(Path, others))) for path, others in order["modules"])
-    image, arguments = Path(order["image"]), tuple(order["arguments"])
-    subject = rehearsal_results.Subject(order["kernel"], order["package"], image, modules, arguments)
+    place = machine.places.order
+    order = documents.read(place)
+    if order is None:
+        raise KnetstatdError("there is no order for it, or it is damaged", os.fspath(place), "Run: knetstatctl rehearse")
+    subject, timeout = _ordered(order), order.number("timeout")
     if what != f"{subject.kernel}:{subject.package}":
         raise KnetstatdError(f"the order is not about {names.show(what)}", os.fspath(place))
-    document: dict[str, Any] = {"order": order, "hashes": None}
+    document: dict[str, Any] = {"order": order.value, "hashes": None}
     try:
         found = inputs(subject)
-        answer = carry_out(machine.root, subject, found, float(order["timeout"]))
+        answer = carry_out(machine.root, subject, found, timeout)
         document["hashes"] = list(found.hashes)
     except KnetstatdError as e:
         answer = cannot(e)
     document["answer"] = answer._asdict()
-    files.write_json(Path(cache, _RESULT), document, durable=False)
+    files.write_json(Path(cache, ANSWER), document, durable=False)
+
+
+def _ordered(order: Node) -> Subject:
+    """What is to be rehearsed. Raises Malformed and NameRefused."""
+    pairs = order.items("modules")
+    modules = tuple((pair.path("module"), tuple(node.as_path() for node in pair.items("needed"))) for pair in pairs)
+    kernel, package = names.kernel(order.text("kernel")), names.package(order.text("package"))
+    return rehearsal_results.Subject(kernel, package, order.path("image"), modules, order.texts("arguments"))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError, UsageError
 from knetstatd.diagnosis import build_log
-from knetstatd.machine import busy, dkms_tree
+from knetstatd.machine import busy, dkms_framework, dkms_tree
 from knetstatd.repair import find
 from knetstatd.state import attempts
 from knetstatd.system import files, locks, process
@@ -130,7 +130,7 @@ def _one(machine: Machine, kernel: str | None, found: find.Repair) -> str:
         if any(isinstance(act, find.Run) and act.ours for act in found.acts):
             carry_out(machine, found, process.self_argv())
         else:
-            with locks.locked(machine.runtime, locks.BUILD, 3600.0):
+            with locks.locked(machine.places.build_lock, 3600.0):
                 if busy := _busy(machine):
                     return f"failed: {busy}; try again when it has ended"
                 planned = now()
@@ -188,7 +188,7 @@ def carry_out(machine: Machine, found: find.Repair, ours: Sequence[str], tick: C
                     raise
     if found.kind == "override":
         for kernel in machine.kernels.kernels:
-            attempts.forget(machine.state, kernel, found.subject)
+            attempts.forget(machine.places, kernel, found.subject)
 
 
 @contextlib.contextmanager
@@ -206,11 +206,11 @@ def _holding(root: Path) -> Iterator[None]:
 
 
 def _delete(root: Path, path: str) -> None:
-    place = root / path[1:]
+    place, tree = root / path[1:], dkms_tree.tree(root)
     if path == find.HOLD:
         place.unlink()
         return
-    if not path.startswith((f"/{dkms_tree.TREE}/", "/lib/modules/")) or ".." in path.split("/"):
+    if not path.startswith((f"{dkms_framework.shown(root, tree)}/", "/lib/modules/")) or ".." in path.split("/"):
         raise AssertionError(path)
     if path.startswith("/lib/modules/"):
         place = files.inside(root, "/lib/modules") / path.removeprefix("/lib/modules/")
@@ -219,12 +219,12 @@ def _delete(root: Path, path: str) -> None:
     except OSError as e:
         raise KnetstatdError(f"cannot be deleted: {e.strerror}", path) from e
     parent = place.parent
-    while parent.parent != root / dkms_tree.TREE and root / dkms_tree.TREE in parent.parent.parents:
+    while parent.parent != tree and tree in parent.parent.parents:
         with contextlib.suppress(OSError):  # of a version or module that is gone, the empty directories go as well
             parent.rmdir()
         parent = parent.parent
     with contextlib.suppress(OSError):
-        parent.rmdir() if parent.parent == root / dkms_tree.TREE else None
+        parent.rmdir() if parent.parent == tree else None
 
 
 def _prove(machine: Machine, act: find.Prove, tick: Callable[[], None] | None) -> str:
@@ -232,7 +232,7 @@ def _prove(machine: Machine, act: find.Prove, tick: Callable[[], None] | None) -
     with tempfile.TemporaryDirectory(prefix="knetstatd-repair-") as work:
         entry = Path(work) / "tree" / act.package / act.version
         entry.mkdir(parents=True)
-        (entry / "source").symlink_to(os.path.realpath(machine.root / dkms_tree.TREE / act.package / act.version / "source"))
+        (entry / "source").symlink_to(os.path.realpath(dkms_tree.tree(machine.root) / act.package / act.version / "source"))
         argv = ["dkms", "build", "-m", act.package, "-v", act.version, "-k", act.kernel, "--dkmstree", f"{work}/tree"]
         done = process.run(argv, timeout=_HOUR, env=process.environment(more={"sign_file": "/nonexistent"}), tick=tick)
         made = sorted(entry.glob(f"{act.kernel}/*/module/*.ko*"))

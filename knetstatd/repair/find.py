@@ -5,7 +5,7 @@ Rules:
 
 1. `plan` only reads. It answers what is wrong, why it matters and exactly what would be done: programs, files, contents.
 2. Whether a repair has helped, a new `plan` says: one that is still in it has failed.
-3. Deleted is only what is below /var/lib/dkms and what no package brought below /lib/modules; where no package manager can be
+3. Deleted is only what is below dkms's tree and what no package brought below /lib/modules; where no package manager can be
    asked, nothing there.
 4. A package is configured when the guarded modules of its kernel are good, never before; what would fail its hook again is kept
    away from it.
@@ -16,14 +16,13 @@ Sources: dkms(8); dkms 3.0.10 and 3.2.2, each state made and repaired by tests/c
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.model import Action, Artefact, Headers, KernelState, Why
 from knetstatd.diagnosis import build_log, compare_kernels, uname_traps
-from knetstatd.machine import dkms_tree, dpkg_status, kernels
+from knetstatd.machine import dkms_framework, dkms_tree, dpkg_status, kernels
 from knetstatd.state import attempts
 from knetstatd.system import files, process
 
@@ -122,7 +121,7 @@ def _sources(machine: Machine) -> Iterator[Repair]:
             acts: tuple[Run | Delete, ...] = (Run(("apt-get", "install", "--reinstall", "-y", owner)),)
             yield Repair("source", title, f"bring back the source of {title}, which package {owner} owns", why, acts)
             continue
-        tree = f"/{dkms_tree.TREE}/{package.name}"
+        tree = f"{dkms_framework.shown(machine.root, dkms_tree.tree(machine.root))}/{package.name}"
         marks = [f"{tree}/kernel-{b.kernel}-{b.arch}" for b in version.builds if b.installed]
         acts = (*map(Delete, marks), Delete(f"{tree}/{version.version}", "dkms's entry; modules in /lib/modules stay"))
         yield Repair("source", title, f"take {title} out of dkms: its source is gone, and no package brings it", why, acts)
@@ -133,7 +132,7 @@ def _tree(machine: Machine, kernel: str | None) -> Iterator[Repair]:
     there = set(machine.kernels.kernels)
     for package, version in _registered(machine):
         title = f"{package.name}/{version.version}"
-        tree = f"/{dkms_tree.TREE}/{package.name}"
+        tree = f"{dkms_framework.shown(machine.root, dkms_tree.tree(machine.root))}/{package.name}"
         dead: set[str] = set()
         for build in version.builds:
             place = f"{tree}/{version.version}/{build.kernel}"
@@ -196,8 +195,8 @@ def _tables(machine: Machine, kernel: str | None) -> Iterator[Repair]:
         table = files.text(tree / "modules.dep", 32 << 20)
         missing = [] if table is None else [
             name for name in _files(tree / "updates", tree)
-            if (file := re.search(r"([^/]+)\.ko(?:\.gz|\.xz|\.zst)?$", name)) and os.path.isfile(tree / name)
-            and f"/{file[1]}.ko" not in table
+            if (module := names.module_of(os.path.basename(name))) and os.path.isfile(tree / name)
+            and f"/{module}.ko" not in table
         ]  # fmt: skip
         if missing:
             why = f"modprobe does not find {', '.join(missing[:3])}: depmod was never run to its end after it was put there"
@@ -267,7 +266,7 @@ def culprits(machine: Machine, kernel: str) -> Iterator[tuple[dkms_tree.Package,
         return
     for package in dkms_tree.registered(machine.root).packages.values():
         version = package.highest
-        path = machine.root / dkms_tree.TREE / package.name / version.version / "build/make.log"
+        path = dkms_tree.tree(machine.root) / package.name / version.version / "build/make.log"
         log = files.text(path) or ""
         if version.broken or package.installed(kernel) or f" for kernel {kernel} (" not in log[:400]:
             continue

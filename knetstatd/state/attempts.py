@@ -1,36 +1,35 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is stored of failed attempts, one small file for each module and kernel; nothing else is but answers (see there).
+"""The failed attempts that are remembered, one small file for each package and kernel.
 
 Rule 1: losing these files at any time changes no verdict; it only allows another attempt.
 Rule 2: an attempt counts for one fingerprint of source, headers and compiler; a new fingerprint starts from zero.
-Rule 3: it is written before the work starts (as `interrupted`) and again after a failure, so that a machine that a build
+Rule 3: an attempt is written before the work starts (as `interrupted`) and again after a failure. So a machine that a build
         brings down does not build at every boot for ever.
-Rule 4: what a running kernel has refused counts for that boot: the next one asks it again, once. A loading that the machine
-        did not survive counts for every boot.
-Rule 5: what loading failed at says nothing of building, and the other way round: neither counts for the other.
-Rule 6: times are CLOCK_BOOTTIME with the boot they belong to: a clock that is set does nothing, a reboot ends a wait.
+Rule 4: a refusal by the running kernel counts for that boot; the next boot asks it again, once. If the machine did not survive
+        a loading, that counts for every boot.
+Rule 5: a failure to load says nothing of building, and the other way round: neither counts for the other.
+Rule 6: times are CLOCK_BOOTTIME with the boot they belong to: setting the clock does nothing, a reboot ends a wait.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from knetstatd.core import names, planner
+from knetstatd.core import planner
 from knetstatd.core.model import Attempt, Kind
-from knetstatd.system import files
+from knetstatd.system import documents, files
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from knetstatd.core.model import Limits
+    from knetstatd.state.paths import Places
+    from knetstatd.system.documents import Node
 
 SCHEMA = 1
-_PLACES = ("kernels", "stage", "rehearsals")
 # Seconds after a boot, for the administrator of a machine that builds bring down, and how many of them are no accident.
 _PEACE, _ACCIDENTS = 600.0, 3
 
@@ -41,46 +40,50 @@ def now() -> float:
 
 
 def boot_id(root: Path) -> str:
-    """The id of this boot, "" where the kernel does not tell."""
+    """The id of this boot, "" if the kernel does not tell."""
     return (files.text(root / "proc/sys/kernel/random/boot_id", 64) or "").strip()
 
 
-def path(state: Path, kernel: str, package: str) -> Path:
-    """Where the attempts for one module and kernel are kept."""
-    return state / "kernels" / kernel / f"{package}.json"
-
-
-def load(root: Path, state: Path, kernel: str, package: str, fingerprint: str) -> Attempt | None:
-    """The remembered attempt, None where there is none, it does not count any more, or the file is damaged."""
+def load(root: Path, places: Places, kernel: str, package: str, fingerprint: str) -> Attempt | None:
+    """The remembered attempt, None if there is none, it does not count any more, or the file is damaged."""
+    document = documents.read(places.attempt(kernel, package))
     try:
-        document = json.loads(files.read(path(state, kernel, package), 1 << 20))
-        if document["schema"] != SCHEMA or document["fingerprint"] != fingerprint:
+        if document is None or document.integer("schema") != SCHEMA or document.text("fingerprint") != fingerprint:
             return None
-        same_boot, kind, times = document["boot_id"] == boot_id(root), Kind(document["kind"]), int(document["times"])
-        loading = document.get("loading") is True
-        if loading and not same_boot and kind is not Kind.INTERRUPTED:
-            return None
-        crashes = kind is Kind.INTERRUPTED and times > _ACCIDENTS
-        return Attempt(
-            kind=kind,
-            times=times,
-            not_before=float(document["not_before"]) if same_boot else _PEACE if crashes else 0.0,
-            reason=str(document["reason"]),
-            fix=str(document["fix"]),
-            evidence=tuple(str(line) for line in document["evidence"]),
-            when=float(document["when"]),
-            log=str(document["log"]),
-            loading=loading,
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        return _counted(_parse(document), same_boot=document.text("boot_id") == boot_id(root))
+    except documents.Malformed:
         return None
 
 
-def save(root: Path, state: Path, kernel: str, package: str, version: str, fingerprint: str, attempt: Attempt) -> None:
-    """Stores an attempt durably. Raises OSError where the state directory cannot be written."""
-    target = path(state, kernel, package)
+def _parse(document: Node) -> Attempt:
+    return Attempt(
+        kind=document.word("kind", Kind),
+        times=document.integer("times"),
+        not_before=document.number("not_before"),
+        reason=document.text("reason"),
+        fix=document.text("fix"),
+        evidence=document.texts("evidence"),
+        when=document.number("when"),
+        log=document.text("log"),
+        loading=document.flag("loading"),
+    )
+
+
+def _counted(attempt: Attempt, *, same_boot: bool) -> Attempt | None:
+    """The attempt as it counts in this boot, None if it does not."""
+    if same_boot:
+        return attempt
+    interrupted = attempt.kind is Kind.INTERRUPTED
+    if attempt.loading and not interrupted:
+        return None
+    return attempt._replace(not_before=_PEACE if interrupted and attempt.times > _ACCIDENTS else 0.0)
+
+
+def save(root: Path, places: Places, kernel: str, package: str, version: str, fingerprint: str, attempt: Attempt) -> None:
+    """Stores an attempt durably. Raises OSError if the state directory cannot be written."""
+    target = places.attempt(kernel, package)
     target.parent.mkdir(parents=True, exist_ok=True)
-    document: dict[str, Any] = {
+    document = {
         **attempt._asdict(),
         "schema": SCHEMA,
         "boot_id": boot_id(root),
@@ -104,18 +107,7 @@ def following(before: Attempt | None, failed: Attempt, limits: Limits) -> Attemp
     return failed._replace(times=count + 1, not_before=now() + delay, when=time.time())
 
 
-def remembered(state: Path) -> set[str]:
-    """The kernels for which something is kept: attempts, logs, staged artefacts, answers."""
-    return {kernel for place in _PLACES for kernel in files.names(state / place) if names.is_kernel(kernel)}
-
-
-def forget_kernel(state: Path, kernel: str) -> None:
-    """Deletes all that is kept for a kernel that is gone."""
-    for place in _PLACES:
-        shutil.rmtree(state / place / kernel, ignore_errors=True)
-
-
-def forget(state: Path, kernel: str, package: str) -> None:
-    """Drops what is remembered: the next attempt starts from zero."""
+def forget(places: Places, kernel: str, package: str) -> None:
+    """Deletes what is remembered: the next attempt starts from zero."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(path(state, kernel, package))
+        os.unlink(places.attempt(kernel, package))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What this boot knows of each package's modules: when they came into the running kernel, by which somebody's unloading is
-told from a fresh boot; and which file that kernel has refused.
+"""What this boot knows of each package's modules: when the running kernel got them, and which files it has refused.
+
+By the first, somebody's unloading is told from a fresh boot.
 
 Rule 1: a boot knows nothing of the one before: the files lie in /run, one of each sort for each package.
 Rule 2: losing them changes no verdict; it only allows another loading.
@@ -9,69 +10,79 @@ Rule 2: losing them changes no verdict; it only allows another loading.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from typing import TYPE_CHECKING
 
+from knetstatd.core.errors import KnetstatdError
 from knetstatd.system import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from knetstatd.state.paths import Places
+
 _KEPT = 32  # more than anybody asks for
+_LIMIT = 1 << 20  # bytes
 
 
-def _path(runtime: Path, package: str) -> Path:
-    return runtime / "loads" / package
-
-
-def known(runtime: Path, package: str) -> tuple[float, ...]:
+def known(places: Places, package: str) -> tuple[float, ...]:
     """When a package's modules were loaded in this boot, in seconds of CLOCK_BOOTTIME, the first time first."""
     try:
-        return tuple(sorted(map(float, (files.text(_path(runtime, package)) or "").split())))
+        times = tuple(sorted(map(float, (_text(places.loads(package)) or "").split())))
     except ValueError:
         return ()
+    return times if all(map(math.isfinite, times)) else ()
 
 
-def add(runtime: Path, package: str, when: float) -> None:
-    """They were loaded. Nothing is said where /run cannot be written: see rule 2."""
-    path = _path(runtime, package)
+def add(places: Places, package: str, when: float) -> None:
+    """The package's modules were loaded. It says nothing if /run cannot be written: see rule 2."""
+    path = places.loads(package)
     with contextlib.suppress(OSError):
         path.parent.mkdir(exist_ok=True)
-        files.write(path, "".join(f"{one}\n" for one in (*known(runtime, package), when)[-_KEPT:]).encode(), durable=False)
+        files.write(path, "".join(f"{one}\n" for one in (*known(places, package), when)[-_KEPT:]).encode(), durable=False)
 
 
-def seen(runtime: Path, package: str, when: float) -> None:
-    """They are loaded; by somebody else, where nothing is known of it."""
-    if not _path(runtime, package).exists():
-        add(runtime, package, when)
+def seen(places: Places, package: str, when: float) -> None:
+    """The package's modules are loaded; by somebody else, if no loading of ours is known."""
+    if not places.loads(package).exists():
+        add(places, package, when)
 
 
-def refuse(runtime: Path, package: str, paths: Iterable[Path]) -> bool:
-    """The running kernel says that these files are not for it. False where it has said so of others in this boot."""
-    path = runtime / "refused" / package
+def refuse(places: Places, package: str, paths: Iterable[Path]) -> bool:
+    """The running kernel says that these files are not for it. False if it has said so of others in this boot."""
+    path = places.refused(package)
     if path.exists():
         return False
     try:
         path.parent.mkdir(exist_ok=True)
-        files.write(path, _identities(paths).encode(), durable=False)
+        files.write(path, _identities(paths).encode("utf-8", "surrogateescape"), durable=False)
     except OSError:
         return False  # who cannot remember it must not build again and again
     return True
 
 
-def refused(runtime: Path, package: str, paths: Iterable[Path]) -> bool:
-    """Whether it has said so of these very files."""
-    said = files.text(runtime / "refused" / package)
+def refused(places: Places, package: str, paths: Iterable[Path]) -> bool:
+    """Whether the running kernel has said so of these very files."""
+    said = _text(places.refused(package))
     return said is not None and said == _identities(paths)
+
+
+def _text(path: Path) -> str | None:
+    """The text of a file of ours, None if there is none."""
+    try:
+        return files.untrusted(path, _LIMIT).decode("utf-8", "surrogateescape")
+    except (OSError, KnetstatdError):
+        return None
 
 
 def _identities(paths: Iterable[Path]) -> str:
     return "".join(f"{path} {files.identity(path)}\n" for path in paths)
 
 
-def forget(runtime: Path, package: str) -> None:
+def forget(places: Places, package: str) -> None:
     """The next loading counts as the first: an administrator asks for it."""
-    for path in (_path(runtime, package), runtime / "refused" / package):
+    for path in (places.loads(package), places.refused(package)):
         with contextlib.suppress(OSError):
             os.unlink(path)

@@ -13,21 +13,21 @@ Rules:
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.model import Answer, Check, Outcome, Rehearsed, Result
-from knetstatd.machine import bootloader, kernels
-from knetstatd.system import files
+from knetstatd.machine import bootloader, kernels, signature_policy
+from knetstatd.system import documents, files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from knetstatd.core.model import Proof
+    from knetstatd.state.paths import Places
+    from knetstatd.system.documents import Node
 
 # Another one, where the same question would be answered by another test.
 SCHEMA = 1
@@ -36,8 +36,6 @@ FIX = "Run: apt install qemu-system-x86 busybox-static"
 # Of the command line that the boot loader gives: what decides whether a module may be loaded
 # (Documentation/admin-guide/kernel-parameters.txt).
 _DECIDES = re.compile(r"(?:module\.sig_enforce|lockdown|module_blacklist)(?:=|$)")
-# 8be4df61-…: EFI's own variables (UEFI 3.3); four bytes of attributes, then 1 where Secure Boot is on.
-_SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 
 class Subject(NamedTuple):
@@ -68,16 +66,13 @@ def subject_of(root: Path, kernel: str, package: str, proofs: Iterable[Proof], a
 def arguments(root: Path, kernel: str) -> tuple[str, ...]:
     """What decides about modules on the command line that `kernel` will get, and what this machine's firmware adds to it.
 
-    Where no boot loader tells, the running kernel's command line stands for it.
+    If no boot loader tells, the running kernel's command line stands for it.
     """
     line = bootloader.command_line(root, kernel)
-    found = [word for word in dict.fromkeys(map(bootloader.parameter, line.split())) if _DECIDES.match(word)]
-    try:
-        if files.read(root / _SECURE_BOOT, 16)[4:5] == b"\1" and not any(word.startswith("module.sig") for word in found):
-            found.append("module.sig_enforce=1")
-    except (OSError, KnetstatdError):
-        pass  # no EFI
-    return tuple(found)
+    words = [word for word in dict.fromkeys(map(bootloader.parameter, line.split())) if _DECIDES.match(word)]
+    if signature_policy.secure_boot(root) and not any(word.startswith("module.sig") for word in words):
+        words.append("module.sig_enforce=1")
+    return tuple(words)
 
 
 def missing(root: Path) -> str:
@@ -94,32 +89,33 @@ def checks(subject: Subject | None, answer: Answer | None, unable: str) -> tuple
     if subject is None:
         return ()
     expected = "the kernel loads it, and it works"
-    found, fix = (f"none: {unable}", FIX) if unable else ("none yet", "")
-    check = Check("rehearsal", Result.NOT_APPLICABLE, expected, found, fix=fix)
+    said, fix = (f"none: {unable}", FIX) if unable else ("none yet", "")
+    check = Check("rehearsal", Result.NOT_APPLICABLE, expected, said, fix=fix)
     if answer is not None:
-        found = f"{answer.outcome}, {answer.machine}, {answer.seconds:.1f} s" + (f"; {answer.remark}" if answer.remark else "")
+        said = f"{answer.outcome}, {answer.machine}, {answer.seconds:.1f} s" + (f"; {answer.remark}" if answer.remark else "")
         result = Result.PASS if answer.outcome.good else Result.FAIL
-        check = Check("rehearsal", result, expected, found, answer.reason, answer.fix)
+        check = Check("rehearsal", result, expected, said, answer.reason, answer.fix)
     return ((os.fspath(subject.image), check),)
 
 
-def path(state: Path, kernel: str, package: str) -> Path:
-    """Where the answer for one module and kernel is kept."""
-    return state / "rehearsals" / kernel / f"{package}.json"
+def load(places: Places, subject: Subject) -> Answer | None:
+    """The answer that stands, None if there is none, one of its files has changed, or our file is damaged."""
+    return _load(places, subject, "inputs", identities(subject))
 
 
-def load(state: Path, subject: Subject) -> Answer | None:
-    """The answer that stands, None where there is none, what it was about has changed, or the file is damaged."""
-    document = _read(state, subject)
-    if document is None or document["inputs"] != identities(subject):
+def same(places: Places, subject: Subject, hashes: Sequence[str]) -> Answer | None:
+    """The kept answer if it is about files of these contents, whatever their identities."""
+    return _load(places, subject, "hashes", list(hashes))
+
+
+def _load(places: Places, subject: Subject, key: str, wanted: list[Any]) -> Answer | None:
+    document = documents.read(places.rehearsal(subject.kernel, subject.package))
+    try:
+        if document is None or document.integer("schema") != SCHEMA or document.texts("arguments") != subject.arguments:
+            return None
+        return parse(document.get("answer")) if document.get(key).value == wanted else None
+    except documents.Malformed:
         return None
-    return parse(document["answer"])
-
-
-def same(state: Path, subject: Subject, hashes: Sequence[str]) -> Answer | None:
-    """The kept answer where it is about files of these contents, whatever their identities."""
-    document = _read(state, subject)
-    return parse(document["answer"]) if document is not None and document["hashes"] == list(hashes) else None
 
 
 def state(answer: Answer | None, wanted: bool, unable: str, mode: str) -> Rehearsed:
@@ -131,12 +127,12 @@ def state(answer: Answer | None, wanted: bool, unable: str, mode: str) -> Rehear
     return Rehearsed.DUE if wanted and not unable else Rehearsed.NOT_DUE
 
 
-def save(state: Path, subject: Subject, inputs: list[list[Any]], hashes: Sequence[str], answer: Answer) -> None:
+def save(places: Places, subject: Subject, inputs: list[list[Any]], hashes: Sequence[str], answer: Answer) -> None:
     """Keeps an answer durably. inputs: `identities` before the machine was started.  hashes: of the same files.
 
-    Raises OSError where the state directory cannot be written.
+    Raises OSError if the state directory cannot be written.
     """
-    target = path(state, subject.kernel, subject.package)
+    target = places.rehearsal(subject.kernel, subject.package)
     target.parent.mkdir(parents=True, exist_ok=True)
     document = {"schema": SCHEMA, "arguments": list(subject.arguments), "inputs": inputs, "hashes": list(hashes)}
     files.write_json(target, {**document, "answer": answer._asdict(), "kernel": subject.kernel, "package": subject.package})
@@ -147,26 +143,16 @@ def identities(subject: Subject) -> list[list[Any]]:
     return [[os.fspath(file), *(files.identity(file) or ())] for file in (subject.image, *subject.files)]
 
 
-def parse(document: dict[str, Any]) -> Answer:
-    """An answer from JSON. Raises ValueError, KeyError or TypeError for what is none."""
+def parse(document: Node) -> Answer:
+    """An answer from JSON. Raises Malformed."""
     return Answer(
-        outcome=Outcome(document["outcome"]),
-        check=str(document["check"]),
-        reason=str(document["reason"]),
-        fix=str(document["fix"]),
-        words=tuple(str(line) for line in document["words"]),
-        remark=str(document["remark"]),
-        machine=str(document["machine"]),
-        seconds=float(document["seconds"]),
-        when=float(document["when"]),
+        outcome=document.word("outcome", Outcome),
+        check=document.text("check"),
+        reason=document.text("reason"),
+        fix=document.text("fix"),
+        words=document.texts("words"),
+        remark=document.text("remark"),
+        machine=document.text("machine"),
+        seconds=document.number("seconds"),
+        when=document.number("when"),
     )
-
-
-def _read(state: Path, subject: Subject) -> dict[str, Any] | None:
-    try:
-        document: dict[str, Any] = json.loads(files.read(path(state, subject.kernel, subject.package), 1 << 20))
-        same = document["schema"] == SCHEMA and document["arguments"] == list(subject.arguments)
-        parse(document["answer"])
-        return document if same and isinstance(document["inputs"], list) and isinstance(document["hashes"], list) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, KnetstatdError):
-        return None

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,28 +50,60 @@ def is_hidden(root: Path, path: Path) -> bool:
 
 
 def read(path: Path, limit: int) -> bytes:
-    """The whole file, at most `limit` bytes. Raises OSError, and KnetstatdError where it is larger."""
-    with open(path, "rb") as f:
-        data = f.read(limit + 1)
-    if len(data) > limit:
-        raise KnetstatdError(f"larger than {limit} bytes, not read", os.fspath(path))
-    return data
+    """The whole file, at most `limit` bytes. Raises OSError, and KnetstatdError if it is larger."""
+    return _whole(_open(path), path, limit)
 
 
 def text(path: Path, limit: int = 1 << 20) -> str | None:
-    """The file as text (undecodable bytes replaced), None where it cannot be read. At most `limit` bytes."""
+    """The file as text (undecodable bytes replaced), None if it cannot be read. At most `limit` bytes."""
     try:
-        with open(path, "rb") as f:
+        with open(_open(path), "rb") as f:
             return f.read(limit).decode("utf-8", "replace")
-    except (OSError, ValueError):
+    except OSError:
         return None
+
+
+def untrusted(path: Path, limit: int, *, owner: int | None = None, directory: int | None = None) -> bytes:
+    """The whole of a regular file in a place where somebody else may write; the last part of `path` is no link.
+
+    limit: bytes.  owner: the user whose file it must be.  directory: a descriptor below which a relative path is looked for.
+    Raises OSError, and KnetstatdError for a file that is larger or not the owner's.
+    """
+    fd = _open(path, os.O_NOFOLLOW, directory)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or owner not in (None, status.st_uid):
+        os.close(fd)
+        raise KnetstatdError("is no regular file of its owner's", os.fspath(path))
+    return _whole(fd, path, limit)
+
+
+def _open(path: Path, flags: int = 0, directory: int | None = None) -> int:
+    """A descriptor to read from, which never waits: a FIFO in a file's place must not stop the daemon. Raises OSError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=directory)
+    except ValueError as e:  # a NUL in the path: no file can have that name
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path)) from e
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISCHR(mode):  # /dev/null stands for an empty file
+        return fd
+    os.close(fd)
+    number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+    raise OSError(number, os.strerror(number), os.fspath(path))
+
+
+def _whole(fd: int, path: Path, limit: int) -> bytes:
+    with open(fd, "rb") as f:
+        data = f.read(limit + 1)
+    if len(data) > limit:
+        raise KnetstatdError(f"is larger than {limit} bytes, and was not read", os.fspath(path))
+    return data
 
 
 def names(directory: Path) -> list[str]:
     """The names in a directory, sorted; none where it cannot be read."""
     try:
         return sorted(os.listdir(directory))
-    except OSError:
+    except (OSError, ValueError):
         return []
 
 

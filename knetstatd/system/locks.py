@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Our own locks: files in the runtime directory, flock(2).
+"""Our own locks: files, flock(2).
 
 A lock belongs to an open file: a program that inherits the descriptor keeps it held, however its starter ends.
 """
@@ -19,14 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-BUILD = "build.lock"
-DAEMON = "daemon.lock"
 
-
-def hold(runtime: Path, name: str, wait: float = 0.0) -> int:
-    """Takes a lock in the runtime directory; returns its descriptor. Raises KnetstatdError when it is not free in time."""
-    runtime.mkdir(parents=True, exist_ok=True)
-    fd = os.open(runtime / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def hold(lock: Path, wait: float = 0.0) -> int:
+    """Takes a lock; returns its descriptor. wait: seconds. Raises KnetstatdError if it is not free in time."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     deadline = time.monotonic() + wait
     while True:
         try:
@@ -35,16 +32,15 @@ def hold(runtime: Path, name: str, wait: float = 0.0) -> int:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 os.close(fd)
-                raise KnetstatdError(
-                    "another run of knetstatd holds this lock", os.fspath(runtime / name), "Wait for it to end"
-                ) from None
+                what = "another run of knetstatd holds this lock"
+                raise KnetstatdError(what, os.fspath(lock), "Wait for it to end") from None
             time.sleep(0.1)
 
 
-def held(runtime: Path, name: str) -> bool:
+def held(lock: Path) -> bool:
     """Whether somebody holds the lock; looks without keeping it."""
     try:
-        with files.opened(runtime / name, os.O_RDONLY) as fd:
+        with files.opened(lock, os.O_RDONLY) as fd:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -54,9 +50,9 @@ def held(runtime: Path, name: str) -> bool:
 
 
 @contextlib.contextmanager
-def locked(runtime: Path, name: str, wait: float) -> Iterator[int]:
-    """A lock for the length of a block; raises KnetstatdError when it is not free in time."""
-    fd = hold(runtime, name, wait)
+def locked(lock: Path, wait: float) -> Iterator[int]:
+    """A lock for the length of a block. wait: seconds. Raises KnetstatdError if it is not free in time."""
+    fd = hold(lock, wait)
     try:
         yield fd
     finally:

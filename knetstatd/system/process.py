@@ -154,29 +154,30 @@ def kill_orphans() -> None:
 
 
 def in_child(work: Callable[[], list[Any]]) -> list[Any]:
-    """The answer of `work`, computed in a copy of this process that ends with it: what that took of memory is given back.
+    """The answer of `work`, a list of what JSON knows, computed in a child that is a copy of this process.
 
-    The answer is made of what JSON knows. What `work` changes is lost; what it raises ends the copy, and this process too.
+    The memory that `work` takes is given back when the child ends; what it changes is lost.
+    Raises RuntimeError if `work` raises.
     """
-    read, write = os.pipe()
+    reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             signal.set_wakeup_fd(-1)
-            with os.fdopen(write, "w") as out:
+            with os.fdopen(writing, "w") as out:
                 json.dump(work(), out)
             os._exit(0)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
-    os.close(write)
-    with os.fdopen(read) as answer:
-        text = answer.read()
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        text = pipe.read()
     _, status = os.waitpid(pid, 0)
     if status:
-        raise RuntimeError(f"the copy that was to work apart ended with {os.waitstatus_to_exitcode(status)}")
-    found: list[Any] = json.loads(text)
-    return found
+        raise RuntimeError(f"the child that was to do it ended with {os.waitstatus_to_exitcode(status)}")
+    answer: list[Any] = json.loads(text)
+    return answer
 
 
 # Children that somebody waits for; every other child of this process was adopted.

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knetstatd.core.errors import KnetstatdError
@@ -22,7 +22,6 @@ from knetstatd.system import files, process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 _PLACES = ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
 _AT_WORK = ("activating", "active", "deactivating", "reloading", "maintenance")
@@ -90,13 +89,5 @@ def directory(path: Path) -> Iterator[int]:
 
 
 def left(directory: int, name: str, owner: int, limit: int) -> bytes:
-    """The contents of a file that a unit left, see rule 2. Raises OSError or ValueError."""
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    with os.fdopen(fd, "rb") as f:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != owner:
-            raise ValueError(f"{name} is not a file of the unit's own")
-        data = f.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"{name} is larger than {limit} bytes")
-    return data
+    """The contents of a file that a unit left, see rule 2. Raises OSError or KnetstatdError."""
+    return files.untrusted(Path(name), limit, owner=owner, directory=directory)

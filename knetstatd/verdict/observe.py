@@ -29,6 +29,7 @@ from knetstatd.core.model import (
 from knetstatd.machine import bootloader, busy, dkms_conf, dkms_tree, dpkg_status, host, kernels, paths
 from knetstatd.machine.loaded_modules import Live
 from knetstatd.state import attempts, load_history, rehearsal_results, staged
+from knetstatd.state import paths as places
 from knetstatd.system import files, locks
 from knetstatd.verify.proof_cache import Look, Proofs
 
@@ -62,21 +63,18 @@ class Machine:
     """One machine's kernels and guarded modules, as they were at the last `refresh`."""
 
     def __init__(self, root: Path, config: Config, in_child: InChild | None = None) -> None:
-        """apart: where to read and compare modules, for a process that lives long (see proofs)."""
+        """in_child: how to read and compare modules in another process, for one that lives long (see proof_cache)."""
         self.root = root
         self.config = config
-        self.state = root / os.environ.get("STATE_DIRECTORY", "/var/lib/knetstatd").lstrip("/")
-        self.runtime = root / os.environ.get("RUNTIME_DIRECTORY", "/run/knetstatd").lstrip("/")
+        self.places = places.places(root)
         self.running = kernels.running()
         self.kernels = kernels.Directories((), ())
-        self.next = ""
-        self.next_why = ""
+        self.next = self.next_why = ""
         self._registered: dict[str, dkms_tree.Package] = {}
         self._files: dict[tuple[str, str], list[tuple[dkms_tree.Package, dkms_tree.Version, Path]]] = {}
         self._refused: list[tuple[str, str]] = []
         self._states: dict[str, KernelState] = {}
-        self._transaction = ""
-        self._foreign = ""
+        self._transaction = self._foreign = ""
         self._unfinished: tuple[object, tuple[dpkg_status.Unfinished, ...]] = ((), ())
         self._proofs = Proofs(root, in_child)
         self._live = Live(root)
@@ -112,7 +110,7 @@ class Machine:
         reason = "not a DKMS module name or version; a name like this could be run as a command by dkms"
         self._refused = [*self.kernels.refused, *((path, reason) for path in tree.refused)]
         self._proofs.keep_only(self._states)
-        self._host = host.facts(self.root, self.state)
+        self._host = host.facts(self.root, self.places.initrds)
         self._changed = {}
         self._arguments = {}
         self.no_rehearsal = rehearsal_results.missing(self.root)
@@ -146,6 +144,10 @@ class Machine:
         for name in self.config.modules:
             wanted.update(dict.fromkeys(sorted(self._registered) if name == "*" else (name,)))
         return tuple(wanted)
+
+    def registered(self) -> frozenset[str]:
+        """The DKMS packages that are registered, guarded or not."""
+        return frozenset(self._registered)
 
     def wanted(self) -> set[str]:
         """The guarded kernels: `next` and `running`, and what the configuration adds."""
@@ -205,17 +207,17 @@ class Machine:
             return None
         if known.name not in self._changed:
             self._changed[known.name] = kernels.changed(known.highest.source)
-        registered, changed = known.highest.version, self._changed[known.name]
+        changed = self._changed[known.name]
         rivals = tuple(
             host.Rival(f"{other.name}/{its.version}", path, other.name in self.packages())
             for other, its, path in self._files.get((kernel, names.canonical(name)), ())
             if other.name != known.name
         )
         if (installed := known.installed(kernel)) is None:
-            return host.Origin(registered, "", None, changed, rivals, self._conf(known, kernel).excludes(kernel))
+            return host.Origin(known.highest.version, "", None, changed, rivals, self._conf(known, kernel).excludes(kernel))
         version, build = installed
         copy = host.copy_of(name, build.directory / "module", build.files)
-        return host.Origin(registered, version.version, copy, changed, rivals)
+        return host.Origin(known.highest.version, version.version, copy, changed, rivals)
 
     def _made(self, kernel: str, package: str) -> tuple[str, ...]:
         """The names of the modules that a package makes for a kernel: dkms.conf says, or what was built."""
@@ -226,7 +228,7 @@ class Machine:
         if conf.knows("BUILT_MODULE_NAME") and conf.knows("DEST_MODULE_NAME") and conf.modules:
             return tuple(made.dest_name for made in conf.modules)
         built = known.highest.build(kernel)
-        return tuple(name.partition(".ko")[0] for name in built.files) if built is not None and built.files else (package,)
+        return tuple(map(names.module_of, built.files)) if built is not None and built.files else (package,)
 
     def _conf(self, package: dkms_tree.Package, kernel: str) -> dkms_conf.Conf:
         """A package's dkms.conf for a kernel, read once for each `refresh_locks`."""
@@ -237,8 +239,7 @@ class Machine:
 
     def rehearsal(self, kernel: str, package: str, installed: Iterable[tuple[str, Proof]]) -> rehearsal_results.Subject | None:
         """What a rehearsal of the installed modules would be about; None where there is nothing to start, or to insert."""
-        proofs = (proof for _, proof in installed)
-        return rehearsal_results.subject_of(self.root, kernel, package, proofs, self.arguments(kernel))
+        return rehearsal_results.subject_of(self.root, kernel, package, (p for _, p in installed), self.arguments(kernel))
 
     def arguments(self, kernel: str) -> tuple[str, ...]:
         """What decides about modules on the command line that a kernel will get, read once for each `refresh`."""
@@ -250,10 +251,10 @@ class Machine:
         """Adds what a kernel has said of good modules, and whether it is to be asked."""
         o, mode = seen.observation, self.config.rehearse
         wanted = o.kernel == self.next and mode != "never"
-        if o.installed is not Artefact.GOOD or not (wanted or rehearsal_results.path(self.state, o.kernel, o.package).exists()):
+        if o.installed is not Artefact.GOOD or not (wanted or self.places.rehearsal(o.kernel, o.package).exists()):
             return seen
         subject = self.rehearsal(o.kernel, o.package, seen.installed)
-        answer = rehearsal_results.load(self.state, subject) if subject is not None else None
+        answer = rehearsal_results.load(self.places, subject) if subject is not None else None
         found = rehearsal_results.state(answer, wanted and subject is not None, self.no_rehearsal, mode)
         return seen._replace(observation=o._replace(rehearsed=found), subject=subject, answer=answer)
 
@@ -277,9 +278,9 @@ class Machine:
                 loaded=loaded,
                 transaction=self._transaction,
                 foreign_dkms=self._foreign,
-                own_run="" if own or not locks.held(self.runtime, locks.BUILD) else "another run of knetstatd",
+                own_run="" if own or not locks.held(self.places.build_lock) else "another run of knetstatd",
                 changed=changed,
-                loads=load_history.known(self.runtime, package) if loaded is Loaded.NO else (),
+                loads=load_history.known(self.places, package) if loaded is Loaded.NO else (),
             ),
             installed=installed,
             headers=look.headers,
@@ -314,20 +315,20 @@ class Machine:
         if o.installed is Artefact.GOOD and idle and not o.own_run:
             return seen  # nothing is to be done, so nothing is asked of the stage and of earlier attempts
         mark = kernels.fingerprint(self.root, source, look.headers.path)
-        artefact = staged.find(self.state, o.kernel, o.package, version, mark)
+        artefact = staged.find(self.places, o.kernel, o.package, version, mark)
         proofs = [self.prove_file(look, path, artefact.modules) for path in artefact.modules] if artefact is not None else []
         good = all(proof.holds(UNPUBLISHED) and proof.is_current for proof in proofs)
         o = o._replace(
             staged=Artefact.NONE if artefact is None else Artefact.GOOD if good else Artefact.BAD,
             hook_builds=bool(conf.autoinstall) and dkms_tree.hook_present(self.root),
-            attempt=attempts.load(self.root, self.state, o.kernel, o.package, mark),
+            attempt=attempts.load(self.root, self.places, o.kernel, o.package, mark),
         )
         return seen._replace(observation=o, fingerprint=mark)
 
     def _judge(self, kernel: str, package: str, installed: tuple[tuple[str, Proof], ...]) -> Artefact:
         if len(installed) < len(self._made(kernel, package)) or not installed:
             return Artefact.NONE if not installed else Artefact.BAD
-        if kernel == self.running and load_history.refused(self.runtime, package, (Path(proof.path) for _, proof in installed)):
+        if kernel == self.running and load_history.refused(self.places, package, (Path(proof.path) for _, proof in installed)):
             return Artefact.BAD  # the kernel's own word, whatever the analysis says
         if not all(proof.holds(ELSEWHERE) for _, proof in installed):
             return Artefact.BAD if any(proof.fails for _, proof in installed) else Artefact.UNKNOWN

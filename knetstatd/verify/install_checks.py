@@ -19,6 +19,7 @@ from knetstatd.core.model import Check, Result
 from knetstatd.formats import initrd, module_file
 from knetstatd.machine import modprobe_conf, paths
 from knetstatd.system import files
+from knetstatd.verify import initrd_digests
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,14 +173,14 @@ def boot(name: str, module: module_file.Module, rules: Rules) -> Check:
     return Check("boot", Result.NOT_APPLICABLE, reason=reason)
 
 
-def ramdisk(root: Path, tables: Tables, name: str, file: Path, module: module_file.Module, state: Path | None) -> Check:
+def ramdisk(root: Path, tables: Tables, name: str, file: Path, module: module_file.Module, initrds: Path | None) -> Check:
     """Whether a copy in the initrd, which is the one that is loaded at boot, is the installed module (`file`, of that name)."""
     kernel = tables.tree.name
     path = paths.initrd(root, kernel)
     if path is None:
         return Check("initrd", Result.NOT_APPLICABLE, reason="The kernel has no initrd")
     try:
-        inside = initrd.modules(path, kernel, state)
+        inside = initrd_digests.modules(path, kernel, initrds)
     except Damaged as e:
         reason = f"Whether it has a copy is not known: it {e}"
         return Check("initrd", Result.UNKNOWN, "no other copy in it", os.fspath(path), reason)

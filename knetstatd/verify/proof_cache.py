@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from knetstatd.machine.host import Host, Origin
     from knetstatd.verify.target_kernel import Target
 
-    # Does some work elsewhere and gives its answer, which is made of lists and strings; its tuples may have become lists.
+    # Does some work elsewhere and gives its answer, a list of what JSON knows.
     InChild = Callable[[Callable[[], list[Any]]], list[Any]]
 
 
@@ -121,11 +121,7 @@ class Proofs:
         """The answer of `work`, from elsewhere where that is wanted."""
         if self._in_child is None:
             return work()
-        found = self._in_child(lambda: list(map(list, work())))
-        return [
-            Proof(path, tuple(Check(c[0], Result(c[1]), *c[2:]) for c in checks), srcversion, tuple(needed), build_id, name)
-            for path, checks, srcversion, needed, build_id, name in found
-        ]
+        return list(map(_from_json, self._in_child(lambda: list(map(_to_json, work())))))
 
     def _known(self, key: tuple[str, str], look: Look, rest: _Rest) -> _Kept | None:
         """A proof that still stands: every file that it was made from is the same."""
@@ -138,3 +134,14 @@ class Proofs:
 def _identities(proof: Proof) -> tuple[files.Identity | None, ...]:
     """Of the file that was checked, and of those that modprobe inserts before it."""
     return tuple(files.identity(Path(path)) for path in (proof.path, *proof.needed))
+
+
+def _to_json(proof: Proof) -> dict[str, Any]:
+    """A proof by the names of its fields, on its way out of a child."""
+    return {**proof._asdict(), "checks": [check._asdict() for check in proof.checks]}
+
+
+def _from_json(document: dict[str, Any]) -> Proof:
+    """What `_to_json` made, when JSON has made strings of words and lists of tuples."""
+    checks = tuple(Check(**{**check, "result": Result(check["result"])}) for check in document["checks"])
+    return Proof(**{**document, "checks": checks, "needed": tuple(document["needed"])})

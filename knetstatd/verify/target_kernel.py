@@ -8,13 +8,13 @@ which checksums, says the Module.symvers of its headers, and only one that is pr
 from __future__ import annotations
 
 import os
-import re
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from knetstatd.core.errors import KnetstatdError, ModuleFileError
+from knetstatd.core import names
+from knetstatd.core.errors import ModuleFileError
 from knetstatd.formats import module_file, modules_dep
-from knetstatd.machine import paths, signature_policy
+from knetstatd.machine import kernels, paths, signature_policy
 from knetstatd.system import files
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ _OPTIONS = (
 )
 # Of so many modules, spread over the list, the smallest are read; with 4,200 modules that costs 0.3 ms and finds one of 10 KB.
 _SAMPLE, _TRIES = 48, 6
-_CONFIGURATION = 4 << 20  # bytes; Debian's has 280 KB
-_COMPILER = re.compile(rb'^CONFIG_CC_VERSION_TEXT="([^"\n]*)"', re.MULTILINE)
-_UTS_RELEASE = re.compile(r'#define\s+UTS_RELEASE\s+"([^"]*)"')
 
 
 class Target(NamedTuple):
@@ -101,7 +98,7 @@ def _witness(tables: modules_dep.Tables, kernel: str) -> tuple[Path, module_file
     """One of the kernel's own modules, a small one. One that something else put there (no `intree`) is no witness."""
     sizes = []
     for name in tables.in_tree(_SAMPLE):
-        for suffix in paths.SUFFIXES if not tables.found else ("",):
+        for suffix in names.SUFFIXES if not tables.found else ("",):
             try:
                 st = os.lstat(tables.tree / (name + suffix))
             except (OSError, ValueError):
@@ -121,14 +118,9 @@ def _witness(tables: modules_dep.Tables, kernel: str) -> tuple[Path, module_file
 def _configuration(root: Path, kernel: str) -> tuple[frozenset[str] | None, str]:
     """The options that matter, None where there is no configuration, and the compiler that the kernel was built with."""
     for path in paths.configurations(root, kernel):
-        try:
-            text = files.read(path, _CONFIGURATION)
-        except (OSError, KnetstatdError):
-            continue
-        if text:
-            compiler = _COMPILER.search(text)
-            said = compiler[1].decode("utf-8", "replace") if compiler else ""
-            return frozenset(name for name in _OPTIONS if f"\nCONFIG_{name}=y\n".encode() in text), said
+        if (text := kernels.configuration(path)) is not None:
+            options = frozenset(name for name in _OPTIONS if f"\nCONFIG_{name}=y\n".encode() in text)
+            return options, kernels.cc_version(text)
     return None, ""
 
 
@@ -136,8 +128,5 @@ def _symvers(root: Path, kernel: str) -> Iterator[Path]:
     """The candidates that may be believed: headers must say themselves that they are this kernel's (`build` is only a link)."""
     releases = paths.releases(root, kernel)
     for number, path in enumerate(paths.symvers(root, kernel)):
-        if number < len(releases):
-            release = _UTS_RELEASE.search(files.text(releases[number], 4096) or "")
-            if release is None or release[1] != kernel:
-                continue
-        yield path
+        if number >= len(releases) or kernels.uts_release(releases[number]) == kernel:
+            yield path

@@ -172,7 +172,7 @@ def _placed(root: Path, facts: Target, host: Host, rules: Policy, one: _Asked, o
         install_checks.origin(one.path, origin, facts.kernel),
         install_checks.configuration(name, host.rules, rules, one.module.name),
         install_checks.boot(name, one.module, host.rules),
-        install_checks.ramdisk(root, facts.tables, name, one.path, one.module, host.state),
+        install_checks.ramdisk(root, facts.tables, name, one.path, one.module, host.initrds),
     ]
 
 
@@ -221,7 +221,7 @@ def _listed(facts: Target, one: _Asked, here: Mapping[str, Export]) -> Iterable[
 
 
 def _name(path: Path) -> str:
-    return names.canonical(path.name.partition(".ko")[0])
+    return names.canonical(names.module_of(path.name))
 
 
 class _Before:

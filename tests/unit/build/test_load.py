@@ -12,7 +12,7 @@ from knetstatd.build import load as loading
 from knetstatd.core.errors import BuildError
 from knetstatd.core.model import Kind
 from knetstatd.diagnosis import kernel_messages
-from knetstatd.state import load_history
+from knetstatd.state import load_history, paths
 from knetstatd.system import process
 
 if TYPE_CHECKING:
@@ -110,17 +110,19 @@ def test_what_is_no_refusal() -> None:
 
 
 def test_one_refusal_is_remembered_in_a_boot(tmp_path: Path) -> None:
+    places = paths.places(tmp_path)
+    places.runtime.mkdir(parents=True)
     first, second = tmp_path / "first.ko", tmp_path / "second.ko"
     first.touch()
     second.touch()
-    assert not load_history.refused(tmp_path, "m", [first])
-    assert load_history.refuse(tmp_path, "m", [first])
-    assert load_history.refused(tmp_path, "m", [first])
-    assert not load_history.refused(tmp_path, "m", [second])
-    assert not load_history.refuse(tmp_path, "m", [second]), "it was built again once already"
+    assert not load_history.refused(places, "m", [first])
+    assert load_history.refuse(places, "m", [first])
+    assert load_history.refused(places, "m", [first])
+    assert not load_history.refused(places, "m", [second])
+    assert not load_history.refuse(places, "m", [second]), "it was built again once already"
     first.write_text("another file")
-    assert not load_history.refused(tmp_path, "m", [first])
-    load_history.forget(tmp_path, "m")
-    assert load_history.refuse(tmp_path, "m", [second])
+    assert not load_history.refused(places, "m", [first])
+    load_history.forget(places, "m")
+    assert load_history.refuse(places, "m", [second])
     (tmp_path / "in the way").touch()
-    assert not load_history.refuse(tmp_path / "in the way", "m", [second]), "what cannot be remembered is not tried for ever"
+    assert not load_history.refuse(paths.places(tmp_path / "in the way"), "m", [second]), "what cannot be remembered is not tried for ever"

@@ -32,9 +32,9 @@ def builder(tmp_path: Path) -> Builder:
     kerneltree.add(tree, "updates/dkms/knetstat.ko", kerneltree.module("knetstat"))
     (tmp_path / "boot" / f"vmlinuz-{kerneltree.KERNEL}").touch()
     machine = Machine(tmp_path, Config(load=("knetstat",)))
-    machine.running, machine.state, machine.runtime = kerneltree.KERNEL, tmp_path / "state", tmp_path / "run"
-    machine.state.mkdir()
-    machine.runtime.mkdir(exist_ok=True)
+    machine.running = kerneltree.KERNEL
+    machine.places.state.mkdir(parents=True)
+    machine.places.runtime.mkdir(parents=True)
     machine.refresh()
     return Builder(machine, Journal(quiet=True), Progress(shown=False), -1)
 
@@ -83,7 +83,7 @@ def test_what_the_running_kernel_calls_another_kernels_is_wrong_once(builder: Bu
     [path] = machine.root.glob("usr/lib/modules/*/updates/dkms/knetstat.ko")
     path.write_bytes(path.read_bytes())
     assert seen() is Artefact.GOOD
-    assert not load_history.refuse(machine.runtime, "knetstat", [path])
+    assert not load_history.refuse(machine.places, "knetstat", [path])
 
 
 def test_what_is_to_be_built_again_right_after_its_publication_is_not(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +102,6 @@ def test_what_is_to_be_built_again_right_after_its_publication_is_not(builder: B
     monkeypatch.setattr(builder.machine, "plan", lambda *_: Step(next(answers), Why.WRONG))
     steps._run_steps(builder, kerneltree.KERNEL, "knetstat", steps.STEPS["build"], wait=False)
     assert done == [Action.STAGE, Action.PUBLISH]
-    kept = attempts.load(builder.machine.root, builder.machine.state, kerneltree.KERNEL, "knetstat", "the same")
+    kept = attempts.load(builder.machine.root, builder.machine.places, kerneltree.KERNEL, "knetstat", "the same")
     assert kept is not None
     assert (kept.kind, "something has changed it since" in kept.reason) == (Kind.PUBLISH, True)

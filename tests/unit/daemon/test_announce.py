@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from knetstatd.cli import render
 from knetstatd.daemon import announce
+from knetstatd.state import paths
+from knetstatd.state.paths import Places
 from knetstatd.system import locks
 from knetstatd.verdict.judge import Verdict
 from knetstatd.verdict.states import State
@@ -69,26 +71,28 @@ def test_a_login_shows_nothing_that_is_well_or_heals_by_itself() -> None:
 
 
 def test_what_a_login_shows_is_dated_and_goes_with_the_daemon(tmp_path: Path) -> None:
-    motd, status = tmp_path / "motd", tmp_path / "status.json"
-    announce.write_motd(tmp_path, "knetstatd: x\n")
+    places = Places(tmp_path / "state", tmp_path, tmp_path / "caches")
+    motd, status = places.motd, places.status
+    announce.write_motd(places, "knetstatd: x\n")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d knetstatd: x\n", motd.read_text())
     assert motd.stat().st_mode & 0o777 == 0o644
-    announce.write_motd(tmp_path, "")
-    announce.write_motd(tmp_path, "")
+    announce.write_motd(places, "")
+    announce.write_motd(places, "")
     assert not motd.exists()
-    announce.write_motd(tmp_path, "knetstatd: x\n")
+    announce.write_motd(places, "knetstatd: x\n")
     status.touch()
-    announce.withdraw(tmp_path)
-    announce.withdraw(tmp_path)
+    announce.withdraw(places)
+    announce.withdraw(places)
     assert not motd.exists()
     assert not status.exists()
 
 
 def test_a_faulty_configuration_is_shown_unless_a_daemon_runs_all_the_same(tmp_path: Path) -> None:
-    motd = tmp_path / "motd"
-    with locks.locked(tmp_path, locks.DAEMON, 0.0):
-        announce.not_started(tmp_path)
+    places = paths.places(tmp_path)
+    motd = places.motd
+    with locks.locked(places.daemon_lock, 0.0):
+        announce.not_started(places)
         assert not motd.exists()
-    announce.not_started(tmp_path)
+    announce.not_started(places)
     assert "does not run: its configuration is faulty" in motd.read_text()
-    announce.not_started(tmp_path / "nowhere")  # a machine where /run cannot be written has other worries
+    announce.not_started(paths.places(tmp_path / "nowhere"))  # a machine where /run cannot be written has other worries

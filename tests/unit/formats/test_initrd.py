@@ -121,28 +121,6 @@ def test_a_library_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         read(tmp_path, legacy_lz4(MAIN))
 
 
-def test_it_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, state = tmp_path / "initrd", tmp_path / "state"
-    path.write_bytes(MAIN)
-    assert initrd.modules(path, K, state).builds == INSIDE
-    assert initrd.modules(path, K, state).has_own("own")
-    assert not initrd.modules(path, K, state).has_own("my_mod")
-    kept = state / f"initrd/{K}.json"
-    before = kept.stat().st_mtime_ns
-    assert initrd.modules(path, K, state).builds == INSIDE
-    assert kept.stat().st_mtime_ns == before
-    # Another file, a kept answer that is damaged or cannot be written: read again.
-    path.write_bytes(EARLY)
-    assert initrd.modules(path, K, state).builds == {}
-    for text in ("", "[]", "{}", '{"identity": 1, "modules": 2}', '{"identity": 1, "modules": {}}'):
-        kept.write_text(text)
-        assert initrd.modules(path, K, state).builds == {}
-    assert initrd.modules(path, K, None).builds == {}
-    assert initrd.modules(path, K, tmp_path / "initrd").builds == {}
-    with pytest.raises(Damaged):
-        initrd.modules(tmp_path / "absent", K, state)
-
-
 def test_where_it_is_and_how_it_is_made_anew(tmp_path: Path) -> None:
     (tmp_path / "boot").mkdir()
     assert paths.initrd(tmp_path, K) is None

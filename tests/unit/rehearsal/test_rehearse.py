@@ -14,6 +14,7 @@ from knetstatd.formats import module_file
 from knetstatd.rehearsal import rehearse
 from knetstatd.rehearsal.vm import Ending, Insertion, Rehearsal
 from knetstatd.state import rehearsal_results
+from knetstatd.state.paths import places
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,7 +151,7 @@ def test_disagreement() -> None:
 
 def test_what_rehearsals_cannot_be_had_for(subject: rehearsal_results.Subject, tmp_path: Path) -> None:
     with pytest.raises(KnetstatdError, match="not both installed"):
-        rehearse.rehearsed(tmp_path, tmp_path, subject, rehearse.inputs(subject), 10)
+        rehearse.rehearsed(tmp_path, places(tmp_path), subject, rehearse.inputs(subject), 10)
     (tmp_path / "usr/bin").mkdir(parents=True)
     for name in ("qemu-system-x86_64", "busybox"):
         (tmp_path / "usr/bin" / name).touch(0o755)
@@ -166,8 +167,10 @@ def test_the_unit_s_program_takes_only_its_own_order(tmp_path: Path) -> None:
     machine = Machine(tmp_path, Config())
     with pytest.raises(KnetstatdError, match="this is the program of knetstatd-rehearse@.service"):
         rehearse.unit_program(machine, "6.1:demo", "")
-    machine.runtime.mkdir(parents=True)
-    (machine.runtime / "rehearsal.json").write_text(
+    with pytest.raises(KnetstatdError, match="there is no order"):
+        rehearse.unit_program(machine, "6.1:demo", "/x")
+    machine.places.runtime.mkdir(parents=True)
+    machine.places.order.write_text(
         '{"kernel": "6.1", "package": "demo", "image": "/i", "modules": [], "arguments": [], "timeout": 9}'
     )
     with pytest.raises(KnetstatdError, match="the order is not about '6.2:demo'"):

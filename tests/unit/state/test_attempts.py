@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Attempts: kept per fingerprint, damaged files are no attempts, a reboot ends a wait."""
+"""Attempts: kept for each fingerprint, damaged files are no attempts, a reboot ends a wait."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from knetstatd.core.model import Attempt, Kind, Limits
 from knetstatd.state import attempts
+from knetstatd.state import paths as places
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,20 +29,20 @@ def root(tmp_path: Path) -> Path:
 
 def test_kept_and_read_back(root: Path) -> None:
     kept = FAILED._replace(not_before=123.5, when=5.0)
-    attempts.save(root, root / "state", "6.1", "m", "1", "mark", kept)
-    assert attempts.load(root, root / "state", "6.1", "m", "mark") == kept
+    attempts.save(root, places.places(root), "6.1", "m", "1", "mark", kept)
+    assert attempts.load(root, places.places(root), "6.1", "m", "mark") == kept
 
 
 def test_another_fingerprint_starts_from_zero(root: Path) -> None:
-    attempts.save(root, root / "state", "6.1", "m", "1", "mark", FAILED)
-    assert attempts.load(root, root / "state", "6.1", "m", "other") is None
-    assert attempts.load(root, root / "state", "6.2", "m", "mark") is None
+    attempts.save(root, places.places(root), "6.1", "m", "1", "mark", FAILED)
+    assert attempts.load(root, places.places(root), "6.1", "m", "other") is None
+    assert attempts.load(root, places.places(root), "6.2", "m", "mark") is None
 
 
 def test_a_reboot_ends_the_wait_but_not_the_count(root: Path) -> None:
-    attempts.save(root, root / "state", "6.1", "m", "1", "mark", FAILED._replace(times=4, not_before=9e9))
+    attempts.save(root, places.places(root), "6.1", "m", "1", "mark", FAILED._replace(times=4, not_before=9e9))
     (root / "proc/sys/kernel/random/boot_id").write_text("two\n")
-    found = attempts.load(root, root / "state", "6.1", "m", "mark")
+    found = attempts.load(root, places.places(root), "6.1", "m", "mark")
     assert found
     assert (found.times, found.not_before) == (4, 0.0)
 
@@ -53,19 +54,19 @@ def test_a_reboot_ends_the_wait_but_not_the_count(root: Path) -> None:
 def test_what_the_kernel_refused_is_asked_again_after_a_reboot(root: Path, kind: Kind, loading: bool, again: bool) -> None:
     """A firmware file, a device, a line in modprobe.d may be there now. Not within the boot; not what a rehearsal answered, nor
     what the machine did not survive."""
-    attempts.save(root, root / "state", "6.1", "m", "1", "mark", FAILED._replace(kind=kind, loading=loading))
-    assert attempts.load(root, root / "state", "6.1", "m", "mark")
+    attempts.save(root, places.places(root), "6.1", "m", "1", "mark", FAILED._replace(kind=kind, loading=loading))
+    assert attempts.load(root, places.places(root), "6.1", "m", "mark")
     (root / "proc/sys/kernel/random/boot_id").write_text("two\n")
-    assert (attempts.load(root, root / "state", "6.1", "m", "mark") is None) == again
+    assert (attempts.load(root, places.places(root), "6.1", "m", "mark") is None) == again
 
 
 def test_a_machine_that_builds_bring_down_has_peace_after_the_boot(root: Path) -> None:
     attempt = None
     for count in range(1, 6):
         attempt = attempts.following(attempt, Attempt(Kind.INTERRUPTED, 1), LIMITS)
-        attempts.save(root, root / "state", "6.1", "m", "1", "mark", attempt)
+        attempts.save(root, places.places(root), "6.1", "m", "1", "mark", attempt)
         (root / "proc/sys/kernel/random/boot_id").write_text(f"{count}\n")
-        attempt = attempts.load(root, root / "state", "6.1", "m", "mark")
+        attempt = attempts.load(root, places.places(root), "6.1", "m", "mark")
         assert attempt is not None
         assert attempt.times == count
         assert attempt.not_before == (600.0 if count > 3 else 0.0)
@@ -79,36 +80,24 @@ def test_loading_and_building_are_counted_apart() -> None:
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": 99}', "null", '{"schema": 1}', "\x00" * 50])
 def test_a_damaged_file_is_no_attempt(root: Path, damage: str) -> None:
-    attempts.save(root, root / "state", "6.1", "m", "1", "mark", FAILED)
-    attempts.path(root / "state", "6.1", "m").write_text(damage)
-    assert attempts.load(root, root / "state", "6.1", "m", "mark") is None
+    attempts.save(root, places.places(root), "6.1", "m", "1", "mark", FAILED)
+    places.places(root).attempt("6.1", "m").write_text(damage)
+    assert attempts.load(root, places.places(root), "6.1", "m", "mark") is None
 
 
 @pytest.mark.parametrize(("key", "value"), [("kind", "no such"), ("times", "x"), ("evidence", 5), ("not_before", None)])
 def test_a_wrong_value_is_no_attempt(root: Path, key: str, value: object) -> None:
-    attempts.save(root, root / "state", "6.1", "m", "1", "mark", FAILED)
-    path = attempts.path(root / "state", "6.1", "m")
+    attempts.save(root, places.places(root), "6.1", "m", "1", "mark", FAILED)
+    path = places.places(root).attempt("6.1", "m")
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
-    assert attempts.load(root, root / "state", "6.1", "m", "mark") is None
+    assert attempts.load(root, places.places(root), "6.1", "m", "mark") is None
 
 
 def test_forgotten(root: Path) -> None:
-    attempts.forget(root / "state", "6.1", "m")
-    attempts.save(root, root / "state", "6.1", "m", "1", "mark", FAILED)
-    attempts.forget(root / "state", "6.1", "m")
-    assert attempts.load(root, root / "state", "6.1", "m", "mark") is None
-
-
-def test_what_is_kept_for_a_kernel_that_is_gone_is_deleted(root: Path) -> None:
-    state = root / "state"
-    assert attempts.remembered(state) == set()
-    attempts.save(root, state, "6.1", "m", "1", "mark", FAILED)
-    (state / "stage" / "6.2" / "m").mkdir(parents=True)
-    (state / "stage" / ".publish.x").mkdir()
-    assert attempts.remembered(state) == {"6.1", "6.2"}
-    attempts.forget_kernel(state, "6.1")
-    attempts.forget_kernel(state, "6.2")
-    assert attempts.remembered(state) == set()
+    attempts.forget(places.places(root), "6.1", "m")
+    attempts.save(root, places.places(root), "6.1", "m", "1", "mark", FAILED)
+    attempts.forget(places.places(root), "6.1", "m")
+    assert attempts.load(root, places.places(root), "6.1", "m", "mark") is None
 
 
 def test_the_same_failure_counts_up_and_waits_longer() -> None:

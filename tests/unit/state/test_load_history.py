@@ -3,42 +3,66 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
+import pytest
+
 from knetstatd.state import load_history
+from knetstatd.state.paths import Places
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
+def places(runtime: Path) -> Places:
+    return Places(runtime / "unused", runtime, runtime / "unused")
+
+
 def test_loadings_are_kept_until_they_are_forgotten(tmp_path: Path) -> None:
-    assert load_history.known(tmp_path, "demo") == ()
-    load_history.add(tmp_path, "demo", 5.25)
-    load_history.add(tmp_path, "demo", 3.5)
-    load_history.add(tmp_path, "other", 1.0)
-    assert load_history.known(tmp_path, "demo") == (3.5, 5.25)
-    load_history.forget(tmp_path, "demo")
-    assert load_history.known(tmp_path, "demo") == ()
-    assert load_history.known(tmp_path, "other") == (1.0,)
+    assert load_history.known(places(tmp_path), "demo") == ()
+    load_history.add(places(tmp_path), "demo", 5.25)
+    load_history.add(places(tmp_path), "demo", 3.5)
+    load_history.add(places(tmp_path), "other", 1.0)
+    assert load_history.known(places(tmp_path), "demo") == (3.5, 5.25)
+    load_history.forget(places(tmp_path), "demo")
+    assert load_history.known(places(tmp_path), "demo") == ()
+    assert load_history.known(places(tmp_path), "other") == (1.0,)
 
 
 def test_one_that_somebody_else_loaded_counts_once(tmp_path: Path) -> None:
-    load_history.seen(tmp_path, "demo", 7.0)
-    load_history.seen(tmp_path, "demo", 8.0)
-    assert load_history.known(tmp_path, "demo") == (7.0,)
+    load_history.seen(places(tmp_path), "demo", 7.0)
+    load_history.seen(places(tmp_path), "demo", 8.0)
+    assert load_history.known(places(tmp_path), "demo") == (7.0,)
 
 
 def test_no_more_is_kept_than_anybody_asks_for(tmp_path: Path) -> None:
     for when in range(100):
-        load_history.add(tmp_path, "demo", float(when))
-    kept = load_history.known(tmp_path, "demo")
+        load_history.add(places(tmp_path), "demo", float(when))
+    kept = load_history.known(places(tmp_path), "demo")
     assert len(kept) < 50
     assert kept[-1] == 99.0
 
 
-def test_what_cannot_be_read_or_written_allows_a_loading(tmp_path: Path) -> None:
-    load_history.add(tmp_path, "demo", 1.0)
-    (tmp_path / "loads/demo").write_bytes(b"\xff nonsense")
-    assert load_history.known(tmp_path, "demo") == ()
-    load_history.add(tmp_path / "nowhere/at/all", "demo", 1.0)
-    assert load_history.known(tmp_path / "nowhere/at/all", "demo") == ()
+@pytest.mark.parametrize("damage", [b"\xff nonsense", b"inf\n", b"1.0\nnan\n", b"1e999", b"1.0\n" * (1 << 18) + b"1"])
+def test_a_damaged_file_allows_a_loading(tmp_path: Path, damage: bytes) -> None:
+    load_history.add(places(tmp_path), "demo", 1.0)
+    places(tmp_path).loads("demo").write_bytes(damage)
+    assert load_history.known(places(tmp_path), "demo") == ()
+    load_history.add(places(tmp_path), "demo", 2.0)
+    assert load_history.known(places(tmp_path), "demo") == (2.0,)
+
+
+def test_a_fifo_in_the_place_of_a_file_holds_nobody_up(tmp_path: Path) -> None:
+    for place in (places(tmp_path).loads("demo"), places(tmp_path).refused("demo")):
+        place.parent.mkdir()
+        os.mkfifo(place)
+    assert load_history.known(places(tmp_path), "demo") == ()
+    assert not load_history.refused(places(tmp_path), "demo", [])
+
+
+def test_a_directory_that_cannot_be_written_allows_a_loading(tmp_path: Path) -> None:
+    nowhere = places(tmp_path / "nowhere/at/all")
+    load_history.add(nowhere, "demo", 1.0)
+    assert load_history.known(nowhere, "demo") == ()
+    assert not load_history.refuse(nowhere, "demo", []), "who cannot remember it must not build again and again"

@@ -14,6 +14,7 @@ from kerneltree import KERNEL
 from knetstatd.core.config import Config
 from knetstatd.core.model import Answer, Artefact, Outcome, Proof, Rehearsed
 from knetstatd.rehearsal import rehearse
+from knetstatd.state import paths as places
 from knetstatd.state import rehearsal_results
 from knetstatd.verdict.observe import Machine
 
@@ -58,7 +59,7 @@ def about(root: Path) -> rehearsal_results.Subject:
 def keep(root: Path, answer: Answer = SAID) -> rehearsal_results.Subject:
     subject = about(root)
     found = rehearse.inputs(subject)
-    rehearsal_results.save(root / "var/lib/knetstatd", subject, found.inputs, found.hashes, answer)
+    rehearsal_results.save(places.places(root), subject, found.inputs, found.hashes, answer)
     return subject
 
 
@@ -80,7 +81,7 @@ def test_what_a_rehearsal_is_about(root: Path) -> None:
 
 def test_kept_and_read_back(root: Path) -> None:
     subject = keep(root)
-    assert rehearsal_results.load(root / "var/lib/knetstatd", subject) == SAID
+    assert rehearsal_results.load(places.places(root), subject) == SAID
     assert rehearsed(root) == (Rehearsed.BAD, SAID)
     keep(root, SAID._replace(outcome=Outcome.NO_DEVICE))
     assert rehearsed(root)[0] is Rehearsed.GOOD
@@ -94,7 +95,7 @@ def test_void_when_a_file_changes(root: Path, path: str) -> None:
     (root / path).unlink()
     (root / path).write_bytes(data + bytes(16))
     assert rehearsed(root) == (Rehearsed.DUE, None)
-    assert rehearsal_results.same(root / "var/lib/knetstatd", about(root), rehearse.inputs(about(root)).hashes) is None
+    assert rehearsal_results.same(places.places(root), about(root), rehearse.inputs(about(root)).hashes) is None
 
 
 def test_a_file_that_was_only_touched_needs_no_machine(root: Path) -> None:
@@ -102,8 +103,8 @@ def test_a_file_that_was_only_touched_needs_no_machine(root: Path) -> None:
     os.utime(subject.image)
     assert rehearsed(root) == (Rehearsed.DUE, None)
     found = rehearse.inputs(subject)
-    assert rehearsal_results.same(root / "var/lib/knetstatd", subject, found.hashes) == SAID
-    rehearsal_results.save(root / "var/lib/knetstatd", subject, found.inputs, found.hashes, SAID)
+    assert rehearsal_results.same(places.places(root), subject, found.hashes) == SAID
+    rehearsal_results.save(places.places(root), subject, found.inputs, found.hashes, SAID)
     assert rehearsed(root) == (Rehearsed.BAD, SAID)
 
 
@@ -135,7 +136,7 @@ def test_the_command_line(root: Path, line: str, secure_boot: bytes | None, argu
         variable.parent.mkdir(parents=True)
         variable.write_bytes(b"\x16\0\0\0" + secure_boot)
     assert about(root).arguments == arguments
-    assert (rehearsal_results.load(root / "var/lib/knetstatd", about(root)) is None) == bool(arguments)
+    assert (rehearsal_results.load(places.places(root), about(root)) is None) == bool(arguments)
     assert subject.arguments == ()
 
 
@@ -148,14 +149,14 @@ def test_without_a_boot_loader_the_running_kernel_s_command_line_counts(root: Pa
 @pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"schema": 1}', "\x00" * 50])
 def test_a_damaged_file_is_no_answer(root: Path, damage: str) -> None:
     keep(root)
-    rehearsal_results.path(root / "var/lib/knetstatd", KERNEL, "knetstat").write_text(damage)
+    places.places(root).rehearsal(KERNEL, "knetstat").write_text(damage)
     assert rehearsed(root) == (Rehearsed.DUE, None)
 
 
 @pytest.mark.parametrize(("key", "value"), [("outcome", "no such"), ("words", 5), ("seconds", "x"), ("when", None)])
 def test_a_wrong_value_is_no_answer(root: Path, key: str, value: object) -> None:
     keep(root)
-    path = rehearsal_results.path(root / "var/lib/knetstatd", KERNEL, "knetstat")
+    path = places.places(root).rehearsal(KERNEL, "knetstat")
     document = json.loads(path.read_text())
     path.write_text(json.dumps({**document, "answer": {**document["answer"], key: value}}))
     assert rehearsed(root) == (Rehearsed.DUE, None)

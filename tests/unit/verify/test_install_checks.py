@@ -43,8 +43,8 @@ def tree(root: Path) -> Path:
     return root / "usr/lib/modules" / KERNEL
 
 
-def checks(root: Path, origin: Origin | None = None, state: Path | None = None) -> dict[str, Check]:
-    [proof] = verify.prove(root, KERNEL, ["demo"], host=host.facts(root, state), origins={"demo": origin})
+def checks(root: Path, origin: Origin | None = None, initrds: Path | None = None) -> dict[str, Check]:
+    [proof] = verify.prove(root, KERNEL, ["demo"], host=host.facts(root, initrds), origins={"demo": origin})
     found = {check.name: check for check in proof.checks}
     decides = [c.result for c in proof.checks if c.result is FAIL or (c.result is UNKNOWN and c.name not in REMARKS)]
     assert proof.loads == (not decides), proof
@@ -270,7 +270,7 @@ class TestInitrd:
     def check(self, root: Path, *inside: tuple[str, bytes]) -> Check:
         entries = [CpioFile(f"usr/lib/modules/{KERNEL}/{name}", stat.S_IFREG | 0o644, data) for name, data in inside]
         write(root, f"boot/initrd.img-{KERNEL}", gzip.compress(cpio(entries)))
-        return checks(root, state=root / "state")["initrd"]
+        return checks(root, initrds=root / "state")["initrd"]
 
     def test_copies(self, root: Path, tree: Path) -> None:
         kerneltree.add(tree, MINE, OURS)

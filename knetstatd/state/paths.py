@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every path of ours, below the directories that systemd gives our units (systemd.exec(5), StateDirectory= and the like).
+
+    /var/lib/knetstatd/kernels/KERNEL/PACKAGE.json     the failed attempts for a package on a kernel
+                                      PACKAGE.log      the log of its last failed build
+                       stage/KERNEL/PACKAGE/           a package's modules, compiled and proven, not published yet
+                             .publish.*/               a publication at work
+                       rehearsals/KERNEL/PACKAGE.json  the kernel's answer to a rehearsal
+                       initrd/KERNEL.json              the digests of the modules in a kernel's initrd
+    /run/knetstatd/build.lock, daemon.lock             held by a builder, and by the daemon
+                   status.json, motd                   the verdicts, for programs and for logins
+                   loads/PACKAGE, refused/PACKAGE      the loadings of this boot, and the files that its kernel has refused
+                   rehearsal.json, rehearsal.ko        the order for the unit that rehearses, and a file that it is about
+    /var/cache/private/knetstatd-compile/result/       the modules that the unit that compiles has made, and outcome.json
+                       knetstatd-rehearse/answer.json  the answer of the unit that rehearses
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from knetstatd.core import names
+from knetstatd.system import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# Below the cache directory of the unit that compiles, and of the one that rehearses.
+RESULT, OUTCOME, ANSWER = "result", "outcome.json", "answer.json"
+PUBLISHING = ".publish."  # how the working directories of publications begin
+
+
+class Places(NamedTuple):
+    """Where our files lie. caches: the directory of the units' private caches. Kernels and packages are validated names."""
+
+    state: Path
+    runtime: Path
+    caches: Path
+
+    # -- kept over a reboot -----------------------------------------------------------------------------------------------
+
+    def attempt(self, kernel: str, package: str) -> Path:
+        """The failed attempts for one package and kernel."""
+        return self.state / "kernels" / kernel / f"{package}.json"
+
+    def log(self, kernel: str, package: str) -> Path:
+        """The log of the last failed build of one package for one kernel."""
+        return self.state / "kernels" / kernel / f"{package}.log"
+
+    @property
+    def stages(self) -> Path:
+        """The directory of all staged artefacts, and of publications at work."""
+        return self.state / "stage"
+
+    def stage(self, kernel: str, package: str) -> Path:
+        """The staged artefact of one package for one kernel."""
+        return self.stages / kernel / package
+
+    def rehearsal(self, kernel: str, package: str) -> Path:
+        """The answer to a rehearsal of one package on one kernel."""
+        return self.state / "rehearsals" / kernel / f"{package}.json"
+
+    @property
+    def initrds(self) -> Path:
+        """The directory with the digests of the modules in initrds, a file KERNEL.json for each kernel."""
+        return self.state / "initrd"
+
+    def of_kernels(self) -> Iterator[tuple[str, Path]]:
+        """All that is kept for kernels: the kernel, and a file or a directory."""
+        for parent in (self.state / "kernels", self.stages, self.state / "rehearsals", self.initrds):
+            for name in files.names(parent):
+                if names.is_kernel(kernel := name.removesuffix(".json") if parent == self.initrds else name):
+                    yield kernel, parent / name
+
+    def of_packages(self) -> Iterator[tuple[str, Path]]:
+        """All that is kept for packages: the package, and a file or a directory."""
+        for _, parent in self.of_kernels():
+            if parent.parent != self.initrds:
+                for name in files.names(parent):
+                    if names.is_package(package := name.removesuffix(".json").removesuffix(".log")):
+                        yield package, parent / name
+        for parent in (self.runtime / "loads", self.runtime / "refused"):
+            yield from ((name, parent / name) for name in files.names(parent) if names.is_package(name))
+
+    # -- of this boot -----------------------------------------------------------------------------------------------------
+
+    @property
+    def build_lock(self) -> Path:
+        """Held while a builder is at work."""
+        return self.runtime / "build.lock"
+
+    @property
+    def daemon_lock(self) -> Path:
+        """Held while a daemon runs."""
+        return self.runtime / "daemon.lock"
+
+    @property
+    def status(self) -> Path:
+        """The verdicts, for programs."""
+        return self.runtime / "status.json"
+
+    @property
+    def motd(self) -> Path:
+        """The worst verdict, for logins."""
+        return self.runtime / "motd"
+
+    def loads(self, package: str) -> Path:
+        """When the package's modules were loaded in this boot."""
+        return self.runtime / "loads" / package
+
+    def refused(self, package: str) -> Path:
+        """Which of the package's module files the running kernel has refused."""
+        return self.runtime / "refused" / package
+
+    @property
+    def order(self) -> Path:
+        """What the unit that rehearses is to do."""
+        return self.runtime / "rehearsal.json"
+
+    @property
+    def rehearsed_file(self) -> Path:
+        """A copy of the module file that is rehearsed, for a file that lies where the unit may not look."""
+        return self.runtime / "rehearsal.ko"
+
+    # -- the units' own ---------------------------------------------------------------------------------------------------
+
+    @property
+    def compile_cache(self) -> Path:
+        """Where the unit that compiles may write."""
+        return self.caches / "knetstatd-compile"
+
+    @property
+    def rehearse_cache(self) -> Path:
+        """Where the unit that rehearses may write."""
+        return self.caches / "knetstatd-rehearse"
+
+
+def places(root: Path) -> Places:
+    """Our places on the machine under `root`; systemd says in the environment where two of the directories are."""
+    state = os.environ.get("STATE_DIRECTORY", "/var/lib/knetstatd")
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "/run/knetstatd")
+    return Places(root / state.lstrip("/"), root / runtime.lstrip("/"), root / "var/cache/private")

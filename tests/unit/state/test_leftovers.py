@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is kept of a kernel or a package goes when that does; nothing else does."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from knetstatd.state import leftovers, paths
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from knetstatd.state.paths import Places
+
+K, GONE = "6.12.1+deb13-amd64", "6.1.0-9-amd64"
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    """Everything that can be kept, for two kernels and two packages."""
+    made = paths.places(tmp_path)
+    for kernel in (K, GONE):
+        for package in ("mine", "purged"):
+            for path in (
+                made.attempt(kernel, package), made.log(kernel, package), made.rehearsal(kernel, package),
+                made.stage(kernel, package) / "fingerprint", made.loads(package), made.refused(package),
+                made.initrds / f"{kernel}.json",
+            ):  # fmt: skip
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+    (made.stages / ".publish.x").mkdir()
+    (made.stages / K / ".mine.x").mkdir()
+    for path in (made.status, made.motd, made.build_lock):
+        path.touch()
+    return made
+
+
+def kept(places: Places) -> set[str]:
+    return {os.path.relpath(os.path.join(where, name), places.state.parents[2])
+            for where, _, names in os.walk(places.state.parents[2]) for name in names}  # fmt: skip
+
+
+def test_nothing_of_what_is_there_is_a_leftover(places: Places) -> None:
+    assert leftovers.find(places, {K, GONE}, {"mine", "purged"}) == []
+
+
+def test_a_kernel_that_is_gone(places: Places) -> None:
+    before = kept(places)
+    leftovers.delete(places, leftovers.find(places, {K}, {"mine", "purged"}))
+    assert before - kept(places) == {name for name in before if GONE in name}
+    assert not (places.stages / GONE).exists()
+    assert leftovers.find(places, {K}, {"mine", "purged"}) == []
+
+
+def test_a_package_that_is_gone(places: Places) -> None:
+    before = kept(places)
+    leftovers.delete(places, leftovers.find(places, {K, GONE}, {"mine"}))
+    assert before - kept(places) == {name for name in before if "purged" in name}
+    assert (places.stages / K / ".mine.x").exists(), "a compilation is at work in it"
+    assert (places.stages / ".publish.x").exists()
+
+
+def test_both(places: Places) -> None:
+    leftovers.delete(places, leftovers.find(places, {K}, {"mine"}))
+    assert not [name for name in kept(places) if GONE in name or "purged" in name]
+    assert {"run/knetstatd/status.json", f"var/lib/knetstatd/initrd/{K}.json"} <= kept(places)
+
+
+def test_empty_directories_go_and_ours_stay(places: Places) -> None:
+    leftovers.delete(places, leftovers.find(places, (), ()))
+    assert sorted(os.listdir(places.state)) == ["stage"], "a publication is at work there"
+    assert sorted(os.listdir(places.runtime)) == ["build.lock", "motd", "status.json"]
+
+
+def test_names_that_are_nobodys_are_left_alone(places: Places) -> None:
+    (places.state / "kernels" / "not a kernel").mkdir()
+    (places.state / "kernels" / K / "not a package.json").touch()
+    (places.state / "kernels" / GONE).rename(places.state / "elsewhere")
+    (places.state / "kernels" / GONE).symlink_to("../elsewhere")
+    leftovers.delete(places, leftovers.find(places, {K}, {"mine"}))
+    assert (places.state / "kernels" / "not a kernel").exists()
+    assert (places.state / "kernels" / K / "not a package.json").exists()
+    assert (places.state / "elsewhere" / "mine.json").exists(), "a link is taken away, not followed"
+
+
+def test_without_any_state(tmp_path: Path) -> None:
+    assert leftovers.find(paths.places(tmp_path), (), ()) == []
+    leftovers.delete(paths.places(tmp_path), [tmp_path / "absent"])

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Our paths: where they are, that none is written twice, and what is found again of what was kept."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import knetstatd
+from knetstatd.state import paths
+from knetstatd.state.paths import Places
+
+PACKAGE = Path(knetstatd.__file__).parent
+K, K2 = "6.1.0-9-amd64", "6.12.1+deb13-amd64"
+
+
+def test_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    places = paths.places(tmp_path)
+    assert places.attempt(K, "m") == tmp_path / f"var/lib/knetstatd/kernels/{K}/m.json"
+    assert places.build_lock == tmp_path / "run/knetstatd/build.lock"
+    assert places.compile_cache == tmp_path / "var/cache/private/knetstatd-compile"
+    monkeypatch.setenv("STATE_DIRECTORY", "/srv/state")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/srv/run")
+    places = paths.places(tmp_path)
+    assert (places.state, places.runtime) == (tmp_path / "srv/state", tmp_path / "srv/run")
+
+
+def test_no_two_things_have_one_place() -> None:
+    places = Places(Path("/s"), Path("/r"), Path("/c"))
+    every = [
+        places.attempt(K, "m"), places.log(K, "m"), places.stage(K, "m"), places.rehearsal(K, "m"), places.initrds,
+        places.build_lock, places.daemon_lock, places.status, places.motd, places.loads("m"), places.refused("m"), places.order,
+        places.rehearsed_file, places.compile_cache, places.rehearse_cache,
+    ]  # fmt: skip
+    for number, path in enumerate(every):
+        assert not [other for other in every[number + 1 :] if path == other or path in other.parents or other in path.parents]
+
+
+# A path of ours, or a piece that is joined to one: `/ "stage"`. Sentences, which have spaces, are no paths.
+_WHOLE = re.compile(
+    r"(?:/?var/(?:lib|cache/private)/|/?run/|^)knetstatd(?:-compile|-rehearse)?(?:/[^ ]*)?|(?:STATE|RUNTIME)_DIRECTORY"
+)
+_PIECES = {
+    "kernels", "stage", "rehearsals", "initrd", "loads", "refused", "build.lock", "daemon.lock", "status.json", "motd",
+    "rehearsal.json", "rehearsal.ko", "result", "outcome.json", "answer.json", ".publish.",
+}  # fmt: skip
+
+
+def written(path: Path) -> list[str]:
+    """The literals of a file that say where something of ours lies."""
+    tree = ast.parse(path.read_text())
+    joined = {
+        id(part) for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+        for side in (node.left, node.right) for part in ast.walk(side)
+    }  # fmt: skip
+    literals = [(id(node), node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    texts = [(number, value) for number, value in literals if isinstance(value, str)]
+    return [value for number, value in texts
+            if _WHOLE.fullmatch(value) or (number in joined and value.strip("/") in _PIECES)]  # fmt: skip
+
+
+# The configuration's directories, and the program's own name; what a builder gets of its starter's environment.
+_OTHERS = {
+    "core/config.py": {"run/knetstatd"},
+    "daemon/worker.py": {"STATE_DIRECTORY", "RUNTIME_DIRECTORY"},
+}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_no_other_file_writes_a_path_of_ours(path: Path) -> None:
+    name = path.relative_to(PACKAGE).as_posix()
+    if name != "state/paths.py" and "_vendor" not in path.parts:
+        assert set(written(path)) - _OTHERS.get(name, set()) - {"knetstatd"} == set()
+
+
+def test_the_search_finds_them(tmp_path: Path) -> None:
+    assert {"/var/lib/knetstatd", "kernels", "build.lock", "STATE_DIRECTORY"} <= set(written(PACKAGE / "state/paths.py"))
+    (tmp_path / "x.py").write_text('a = state / "stage" / f"{k}/x"\nb = Path("/run/knetstatd/motd")\nc = "refused"\n')
+    assert sorted(written(tmp_path / "x.py")) == ["/run/knetstatd/motd", "stage"]

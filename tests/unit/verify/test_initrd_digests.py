@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An initrd is read once; whatever happens to the file in which the answer is kept, the answer is the initrd's."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import elf
+import pytest
+
+from knetstatd.core.errors import Damaged
+from knetstatd.rehearsal.vm import CpioFile, cpio
+from knetstatd.verify import initrd_digests
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+K = "6.1.0-1-amd64"
+FILE = stat.S_IFREG | 0o644
+
+
+def archive(build_id: str) -> bytes:
+    """An initrd with a module of the kernel's own and an added one."""
+    return cpio([
+        CpioFile(f"usr/lib/modules/{K}/kernel/net/own.ko", FILE, elf.module("own", build_id="aa")),
+        CpioFile(f"usr/lib/modules/{K}/updates/dkms/my-mod.ko", FILE, elf.module("my-mod", build_id=build_id)),
+    ])  # fmt: skip
+
+
+def test_it_is_read_once(tmp_path: Path) -> None:
+    path, ours = tmp_path / "initrd", tmp_path / "state" / "initrd"
+    path.write_bytes(archive("0102"))
+    inside = initrd_digests.modules(path, K, ours)
+    assert inside.builds == {"my_mod": "0102"}
+    assert inside.has_own("own")
+    assert not inside.has_own("my_mod")
+    kept = ours / f"{K}.json"
+    kept.write_text(kept.read_text().replace("0102", "0304"))
+    assert initrd_digests.modules(path, K, ours).builds == {"my_mod": "0304"}, "it is what was kept"
+    assert initrd_digests.modules(path, K, ours).has_own("own")
+    path.write_bytes(archive("0506") + bytes(4))
+    assert initrd_digests.modules(path, K, ours).builds == {"my_mod": "0506"}, "another initrd is read"
+
+
+@pytest.mark.parametrize("damage", [
+    "", "[]", "{}", '{"identity": 1, "modules": 2}', '{"modules": {}, "own": ""}', "null", "[" * 100_000, '{"identity": NaN}',
+])  # fmt: skip
+def test_a_damaged_answer_is_none(tmp_path: Path, damage: str) -> None:
+    path, ours = tmp_path / "initrd", tmp_path / "state"
+    path.write_bytes(archive("0102"))
+    initrd_digests.modules(path, K, ours)
+    (ours / f"{K}.json").write_text(damage)
+    assert initrd_digests.modules(path, K, ours).builds == {"my_mod": "0102"}
+
+
+@pytest.mark.parametrize(("key", "value"), [('"own": "', '"own": 5, "x": "'), ('"my_mod": "0102"', '"my_mod": [1]')])
+def test_a_wrong_value_in_the_right_identity_is_no_answer(tmp_path: Path, key: str, value: str) -> None:
+    path, ours = tmp_path / "initrd", tmp_path / "state"
+    path.write_bytes(archive("0102"))
+    initrd_digests.modules(path, K, ours)
+    kept = ours / f"{K}.json"
+    assert key in kept.read_text()
+    kept.write_text(kept.read_text().replace(key, value))
+    assert initrd_digests.modules(path, K, ours).builds == {"my_mod": "0102"}
+
+
+def test_without_a_place_to_keep_it(tmp_path: Path) -> None:
+    path = tmp_path / "initrd"
+    path.write_bytes(archive("0102"))
+    assert initrd_digests.modules(path, K, None).builds == {"my_mod": "0102"}
+    assert os.listdir(tmp_path) == ["initrd"]
+    assert initrd_digests.modules(path, K, path).builds == {"my_mod": "0102"}, "a file is in the directory's place"
+    with pytest.raises(Damaged):
+        initrd_digests.modules(tmp_path / "absent", K, tmp_path)
