@@ -61,4 +61,4 @@ class Event(enum.Enum):
     CONFIG_REJECTED = "f853d1c9b23b438c9fd32b60dfc32628", 3, "the configuration is faulty", ("evidence",)
     CONFIG_LOADED = "a221aa8706634a7f8e0791665e0311f4", 6, "the configuration was read again"
     EVENTS_LOST = "13d938b2a06946a49e8122838748a841", 4, "events were lost; everything is looked at again"
-    DEGRADED = "ec738cffab104cb8ad5390bedf0540e6", 4, "something that the daemon needs is missing; it goes on without", ("source",)
+    DEGRADED = "ec738cffab104cb8ad5390bedf0540e6", 4, "the daemon lacks something, and goes on without it", ("source",)

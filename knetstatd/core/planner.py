@@ -15,8 +15,8 @@ Rules:
    again for that. No rehearsal runs while a package transaction is open: the files may change under it.
 8. A failure that waiting cannot heal is final until its fingerprint changes. Any other is tried again, ever more slowly.
 9. The running kernel is given a file that is there before a better one is made, also if not everything can be known of it: the
-   kernel knows. A failed loading keeps nobody from building, nor a failed build from loading. A loading that brought the machine
-   down twice is not tried a third time.
+   kernel knows. A failed loading keeps nobody from building, nor a failed build from loading. A loading that brought the
+   machine down twice is not tried a third time.
 """
 
 from __future__ import annotations
