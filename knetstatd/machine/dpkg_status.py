@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What dpkg says: kernel packages that were left half-way, and to which package a file belongs. Read from its files.
+"""What dpkg says: which kernel packages were left half-way, and to which package a file belongs.
 
-Rule 1: dpkg is not run, and its locks are not taken: /var/lib/dpkg/status and the journal in updates/ say which state a package
-        is in, info/*.list what it brought.
-Rule 2: a list that cannot be read makes the answer unknown, never "no package": `owned` raises.
+Rule 1: dpkg's locks are not taken. /var/lib/dpkg/status and the journal in updates/ say which state a package is in: a look
+        reads them, and starts no program. dpkg-query says whose a file is; only `repair` asks that.
+Rule 2: if dpkg-query cannot read a package's list of files, the answer is unknown, never "no package": `owners` raises.
 
-Sources: dpkg(1), "Package states"; deb-version(7); dpkg's lib/dpkg/database format, as dpkg-query(1) prints it.
+Sources: dpkg(1), "Package states"; deb-version(7); dpkg-query(1), --search; dpkg 1.21 and 1.22.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
-from knetstatd.system import files
+from knetstatd.system import files, process
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
 _DPKG = "var/lib/dpkg"
@@ -30,6 +30,10 @@ _KERNEL_PACKAGE = re.compile(r"(?:linux-(?:image|binary|headers|modules|base)(?:
 # The states that `dpkg --configure` takes to their end; "half-installed" needs the package itself again.
 CONFIGURABLE = ("unpacked", "half-configured")
 _UNFINISHED = (*CONFIGURABLE, "half-installed")
+# `a, b:amd64: /path`, `diversion by a from: /path`, `local diversion to: /path`; what dpkg-query would take for a pattern.
+_OWNED = re.compile(r"(?:diversion by )?([a-z0-9][a-z0-9+.-]*)[^/]*: (/.*)", re.DOTALL)
+_GLOB = re.compile(r"[*?\[\\]")
+_COMMAND_LINE = 1 << 20  # bytes; the kernel takes 2 MB, or a quarter of the stack's limit
 
 
 class Unfinished(NamedTuple):
@@ -98,22 +102,46 @@ def has_dpkg(root: Path) -> bool:
 def owners(root: Path, paths: Collection[str]) -> dict[str, str]:
     """For each path that a package brought, one such package. The paths may be spelt with /lib or /usr/lib.
 
-    Raises KnetstatdError where dpkg's lists cannot be read: then nothing may be taken for nobody's.
+    Raises KnetstatdError if dpkg-query cannot tell: then no path may be taken for nobody's.
     """
-    wanted = {spelling: path for path in paths for spelling in _spellings(path)}
-    found: dict[str, str] = {}
-    info = root / _DPKG / "info"
-    for name in files.names(info):
-        if name.endswith(".list"):
-            try:
-                text = files.read(info / name, _LIMIT).decode("utf-8", "surrogateescape")
-            except OSError as e:
-                raise KnetstatdError(f"cannot be read: {e.strerror}", os.fspath(info / name)) from e
-            if any(spelling in text for spelling in _prefixes(wanted)):
-                for line in text.split("\n"):
-                    if line in wanted:
-                        found.setdefault(wanted[line], name.removesuffix(".list").partition(":")[0])
-    return found
+    wanted = {spelling: path for path in paths if "\n" not in path for spelling in _spellings(path)}  # dpkg refuses those
+    owner: dict[str, str] = {}
+    for part in _parts(list(wanted)):
+        for line in _search(root, part).split("\n"):
+            match = _OWNED.fullmatch(line)
+            if match and match[2] in wanted:
+                owner.setdefault(wanted[match[2]], match[1])
+    return owner
+
+
+def _parts(paths: list[str]) -> Iterator[list[str]]:
+    """The paths in as many command lines as the kernel takes them; one, nearly always (execve(2), MAX_ARG_STRLEN)."""
+    begin = size = 0
+    for end, path in enumerate(paths):
+        size += len(os.fsencode(path)) + 16
+        if size > _COMMAND_LINE:
+            yield paths[begin:end]
+            begin, size = end, len(os.fsencode(path)) + 16
+    if paths[begin:]:
+        yield paths[begin:]
+
+
+def _search(root: Path, paths: list[str]) -> str:
+    """What `dpkg-query --search` prints for paths."""
+    argv = ["dpkg-query", f"--admindir={root / _DPKG}", "--search", "--", *(_GLOB.sub(r"\\\g<0>", path) for path in paths)]
+    errors = os.memfd_create("dpkg-query")  # apart from the output, in the middle of whose lines it would be
+    try:
+        done = process.run(argv, timeout=300, limit=_LIMIT, errors=errors)
+        said = os.pread(errors, 1 << 20, 0).decode("utf-8", "replace").splitlines()
+    finally:
+        os.close(errors)
+    # A list that is missing is one that says nothing, for dpkg-query.
+    lost = next((line for line in said if line.startswith("dpkg-query: warning: files list file for package")), "")
+    if done.code not in (0, 1) or done.truncated or lost:
+        last = " ".join(line.strip() for line in said[-2:])
+        fix = "Reinstall that package" if lost else "Run: dpkg --audit"
+        raise KnetstatdError(f"does not tell whose files are whose: {names.clean(lost or last)}", "dpkg-query", fix)
+    return done.output.decode("utf-8", "surrogateescape")
 
 
 def _spellings(path: str) -> tuple[str, ...]:
@@ -121,8 +149,3 @@ def _spellings(path: str) -> tuple[str, ...]:
     if path.startswith("/lib/"):
         return (path, f"/usr{path}")
     return (path, path.removeprefix("/usr")) if path.startswith("/usr/lib/") else (path,)
-
-
-def _prefixes(paths: Collection[str]) -> set[str]:
-    """A few strings of which a list that names one of the paths has one: most lists are done after one search."""
-    return {"/".join(path.split("/")[:5]) for path in paths}

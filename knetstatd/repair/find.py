@@ -20,6 +20,7 @@ import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
+from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.model import Action, Artefact, Headers, KernelState, Why
 from knetstatd.diagnosis import build_log, compare_kernels, uname_traps
 from knetstatd.machine import dkms_framework, dkms_tree, dpkg_status, kernels
@@ -321,7 +322,10 @@ def _mounted(root: Path, tree: Path) -> bool:
 def _owned(root: Path, paths: Sequence[str]) -> bool:
     """Whether a package brought one of the paths, or that cannot be known."""
     if dpkg_status.has_dpkg(root):
-        return bool(dpkg_status.owners(root, paths))
+        try:
+            return bool(dpkg_status.owners(root, paths))
+        except KnetstatdError:
+            return True
     if shutil.which("rpm", path=process.PATH) is None:
         return True
     for begin in range(0, len(paths), 500):

@@ -215,11 +215,13 @@ def run(
     limit: int = 1 << 20,
     keep: Iterable[int] = (),
     tick: Callable[[], None] | None = None,
+    errors: int | None = None,
 ) -> Finished:
     """Runs a program to its end and returns how it ended; a non-zero status is not an error here.
 
     timeout: seconds, then the family is killed.  limit: bytes of output kept, first half from the start, the rest from the
     end.  keep: file descriptors that the program inherits.  tick: called a few times a second while it runs.
+    errors: a descriptor that gets standard error; None: the output has it.
     Raises KnetstatdError where the program cannot be started.
     """
     begin = time.monotonic()
@@ -228,7 +230,7 @@ def run(
             argv,
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.STDOUT if errors is None else errors,
             env=dict(environment() if env is None else env),
             cwd=cwd,
             pass_fds=tuple(keep),

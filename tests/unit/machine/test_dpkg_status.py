@@ -83,19 +83,52 @@ def test_any_status_is_read(text: str) -> None:
             assert found is None or found.name.isascii()
 
 
-def test_owners(tree: Make) -> None:
-    root = tree({
-        "var/lib/dpkg/info/a.list": "/.\n/usr\n/usr/lib/modules/6.1/vmlinuz\n",
-        "var/lib/dpkg/info/b:amd64.list": "/lib/modules/6.1/kernel/x.ko\n/usr/bin/tool\n",
-        "var/lib/dpkg/info/b.md5sums": "",
-    })  # fmt: skip
-    asked = ["/lib/modules/6.1/vmlinuz", "/usr/lib/modules/6.1/kernel/x.ko", "/usr/bin/tool", "/lib/modules/6.1/updates/x.ko"]
-    assert dpkg_status.owners(root, asked) == {asked[0]: "a", asked[1]: "b", asked[2]: "b"}
-    assert dpkg_status.owners(root, []) == {}
+def package(name: str, *paths: str) -> dict[str, str]:
+    """What dpkg keeps of an installed package."""
+    return {f"var/lib/dpkg/info/{name}.list": "".join(f"{path}\n" for path in ("/.", *paths))}
 
 
-def test_a_list_that_cannot_be_read_is_no_answer(tree: Make) -> None:
-    root = tree({"var/lib/dpkg/info/a.list/": ""})
-    with pytest.raises(KnetstatdError, match=r"a\.list"):
-        dpkg_status.owners(root, ["/lib/modules/6.1/x"])
-    assert os.path.isdir(root)
+def database(*installed: str) -> dict[str, str]:
+    return {"var/lib/dpkg/status": "\n".join(
+        f"Package: {name}\nStatus: install ok installed\nMaintainer: m\nArchitecture: all\nVersion: 1\nDescription: d\n"
+        for name in installed
+    )}  # fmt: skip
+
+
+@pytest.mark.spawns
+class TestOwners:
+    def test_each_path_has_one(self, tree: Make) -> None:
+        root = tree(database("a", "b") | package("a", "/usr", "/usr/lib/modules/6.1/vmlinuz")
+                    | package("b", "/usr", "/lib/modules/6.1/kernel/x.ko", "/usr/bin/tool"))  # fmt: skip
+        asked = ["/lib/modules/6.1/vmlinuz", "/usr/lib/modules/6.1/kernel/x.ko", "/usr/bin/tool", "/lib/modules/6.1/up/x.ko"]
+        assert dpkg_status.owners(root, asked) == {asked[0]: "a", asked[1]: "b", asked[2]: "b"}
+        assert dpkg_status.owners(root, ["/usr"])["/usr"] in ("a", "b")
+        assert dpkg_status.owners(root, []) == {}
+
+    def test_a_name_is_no_pattern(self, tree: Make) -> None:
+        odd = ["/x/a*", "/x/[b]", "/x/c?", "/x/back\\slash", "/x/co: lon", "/x/\udcff"]
+        plain = ["/x/ab", "/x/b", "/x/cd", "/x/back", "/x/co", "/x/y"]
+        root = tree(database("odd", "plain") | package("plain", *plain))
+        (root / "var/lib/dpkg/info/odd.list").write_bytes(b"/.\n" + b"".join(os.fsencode(path) + b"\n" for path in odd))
+        assert dpkg_status.owners(root, odd) == dict.fromkeys(odd, "odd")
+        assert dpkg_status.owners(root, plain) == dict.fromkeys(plain, "plain")
+        assert dpkg_status.owners(root, ["/x/*", "-x", "/x/line\nbreak", "x/ab"]) == {}
+
+    def test_thousands_of_paths(self, tree: Make) -> None:
+        """More than a command line has room for; half of them are nobody's, and say so on standard error."""
+        paths = [f"/lib/modules/6.1/{'x' * 150}/{number}.ko" for number in range(10_000)]
+        root = tree(database("a") | package("a", *paths[::2]))
+        assert dpkg_status.owners(root, paths) == dict.fromkeys(paths[::2], "a")
+
+    def test_a_diversion_has_an_owner(self, tree: Make) -> None:
+        diverted = {"var/lib/dpkg/diversions": "/x/y\n/x/y.real\nb\n/x/z\n/x/q\n:\n"}
+        root = tree(database("a", "b") | package("a", "/x/y") | package("b") | diverted)
+        assert dpkg_status.owners(root, ["/x/y.real"]) == {"/x/y.real": "b"}
+        assert dpkg_status.owners(root, ["/x/y"])["/x/y"] in ("a", "b")
+        assert dpkg_status.owners(root, ["/x/q"]) == {"/x/q": "local"}, "the administrator's own: it is not nobody's"
+
+    @pytest.mark.parametrize("damage", [{}, {"var/lib/dpkg/info/a.list/": ""}, {"var/lib/dpkg/status": "nonsense"}])
+    def test_what_cannot_be_read_is_no_answer(self, tree: Make, damage: dict[str, str]) -> None:
+        root = tree(database("a", "b") | package("b", "/x") | damage)
+        with pytest.raises(KnetstatdError, match="dpkg-query: does not tell whose files are whose"):
+            dpkg_status.owners(root, ["/x"])

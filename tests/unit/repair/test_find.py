@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 
     Make = Callable[[dict[str, str]], Path]
 
+pytestmark = pytest.mark.spawns  # dpkg-query says whose a file is
+
+
+def status(*packages: str) -> str:
+    """dpkg's status of packages that are installed."""
+    fields = "Status: install ok installed\nMaintainer: m\nArchitecture: all\nVersion: 1\nDescription: d\n"
+    return "\n".join(f"Package: {name}\n{fields}" for name in packages)
+
+
 K, GONE = "6.1.0-9-amd64", "6.1.0-8-amd64"
 CONF = 'PACKAGE_NAME="m"\nPACKAGE_VERSION="1"\nBUILT_MODULE_NAME[0]="m"\nDEST_MODULE_LOCATION[0]="/updates"\n'
 BASE = {
@@ -33,8 +42,8 @@ BASE = {
     "usr/src/m-1/dkms.conf": CONF,
     "var/lib/dkms/m/1/source": "-> /usr/src/m-1",
     "proc/self/mountinfo": "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n",
-    "var/lib/dpkg/status": "",
-    "var/lib/dpkg/info/base.list": "/bin/sh\n",
+    "var/lib/dpkg/status": status("base"),
+    "var/lib/dpkg/info/base.list": "/.\n/bin/sh\n",
 }
 
 
@@ -78,7 +87,8 @@ def test_a_source_of_a_package(tree: Make) -> None:
     root = tree({
         **BASE,
         "var/lib/dkms/gone/1/source": "-> /usr/src/gone-1",
-        "var/lib/dpkg/info/gone-dkms.list": "/usr/src/gone-1/dkms.conf\n",
+        "var/lib/dpkg/info/gone-dkms.list": "/.\n/usr/src/gone-1/dkms.conf\n",
+        "var/lib/dpkg/status": status("base", "gone-dkms"),
     })  # fmt: skip
     assert plan(root)["source"].acts == (find.Run(("apt-get", "install", "--reinstall", "-y", "gone-dkms")),)
 
@@ -109,7 +119,9 @@ def test_an_unlisted_module(tree: Make) -> None:
         ({f"usr/lib/modules/{GONE}/README": ""}, False),
         ({f"usr/lib/modules/{GONE}/modules.dep": "",
           "proc/self/mountinfo": f"22 21 8:1 /x ROOT/usr/lib/modules/{GONE} rw - ext4 /dev/sda1 rw\n"}, False),
-        ({f"usr/lib/modules/{GONE}/build": "-> /x", "var/lib/dpkg/info/h.list": f"/lib/modules/{GONE}/build\n"}, False),
+        ({f"usr/lib/modules/{GONE}/build": "-> /x", "var/lib/dpkg/status": status("base", "h"),
+          "var/lib/dpkg/info/h.list": f"/.\n/lib/modules/{GONE}/build\n"}, False),
+        ({f"usr/lib/modules/{GONE}/": "", "var/lib/dpkg/status": status("base", "lost")}, False),
         ({f"usr/lib/modules/{GONE}/modules.dep": "", f"boot/vmlinuz-{GONE}": "", f"usr/lib/modules/{GONE}/kernel/": ""}, False),
     ],
 )
@@ -133,7 +145,6 @@ def test_without_a_package_manager_nothing_is_an_orphan(tree: Make, monkeypatch:
     assert plan(root) == {}
 
 
-@pytest.mark.spawns
 @pytest.mark.parametrize(("says", "orphan"), [("is not owned by any package", True), ("kernel-core", False), ("", False)])
 def test_rpm_is_asked(tree: Make, monkeypatch: pytest.MonkeyPatch, says: str, orphan: bool) -> None:
     root = tree({
@@ -199,7 +210,6 @@ def test_no_override_that_nothing_can_prove(tree: Make) -> None:
     assert found.acts[1] == find.Prove("m", "1", K)
 
 
-@pytest.mark.spawns
 @pytest.mark.parametrize(
     ("dkms", "end", "raises"),
     [
@@ -256,7 +266,8 @@ class Typist:
 PACKAGED = {
     f"usr/lib/modules/{GONE}/kernel/fs/a.ko": "packaged",
     f"boot/vmlinuz-{GONE}": "",
-    f"var/lib/dpkg/info/linux-image-{GONE}.list": f"/usr/lib/modules/{GONE}/kernel/fs/a.ko\n",
+    f"var/lib/dpkg/info/linux-image-{GONE}.list": f"/.\n/usr/lib/modules/{GONE}/kernel/fs/a.ko\n",
+    "var/lib/dpkg/status": status("base", f"linux-image-{GONE}"),
 }
 
 
