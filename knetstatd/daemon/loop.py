@@ -227,23 +227,17 @@ class Daemon:
             staged.clear(places, kernel, package)
             attempts.forget(places, kernel, package)
 
-    def _forget_leftovers(self, kernels: set[str]) -> None:
-        """Deletes what is kept of kernels and packages that are gone; not during an upgrade, in which packages go and come."""
-        machine = self.machine
-        if not machine.refresh_locks() and (gone := leftovers.find(machine.places, kernels, machine.registered())):
-            with contextlib.suppress(KnetstatdError), locks.locked(machine.places.build_lock, 0.0):
-                leftovers.delete(machine.places, gone)
-
     def _survey(self) -> None:
         """Looks at which kernels there are, which will be booted, and which directories are watched."""
         machine = self.machine
-        machine.refresh()
+        transaction = machine.refresh()
         found = set(machine.kernels.kernels)
         self.teller.survey(machine)
         for kernel in self.known - found:
             self._forget(kernel)
         self.changed = {kernel: when for kernel, when in self.changed.items() if kernel in found}
-        self._forget_leftovers(found)
+        if not transaction:  # an upgrade takes a package out of DKMS and puts it back
+            leftovers.forget(machine.places, found, machine.registered())
         self.known = found
         if self.watch is not None:
             self.watch.refresh(machine.watched())

@@ -11,6 +11,9 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+from knetstatd.core.errors import KnetstatdError
+from knetstatd.system import locks
+
 if TYPE_CHECKING:
     from collections.abc import Container
     from pathlib import Path
@@ -26,8 +29,15 @@ def find(places: Places, kernels: Container[str], packages: Container[str]) -> l
     return [*of_kernels, *(path for path in of_packages if path.parent not in gone)]
 
 
-def delete(places: Places, paths: list[Path]) -> None:
-    """Deletes them, and directories that become empty. Raises nothing: the next look tries again. The caller holds our lock."""
+def forget(places: Places, kernels: Container[str], packages: Container[str]) -> None:
+    """Deletes what `find` finds, unless a builder is at work. Raises nothing: the next look tries again."""
+    if paths := find(places, kernels, packages):
+        with contextlib.suppress(KnetstatdError, OSError), locks.locked(places.build_lock, 0.0):
+            _delete(places, paths)
+
+
+def _delete(places: Places, paths: list[Path]) -> None:
+    """Deletes paths, and the directories that become empty."""
     for path in paths:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

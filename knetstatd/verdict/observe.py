@@ -94,8 +94,8 @@ class Machine:
 
     # -- the machine ------------------------------------------------------------------------------------------------------
 
-    def refresh(self) -> None:
-        """Reads which kernels there are, which is next, and what DKMS knows."""
+    def refresh(self) -> str:
+        """Reads which kernels there are, which is next, and what DKMS knows; returns the same as `refresh_locks`."""
         self.kernels = kernels.directories(self.root)
         self._states = {k: kernels.state(self.root, k) for k in self.kernels.kernels}
         bootable = [k for k, state in self._states.items() if state is KernelState.BOOTABLE]
@@ -114,7 +114,7 @@ class Machine:
         self._changed = {}
         self._arguments = {}
         self.no_rehearsal = rehearsal_results.missing(self.root)
-        self.refresh_locks()
+        return self.refresh_locks()
 
     def refresh_locks(self) -> str:
         """Begins to observe anew: who is at work on packages (returned, "" for nobody) and in DKMS."""

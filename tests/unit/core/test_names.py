@@ -109,3 +109,15 @@ def test_dpkg_orders_the_same() -> None:
         # With an epoch and a revision, so that dpkg takes each for one upstream version.
         compared = subprocess.run(["dpkg", "--compare-versions", f"0:{one}-0", relation, f"0:{other}-0"], check=False)
         assert compared.returncode == 0, (one, relation, other)
+
+
+@pytest.mark.parametrize(
+    ("filename", "module"),
+    [
+        ("a.ko", "a"), ("a-b.ko.xz", "a-b"), ("a.ko.gz", "a"), ("a.ko.zst", "a"), ("a.ko.ko", "a.ko"), ("a.b.ko", "a.b"),
+        ("a", ""), (".ko", ""), ("a.ko.bak", ""), ("a.ko.xz.bak", ""), ("a.kof", ""), ("a.KO", ""),
+        ("a\n.ko", "a\n"), ("ako", ""),
+    ],
+)  # fmt: skip
+def test_the_module_of_a_file(filename: str, module: str) -> None:
+    assert names.module_of(filename) == module

@@ -50,7 +50,8 @@ def test_a_later_file_wins(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("value", [
-    "", "relative/tree", "/", "/srv", "/srv/../etc", "$(cat /x)/tree", "`x`/tree", "/srv/$kernelver/tree", "'/srv/$x'", "/a/$((1))",
+    "", "relative/tree", "/", "/srv", "/srv/../etc", "$(cat /x)/tree", "`x`/tree", "/srv/$kernelver/tree", "'/srv/$x'",
+    "/a/$((1))",
 ])  # fmt: skip
 def test_a_tree_that_is_none_or_needs_a_shell_is_not_followed(tree: Tree, value: str) -> None:
     assert framework(tree({FILE: f"dkms_tree={value}\n"})).dkms_tree == "/var/lib/dkms"
@@ -110,7 +111,8 @@ def test_dkms_reads_the_same(tmp_path: Path) -> None:
     (tmp_path / "etc/dkms").mkdir(parents=True)
     for text in TEXTS:
         (tmp_path / FILE).write_text(text)
-        run = subprocess.run(["bash", "-c", script, "bash", tmp_path / FILE], capture_output=True, text=True, check=True, env=env)
+        argv = ["bash", "-c", script, "bash", os.fspath(tmp_path / FILE)]
+        run = subprocess.run(argv, capture_output=True, text=True, check=True, env=env)
         theirs = Framework(*run.stdout.split("\0")[:-1])
         if theirs.dkms_tree:  # with none dkms does nothing at all
             assert framework(tmp_path) == theirs, text

@@ -78,14 +78,17 @@ def test_loading_and_building_are_counted_apart() -> None:
     assert attempts.following(build, Attempt(Kind.INTERRUPTED, 1, loading=True), LIMITS).times == 1
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": 99}', "null", '{"schema": 1}', "\x00" * 50])
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": 99}', "null", '{"schema": 1}', "\x00" * 50, "[" * 99999])
 def test_a_damaged_file_is_no_attempt(root: Path, damage: str) -> None:
     attempts.save(root, places.places(root), "6.1", "m", "1", "mark", FAILED)
     places.places(root).attempt("6.1", "m").write_text(damage)
     assert attempts.load(root, places.places(root), "6.1", "m", "mark") is None
 
 
-@pytest.mark.parametrize(("key", "value"), [("kind", "no such"), ("times", "x"), ("evidence", 5), ("not_before", None)])
+@pytest.mark.parametrize(("key", "value"), [
+    ("kind", "no such"), ("times", "x"), ("evidence", 5), ("not_before", None), ("times", 1.5), ("loading", 1),
+    ("not_before", float("inf")), ("boot_id", None), ("log", ["/x"]), ("reason", "\udcff"),
+])  # fmt: skip
 def test_a_wrong_value_is_no_attempt(root: Path, key: str, value: object) -> None:
     attempts.save(root, places.places(root), "6.1", "m", "1", "mark", FAILED)
     path = places.places(root).attempt("6.1", "m")

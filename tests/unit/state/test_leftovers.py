@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from knetstatd.state import leftovers, paths
+from knetstatd.system import locks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +50,7 @@ def test_nothing_of_what_is_there_is_a_leftover(places: Places) -> None:
 
 def test_a_kernel_that_is_gone(places: Places) -> None:
     before = kept(places)
-    leftovers.delete(places, leftovers.find(places, {K}, {"mine", "purged"}))
+    leftovers.forget(places, {K}, {"mine", "purged"})
     assert before - kept(places) == {name for name in before if GONE in name}
     assert not (places.stages / GONE).exists()
     assert leftovers.find(places, {K}, {"mine", "purged"}) == []
@@ -57,20 +58,20 @@ def test_a_kernel_that_is_gone(places: Places) -> None:
 
 def test_a_package_that_is_gone(places: Places) -> None:
     before = kept(places)
-    leftovers.delete(places, leftovers.find(places, {K, GONE}, {"mine"}))
+    leftovers.forget(places, {K, GONE}, {"mine"})
     assert before - kept(places) == {name for name in before if "purged" in name}
     assert (places.stages / K / ".mine.x").exists(), "a compilation is at work in it"
     assert (places.stages / ".publish.x").exists()
 
 
 def test_both(places: Places) -> None:
-    leftovers.delete(places, leftovers.find(places, {K}, {"mine"}))
+    leftovers.forget(places, {K}, {"mine"})
     assert not [name for name in kept(places) if GONE in name or "purged" in name]
     assert {"run/knetstatd/status.json", f"var/lib/knetstatd/initrd/{K}.json"} <= kept(places)
 
 
 def test_empty_directories_go_and_ours_stay(places: Places) -> None:
-    leftovers.delete(places, leftovers.find(places, (), ()))
+    leftovers.forget(places, (), ())
     assert sorted(os.listdir(places.state)) == ["stage"], "a publication is at work there"
     assert sorted(os.listdir(places.runtime)) == ["build.lock", "motd", "status.json"]
 
@@ -80,7 +81,7 @@ def test_names_that_are_nobodys_are_left_alone(places: Places) -> None:
     (places.state / "kernels" / K / "not a package.json").touch()
     (places.state / "kernels" / GONE).rename(places.state / "elsewhere")
     (places.state / "kernels" / GONE).symlink_to("../elsewhere")
-    leftovers.delete(places, leftovers.find(places, {K}, {"mine"}))
+    leftovers.forget(places, {K}, {"mine"})
     assert (places.state / "kernels" / "not a kernel").exists()
     assert (places.state / "kernels" / K / "not a package.json").exists()
     assert (places.state / "elsewhere" / "mine.json").exists(), "a link is taken away, not followed"
@@ -88,4 +89,15 @@ def test_names_that_are_nobodys_are_left_alone(places: Places) -> None:
 
 def test_without_any_state(tmp_path: Path) -> None:
     assert leftovers.find(paths.places(tmp_path), (), ()) == []
-    leftovers.delete(paths.places(tmp_path), [tmp_path / "absent"])
+    leftovers.forget(paths.places(tmp_path), (), ())
+    assert os.listdir(tmp_path) == []
+
+
+def test_all_is_left_to_a_builder_that_is_at_work(places: Places) -> None:
+    before = kept(places)
+    with locks.locked(places.build_lock, 0.0):
+        leftovers.forget(places, {K}, {"mine"})
+        assert kept(places) == before
+    leftovers.forget(places, {K}, {"mine"})
+    assert kept(places) < before
+

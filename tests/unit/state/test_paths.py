@@ -41,6 +41,17 @@ def test_no_two_things_have_one_place() -> None:
         assert not [other for other in every[number + 1 :] if path == other or path in other.parents or other in path.parents]
 
 
+def test_a_purge_removes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    purge = (PACKAGE.parent / "debian/knetstatd.postrm").read_text().partition("purge")[2]
+    removed = {word for line in purge.splitlines() if line.strip().startswith("rm -rf") for word in line.split()[2:]}
+    places = paths.places(Path("/"))
+    ours = {places.state, places.runtime, places.compile_cache, places.rehearse_cache}
+    links = {Path(str(path).replace("/private", "")) for path in ours}  # systemd.exec(5), DynamicUser=
+    assert {str(path) for path in ours | links} <= removed
+
+
 # A path of ours, or a piece that is joined to one: `/ "stage"`. Sentences, which have spaces, are no paths.
 _WHOLE = re.compile(
     r"(?:/?var/(?:lib|cache/private)/|/?run/|^)knetstatd(?:-compile|-rehearse)?(?:/[^ ]*)?|(?:STATE|RUNTIME)_DIRECTORY"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import kerneltree
 import pytest
 from kerneltree import KERNEL
+from keys import variable
 
 from knetstatd.core.config import Config
 from knetstatd.core.model import Answer, Artefact, Outcome, Proof, Rehearsed
@@ -140,20 +141,32 @@ def test_the_command_line(root: Path, line: str, secure_boot: bytes | None, argu
     assert subject.arguments == ()
 
 
+@pytest.mark.parametrize(("attributes", "arguments"), [(6, ()), (7, ("module.sig_enforce=1",))])
+def test_where_shim_s_validation_is_off_the_kernel_does_not_insist(
+    root: Path, attributes: int, arguments: tuple[str, ...]
+) -> None:
+    """`mokutil --disable-validation`; the kernel believes no variable that is kept over a boot."""
+    variable(root, "SecureBoot", b"\1")
+    variable(root, "MokSBStateRT", b"\1", attributes=attributes)
+    assert about(root).arguments == arguments
+
+
 def test_without_a_boot_loader_the_running_kernel_s_command_line_counts(root: Path) -> None:
     (root / "proc").mkdir()
     (root / "proc/cmdline").write_text("quiet lockdown=integrity\n")
     assert about(root).arguments == ("lockdown=integrity",)
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"schema": 1}', "\x00" * 50])
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"schema": 1}', "\x00" * 50, "[" * 99999])
 def test_a_damaged_file_is_no_answer(root: Path, damage: str) -> None:
     keep(root)
     places.places(root).rehearsal(KERNEL, "knetstat").write_text(damage)
     assert rehearsed(root) == (Rehearsed.DUE, None)
 
 
-@pytest.mark.parametrize(("key", "value"), [("outcome", "no such"), ("words", 5), ("seconds", "x"), ("when", None)])
+@pytest.mark.parametrize(("key", "value"), [
+    ("outcome", "no such"), ("words", 5), ("seconds", "x"), ("when", None), ("seconds", True), ("fix", "\ud800"),
+])  # fmt: skip
 def test_a_wrong_value_is_no_answer(root: Path, key: str, value: object) -> None:
     keep(root)
     path = places.places(root).rehearsal(KERNEL, "knetstat")

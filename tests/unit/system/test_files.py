@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,6 @@ from knetstatd.system import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     Tree = Callable[[dict[str, str]], Path]
 
@@ -66,6 +66,44 @@ def test_names_are_sorted(tree: Tree) -> None:
     assert files.names(root / "d") == ["a", "b", "c"]
     assert files.names(root / "d/a") == []
     assert files.names(root / "none") == []
+
+
+def test_reading_never_waits(tmp_path: Path) -> None:
+    """A FIFO in a file's place would hold the daemon up for ever."""
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="Invalid argument"):
+        files.read(tmp_path / "fifo", 9)
+    with pytest.raises(OSError, match="Invalid argument"):
+        files.untrusted(tmp_path / "fifo", 9)
+    assert files.text(tmp_path / "fifo") is None
+    assert files.text(Path("/dev/null")) == "", "which stands for an empty file"
+
+
+def test_a_path_that_no_file_can_have(tmp_path: Path) -> None:
+    path = tmp_path / "a\0b"
+    with pytest.raises(FileNotFoundError):
+        files.read(path, 9)
+    with pytest.raises(FileNotFoundError):
+        files.untrusted(path, 9)
+    assert files.text(path) is None
+    assert files.names(path) == []
+    assert files.identity(path) is None
+
+
+def test_what_somebody_else_may_have_written(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to("x")
+    assert files.untrusted(tmp_path / "x", 5) == b"12345"
+    assert files.untrusted(tmp_path / "x", 5, owner=os.getuid()) == b"12345"
+    assert files.read(tmp_path / "link", 5) == b"12345"
+    with pytest.raises(KnetstatdError, match="larger than 4 bytes"):
+        files.untrusted(tmp_path / "x", 4)
+    with pytest.raises(KnetstatdError, match="no regular file of its owner's"):
+        files.untrusted(tmp_path / "x", 5, owner=os.getuid() + 1)
+    with pytest.raises(OSError, match="symbolic link"):
+        files.untrusted(tmp_path / "link", 5)
+    with pytest.raises(KnetstatdError, match="no regular file"):
+        files.untrusted(Path("/dev/null"), 5)
 
 
 @pytest.mark.parametrize("durable", [True, False])

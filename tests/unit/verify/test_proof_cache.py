@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import kerneltree
 from kerneltree import KERNEL
@@ -11,6 +12,7 @@ from kerneltree import KERNEL
 from knetstatd.verify.proof_cache import Look, Proofs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -45,3 +47,20 @@ def test_a_proof_falls_with_a_file_that_is_inserted_before(tmp_path: Path) -> No
     (tree / "updates/other.ko").write_bytes(b"")
     [(_, proof)] = proofs.installed(Look(tmp_path, KERNEL), {"demo": None})
     assert not proof.loads
+
+
+def test_a_proof_comes_whole_out_of_another_process(tmp_path: Path) -> None:
+    """Whatever carries it knows JSON only."""
+    tree = kerneltree.make(tmp_path)
+    kerneltree.add(tree, "updates/other.ko", kerneltree.module("other"))
+    kerneltree.add(tree, "updates/demo.ko", kerneltree.module(build_id="0102"), "updates/other.ko")
+
+    def carried(work: Callable[[], list[Any]]) -> list[Any]:
+        made: list[Any] = json.loads(json.dumps(work(), sort_keys=True))
+        return made
+
+    [(_, here)] = Proofs(tmp_path).installed(Look(tmp_path, KERNEL), {"demo": None})
+    [(_, there)] = Proofs(tmp_path, carried).installed(Look(tmp_path, KERNEL), {"demo": None})
+    assert here.needed
+    assert here == there
+    assert [type(check.result) for check in there.checks] == [type(check.result) for check in here.checks]
