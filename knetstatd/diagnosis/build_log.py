@@ -9,6 +9,7 @@ Rule 4: what a Makefile asks by the way may fail and do no harm. Where a compile
 
 from __future__ import annotations
 
+import enum
 import re
 from typing import NamedTuple
 
@@ -16,14 +17,26 @@ from knetstatd.core import names
 from knetstatd.core.model import Kind
 
 
+class Cure(enum.Enum):
+    """A cure that somebody who knows the machine can say better (see compare_kernels)."""
+
+    AS_SAID = enum.auto()
+    INSTALL_HEADERS = enum.auto()
+    REINSTALL_HEADERS = enum.auto()
+
+
 class Cause(NamedTuple):
-    """Why a build failed. subject: the symbol, header, identifier, program or option that it is about, "" for none."""
+    """Why a build failed. subject: the symbol, header, identifier, program or option that it is about, "" for none.
+
+    fix: the cure in words.  cure: which one that is.
+    """
 
     kind: Kind
     reason: str
     fix: str
     evidence: tuple[str, ...]
     subject: str = ""
+    cure: Cure = Cure.AS_SAID
 
 
 class _Rule(NamedTuple):
@@ -35,21 +48,24 @@ class _Rule(NamedTuple):
     fix: str
     subject: str
     despite: re.Pattern[str] | None
+    cure: Cure
 
     def counts(self, text: str) -> bool:
         """Whether what fits may be the cause in this log."""
         return self.despite is None or _ERROR.search(text) is None or self.despite.search(text) is not None
 
 
-def _rule(pattern: str, kind: Kind, reason: str, fix: str, subject: str = "", despite: str = "") -> _Rule:
-    return _Rule(
-        re.compile(pattern, re.MULTILINE), kind, reason, fix, subject, re.compile(despite, re.MULTILINE) if despite else None
-    )
+def _rule(
+    pattern: str, kind: Kind, reason: str, fix: str, subject: str = "", despite: str = "", cure: Cure = Cure.AS_SAID
+) -> _Rule:
+    unless = re.compile(despite, re.MULTILINE) if despite else None
+    return _Rule(re.compile(pattern, re.MULTILINE), kind, reason, fix, subject, unless, cure)
 
 
 _ERROR = re.compile(r"^\S+?:\d+:(?:\d+:)? (?:fatal )?error: (?!.*Read-only file system)|^ERROR: modpost: ", re.MULTILINE)
 _NOT_RUN = r"Error 127$|No rule to make target"  # the shell's and make's status where there is no such program
 
+NOT_HERE = ", which this kernel does not have"
 _PORT = "The module's source does not fit this kernel: get a newer version of it (its distributor or author), then dkms add it"
 
 # reason, fix and subject may use {1}, {2}: the pattern's groups.
@@ -97,6 +113,7 @@ _RULES = (
         "Reinstall the headers of this kernel and what they depend on (Debian: linux-kbuild)",
         "{1}",
         _NOT_RUN,
+        Cure.REINSTALL_HEADERS,
     ),
     _rule(
         r"pahole: (?:not found|command not found|No such file)|^(?:pahole|btf_encoder\S*): .*|FAILED: load BTF from \S+: .*"
@@ -169,11 +186,12 @@ _RULES = (
         Kind.HEADERS,
         "the kernel's headers are incomplete: {1}",
         "Reinstall the headers of this kernel",
+        cure=Cure.REINSTALL_HEADERS,
     ),
     _rule(
         r"^(\S+?):(\d+):(?:\d+:)? (?:fatal )?error: (\S+\.h): No such file or directory",
         Kind.API,
-        "{1} line {2} includes {3}, which this kernel does not have",
+        f"{{1}} line {{2}} includes {{3}}{NOT_HERE}",
         _PORT,
         "{3}",
     ),
@@ -199,6 +217,7 @@ _RULES = (
         Kind.HEADERS,
         "dkms does not find the kernel's headers",
         "Install the headers of this kernel",
+        cure=Cure.INSTALL_HEADERS,
     ),
     _rule(
         r"^make.*\*\*\* (M=\S*|/\S+): (?:No such file or directory|Not a directory)\.  Stop"
@@ -263,7 +282,7 @@ def classify(log: str, dkms_output: str, code: int) -> Cause:
             if (found := _match(rule.pattern, text)) and rule.counts(text):
                 groups = [names.clean(_BUILD.sub("", group), 160) for group in found.groups() if group is not None]
                 reason, fix, subject = (_fill(part, groups) for part in (rule.reason, rule.fix, rule.subject))
-                return Cause(rule.kind, reason, fix, _evidence(text, rule.pattern, found.start()), subject)
+                return Cause(rule.kind, reason, fix, _evidence(text, rule.pattern, found.start()), subject, rule.cure)
     if code == 7 and not log.strip():  # what make has made, and its log, are gone: dkms has one directory for all its runs
         reason = "another dkms built the same module at the same time, and has emptied the directory"
         return Cause(Kind.FOREIGN_DKMS, reason, "When no other dkms runs, build again", last_lines(dkms_output, 4))
