@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import elf
 import kerneltree
 from kerneltree import KERNEL
+from keys import Key
 
 from knetstatd.build.compile import Job
 from knetstatd.build.steps import Builder
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
 ARCH = os.uname().machine
 GOOD = kerneltree.module("demo", build_id="aaaa")
 CONF = 'PACKAGE_NAME="demo"\nPACKAGE_VERSION="{}"\nBUILT_MODULE_NAME[0]="demo"\nDEST_MODULE_LOCATION[0]="/updates"\n'
-# What `dkms build` makes and `modprobe` loads; how much a signature is.
-MADE, SIGNATURE = "made", b"signature"
+MADE = "made"  # what `dkms build` makes
 
 _BEGIN = """#!/bin/sh
 root={root}
@@ -86,7 +86,7 @@ cat "$root/signature" >>"$4"
 """
 _OPENSSL = """
 while [ $# -gt 0 ]; do
-    case $1 in -keyout | -out) echo "made by openssl" >"$2" ;; esac
+    case $1 in -keyout | -out) cp "$root/certificate" "$2" ;; esac
     shift
 done
 """
@@ -101,7 +101,7 @@ _PROGRAMS = {
 }  # fmt: skip
 
 
-def make(root: Path, *, signed: bool = False, version: str = "1.0", module: bytes = GOOD) -> Path:
+def make(root: Path, *, signed: bool = False, module: bytes = GOOD) -> Path:
     """A machine with a kernel that can be built for and the package `demo`, of which nothing is built. Returns the kernel's tree.
 
     signed: the kernel has module signatures.  module: what a build makes.
@@ -111,19 +111,25 @@ def make(root: Path, *, signed: bool = False, version: str = "1.0", module: byte
     write(headers / "Makefile", "")
     write(headers / ".config", "CONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_HASH=\"sha512\"\n" if signed else "")
     write(root / f"boot/vmlinuz-{KERNEL}", "")
+    register(root, "1.0")
+    for directory in ("ran", "told", MADE, "run", "proc", "dev", "sys/module"):
+        (root / directory).mkdir(parents=True)
+    write(root / MADE / "demo.ko", module)
+    write(root / "signature", elf.sign(b"", Key().signature(module)))
+    write(root / "certificate", Key().certificate)
+    for name, text in _PROGRAMS.items():
+        program(root / name, root, text)
+    program(headers / "scripts/sign-file", root, _SIGN_FILE)
+    return tree
+
+
+def register(root: Path, version: str) -> None:
+    """A version of the package, as `dkms add` leaves it."""
     (root / f"var/lib/dkms/demo/{version}").mkdir(parents=True)
     (root / f"var/lib/dkms/demo/{version}/source").symlink_to(f"/usr/src/demo-{version}")
     source = root / f"usr/src/demo-{version}"
     for path, text in ((source / "dkms.conf", CONF.format(version)), (source / "demo.c", "")):
         os.utime(write(path, text), (1e9, 1e9))
-    for directory in ("ran", "told", MADE, "run", "proc", "dev", "sys/module"):
-        (root / directory).mkdir(parents=True)
-    write(root / MADE / "demo.ko", module)
-    write(root / "signature", elf.sign(b"", SIGNATURE))
-    for name, text in _PROGRAMS.items():
-        program(root / name, root, text)
-    program(headers / "scripts/sign-file", root, _SIGN_FILE)
-    return tree
 
 
 def write(path: Path, data: bytes | str) -> Path:
@@ -149,10 +155,9 @@ def ran(root: Path, name: str) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def job(root: Path, *, version: str = "1.0", timeout: float = 20.0) -> Job:
+def job(root: Path, *, timeout: float = 20.0) -> Job:
     """To build `demo` for the kernel."""
-    source = root / f"usr/src/demo-{version}"
-    return Job(root, root / "var/lib/knetstatd", KERNEL, "demo", version, source, (), "mark", timeout)
+    return Job(root, root / "var/lib/knetstatd", KERNEL, "demo", "1.0", root / "usr/src/demo-1.0", (), "mark", timeout)
 
 
 def machine(root: Path, *, running: str = KERNEL, **settings: object) -> Machine:
