@@ -32,14 +32,14 @@ _FIX = {
 }
 
 
-def load(root: Path, modules: Iterable[tuple[str, str]]) -> None:
-    """Loads modules, in this order, each by its file's name and the kernel's.
+def load(root: Path, modules: Iterable[tuple[str, str]], timeout: float = _TIMEOUT) -> None:
+    """Loads modules, in this order, each by its file's name and the kernel's. timeout: seconds for each.
 
     Raises BuildError of kind DENIED (by configuration), MISMATCH (the file is not for this kernel) or REFUSED (all else).
     """
     for file, name in modules:
         with _kernel_log(root) as log:
-            done = process.run(["modprobe", "-b", "--", file], timeout=_TIMEOUT, env=process.environment(root=root))
+            done = process.run(["modprobe", "-b", "--", file], timeout=timeout, env=process.environment(root=root))
             words = _words(log, name)
         if loaded_modules.is_live(root / "sys/module" / name):
             continue
@@ -66,7 +66,7 @@ def _refusal(name: str, done: process.Finished, words: tuple[str, ...]) -> Build
 
 @contextlib.contextmanager
 def _kernel_log(root: Path) -> Iterator[int]:
-    """A descriptor that gives what the kernel says from now on (Documentation/ABI/testing/dev-kmsg); -1 if nobody may read it."""
+    """A descriptor that gives what the kernel says from now on (Documentation/ABI/testing/dev-kmsg); -1 if we may not read."""
     try:
         fd = os.open(root / "dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -203,4 +203,4 @@ class Builder:
                 Kind.PACKAGES, f"{package} could not be installed ({tool} ended with {done.code})", "",
                 f"Run: {tool} install {package}", build_log.last_lines(done.text, 4),
             )  # fmt: skip
-        self._say(Event.HEADERS_INSTALLED, seen, f"{package} is installed, as the configuration asks", package=package)
+        self._say(Event.HEADERS_INSTALLED, seen, f"{package} is installed, as the configuration asks", headers=package)

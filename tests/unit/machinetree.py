@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Makes a machine for tests of what acts: a kernel with headers, a package in DKMS, and programs that do to the tree what the real
-ones do to a machine.
+"""Makes a machine for tests of what acts: a kernel with headers, a package in DKMS, and programs.
+
+The programs do to the tree what the real ones do to a machine.
 
 Each program writes its arguments into `ran/NAME`, a line for each run. `tell` makes it do something else.
 """
@@ -15,12 +16,13 @@ from typing import TYPE_CHECKING
 
 import elf
 import kerneltree
-from kerneltree import KERNEL
+from kerneltree import KERNEL as KERNEL
 from keys import Key
 
 from knetstatd.build.compile import Job
 from knetstatd.build.steps import Builder
 from knetstatd.core.config import Config
+from knetstatd.state import paths
 from knetstatd.system.journal import Journal
 from knetstatd.system.progress import Progress
 from knetstatd.verdict.observe import Machine
@@ -96,13 +98,28 @@ mkdir -p "$root/sys/module/$3" && echo live >"$root/sys/module/$3/initstate"
 _SYSTEMCTL = """
 case $1 in show) echo ActiveState=inactive; echo Result=success ;; esac
 """
+# What starts another program with less than it has itself.
+_STARTER = """
+while [ "${1#/}" = "$1" ]; do
+    case $1 in chrt | ionice) break ;; esac
+    shift
+done
+exec "$@"
+"""
+# A throwaway machine: its console says `told/console`, with the run's own word in place of MARK.
+_QEMU = """
+initrd=${arguments#*-initrd } initrd=${initrd%% *}
+mark=$(grep -aom1 '@[0-9a-f]\\{16\\}' "$initrd" | head -n1)
+[ -e "$root/told/console" ] && sed "s/MARK/$mark/" "$root/told/console"
+"""
 _PROGRAMS = {
     "usr/sbin/dkms": _DKMS, "usr/bin/openssl": _OPENSSL, "usr/sbin/modprobe": _MODPROBE, "usr/bin/systemctl": _SYSTEMCTL,
+    "usr/bin/setpriv": _STARTER, "usr/bin/chrt": _STARTER, "usr/bin/ionice": _STARTER,
 }  # fmt: skip
 
 
 def make(root: Path, *, signed: bool = False, module: bytes = GOOD) -> Path:
-    """A machine with a kernel that can be built for and the package `demo`, of which nothing is built. Returns the kernel's tree.
+    """A machine with a kernel that can be built for, and the package `demo`, not built yet. Returns the kernel's tree.
 
     signed: the kernel has module signatures.  module: what a build makes.
     """
@@ -149,6 +166,11 @@ def tell(root: Path, run: str, text: str) -> None:
     write(root / "told" / run.replace(" ", "-"), text + "\n")
 
 
+def without_room(root: Path) -> None:
+    """Makes it so that no attempt can be kept: nobody can make a file there, not even root."""
+    (root / "var/lib/knetstatd/kernels").symlink_to("/proc/sys/kernel")
+
+
 def ran(root: Path, name: str) -> list[str]:
     """The arguments of each run of a program."""
     path = root / "ran" / name
@@ -157,16 +179,16 @@ def ran(root: Path, name: str) -> list[str]:
 
 def job(root: Path, *, timeout: float = 20.0) -> Job:
     """To build `demo` for the kernel."""
-    return Job(root, root / "var/lib/knetstatd", KERNEL, "demo", "1.0", root / "usr/src/demo-1.0", (), "mark", timeout)
+    return Job(root, paths.places(root), KERNEL, "demo", "1.0", root / "usr/src/demo-1.0", (), "mark", timeout)
 
 
 def machine(root: Path, *, running: str = KERNEL, **settings: object) -> Machine:
     """That machine as the program sees it, where `running` runs."""
     config = Config()._replace(modules=("demo",), load=(), rehearse="never", settle_seconds=0.0)
     made = Machine(root, config._replace(**settings))  # type: ignore[arg-type]
-    made.running, made.state, made.runtime = running, root / "var/lib/knetstatd", root / "run/knetstatd"
-    made.state.mkdir(parents=True, exist_ok=True)
-    made.runtime.mkdir(parents=True, exist_ok=True)
+    made.running = running
+    for place in (made.places.state, made.places.runtime):
+        place.mkdir(parents=True, exist_ok=True)
     made.refresh()
     return made
 
@@ -219,6 +241,22 @@ class Told:
 def builder(made: Machine, journal: Journal | None = None) -> Builder:
     """A builder for that machine; nobody else's lock is in its way."""
     return Builder(made, journal or Journal(quiet=True, path="/nonexistent"), Progress(shown=False), 0)
+
+
+def rehearsals(root: Path, console: str = "") -> None:
+    """What a rehearsal needs. console: what its machine says, MARK for the word of this run."""
+    program(root / "usr/bin/qemu-system-x86_64", root, _QEMU)
+    program(root / "usr/bin/busybox", root, "")
+    write(root / f"boot/vmlinuz-{KERNEL}", "image")
+    write(root / "told/console", console)
+
+
+def console(*, state: str = "live", insmod: str = "", code: int = 0, words: str = "") -> str:
+    """What the machine says that inserts one module. state: what it is then.  insmod, words: what that and the kernel say."""
+    return (
+        "MARK up 1.00\nMARK begin insert-0\n" + insmod + f"\nMARK end insert-0 {code}\n"
+        f"MARK begin words-0\n{words}\nMARK end words-0 0\nMARK state-0 {state}\nMARK begin log\n\nMARK end log 0\nMARK off\n"
+    )
 
 
 def outcome(root: Path, **fields: object) -> Path:

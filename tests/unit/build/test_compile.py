@@ -72,7 +72,8 @@ def test_packages_that_it_depends_on_are_there(root: Path) -> None:
     (base / f"kernel-{KERNEL}-{ARCH}").symlink_to(f"2/{KERNEL}/{ARCH}")
     machinetree.write(root / f"var/lib/dkms/other/1/6.9/{ARCH}/module/other.ko", "for another kernel")
     (root / "var/lib/dkms/other/1/source").symlink_to("/usr/src/base-2")
-    machinetree.tell(root, "dkms build", f'ls "$9" >"$root/packages"; cat "$9/base/kernel-{KERNEL}-{ARCH}/module/base.ko" >>"$root/packages"')
+    does = f'ls "$9" >"$root/packages"; cat "$9/base/kernel-{KERNEL}-{ARCH}/module/base.ko" >>"$root/packages"'
+    machinetree.tell(root, "dkms build", does)
     done = compiled(root)
     assert (root / "packages").read_text() == "base\ndemo\nbuilt"
     assert done.staged is not None
@@ -93,6 +94,7 @@ def test_a_failure_is_told_by_its_log(root: Path) -> None:
 
 
 def test_what_a_killed_build_has_made_does_not_count(root: Path) -> None:
-    machinetree.tell(root, "dkms build", f'd=$9/demo/1.0/{KERNEL}/{ARCH}/module; mkdir -p "$d"; echo torn >"$d/demo.ko"; sleep 30')
+    does = f'd=$9/demo/1.0/{KERNEL}/{ARCH}/module; mkdir -p "$d"; echo torn >"$d/demo.ko"; sleep 30'
+    machinetree.tell(root, "dkms build", does)
     done = compiled(root, timeout=0.3)
     assert (done.staged, done.timed_out, done.code) == (None, True, -9)

@@ -62,7 +62,7 @@ def test_the_result_is_copied(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("result", "kind", "word"),
-    [("oom-kill", Kind.MEMORY, "want of memory"), ("signal", Kind.INTERRUPTED, "(signal)"), ("", Kind.INTERRUPTED, "no result")],
+    [("oom-kill", Kind.MEMORY, "want of memory"), ("signal", Kind.INTERRUPTED, "(signal)"), ("", Kind.INTERRUPTED, "no res")],
 )
 def test_the_unit_failed(root: Path, result: str, kind: Kind, word: str) -> None:
     machinetree.outcome(root)
@@ -85,8 +85,8 @@ def test_the_unit_was_killed_for_its_time(root: Path) -> None:
         ({"arch": ".."}, "not names of modules"),
         ({"modules": ["demo.ko"] * 257}, "not names of modules"),
         ({"modules": ["gone.ko"]}, "No such file"),
-        ({"modules": 5}, "not iterable"),
-        ({"log": None, "code": "x"}, "invalid literal"),
+        ({"modules": 5}, "must be an array"),
+        ({"code": "x"}, "must be an integer"),
     ],
 )
 def test_what_was_not_asked_for(root: Path, fields: dict[str, object], word: str) -> None:
