@@ -9,7 +9,8 @@ import pytest
 
 from knetstatd.core.model import Kind
 from knetstatd.diagnosis import compare_kernels
-from knetstatd.diagnosis.build_log import Cause, Cure
+from knetstatd.diagnosis.build_log import Cause
+from knetstatd.diagnosis.build_rules import Cure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
