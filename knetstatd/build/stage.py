@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Staging: a module is compiled and proven before anything in the system changes.
+"""Staging: a package is compiled and proven before anything in the system changes.
 
 Rules:
 
-1. Nothing is written outside the stage directory (see compiler for what the compilation itself may do).
+1. Nothing is written outside the stage directory (see compile for what the compilation itself may do).
 2. The result appears under its final name by one rename, and only after `verify` found nothing against it.
 """
 
@@ -15,24 +15,24 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knetstatd.state import staged
-from knetstatd.diagnosis import build_log, compare_kernels, uname_traps
-from knetstatd.build import compile as compiler
-from knetstatd.system import files
+from knetstatd.build import compile_unit
 from knetstatd.core.errors import BuildError
-from knetstatd.core.model import UNPUBLISHED, Kind, Proof
+from knetstatd.core.model import UNPUBLISHED, Kind, Proof, Result
+from knetstatd.diagnosis import build_log, compare_kernels, uname_traps
+from knetstatd.state import staged
+from knetstatd.system import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from knetstatd.build.compile import Job
 
-# What a compile of one module was seen to need, several times over; less than this is called a full disk at once.
+# Several times what the compilation of one package was seen to need; with less than this the disk counts as full.
 _FREE = 64 << 20
 
 
 def stage(job: Job, prove: Callable[[Path, Sequence[Path]], Proof], tick: Callable[[], None] | None = None) -> staged.Staged:
-    """Compiles the module and proves it; raises BuildError with the cause.
+    """Compiles the package and proves its modules; raises BuildError with the cause.
 
     prove: what `verify` says of a .ko for the target kernel, with all that the package makes.  tick: called while it compiles.
     """
@@ -54,14 +54,14 @@ def stage(job: Job, prove: Callable[[Path, Sequence[Path]], Proof], tick: Callab
         work.rename(final)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    found = staged.find(job.places, job.kernel, job.package, job.version, job.fingerprint)
-    assert found is not None, "what was just staged is there"
-    return found
+    kept = staged.find(job.places, job.kernel, job.package, job.version, job.fingerprint)
+    assert kept is not None, "what was just staged is there"
+    return kept
 
 
 def _compile(job: Job, work: Path, tick: Callable[[], None] | None) -> staged.Staged:
     """The compiled modules, or the reason why there are none."""
-    done = compiler.compile_module(job, work, tick)
+    done = compile_unit.compile_package(job, work, tick)
     if done.staged is not None:
         return done.staged
     kept = _keep_log(job, done.log, done.output)
@@ -72,7 +72,7 @@ def _compile(job: Job, work: Path, tick: Callable[[], None] | None) -> staged.St
         )  # fmt: skip
     if done.code < 0:
         raise BuildError(Kind.INTERRUPTED, f"dkms was killed by signal {-done.code}", kept)
-    cause = compare_kernels.refine(build_log.classify(done.log, done.output, done.code), Path("/"), job.kernel, job.source)
+    cause = compare_kernels.refine(build_log.classify(done.log, done.output, done.code), job.root, job.kernel, job.source)
     raise BuildError(cause.kind, cause.reason, kept, cause.fix, cause.evidence)
 
 
@@ -87,13 +87,14 @@ def _keep_log(job: Job, log: str, output: str) -> str:
 def _prove(job: Job, artefact: staged.Staged, prove: Callable[[Path, Sequence[Path]], Proof]) -> None:
     for path in artefact.modules:
         proof = prove(path, artefact.modules)
-        release = next((c for c in proof.checks if c.name == "release"), None)
-        if proof.holds(UNPUBLISHED) and (release is None or release.result == "pass"):
+        release = next((check for check in proof.checks if check.name == "release"), None)
+        foreign = release is not None and release.result is not Result.PASS
+        if proof.holds(UNPUBLISHED) and not foreign:
             continue
         worst = proof.first(UNPUBLISHED)
         kept = _keep_log(job, files.text(artefact.log) or "", "")
         reads = uname_traps.reads(job.source, job.passed)
-        if release is not None and release.result != "pass" and reads:
+        if release is not None and foreign and reads:
             first = reads[0]
             raise BuildError(
                 Kind.WRONG_KERNEL, f"{path.name} was compiled for another kernel: {release.found}, not {job.kernel}", kept,

@@ -1,61 +1,55 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Carrying out one step of the plan: what `knetstatctl build` does, by hand and started by the daemon alike.
+"""Carrying out one step of the plan: to compile, to publish, to rehearse, to load a package, or to install headers.
 
-Rules:
-
-1. One run at a time on a machine, held by a lock that the programs of a publication inherit: killed or not, while one of
-   them lives nobody else starts.
-2. Right before a step the machine is observed again; when the planner then answers another step, nothing is done.
-3. A failure is remembered before it is told, and what is told carries cause, evidence and cure.
+Rule: the caller holds our lock, and has observed the machine right before. A step raises nothing that the machine is at fault
+for: it is remembered, and told (see failures).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knetstatd.state import attempts, load_history, rehearsal_results, staged
-from knetstatd.diagnosis import build_log
-from knetstatd.machine import kernels
-from knetstatd.build import load as loading, publish, stage
-from knetstatd.system import locks, process
-from knetstatd.verdict import judge, states
+from knetstatd.build import load as loading
+from knetstatd.build import pack, publish, stage
 from knetstatd.build.compile import Job
+from knetstatd.build.failures import Failures, classified
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.events import Event
-from knetstatd.core.model import Action, Artefact, Attempt, Headers, Kind, Retry, Outcome, Why
-from knetstatd.system.progress import Progress
+from knetstatd.core.model import Action, Artefact, Headers, Kind, Outcome
+from knetstatd.diagnosis import build_log
+from knetstatd.machine import kernels
+from knetstatd.state import attempts, load_history, rehearsal_results, staged
+from knetstatd.system import process
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
+    from knetstatd.core.model import Answer, Proof
     from knetstatd.state.rehearsal_results import Subject
     from knetstatd.system.journal import Journal
-    from knetstatd.core.model import Answer, Proof, Step
+    from knetstatd.system.progress import Progress
     from knetstatd.verdict.observe import Machine, Seen
 
 
 class Builder:
-    """Carries out steps for modules and kernels of one machine, under the lock."""
+    """Carries out steps for packages and kernels of one machine, under the lock."""
 
     def __init__(self, machine: Machine, journal: Journal, progress: Progress, lock: int) -> None:
         self.machine = machine
         self.journal = journal
         self.progress = progress
         self.lock = lock
-        # A failure could not be remembered: whoever started us would start the next at once.
-        self.forgetful = False
+        self.failures = Failures(machine, journal)
 
     def step(self, seen: Seen, action: Action) -> bool:
-        """Carries out one step that the planner has just answered; True where it succeeded. Never raises KnetstatdError."""
-        o = seen.observation
+        """Carries out one step that the planner has just answered; True if it succeeded. Never raises KnetstatdError."""
         begin = time.monotonic()
         try:
-            self._begun(seen, action)
+            self.failures.begun(seen, action)
             match action:
                 case Action.STAGE:
                     self._stage(seen)
@@ -70,67 +64,13 @@ class Builder:
                     self._fetch_headers(seen)
                 case _:
                     raise AssertionError(action)
-        except BuildError as e:
-            self._failed(seen, action, e)
-            return False
-        except OSError as e:
-            kind = {28: Kind.DISK, 30: Kind.READ_ONLY, 12: Kind.MEMORY}.get(e.errno or 0, Kind.PUBLISH)
-            self._failed(seen, action, BuildError(kind, e.strerror or str(e), os.fspath(e.filename or "")))
-            return False
-        except KnetstatdError as e:
-            self._failed(seen, action, BuildError(Kind.PUBLISH, e.what, e.where, e.fix))
+        except (OSError, KnetstatdError) as e:
+            self.failures.failed(seen, action, classified(e))
             return False
         finally:
             self.progress.end()
-        attempts.forget(self.machine.places, o.kernel, o.package)
+        attempts.forget(self.machine.places, seen.observation.kernel, seen.observation.package)
         return True
-
-    def _remember(self, seen: Seen, attempt: Attempt) -> None:
-        o = seen.observation
-        attempts.save(self.machine.root, self.machine.places, o.kernel, o.package, o.version, seen.fingerprint, attempt)
-
-    def _begun(self, seen: Seen, action: Action) -> None:
-        """Kept before the work starts: what brings the machine down must not be tried at every boot for ever."""
-        fix = f"journalctl -b -1 -e may show why; to try it again: knetstatctl build {seen.observation.kernel}"
-        interrupted = Attempt(Kind.INTERRUPTED, 1, reason=_INTERRUPTED, fix=fix, loading=action is Action.LOAD)
-        try:
-            self._remember(seen, attempts.following(seen.observation.attempt, interrupted, self.machine.limits))
-        except OSError:
-            if action is not Action.LOAD:  # which takes no room
-                raise
-
-    def _failed(self, seen: Seen, action: Action, e: BuildError) -> None:
-        o, before = seen.observation, seen.observation.attempt
-        kind = Kind(e.kind)
-        if self.machine.refresh_locks() and kind.retry is Retry.NEVER:
-            # Half of the headers may not be unpacked yet, or dkms.conf just replaced: not an honest attempt.
-            kind = Kind.DURING_TRANSACTION
-        if kind is not Kind.DURING_TRANSACTION and shutil.disk_usage(self.machine.places.state).free < 1 << 20:
-            kind = Kind.DISK
-        fix = e.fix or f"Run: knetstatctl explain {o.kernel}"
-        failed = Attempt(
-            kind, 1, reason=e.what, fix=fix, evidence=e.evidence, log=e.where if e.where.endswith(".log") else "",
-            loading=action is Action.LOAD,
-        )  # fmt: skip
-        attempt = attempts.following(before, failed, self.machine.limits)
-        try:
-            self._remember(seen, attempt)
-        except OSError:  # a full disk must not hide the reason
-            self.forgetful = True
-        if kind is Kind.REHEARSAL and before is not None and before.reason == e.what:
-            return  # said once
-        failure, next_attempt = states.failure(attempt)
-        self.journal.log(
-            failure, f"{o.package} {o.version} for {o.kernel}: {e.what}; {next_attempt}",
-            package=o.package, version=o.version, kernel=o.kernel,
-            kind=kind, reason=e.what, fix=fix, evidence="\n".join(e.evidence), log=attempt.log, attempt=attempt.times,
-        )  # fmt: skip
-
-    def not_done(self, seen: Seen, step: Step) -> None:
-        """Remembers that what was just published is to be built again: were it done at once, it would be done for ever."""
-        verdict = judge.verdict(self.machine, seen, step)
-        what = f"it was published and verified, and something has changed it since: {verdict.reason or verdict.state}"
-        self._failed(seen, step.action, BuildError(Kind.PUBLISH, what, "", verdict.fix))
 
     def _say(self, event: Event, seen: Seen, text: str, **fields: object) -> None:
         o = seen.observation
@@ -142,7 +82,8 @@ class Builder:
     def _job(self, seen: Seen, timeout: float) -> Job:
         o = seen.observation
         assert seen.source is not None, "the planner stages and publishes only what DKMS has a source of"
-        return Job(self.machine.places, o.kernel, o.package, o.version, seen.source, seen.passed, seen.fingerprint, timeout)
+        root, places = self.machine.root, self.machine.places
+        return Job(root, places, o.kernel, o.package, o.version, seen.source, seen.passed, seen.fingerprint, timeout)
 
     def _stage(self, seen: Seen) -> None:
         o = seen.observation
@@ -157,7 +98,7 @@ class Builder:
 
         artefact = stage.stage(job, prove, self.progress.tick)
         assert seen.headers.path is not None, "the planner stages only with headers"
-        publish.pack(job, artefact, seen.headers.path, [self.lock])
+        pack.pack(job, artefact, seen.headers.path, [self.lock])
         took = time.monotonic() - begin
         self._say(Event.STAGED, seen, f"compiled and verified in {took:.1f} s", duration_usec=int(took * 1e6))
 
@@ -195,29 +136,26 @@ class Builder:
     def rehearse(self, seen: Seen, subject: Subject, *, fresh: bool) -> Answer:
         """What the kernel says of the installed modules; kept, and told. fresh: a kept answer about the same files is none.
 
-        Raises KnetstatdError where this machine cannot rehearse, and OSError where the answer cannot be kept.
+        Raises KnetstatdError if this machine cannot rehearse, and OSError if the answer cannot be kept.
         """
         from knetstatd.rehearsal import rehearse  # only here: most steps start no machine
 
         o, places = seen.observation, self.machine.places
         self.progress.phase(f"Rehearsing {o.package} {o.version} on {o.kernel}")
-        found = rehearse.inputs(subject)
-        answer = None if fresh else rehearsal_results.same(places, subject, found.hashes)
+        inputs = rehearse.inputs(subject)
+        answer = None if fresh else rehearsal_results.same(places, subject, inputs.hashes)
         if answer is None:
             self._say(Event.REHEARSAL_STARTED, seen, "asking the kernel, in a throwaway machine")
             answer = rehearse.rehearsed(
-                self.machine.root, places, subject, found, self.machine.config.rehearse_timeout_seconds,
+                self.machine.root, places, subject, inputs, self.machine.config.rehearse_timeout_seconds,
                 self.progress.tick,
             )  # fmt: skip
             if answer.outcome is Outcome.UNDECIDED:
                 return answer
             self._tell(seen, answer)
-        rehearsal_results.save(places, subject, found.inputs, found.hashes, answer)
-        if not answer.outcome.good and seen.source is not None:
-            # The same source is not built again in the hope that the kernel takes it then.
-            mark = seen.fingerprint or kernels.fingerprint(self.machine.root, seen.source, seen.headers.path)
-            refused = Attempt(Kind.REFUSED, 1, reason=answer.reason, fix=answer.fix, evidence=answer.words)
-            self._remember(seen._replace(fingerprint=mark), attempts.following(None, refused, self.machine.limits))
+        rehearsal_results.save(places, subject, inputs.inputs, inputs.hashes, answer)
+        if not answer.outcome.good:
+            self.failures.refused(seen, answer)
         return answer
 
     def _tell(self, seen: Seen, answer: Answer) -> None:
@@ -251,11 +189,13 @@ class Builder:
     def _fetch_headers(self, seen: Seen) -> None:
         o = seen.observation
         package = kernels.headers_package(self.machine.root, o.kernel)
-        tool = "apt-get" if shutil.which("apt-get", path=process.PATH) else "dnf"
+        tool = "apt-get" if process.which(self.machine.root, "apt-get") else "dnf"
         self.progress.phase(f"Installing {package}")
         done = process.run(
             [tool, "install", "-y", package], timeout=self.machine.config.compile_timeout_seconds,
-            env=process.environment(more={"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}),
+            env=process.environment(
+                more={"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}, root=self.machine.root
+            ),
             tick=self.progress.tick,
         )  # fmt: skip
         if kernels.headers(self.machine.root, o.kernel).state is not Headers.COMPLETE:
@@ -263,73 +203,4 @@ class Builder:
                 Kind.PACKAGES, f"{package} could not be installed ({tool} ended with {done.code})", "",
                 f"Run: {tool} install {package}", build_log.last_lines(done.text, 4),
             )  # fmt: skip
-        self._say(Event.HEADERS_INSTALLED, seen, f"{package} is installed, as the configuration asks", package=package)
-
-
-# Done by programs, or units, of their own: each with other privileges.
-STEPS = {"build": (Action.STAGE, Action.PUBLISH, Action.REHEARSE), "load": (Action.LOAD,), "headers": (Action.FETCH_HEADERS,)}
-
-
-def run_manual(
-    machine: Machine, journal: Journal, progress: Progress, kernels: Sequence[str], modules: Sequence[str], *, wait: bool
-) -> None:
-    """All steps for these kernels and modules, whatever failed before. wait: for package managers and for other runs.
-
-    Raises KnetstatdError where another run does not end.
-    """
-    process.adopt_orphans()
-    every = tuple(action for actions in STEPS.values() for action in actions)
-    with locks.locked(machine.places.build_lock, 3600.0 if wait else 0.0) as lock:
-        builder = Builder(machine, journal, progress, lock)
-        for kernel in kernels:
-            for package in modules:
-                attempts.forget(machine.places, kernel, package)
-                if kernel == machine.running:
-                    load_history.forget(machine.places, package)
-                _run_steps(builder, kernel, package, every, wait=wait)
-
-
-def step_by_step(machine: Machine, journal: Journal, kernel: str, modules: Sequence[str], kind: str) -> bool | None:
-    """What the daemon starts: the steps of one kind that are due now, for one kernel.
-
-    None where another run is at work, False where a failure could not be remembered.
-    """
-    process.adopt_orphans()
-    try:
-        lock = locks.hold(machine.places.build_lock)
-    except KnetstatdError:
-        return None
-    builder = Builder(machine, journal, Progress(shown=False), lock)
-    with process.undisturbed():  # a service manager that stops everything waits for what has begun
-        for package in modules:
-            _run_steps(builder, kernel, package, STEPS[kind], wait=False)
-    process.kill_orphans()
-    os.close(lock)
-    return not builder.forgetful
-
-
-def _run_steps(builder: Builder, kernel: str, package: str, steps: Collection[Action], *, wait: bool) -> None:
-    """Step after step, until the next one is none of `steps`, or one fails."""
-    published = ""
-    while True:
-        builder.machine.refresh()  # a package may have been taken out of DKMS since: publishing would bring it back
-        seen = builder.machine.observe(builder.machine.look(kernel), package, own=True)
-        step = builder.machine.plan(seen, attempts.now())
-        if step.action in steps:
-            if published and published == seen.fingerprint and step.action in (Action.STAGE, Action.PUBLISH):
-                builder.not_done(seen, step)
-                return
-            if not builder.step(seen, step.action):
-                return
-            published = seen.fingerprint if step.action is Action.PUBLISH else published
-            continue
-        if step.action is not Action.WAIT or not wait or step.why in (Why.BACKOFF, Why.NOT_REHEARSED):
-            return
-        verdict = judge.verdict(builder.machine, seen, step)
-        builder.progress.phase(f"{verdict.title}: {verdict.reason}")
-        while (step.until or 0) > attempts.now():
-            time.sleep(0.1)
-            builder.progress.tick()
-
-
-_INTERRUPTED = "the last attempt was interrupted (killed, or the machine went down)"
+        self._say(Event.HEADERS_INSTALLED, seen, f"{package} is installed, as the configuration asks", headers=package)

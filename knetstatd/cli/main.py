@@ -204,7 +204,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from knetstatd.build import steps
+    from knetstatd.build import run
     from knetstatd.system.journal import Journal
     from knetstatd.system.progress import Progress
 
@@ -218,10 +218,10 @@ def _build(arguments: argparse.Namespace) -> int:
     journal = Journal(quiet="JOURNAL_STREAM" in os.environ)
     if arguments.step is not None:
         # Told and remembered by the builder; busy: somebody builds by hand, and the daemon looks again after that.
-        done = steps.step_by_step(machine, journal, kernels[0], modules, arguments.step)
+        done = run.step_by_step(machine, journal, kernels[0], modules, arguments.step)
         return IN_PROGRESS if done is None else READY if done else NOT_READY
     progress = Progress(shown=not arguments.json)
-    steps.run_manual(machine, journal, progress, kernels, modules, wait=not arguments.no_wait)
+    run.run_manual(machine, journal, progress, kernels, modules, wait=not arguments.no_wait)
     machine.refresh()
     verdicts = [verdict for _, verdict in _looks(machine, kernels, modules)]
     if arguments.json:
@@ -239,10 +239,10 @@ def _rehearse(arguments: argparse.Namespace) -> int:
 
 
 def _program(arguments: argparse.Namespace) -> int:
-    from knetstatd.build import compile as compiler
+    from knetstatd.build import compile_unit
     from knetstatd.rehearsal import rehearse
 
-    program = {"compile": compiler.unit_program, "trial": rehearse.unit_program}[arguments.verb]
+    program = {"compile": compile_unit.unit_program, "trial": rehearse.unit_program}[arguments.verb]
     program(_machine(), arguments.what, os.environ.get("CACHE_DIRECTORY", ""))
     return READY
 

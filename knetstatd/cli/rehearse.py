@@ -125,7 +125,7 @@ def _of_file(machine: Machine, kernel: str, path: Path, progress: Progress) -> R
 def _readable(machine: Machine, subject: Subject) -> Iterator[Subject]:
     """The same with the file where the unit may read it: not in somebody's home."""
     [(path, needed)] = subject.modules
-    if os.geteuid() != 0 or not units.available(rehearse.TEMPLATE):
+    if os.geteuid() != 0 or not units.available(machine.root, rehearse.TEMPLATE):
         yield subject
         return
     copy = machine.places.rehearsed_file

@@ -38,7 +38,7 @@ class Event(enum.Enum):
     NEXT_KERNEL = "0b30f59575c54472b03bf55bcf1af158", 5, "the kernel that the next boot will start", ("kernel", "reason")
     WAITING = "0314fabf69424dfeab15f24908ff3ca1", 6, "the next step waits for somebody or something", _WHY
     HEADERS_MISSING = "2c6508df19724cd58ea2e8cfd01c8533", 3, "a guarded kernel has no usable headers", _CURE
-    HEADERS_INSTALLED = "fd6f22466b2e49c690a01d821c6e822e", 5, "headers were installed, as configured", (*_WHICH, "package")
+    HEADERS_INSTALLED = "fd6f22466b2e49c690a01d821c6e822e", 5, "headers were installed, as configured", (*_WHICH, "headers")
     SOURCE_MISSING = "d81f7f65333e4358a7f2d3fb9eebdebc", 3, "a guarded module's source is not in DKMS, or broken", _CURE
     WRONG_MODULE = "ca5070c506bb4541b6028c5967864393", 4, "an installed module will not load on its kernel", _WHY
     STAGE_STARTED = "c9d844f98e5a4f8883b282340bd0ff7b", 6, "a module is compiled in a private tree", _WHICH

@@ -16,6 +16,7 @@ from knetstatd.core import names
 from knetstatd.core.errors import KernelFileError
 from knetstatd.core.model import Headers, Kind
 from knetstatd.diagnosis import uname_traps
+from knetstatd.diagnosis.build_rules import NOT_HERE, Cure
 from knetstatd.formats import symvers
 from knetstatd.machine import kernels
 from knetstatd.system import files
@@ -44,9 +45,9 @@ def refine(cause: Cause, root: Path, kernel: str, source: Path) -> Cause:
     """The cause with what the machine's kernels and their headers, and the module's source, add to it. Raises nothing."""
     found = {k.release: k for k in _kernels(root)}
     target = found.get(kernel)
-    if cause.kind in (Kind.HEADERS, Kind.TOOLS) and "einstall the headers" in cause.fix:
+    if cause.cure is Cure.REINSTALL_HEADERS:
         return cause._replace(fix=kernels.headers_reinstall(root, kernel, cause.subject))
-    if cause.kind is Kind.HEADERS:
+    if cause.cure is Cure.INSTALL_HEADERS:
         return cause._replace(fix=kernels.headers_fix(root, kernel))
     if target is None or not cause.subject:
         return cause
@@ -123,7 +124,7 @@ def _header(cause: Cause, target: _Kernel, others: list[_Kernel]) -> Cause:
     was = next((k.release for k in others if any((place / part / name).is_file() for place in k.places for part in _PARTS)), "")
     if not was:
         return cause._replace(
-            reason=cause.reason.replace("which this kernel does not have", "which no installed kernel has"),
+            reason=cause.reason.removesuffix(NOT_HERE) + ", which no installed kernel has",
             fix="Add the file to the module's source, or install the development package that brings it",
         )
     base = name.rpartition("/")[2]

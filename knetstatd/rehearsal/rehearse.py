@@ -5,11 +5,11 @@ Rules:
 
 1. Only what the kernel did with the module counts against the module. A machine that did not start, ran out of memory or of
    time, or lacks what an init function asks for, has said nothing.
-2. By hardware acceleration where that works, by emulation else: an answer that is none is asked for again by the surer way.
+2. By hardware acceleration if that works, else by emulation: an answer that is none is asked for again by the surer way.
 3. The files are the same before and after, or it was no rehearsal of them.
 4. A probe compares what the module says with what the kernel says by its other ways.
-5. Where systemd is, root's machine runs in a unit without privileges; what that leaves is an answer, checked for being one.
-   Elsewhere it runs as nobody, and in any case it gets what time the other programs leave.
+5. If systemd manages this machine, root's rehearsal runs in a unit without privileges, and the answer that it leaves is
+   checked. Elsewhere it runs as nobody. In any case it gets what time the other programs leave.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Files(NamedTuple):
 
 
 def inputs(subject: Subject) -> Files:
-    """Reads what is rehearsed. Raises KnetstatdError where a file cannot be read, or is no module."""
+    """Reads what is rehearsed. Raises KnetstatdError if a file cannot be read, or is no module."""
     inputs = rehearsal_results.identities(subject)
     try:
         hashes = [hashlib.sha256(files.read(subject.image, _IMAGE_LIMIT)).hexdigest()]
@@ -85,16 +85,16 @@ def inputs(subject: Subject) -> Files:
 
 
 def rehearsed(
-    root: Path, places: Places, subject: Subject, found: Files, timeout: float, tick: Callable[[], None] | None = None
+    root: Path, places: Places, subject: Subject, read_before: Files, timeout: float, tick: Callable[[], None] | None = None
 ) -> Answer:
     """The kernel's answer, with as few privileges as this machine can give. timeout: seconds for one machine.
 
-    tick: called meanwhile.  Raises KnetstatdError where this machine cannot do it at all.
+    tick: called meanwhile.  Raises KnetstatdError if this machine cannot do it at all.
     """
-    _able(root, found)
-    if units.available(TEMPLATE) and os.geteuid() == 0:
-        return _in_unit(places, subject, found, timeout, tick)
-    return carry_out(root, subject, found, timeout, tick)
+    _able(root, read_before)
+    if units.available(root, TEMPLATE) and os.geteuid() == 0:
+        return _in_unit(root, places, subject, read_before, timeout, tick)
+    return carry_out(root, subject, read_before, timeout, tick)
 
 
 # A symbol that the kernel does not know may be of a module that modprobe did not insert before.
@@ -144,11 +144,11 @@ def carry_out(
 _KEYS = "its signature was not rehearsed: the machine does not have the keys that are enrolled in this one's firmware"
 
 
-def _able(root: Path, found: Files) -> None:
-    """Raises KnetstatdError where no rehearsal can be had here, or not of these modules."""
+def _able(root: Path, read_before: Files) -> None:
+    """Raises KnetstatdError if no rehearsal can be had here, or not of these modules."""
     if reason := rehearsal_results.missing(root):
         raise KnetstatdError(reason, fix=rehearsal_results.FIX)
-    for path, (module, _) in found.modules.items():
+    for path, (module, _) in read_before.modules.items():
         if module.machine != _MACHINE:
             raise KnetstatdError(f"is for {module.machine}, and rehearsals are for x86-64", os.fspath(path))
 
@@ -250,9 +250,9 @@ def _inserted(rehearsal: Rehearsal, subject: Subject, read_before: Files) -> Ans
 
 def _refused(insertion: Insertion, subject: Subject) -> Answer:
     words = _words((*insertion.words, f"insmod: {insertion.message}" if insertion.message else ""))
-    if found := kernel_messages.find(words):
-        reason = f"the kernel refuses {insertion.module}: {found.reason}"
-        return Answer(Outcome.REFUSED, found.check, reason, f"Run: knetstatctl build {subject.kernel}", words)
+    if refusal := kernel_messages.find(words):
+        reason = f"the kernel refuses {insertion.module}: {refusal.reason}"
+        return Answer(Outcome.REFUSED, refusal.check, reason, f"Run: knetstatctl build {subject.kernel}", words)
     if insertion.message == _FORMAT:
         reason = f"the kernel refuses {insertion.module}: {_FORMAT}"
         return Answer(Outcome.REFUSED, "file", reason, f"Run: knetstatctl build {subject.kernel}", words)
@@ -269,7 +269,7 @@ def _words(lines: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def cannot(e: KnetstatdError) -> Answer:
-    """The answer where nobody could be asked."""
+    """The answer if nobody could be asked."""
     return Answer(Outcome.UNDECIDED, reason=f"{e.where}: {e.what}" if e.where else e.what, fix=e.fix)
 
 
@@ -280,7 +280,9 @@ def _undecided(reason: str, words: tuple[str, ...] = ()) -> Answer:
 # -- in a unit ------------------------------------------------------------------------------------------------------------
 
 
-def _in_unit(places: Places, subject: Subject, found: Files, timeout: float, tick: Callable[[], None] | None) -> Answer:
+def _in_unit(
+    root: Path, places: Places, subject: Subject, read_before: Files, timeout: float, tick: Callable[[], None] | None
+) -> Answer:
     """Rehearses in the unit. The caller holds our lock: there is one order and one cache."""
     order = {
         "kernel": subject.kernel,
@@ -295,7 +297,7 @@ def _in_unit(places: Places, subject: Subject, found: Files, timeout: float, tic
     files.write_json(places.order, order, durable=False)
     unit = units.instance(TEMPLATE, subject.kernel, subject.package)
     # The program keeps to the time limit itself, for each of its machines; this one is for a program that does not.
-    result = units.complete(unit, 3 * timeout + 60, tick)
+    result = units.complete(root, unit, 3 * timeout + 60, tick)
     if result != "success":
         what = f"the unit that rehearses failed ({result or 'no result'})"
         raise KnetstatdError(what, unit, f"Run: journalctl -u '{unit}'")
@@ -303,7 +305,7 @@ def _in_unit(places: Places, subject: Subject, found: Files, timeout: float, tic
         with units.directory(places.rehearse_cache) as place:
             document = documents.parse(units.left(place, ANSWER, os.fstat(place).st_uid, documents.LIMIT))
         answer, hashes = rehearsal_results.parse(document.get("answer")), document.get("hashes").value
-        if document.get("order").value != order or hashes not in (list(found.hashes), None):
+        if document.get("order").value != order or hashes not in (list(read_before.hashes), None):
             raise KnetstatdError("it is the result of another rehearsal")
         if hashes is None and answer.outcome is not Outcome.UNDECIDED:
             raise KnetstatdError("it is an answer about nothing")
@@ -316,7 +318,7 @@ def _in_unit(places: Places, subject: Subject, found: Files, timeout: float, tic
 def unit_program(machine: Machine, what: str, cache: str) -> None:
     """The program of the unit. what: KERNEL:MODULE, as the order must say.  cache: where it may write.
 
-    Raises KnetstatdError where that cannot be done.
+    Raises KnetstatdError if that cannot be done.
     """
     if not cache:
         raise KnetstatdError("this is the program of knetstatd-rehearse@.service", fix="Run: knetstatctl rehearse")
@@ -329,9 +331,9 @@ def unit_program(machine: Machine, what: str, cache: str) -> None:
         raise KnetstatdError(f"the order is not about {names.show(what)}", os.fspath(place))
     document: dict[str, Any] = {"order": order.value, "hashes": None}
     try:
-        found = inputs(subject)
-        answer = carry_out(machine.root, subject, found, timeout)
-        document["hashes"] = list(found.hashes)
+        read_before = inputs(subject)
+        answer = carry_out(machine.root, subject, read_before, timeout)
+        document["hashes"] = list(read_before.hashes)
     except KnetstatdError as e:
         answer = cannot(e)
     document["answer"] = answer._asdict()

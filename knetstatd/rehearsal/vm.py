@@ -33,7 +33,6 @@ from knetstatd.system import process
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-QEMU = f"/{rehearsal_results.QEMU}"
 # Two to four seconds is what a Debian kernel takes by emulation alone; a loaded machine may take ten times that.
 TIMEOUT = 60.0
 MEMORY = 256  # MB: a cloud kernel and its initramfs need about half
@@ -53,6 +52,8 @@ COMMAND_LINE = ("console=ttyS0", "quiet", "loglevel=1", "panic=-1", "oops=panic"
 
 
 class Ending(enum.Enum):
+    """How the machine ended."""
+
     LOADED = "loaded"  # every module was inserted, and the program, if any, ended with 0
     REFUSED = "refused"  # the kernel refused a module
     FAILED = "failed"  # a module was inserted and is not live, or the program ended with another status
@@ -79,7 +80,7 @@ class Program(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What happens in the machine: the modules in this order, whatever becomes of each; where all of them are live, the
+    """What happens in the machine: the modules in this order, whatever becomes of each; if all of them are live, the
     program; then the files whose contents are wanted."""
 
     modules: tuple[Module, ...]
@@ -88,14 +89,18 @@ class Plan(NamedTuple):
 
 
 class Insertion(NamedTuple):
+    """What became of one module."""
+
     module: str
     loaded: bool  # /sys/module calls it live
-    message: str  # insmod's, where it failed
+    message: str  # insmod's, if it failed
     words: tuple[str, ...]  # the kernel's log while it went in
     ended: bool  # insmod came back
 
 
 class Rehearsal(NamedTuple):
+    """What the machine said."""
+
     ending: Ending
     insertions: tuple[Insertion, ...]
     words: tuple[str, ...]  # the kernel's log while the modules went in; in a panic, and where it died, its last lines
@@ -104,7 +109,7 @@ class Rehearsal(NamedTuple):
     output: str  # what the program wrote
     files: Mapping[str, str]  # the files asked for that were there
     elapsed: float
-    booted: float | None  # seconds until the init spoke, None where it never did
+    booted: float | None  # seconds until the init spoke, None if it never did
     console: str  # all of it, for the one who has to find out
 
 
@@ -186,15 +191,15 @@ def sys_name(module: str) -> str:
 
 
 def command(
-    image: Path, initrd: Path, *, kvm: bool, memory: int = MEMORY, arguments: Sequence[str] = ()
+    image: Path, initrd: Path, *, kvm: bool, root: Path = Path("/"), memory: int = MEMORY, arguments: Sequence[str] = ()
 ) -> list[str]:
-    """QEMU's argv. `arguments` go to the kernel's command line, e.g. module.sig_enforce=1."""
+    """QEMU's argv. root: where QEMU is.  arguments: for the kernel's command line, e.g. module.sig_enforce=1."""
     # Both emulated processors in one thread: in two, a kernel that patches its own code (a static key, a module's) now and then
     # dies of the breakpoint it patches with, one boot in forty of a 7.3, which says nothing of the module. It is no slower.
     emulated = ["-accel", "tcg,thread=single", "-cpu", "Haswell-noTSX-IBRS"]
     accelerator = ["-accel", "kvm", "-cpu", "host"] if kvm else emulated
     return [
-        QEMU, *accelerator, "-M", "pc", "-smp", "2", "-m", f"{memory}",
+        os.fspath(root / rehearsal_results.QEMU), *accelerator, "-M", "pc", "-smp", "2", "-m", f"{memory}",
         "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
         "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny",
         "-kernel", os.fspath(image), "-initrd", os.fspath(initrd), "-append", " ".join([*COMMAND_LINE, *arguments]),
@@ -213,10 +218,10 @@ def interpret(console: bytes, plan: Plan, mark: str, *, timed_out: bool, elapsed
     """What the console of a machine that ran `plan` says. code: QEMU's exit status."""
     text = console.decode("utf-8", "replace").replace("\r\n", "\n")
     text = re.sub(rf"^({mark} .*?)(\[ *\d+\.\d+\])", r"\1\n\2", text, flags=re.MULTILINE)  # a panic speaks into any line
-    found = sections(text, mark)
-    insertions = [_insertion(module, i, found, text, mark) for i, module in enumerate(plan.modules) if f"insert-{i}" in found]
+    parts = sections(text, mark)
+    insertions = [_insertion(module, i, parts, text, mark) for i, module in enumerate(plan.modules) if f"insert-{i}" in parts]
     words = [line for insertion in insertions for line in insertion.words]
-    status, output = found.get("program", (None, ""))
+    status, output = parts.get("program", (None, ""))
     panic, off = "Kernel panic - not syncing" in text, f"\n{mark} off\n" in text
     if panic or not off:
         words = [line for line in kernel_lines(text[text.rfind("\n" + mark) :]) if not line.startswith(mark)][-200:]
@@ -238,27 +243,27 @@ def interpret(console: bytes, plan: Plan, mark: str, *, timed_out: bool, elapsed
     else:
         ending = Ending.LOADED
     return Rehearsal(
-        ending, tuple(insertions), tuple(words), tuple(kernel_lines(found.get("log", (None, ""))[1])), status, output,
-        {path: found[f"file-{i}"][1] for i, path in enumerate(plan.files) if f"file-{i}" in found}, elapsed, booted, text,
+        ending, tuple(insertions), tuple(words), tuple(kernel_lines(parts.get("log", (None, ""))[1])), status, output,
+        {path: parts[f"file-{i}"][1] for i, path in enumerate(plan.files) if f"file-{i}" in parts}, elapsed, booted, text,
     )  # fmt: skip
 
 
-def _insertion(module: Module, i: int, found: Mapping[str, tuple[int | None, str]], text: str, mark: str) -> Insertion:
-    code, said = found[f"insert-{i}"]
-    words = kernel_lines(found.get(f"words-{i}", (None, ""))[1])
+def _insertion(module: Module, i: int, parts: Mapping[str, tuple[int | None, str]], text: str, mark: str) -> Insertion:
+    code, said = parts[f"insert-{i}"]
+    words = kernel_lines(parts.get(f"words-{i}", (None, ""))[1])
     why = message(said) or f"insmod ended with status {code}" if code else ""
     return Insertion(module.name, f"\n{mark} state-{i} live\n" in text, why, tuple(words), code is not None)
 
 
 def sections(text: str, mark: str) -> dict[str, tuple[int | None, str]]:
-    """Each section's exit status and text; the status is None where the machine ended inside of it."""
-    found: dict[str, tuple[int | None, str]] = {}
+    """Each section's exit status and text; the status is None if the machine ended inside of it."""
+    parts: dict[str, tuple[int | None, str]] = {}
     for name in re.findall(rf"^{mark} begin (\S+)$", text, re.MULTILINE):
         body = text.partition(f"{mark} begin {name}\n")[2]
         inside, ended, rest = body.partition(f"\n{mark} end {name} ")
         code = re.match(r"([0-9]+)\n", rest) if ended else None  # where the machine ended in this line, none
-        found[name] = (int(code[1]), inside) if code else (None, body)
-    return found
+        parts[name] = (int(code[1]), inside) if code else (None, body)
+    return parts
 
 
 def message(said: str) -> str:
@@ -272,7 +277,7 @@ def kernel_lines(log: str) -> list[str]:
 
 
 def static_busybox(root: Path) -> bytes:
-    """Raises KnetstatdError where there is none, or one that needs a loader."""
+    """Raises KnetstatdError if there is none, or one that needs a loader."""
     fix = "Install busybox-static"
     for path in (root / name for name in rehearsal_results.BUSYBOX):
         try:
@@ -285,9 +290,11 @@ def static_busybox(root: Path) -> bytes:
     raise KnetstatdError("there is no busybox for the rehearsal's machine", os.fspath(root / rehearsal_results.BUSYBOX[0]), fix)
 
 
-def boot(argv: list[str], timeout: float, tick: Callable[[], None] | None = None) -> process.Finished:
-    """The one place that starts the machine; its console is the program's output."""
-    return process.run(argv, timeout=timeout, limit=CONSOLE_LIMIT, tick=tick)
+def boot(
+    argv: list[str], timeout: float, tick: Callable[[], None] | None = None, *, root: Path = Path("/")
+) -> process.Finished:
+    """The one place that starts the machine; its console is the program's output. root: where its starters are."""
+    return process.run(argv, timeout=timeout, env=process.environment(root=root), limit=CONSOLE_LIMIT, tick=tick)
 
 
 def rehearse(
@@ -304,9 +311,9 @@ def rehearse(
 ) -> Rehearsal:
     """Boots `image`, carries out `plan` and says how it went.
 
-    root: where busybox is.  arguments: more for the kernel's command line.  kvm: not unless asked for, since a virtual
+    root: where QEMU and busybox are.  arguments: more for the kernel's command line.  kvm: only if asked for: a virtual
     machine's own /dev/kvm may be there and hang, and emulation answers in seconds and the same everywhere.  modestly: as
-    rule 6 has it.  tick: called meanwhile.  Raises KnetstatdError where QEMU or busybox is missing, or no file can be
+    rule 6 has it.  tick: called meanwhile.  Raises KnetstatdError if QEMU or busybox is missing, or no file can be
     written. Leaves nothing behind.
     """
     mark = f"@{secrets.token_hex(8)}"
@@ -322,10 +329,10 @@ def rehearse(
                 for path, mode in ((image, 0o640), (initrd, 0o640), (directory, 0o750)):
                     os.chown(path, -1, NOBODY)
                     os.chmod(path, mode)
-            argv = command(image, initrd, kvm=kvm, memory=memory, arguments=arguments)
+            argv = command(image, initrd, kvm=kvm, root=root, memory=memory, arguments=arguments)
             if modestly:
                 argv = unprivileged(argv, drop=drop, idle=os.sched_getscheduler(0) != os.SCHED_IDLE)
-            finished = boot(argv, timeout, tick)
+            finished = boot(argv, timeout, tick, root=root)
     except OSError as e:
         raise KnetstatdError(f"the machine's files cannot be made: {e.strerror}", str(e.filename or "")) from e
     return interpret(

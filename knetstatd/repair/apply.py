@@ -10,15 +10,17 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError, UsageError
+from knetstatd.core.model import Result
 from knetstatd.diagnosis import build_log
 from knetstatd.machine import busy, dkms_framework, dkms_tree
 from knetstatd.repair import find
@@ -32,14 +34,41 @@ if TYPE_CHECKING:
 
     from knetstatd.verdict.observe import Machine
 
-_DONE, _GONE = "done", "not needed any more: it has gone by itself"
+
+
+class How(enum.Enum):
+    """How a repair ended."""
+
+    DONE = "done"
+    GONE = "not needed any more: it has gone by itself"
+    DECLINED = "declined"
+    TO_DO = "to do"
+    FAILED = "failed"
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is left to repair."""
+        return self in (How.DONE, How.GONE)
+
+
+class Ending(NamedTuple):
+    """One repair and how it ended. reason: why it failed."""
+
+    repair: find.Repair
+    how: How
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.how.value}: {self.reason}" if self.reason else self.how.value
+
+
 _VERBS = {"Run": "run", "Delete": "delete", "Write": "write", "Prove": "prove"}
 
 
-def lines(found: find.Repair, number: int = 0) -> list[str]:
+def lines(repair: find.Repair, number: int = 0) -> list[str]:
     """What a person reads before saying yes: all of it, word for word."""
-    text = [f"{number}. {found.what}" if number else found.what, f"   because {names.clean(found.why, 1000)}"]
-    for act in found.acts:
+    text = [f"{number}. {repair.what}" if number else repair.what, f"   because {names.clean(repair.why, 1000)}"]
+    for act in repair.acts:
         match act:
             case find.Run():
                 hold = f"  (meanwhile {find.HOLD} keeps dkms out of the hooks)" if act.hold else ""
@@ -57,29 +86,37 @@ def lines(found: find.Repair, number: int = 0) -> list[str]:
 def command(arguments: argparse.Namespace, machine: Machine, kernels: Sequence[str]) -> tuple[int, dict[str, Any]]:
     """Runs the verb; returns the exit status and the JSON document. Text is printed unless JSON is asked for.
 
-    kernels: the one that was named, none where all were.
+    kernels: the one that was named, none for all.
     """
     if not kernels and not arguments.all:
         raise UsageError("no kernel to boot next was found", fix="Name one, or: knetstatctl repair --all")
     kernel = kernels[0] if kernels else None
-    if busy := _busy(machine):
-        raise KnetstatdError(f"{busy}: what is half done now may be whole in a moment", fix="Try again when it has ended")
+    if working := _working(machine):
+        raise KnetstatdError(f"{working}: what is half done now may be whole in a moment", fix="Try again when it has ended")
     shown = not arguments.json
     first = find.plan(machine, kernel)
-    done: dict[tuple[str, str], tuple[find.Repair, str]] = {}
+    done: dict[_Key, Ending] = {}
     if shown:
-        print("\n".join(line for number, found in enumerate(first, 1) for line in lines(found, number)) or "Nothing to repair.")
+        print("\n".join(line for number, one in enumerate(first, 1) for line in lines(one, number)) or "Nothing to repair.")
     if first and not arguments.dry_run:
         _all(arguments, machine, kernel, first, done, shown)
     left = find.plan(machine, kernel) if done else first
-    every = {**done, **{(r.kind, r.subject): (r, "to do") for r in left if (r.kind, r.subject) not in done}}
-    failed = any(outcome not in (_DONE, _GONE) for _, outcome in every.values())
-    return int(failed), {"schema": judge.SCHEMA, "repairs": [_json(*row) for row in every.values()]}
+    endings = [*done.values(), *(Ending(repair, How.TO_DO) for repair in left if _key(repair) not in done)]
+    failed = not all(ending.how.good for ending in endings)
+    return int(failed), {"schema": judge.SCHEMA, "repairs": [_json(ending) for ending in endings]}
 
 
-def _json(found: find.Repair, outcome: str) -> dict[str, Any]:
-    acts = [{"act": _VERBS[type(act).__name__], **act._asdict()} for act in found.acts]
-    return {**found._asdict(), "acts": acts, "outcome": outcome}
+_Key = tuple[str, str]
+
+
+def _key(repair: find.Repair) -> _Key:
+    """What makes a repair the same one in the next plan."""
+    return repair.kind, repair.subject
+
+
+def _json(ending: Ending) -> dict[str, Any]:
+    acts = [{"act": _VERBS[type(act).__name__], **act._asdict()} for act in ending.repair.acts]
+    return {**ending.repair._asdict(), "acts": acts, "outcome": str(ending)}
 
 
 def _all(
@@ -87,7 +124,7 @@ def _all(
     machine: Machine,
     kernel: str | None,
     first: Sequence[find.Repair],
-    done: dict[tuple[str, str], tuple[find.Repair, str]],
+    done: dict[_Key, Ending],
     shown: bool,
 ) -> None:
     """Each repair once, in the plan's order; the plan is made anew after each, so a later one may change or fall away."""
@@ -98,19 +135,18 @@ def _all(
         return
     if os.geteuid() != 0:
         raise KnetstatdError("repairing needs root", fix="Run: sudo knetstatctl repair")
-    while todo := [r for r in find.plan(machine, kernel) if (r.kind, r.subject) not in done]:
-        found = todo[0]
-        key = (found.kind, found.subject)
-        if arguments.yes and shown and found not in first:
-            print("\n" + "\n".join(lines(found)))  # what an earlier one has made possible
+    while todo := [repair for repair in find.plan(machine, kernel) if _key(repair) not in done]:
+        repair = todo[0]
+        if arguments.yes and shown and repair not in first:
+            print("\n" + "\n".join(lines(repair)))  # what an earlier one has made possible
         if not arguments.yes:
-            print("\n" + "\n".join(lines(found)))
+            print("\n" + "\n".join(lines(repair)))
             if not _agreed():
-                done[key] = (found, "declined")
+                done[_key(repair)] = Ending(repair, How.DECLINED)
                 continue
-        done[key] = (found, _one(machine, kernel, found))
+        done[_key(repair)] = ending = _one(machine, kernel, repair)
         if shown:
-            print(f"{found.what}: {done[key][1]}")
+            print(f"{repair.what}: {ending}")
 
 
 def _agreed() -> bool:
@@ -120,52 +156,56 @@ def _agreed() -> bool:
         return False
 
 
-def _one(machine: Machine, kernel: str | None, found: find.Repair) -> str:
-    """Does one repair and looks whether it is gone: "done", or "failed: " and why."""
+def _one(machine: Machine, kernel: str | None, repair: find.Repair) -> Ending:
+    """Does one repair and looks whether it is gone."""
     def now() -> find.Repair | None:
         machine.refresh()
-        return next((r for r in find.plan(machine, kernel) if (r.kind, r.subject) == (found.kind, found.subject)), None)
+        return next((planned for planned in find.plan(machine, kernel) if _key(planned) == _key(repair)), None)
 
+    def failed(reason: str) -> Ending:
+        return Ending(repair, How.FAILED, reason)
+
+    ours = any(isinstance(act, find.Run) and act.ours for act in repair.acts)
     try:
-        if any(isinstance(act, find.Run) and act.ours for act in found.acts):
-            carry_out(machine, found, process.self_argv())
+        if ours:
+            carry_out(machine, repair, process.self_argv())
         else:
             with locks.locked(machine.places.build_lock, 3600.0):
-                if busy := _busy(machine):
-                    return f"failed: {busy}; try again when it has ended"
+                if working := _working(machine):
+                    return failed(f"{working}; try again when it has ended")
                 planned = now()
                 if planned is None:
-                    return _GONE
-                if planned.acts != found.acts:
-                    return "failed: it is not what was shown any more; run repair again"
-                carry_out(machine, found, ())
+                    return Ending(repair, How.GONE)
+                if planned.acts != repair.acts:
+                    return failed("it is not what was shown any more; run repair again")
+                carry_out(machine, repair, ())
     except KnetstatdError as e:
         machine.refresh()
-        ours = any(isinstance(act, find.Run) and act.ours for act in found.acts)
-        return f"failed: {e}" if not ours or now() else _DONE  # its status is that of the whole kernel
-    return "failed: it was done, and looks as before" if now() else _DONE
+        return failed(str(e)) if not ours or now() else Ending(repair, How.DONE)  # its status is that of the whole kernel
+    return failed("it was done, and the fault is still there") if now() else Ending(repair, How.DONE)
 
 
-def _busy(machine: Machine) -> str:
+def _working(machine: Machine) -> str:
+    """Who is at work on packages or in DKMS, "" for nobody."""
     return busy.package(machine.root) or busy.foreign_dkms(machine.root, os.getpid()) or ""
 
 
 _HOUR = 3600.0
 
 
-def carry_out(machine: Machine, found: find.Repair, ours: Sequence[str], tick: Callable[[], None] | None = None) -> None:
+def carry_out(machine: Machine, repair: find.Repair, ours: Sequence[str], tick: Callable[[], None] | None = None) -> None:
     """Does one repair, under our lock or none. ours: how to start knetstatctl.
 
     Raises KnetstatdError with what a program said; takes back what it wrote where a proof fails.
     """
     written: list[Path] = []
-    for act in found.acts:
+    for act in repair.acts:
         match act:
             case find.Run():
                 argv = [*ours, *act.argv[1:]] if act.ours else list(act.argv)
                 more = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
                 with _holding(machine.root) if act.hold else contextlib.nullcontext():
-                    done = process.run(argv, timeout=_HOUR, env=process.environment(more=more), tick=tick)
+                    done = process.run(argv, timeout=_HOUR, env=process.environment(more=more, root=machine.root), tick=tick)
                 if done.code:
                     said = "\n  ".join(build_log.last_lines(done.text, 8))
                     raise KnetstatdError(f"ended with {done.code}:\n  {said}", " ".join(act.argv))
@@ -186,9 +226,9 @@ def carry_out(machine: Machine, found: find.Repair, ours: Sequence[str], tick: C
                     for path in written:
                         path.unlink()
                     raise
-    if found.kind == "override":
+    if repair.kind == "override":
         for kernel in machine.kernels.kernels:
-            attempts.forget(machine.places, kernel, found.subject)
+            attempts.forget(machine.places, kernel, repair.subject)
 
 
 @contextlib.contextmanager
@@ -234,12 +274,13 @@ def _prove(machine: Machine, act: find.Prove, tick: Callable[[], None] | None) -
         entry.mkdir(parents=True)
         (entry / "source").symlink_to(os.path.realpath(dkms_tree.tree(machine.root) / act.package / act.version / "source"))
         argv = ["dkms", "build", "-m", act.package, "-v", act.version, "-k", act.kernel, "--dkmstree", f"{work}/tree"]
-        done = process.run(argv, timeout=_HOUR, env=process.environment(more={"sign_file": "/nonexistent"}), tick=tick)
+        env = process.environment(more={"sign_file": "/nonexistent"}, root=machine.root)
+        done = process.run(argv, timeout=_HOUR, env=env, tick=tick)
         made = sorted(entry.glob(f"{act.kernel}/*/module/*.ko*"))
         if not made:
             return " ".join(build_log.last_lines(done.text, 2)) or "it made no module"
         for path in made:
             for check in machine.prove_file(machine.look(act.kernel), path).checks:
-                if check.name == "release" and check.result != "pass":
+                if check.name == "release" and check.result is not Result.PASS:
                     return f"{path.name} is for {check.found}, not {act.kernel}"
     return ""

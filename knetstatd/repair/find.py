@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a build does not cure: states that dkms and dpkg get stuck in, and what would be done about each, as data.
+"""Finds the states that dkms and dpkg get stuck in and that no build cures, and what would be done about each, as data.
 
 Rules:
 
 1. `plan` only reads. It answers what is wrong, why it matters and exactly what would be done: programs, files, contents.
-2. Whether a repair has helped, a new `plan` says: one that is still in it has failed.
-3. Deleted is only what is below dkms's tree and what no package brought below /lib/modules; where no package manager can be
-   asked, nothing there.
-4. A package is configured when the guarded modules of its kernel are good, never before; what would fail its hook again is kept
-   away from it.
+2. A new `plan` says whether a repair has helped: one that is still in it has failed.
+3. A repair deletes only below dkms's tree, and below /lib/modules what no package brought. If no package manager can be
+   asked, it deletes nothing there.
+4. A package is configured when the guarded modules of its kernel are good, never before. A module that would fail its hook
+   again is kept out of the hook.
 
 Sources: dkms(8); dkms 3.0.10 and 3.2.2, each state made and repaired by tests/container/test_repair.py; dpkg(1).
 """
@@ -16,7 +16,6 @@ Sources: dkms(8); dkms 3.0.10 and 3.2.2, each state made and repaired by tests/c
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from knetstatd.verdict.observe import Machine, Seen
+
 
 class Run(NamedTuple):
     """A program to be started. ours: knetstatctl itself, which takes our lock by itself.
@@ -84,7 +84,7 @@ class Repair(NamedTuple):
 
 def plan(machine: Machine, kernel: str | None) -> tuple[Repair, ...]:
     """All that can be repaired, in the order in which it is to be done. kernel: only what concerns it; None for everything."""
-    found = [
+    return (
         *_held(machine),
         *_sources(machine),
         *_tree(machine, kernel),
@@ -93,8 +93,7 @@ def plan(machine: Machine, kernel: str | None) -> tuple[Repair, ...]:
         *_builds(machine, kernel),
         *_packages(machine, kernel),
         *_orphans(machine, kernel),
-    ]
-    return tuple(found)
+    )
 
 
 def _held(machine: Machine) -> Iterator[Repair]:
@@ -206,8 +205,8 @@ def _tables(machine: Machine, kernel: str | None) -> Iterator[Repair]:
 
 def _files(directory: Path, base: Path) -> list[str]:
     """All files below a directory, relative to `base`."""
-    found = (os.path.join(where, name) for where, _, names_ in os.walk(directory) for name in sorted(names_))
-    return [os.path.relpath(path, base) for path in found]
+    paths = (os.path.join(where, name) for where, _, names_ in os.walk(directory) for name in sorted(names_))
+    return [os.path.relpath(path, base) for path in paths]
 
 
 def _seen(machine: Machine, kernel: str) -> list[Seen]:
@@ -245,8 +244,8 @@ def _packages(machine: Machine, kernel: str | None) -> Iterator[Repair]:
             continue
         acts: list[Write | Run] = []
         said = "; ".join(f"{p.name} is {p.state}" for p in left)
-        found = list(culprits(machine, release))
-        for package, cause in found:
+        failing = list(culprits(machine, release))
+        for package, cause in failing:
             version = package.highest.version
             path = f"/etc/dkms/{package.name}-{version}-{release}.conf"
             if not os.path.lexists(machine.root / path[1:]):
@@ -256,7 +255,7 @@ def _packages(machine: Machine, kernel: str | None) -> Iterator[Repair]:
                 )
                 acts.append(Write(path, text))
                 said += f"; its hook builds {package.name} {version}, and that fails: {cause.reason}"
-        acts.append(Run(("dpkg", "--configure", *(p.name for p in left)), hold=bool(found)))
+        acts.append(Run(("dpkg", "--configure", *(p.name for p in left)), hold=bool(failing)))
         why = f"{said}; until it is finished, the kernel may have no initrd, and every run of apt fails"
         yield Repair("configure", release, f"finish the installation of kernel {release}", why, tuple(acts))
 
@@ -279,8 +278,8 @@ def culprits(machine: Machine, kernel: str) -> Iterator[tuple[dkms_tree.Package,
 
 def _newest(source: Path) -> float:
     """When the newest file of a source tree was changed; a log older than that says nothing about it."""
-    found = [os.lstat(source / name).st_mtime for name in _files(source, source)[:10000] if os.path.lexists(source / name)]
-    return max(found, default=0.0)
+    times = [os.lstat(source / name).st_mtime for name in _files(source, source)[:10000] if os.path.lexists(source / name)]
+    return max(times, default=0.0)
 
 
 def _orphans(machine: Machine, kernel: str | None) -> Iterator[Repair]:
@@ -326,11 +325,11 @@ def _owned(root: Path, paths: Sequence[str]) -> bool:
             return bool(dpkg_status.owners(root, paths))
         except KnetstatdError:
             return True
-    if shutil.which("rpm", path=process.PATH) is None:
+    if process.which(root, "rpm") is None:
         return True
     for begin in range(0, len(paths), 500):
         part = paths[begin : begin + 500]
-        lines = process.run(["rpm", "-qf", *part], timeout=60).text.splitlines()
+        lines = process.run(["rpm", "-qf", *part], timeout=60, env=process.environment(root=root)).text.splitlines()
         if len(lines) != len(part) or not all(line.endswith("is not owned by any package") for line in lines):
             return True
     return False

@@ -13,6 +13,7 @@ import ctypes
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,11 +53,26 @@ class Finished(NamedTuple):
         return self.output.decode("utf-8", "replace")
 
 
+def search_path(root: Path) -> str:
+    """Where the programs of the system under `root` lie. None of another system is started in the place of a missing one."""
+    return ":".join(os.fspath(root / directory.lstrip("/")) for directory in PATH.split(":"))
+
+
+def which(root: Path, program: str) -> str | None:
+    """The file of a program of the system under `root`, None if it has none."""
+    return shutil.which(program, path=search_path(root))
+
+
 def environment(
-    temporary: Path | None = None, path: Sequence[str] = (), more: Mapping[str, str] | None = None
+    temporary: Path | None = None,
+    path: Sequence[str] = (),
+    more: Mapping[str, str] | None = None,
+    *,
+    root: Path = Path("/"),
 ) -> dict[str, str]:
-    """An environment made from nothing: PATH (with `path` in front), the C locale, no home, a directory for temporary files."""
-    made = {"PATH": ":".join((*path, PATH)), "LC_ALL": "C", "HOME": "/nonexistent", "TERM": "dumb", **(more or {})}
+    """An environment made from nothing: the PATH of the system under `root` (with `path` in front), the C locale, no home, a
+    directory for temporary files."""
+    made = {"PATH": ":".join((*path, search_path(root))), "LC_ALL": "C", "HOME": "/nonexistent", "TERM": "dumb", **(more or {})}
     if temporary is not None:
         made["TMPDIR"] = os.fspath(temporary)
     return made

@@ -23,7 +23,7 @@ from knetstatd.system import files, process
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_PLACES = ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
+_PLACES = ("etc", "run", "usr/local/lib", "usr/lib", "lib")
 _AT_WORK = ("activating", "active", "deactivating", "reloading", "maintenance")
 _TICK = 0.2
 
@@ -37,47 +37,53 @@ def _escape(name: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "_.") else f"\\x{ord(c):02x}" for c in name)
 
 
-def available(template: str) -> bool:
-    """Whether systemd manages this machine and has the template."""
+def available(root: Path, template: str) -> bool:
+    """Whether systemd manages the machine under `root` and has the template."""
     name = f"systemd/system/knetstatd-{template}@.service"
-    return os.path.isdir("/run/systemd/system") and any(os.path.exists(f"{place}/{name}") for place in _PLACES)
+    return os.path.isdir(root / "run/systemd/system") and any(os.path.exists(root / place / name) for place in _PLACES)
 
 
-def complete(unit: str, timeout: float, tick: Callable[[], None] | None = None) -> str:
+def complete(root: Path, unit: str, timeout: float, tick: Callable[[], None] | None = None) -> str:
     """Starts a unit, waits until it has ended, and returns its result: `success`, `exit-code`, `oom-kill`, `timeout`, …
 
     timeout: seconds, then everything in it is killed and the result is `timeout`.  tick: called while it runs. Raises
     KnetstatdError where it could not be started at all.
     """
     deadline = time.monotonic() + timeout
-    started = process.run(["systemctl", "start", "--", unit], timeout=timeout, tick=tick)
-    state = _state(unit)
+    started = _systemctl(root, "start", "--", unit, timeout=timeout, tick=tick)
+    state = _state(root, unit)
     ran = not started.code or state.get("ActiveState") in _AT_WORK
     while state.get("ActiveState") in _AT_WORK and time.monotonic() < deadline:
         time.sleep(_TICK)
         if tick is not None:
             tick()
-        state = _state(unit)
+        state = _state(root, unit)
     if state.get("ActiveState") in _AT_WORK:
-        process.run(["systemctl", "kill", "--signal=KILL", "--", unit], timeout=30)
-        process.run(["systemctl", "stop", "--", unit], timeout=120)
+        _systemctl(root, "kill", "--signal=KILL", "--", unit)
+        _systemctl(root, "stop", "--", unit, timeout=120)
         result = "timeout"
     elif not ran and state.get("ActiveState") != "failed":
         said = started.text.strip().splitlines()
         raise KnetstatdError(f"cannot be started: {said[0] if said else 'systemctl does not say why'}", unit)
     else:
         result = state.get("Result", "")
-    process.run(["systemctl", "reset-failed", "--", unit], timeout=30)  # told elsewhere; the machine is not degraded
+    _systemctl(root, "reset-failed", "--", unit)  # told elsewhere; the machine is not degraded
     return result
 
 
-def kill_all(template: str) -> None:
+def kill_all(root: Path, template: str) -> None:
     """Kills what earlier starters left at work, every instance of a template."""
-    process.run(["systemctl", "kill", "--signal=KILL", "--", f"knetstatd-{template}@*.service"], timeout=30)
+    _systemctl(root, "kill", "--signal=KILL", "--", f"knetstatd-{template}@*.service")
 
 
-def _state(unit: str) -> dict[str, str]:
-    shown = process.run(["systemctl", "show", "--property=ActiveState,Result", "--", unit], timeout=30)
+def _systemctl(
+    root: Path, *words: str, timeout: float = 30.0, tick: Callable[[], None] | None = None
+) -> process.Finished:
+    return process.run(["systemctl", *words], timeout=timeout, env=process.environment(root=root), tick=tick)
+
+
+def _state(root: Path, unit: str) -> dict[str, str]:
+    shown = _systemctl(root, "show", "--property=ActiveState,Result", "--", unit)
     return dict(line.partition("=")[::2] for line in shown.text.splitlines())
 
 

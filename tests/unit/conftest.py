@@ -40,6 +40,20 @@ def settled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The path of each file and directory that is synced, as the operating system knows it then."""
+    paths: list[str] = []
+    fsync = os.fsync
+
+    def sync(fd: int) -> None:
+        paths.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    return paths
+
+
+@pytest.fixture
 def tree(tmp_path: Path) -> Callable[[dict[str, str]], Path]:
     """Makes a tree below a root: {path: content}; a path that ends in / is a directory, `-> target` a symlink."""
 

@@ -3,126 +3,111 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
+import machinetree
 import pytest
 
 from knetstatd.build import load as loading
-from knetstatd.core.errors import BuildError
+from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.model import Kind
-from knetstatd.diagnosis import kernel_messages
-from knetstatd.state import load_history, paths
-from knetstatd.system import process
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-
-def finished(code: int, output: str, *, timed_out: bool = False) -> process.Finished:
-    return process.Finished(code, output.encode(), 0, 0.1, timed_out)
-
-
-class Kmsg:
-    """/dev/kmsg: one record for each read; what was there before is not told."""
-
-    def __init__(self, records: list[bytes]) -> None:
-        self.records = records
-        self.said = 0
-
-    def read(self, fd: int, size: int) -> bytes:
-        if self.said == len(self.records):
-            raise BlockingIOError
-        self.said += 1
-        if self.records[self.said - 1] == b"overwritten":
-            raise BrokenPipeError
-        return self.records[self.said - 1]
+BEFORE = "6,8,1,-;kt_new: Unknown symbol earlier (err -2)\n"
+FAILED = "echo \"modprobe: ERROR: could not insert 'kt_new': Exec format error\"; exit 1"
+MAGIC = "3,9,1,-;kt_new: version magic '6.1.0-1 SMP mod_unload ' should be '6.1.0-2 SMP mod_unload '\n"
 
 
-def loaded(
-    root: Path, monkeypatch: pytest.MonkeyPatch, done: process.Finished, records: list[bytes], *, live: bool = False
-) -> None:
-    """Asks for kt_new, and for one more, where modprobe and the kernel say this."""
-    for name in ("kt_new", "kt_next"):
-        place = root / "sys/module" / name
-        place.mkdir(parents=True)
-        (place / "initstate").write_text("live\n" if live else "coming\n")
-    real = os.open
-    monkeypatch.setattr("knetstatd.build.load.os.open", lambda path, flags: real(os.devnull, os.O_RDONLY))
-    monkeypatch.setattr("knetstatd.build.load.os.lseek", lambda *_: 0)
-    monkeypatch.setattr("knetstatd.build.load.os.read", Kmsg(records).read)
-    monkeypatch.setattr(process, "run", lambda argv, timeout: done)
-    loading.load(root, [("kt_new", "kt_new"), ("kt_next", "kt_next")])
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    machinetree.make(tmp_path)
+    machinetree.write(tmp_path / "dev/kmsg", BEFORE)
+    return tmp_path
 
 
-def test_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded(tmp_path, monkeypatch, finished(0, ""), [], live=True)
+def load(root: Path, does: str = "", records: str = "", timeout: float = 20.0) -> None:
+    """Asks for kt_new, and for one more, if modprobe does this and the kernel says that."""
+    machinetree.write(root / "records", records)
+    machinetree.tell(root, "modprobe -b", f'cat "$root/records" >>"$root/dev/kmsg"\n{does}')
+    loading.load(root, [("kt-new", "kt_new"), ("kt_next", "kt_next")], timeout)
 
 
-FAILED = finished(1, "modprobe: ERROR: could not insert 'kt_new': Exec format error\n")
-MAGIC = b"3,9,1,-;kt_new: version magic '6.1.0-1 SMP mod_unload ' should be '6.1.0-2 SMP mod_unload '\n"
+@pytest.mark.spawns
+def test_loaded(root: Path) -> None:
+    with pytest.raises(BuildError):
+        load(root)  # kt-new is called kt_new when it is live
+    machinetree.tell(root, "modprobe -b", "set -- -b -- $(echo $3 | tr - _)")
+    loading.load(root, [("kt-new", "kt_new"), ("kt_next", "kt_next")])
+    assert machinetree.ran(root, "modprobe") == ["-b -- kt-new", "-b -- kt-new", "-b -- kt_next"]
 
 
+@pytest.mark.spawns
 @pytest.mark.parametrize(
-    ("done", "records", "kind", "reason", "evidence"),
+    ("does", "records", "kind", "reason", "evidence"),
     [
-        (FAILED, [b"6,8,1,-;kt: other\n", b"overwritten", MAGIC], Kind.MISMATCH, "it was built for 6.1.0-1", "magic"),
-        (FAILED, [b"3,9,1,-;kt_new: Unknown symbol gone (err -2)\n A=x\n"], Kind.MISMATCH, "no symbol gone", "(err -2)"),
-        (FAILED, [b"5,9,1,-;Loading of unsigned module is rejected\n"], Kind.REFUSED, "its signature is none", "unsigned"),
-        (FAILED, [b"6,9,1,-;Module kt_new is blacklisted\n"], Kind.DENIED, "module_blacklist=", "blacklisted"),
-        (FAILED, [b"6,9,1,-;kt-new: no device here\n"], Kind.REFUSED, "Exec format error", "no device here"),
-        (FAILED, [], Kind.REFUSED, "Exec format error", "Exec format error"),
-        (finished(-9, ""), [b"4,9,1,-;BUG: kernel NULL pointer\n"], Kind.REFUSED, "its init died", "BUG"),
-        (finished(-9, "", timed_out=True), [], Kind.REFUSED, "its init does not return", ""),
-        (finished(1, ""), [], Kind.REFUSED, "modprobe says nothing", ""),
-        (finished(0, ""), [], Kind.DENIED, "modprobe's configuration", ""),
+        (FAILED, f"6,8,1,-;kt: other\n{MAGIC}", Kind.MISMATCH, "it was built for 6.1.0-1", "magic"),
+        (FAILED, "3,9,1,-;kt_new: Unknown symbol gone (err -2)\n A=other\n", Kind.MISMATCH, "no symbol gone", "(err -2)"),
+        (FAILED, "5,9,1,-;Loading of unsigned module is rejected\n", Kind.REFUSED, "its signature is none", "unsigned"),
+        (FAILED, "6,9,1,-;Module kt_new is blacklisted\n", Kind.DENIED, "module_blacklist=", "blacklisted"),
+        (FAILED, "6,9,1,-;kt-new: no device here\n", Kind.REFUSED, "Exec format error", "no device here"),
+        (FAILED, "", Kind.REFUSED, "Exec format error", "Exec format error"),
+        ("kill -9 $$", "4,9,1,-;BUG: kernel NULL pointer\n", Kind.REFUSED, "its init died", "BUG"),
+        ("exit 1", "", Kind.REFUSED, "modprobe says nothing", ""),
+        ("exit 0", "", Kind.DENIED, "modprobe's configuration", ""),
     ],
-)  # fmt: skip
-def test_refused(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    done: process.Finished,
-    records: list[bytes],
-    kind: Kind,
-    reason: str,
-    evidence: str,
-) -> None:
-    with pytest.raises(BuildError) as error:
-        loaded(tmp_path, monkeypatch, done, records)
-    assert (error.value.kind, reason in error.value.what) == (kind, True), error.value.what
-    assert evidence in "\n".join(error.value.evidence)
-    assert "other" not in "\n".join(error.value.evidence)
-    assert kind is Kind.MISMATCH or error.value.fix
+)
+def test_refused(root: Path, does: str, records: str, kind: Kind, reason: str, evidence: str) -> None:
+    with pytest.raises(BuildError) as e:
+        load(root, does, records)
+    assert (e.value.kind, reason in e.value.what) == (kind, True), e.value.what
+    assert evidence in "\n".join(e.value.evidence)
+    assert "other" not in "\n".join(e.value.evidence)
+    assert "earlier" not in "\n".join(e.value.evidence), "that was said before"
+    assert kind is Kind.MISMATCH or e.value.fix
+    assert machinetree.ran(root, "modprobe") == ["-b -- kt-new"], "the next one may need it"
 
 
-def test_a_log_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*_: object) -> int:
-        raise PermissionError
-
-    monkeypatch.setattr("knetstatd.build.load.os.open", denied)
-    monkeypatch.setattr(process, "run", lambda argv, timeout: FAILED)
-    with pytest.raises(BuildError, match="Exec format error"):
-        loading.load(tmp_path, [("kt_new", "kt_new")])
+@pytest.mark.spawns
+def test_an_init_that_does_not_return(root: Path) -> None:
+    with pytest.raises(BuildError, match="its init does not return") as e:
+        load(root, "exec sleep 30", timeout=0.3)
+    assert e.value.kind == Kind.REFUSED
 
 
-def test_what_is_no_refusal() -> None:
-    assert kernel_messages.find(["kt_new: loading out-of-tree module taints kernel.", ""]) is None
+@pytest.mark.spawns
+def test_a_module_that_stays_coming_is_not_loaded(root: Path) -> None:
+    machinetree.write(root / "sys/module/kt_new/initstate", "coming\n")
+    with pytest.raises(BuildError, match="the kernel does not load kt_new"):
+        load(root, FAILED)
 
 
-def test_one_refusal_is_remembered_in_a_boot(tmp_path: Path) -> None:
-    places = paths.places(tmp_path)
-    places.runtime.mkdir(parents=True)
-    first, second = tmp_path / "first.ko", tmp_path / "second.ko"
-    first.touch()
-    second.touch()
-    assert not load_history.refused(places, "m", [first])
-    assert load_history.refuse(places, "m", [first])
-    assert load_history.refused(places, "m", [first])
-    assert not load_history.refused(places, "m", [second])
-    assert not load_history.refuse(places, "m", [second]), "it was built again once already"
-    first.write_text("another file")
-    assert not load_history.refused(places, "m", [first])
-    load_history.forget(places, "m")
-    assert load_history.refuse(places, "m", [second])
-    (tmp_path / "in the way").touch()
-    assert not load_history.refuse(paths.places(tmp_path / "in the way"), "m", [second]), "what cannot be remembered is not tried for ever"
+@pytest.mark.spawns
+def test_a_log_that_may_not_be_read(root: Path) -> None:
+    (root / "dev/kmsg").unlink()
+    with pytest.raises(BuildError, match="Exec format error") as e:
+        load(root, 'rm -f "$root/dev/kmsg"; ' + FAILED)
+    assert "journalctl -k -b may have it" in e.value.fix
+
+
+@pytest.mark.spawns
+def test_a_machine_without_modprobe(root: Path) -> None:
+    (root / "usr/sbin/modprobe").unlink()
+    with pytest.raises(KnetstatdError, match="cannot be started"):
+        load(root)
+
+
+def test_records_of_the_kernel_s_log() -> None:
+    """/dev/kmsg: one for each read; what was overwritten is an error of its own, and later ones follow it."""
+    records: list[bytes | OSError] = [
+        b"6,1,1,-;one\n", BrokenPipeError(), b"6,3,1,-;two; and more\n SUBSYSTEM=x\n", BlockingIOError(), b"6,4,1,-;x\n",
+    ]  # fmt: skip
+
+    def read() -> bytes:
+        record = records.pop(0)
+        if isinstance(record, OSError):
+            raise record
+        return record
+
+    assert list(loading.messages(read)) == ["one", "two; and more"]

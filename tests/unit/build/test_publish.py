@@ -1,40 +1,173 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What was packed while others held the shared trees, and whether it is still what would be published."""
+"""A publication counts by what is on the disk afterwards, and only if it is the disk that has it."""
 
 from __future__ import annotations
 
 import os
-import time
 from typing import TYPE_CHECKING
 
-from knetstatd.build import publish
-from knetstatd.build import sign as signing
-from knetstatd.state.staged import Staged
+import kerneltree
+import machinetree
+import pytest
+from machinetree import ARCH, GOOD, KERNEL
+
+from knetstatd.build import pack, publish
+from knetstatd.core.errors import BuildError
+from knetstatd.core.model import Kind, Proof
+from knetstatd.state import staged
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-
-def write(path: Path) -> Path:
-    path.write_bytes(b"x")
-    time.sleep(0.02)  # the next file is newer, by the clock of file systems too
-    return path
+pytestmark = pytest.mark.spawns
+BUILD = f"var/lib/dkms/demo/1.0/{KERNEL}/{ARCH}"
+INSTALLED = f"lib/modules/{KERNEL}/updates/dkms/demo.ko"
 
 
-def test_an_archive_counts_until_the_key_is_replaced(tmp_path: Path) -> None:
-    staged = Staged(tmp_path / "tree", (), tmp_path / "log")
-    private, certificate = write(tmp_path / "mok.key"), write(tmp_path / "mok.pub")
-    key = signing.Key(tmp_path / "sign-file", "sha256", os.fspath(private), os.fspath(certificate))
-    assert publish.packed(staged, key) is None, "nothing was packed"
-    archive = write(tmp_path / publish.ARCHIVE)
-    assert publish.packed(staged, key) == archive
-    assert publish.packed(staged, None) == archive, "unsigned"
-    for replaced in (certificate, private):
-        write(replaced)
-        assert publish.packed(staged, key) is None, f"{replaced.name} is newer"
-        archive = write(tmp_path / publish.ARCHIVE)
-        assert publish.packed(staged, key) == archive
-    inside = key._replace(private="pkcs11:token=machine")
-    assert publish.packed(staged, inside) == archive
-    write(certificate)
-    assert publish.packed(staged, inside) is None
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    machinetree.make(tmp_path)
+    return tmp_path
+
+
+def stage(root: Path, data: bytes) -> staged.Staged:
+    """What staging has left."""
+    place = root / f"var/lib/knetstatd/stage/{KERNEL}/demo/tree"
+    machinetree.write(place / f"demo/1.0/{KERNEL}/{ARCH}/module/demo.ko", data)
+    artefact = staged.built(place, KERNEL, "demo", "1.0")
+    assert artefact is not None
+    return artefact
+
+
+def publish_it(root: Path, *, data: bytes = GOOD, proofs: tuple[Proof, ...] | None = None, timeout: float = 20.0) -> None:
+    """Publishes a module that was staged. proofs: in place of what `verify` says of what is installed then."""
+    artefact = stage(root, data)
+    prove = (lambda: machinetree.prove(root)) if proofs is None else (lambda: proofs)
+    headers = root / f"usr/src/linux-headers-{KERNEL}"
+    publish.publish(machinetree.job(root, timeout=timeout), artefact, headers, prove, [])
+
+
+def refused(root: Path, *, data: bytes = GOOD, proofs: tuple[Proof, ...] | None = None) -> BuildError:
+    with pytest.raises(BuildError) as e:
+        publish_it(root, data=data, proofs=proofs)
+    assert os.listdir(root / "var/lib/knetstatd/stage") == [KERNEL], "its working directory is gone"
+    return e.value
+
+
+def test_it_is_installed_and_dkms_knows_it(root: Path) -> None:
+    publish_it(root)
+    assert (root / INSTALLED).read_bytes() == (root / BUILD / "module/demo.ko").read_bytes() == GOOD
+    [proof] = machinetree.prove(root)
+    assert proof.loads
+    assert proof.is_current
+    packed, loaded, installed = machinetree.ran(root, "dkms")
+    assert packed.startswith(f"mktarball --binaries-only -m demo -v 1.0 -k {KERNEL} --dkmstree ")
+    assert loaded.startswith("ldtarball --force --archive=")
+    assert installed == f"install --force -m demo -v 1.0 -k {KERNEL}"
+    assert os.listdir(root / "var/lib/knetstatd/stage") == [KERNEL]
+    assert (root / "var/lib/dkms/demo/1.0/source").is_symlink()
+
+
+def test_all_of_it_is_on_the_disk(root: Path, synced: list[str]) -> None:
+    publish_it(root)
+    tree = root / f"usr/lib/modules/{KERNEL}"
+    places = [tree, tree / "updates", tree / "updates/dkms", tree / "updates/dkms/demo.ko"]
+    places += [tree / name for name in os.listdir(tree) if name.startswith("modules.")]
+    places += [root / BUILD / part for part in ("", "module", "module/demo.ko", "log", "log/make.log")]
+    places += [root / "var/lib/dkms/demo", root / "var/lib/dkms/demo/1.0", root / f"var/lib/dkms/demo/1.0/{KERNEL}"]
+    assert {os.fspath(place) for place in places} <= set(synced)
+
+
+def test_a_key_is_made_where_there_is_none(tmp_path: Path) -> None:
+    machinetree.make(tmp_path, signed=True)
+    publish_it(tmp_path)
+    assert (tmp_path / "var/lib/dkms/mok.key").exists()
+    assert (tmp_path / INSTALLED).read_bytes() == GOOD + (tmp_path / "signature").read_bytes()
+
+
+def test_what_was_packed_before_is_not_packed_again(root: Path) -> None:
+    pack.pack(machinetree.job(root), stage(root, GOOD), root / f"usr/src/linux-headers-{KERNEL}", [])
+    publish_it(root)
+    assert [line.partition(" ")[0] for line in machinetree.ran(root, "dkms")] == ["mktarball", "ldtarball", "install"]
+    assert machinetree.ran(root, "dkms")[1].endswith(f"/stage/{KERNEL}/demo/{pack.ARCHIVE}")
+
+
+class TestRefused:
+    def test_nothing_is_installed(self, root: Path) -> None:
+        machinetree.tell(root, "dkms install", "echo installed; exit 0")
+        error = refused(root)
+        assert (error.kind, "demo.ko" in error.what) == (Kind.PUBLISH, True)
+        assert "depmod did not" not in error.what
+        assert error.evidence == ("installed",)
+
+    def test_nothing_is_to_be_installed(self, root: Path) -> None:
+        """dkms.conf, replaced meanwhile, names no module."""
+        error = refused(root, proofs=())
+        assert (error.kind, "no module is installed" in error.what) == (Kind.PUBLISH, True)
+
+    @pytest.mark.parametrize(
+        ("says", "kind"),
+        [
+            ("cp: error writing 'demo.ko': No space left on device", Kind.DISK),
+            ("cp: cannot create regular file: Read-only file system", Kind.READ_ONLY),
+            ("cp: cannot stat 'demo.ko'", Kind.PUBLISH),
+        ],
+    )
+    def test_by_what(self, root: Path, says: str, kind: Kind) -> None:
+        machinetree.tell(root, "dkms install", f'echo "{says}"; exit 0')
+        assert refused(root).kind == kind
+
+    def test_the_old_module_is_still_there(self, root: Path) -> None:
+        """It loads, and it is of another version: the publication has not come about."""
+        publish_it(root)
+        machinetree.register(root, "2.0")
+        error = refused(root)
+        assert (error.kind, "another version" in error.what) == (Kind.PUBLISH, True)
+
+    def test_the_source_changed_after_the_build(self, root: Path) -> None:
+        does = f'sleep 0.05; echo >>"$root/usr/src/demo-1.0/demo.c"; touch -d 2001-01-01 "$root/{BUILD}/module"/*'
+        machinetree.tell(root, "dkms install", does)
+        error = refused(root)
+        assert (error.kind, "source was changed" in error.what) == (Kind.PUBLISH, True)
+
+    def test_something_has_changed_what_dkms_installed(self, root: Path) -> None:
+        """It loads; but at the next look it is not DKMS's, and would be built again, and so on."""
+        machinetree.write(root / "other.ko", kerneltree.module("demo", build_id="bbbb"))
+        script = root / "usr/sbin/dkms"
+        script.write_text(script.read_text().replace('cp "$module" "$file"', 'cp "$root/other.ko" "$file"'))
+        error = refused(root)
+        assert (error.kind, "POST_INSTALL in dkms.conf" in error.what) == (Kind.CONF, True)
+        assert "not the one that DKMS built" in error.what
+        assert error.where.endswith("updates/dkms/demo.ko")
+
+    def test_what_is_installed_does_not_load(self, root: Path) -> None:
+        error = refused(root, data=kerneltree.module("demo", undefined=["printk", "gone"]))
+        assert (error.kind, "Unknown symbol gone" in error.what) == (Kind.PUBLISH, True)
+
+    def test_dkms_does_not_end(self, root: Path) -> None:
+        machinetree.tell(root, "dkms ldtarball", "exec sleep 30")
+        with pytest.raises(BuildError, match="dkms ldtarball did not end within 0.5 s") as e:
+            publish_it(root, timeout=0.5)
+        assert e.value.kind == Kind.TIMEOUT
+
+    @pytest.mark.parametrize("place", [f"usr/lib/modules/{KERNEL}", "var/lib/dkms"])
+    def test_a_tree_that_cannot_be_written(self, root: Path, place: str) -> None:
+        """dkms 3.0 hides that, and says `installed`. Nobody makes a file in /proc/sys/kernel, not even root."""
+        (root / place).rename(root / "moved")
+        (root / place).symlink_to("/proc/sys/kernel")
+        error = refused(root)
+        assert (error.kind, error.where) == (Kind.READ_ONLY, f"/{place.removeprefix('usr/')}")
+        assert machinetree.ran(root, "dkms") == []
+
+
+def test_what_the_machine_forbids_is_not_the_publications_failure(root: Path) -> None:
+    machinetree.write(root / "etc/modprobe.d/x.conf", "install demo /bin/false\n")
+    publish_it(root)
+    assert not machinetree.prove(root)[0].loads
+
+
+def test_a_publication_is_younger_than_its_source(root: Path) -> None:
+    """Also if the clock was set back since."""
+    os.utime(root / "usr/src/demo-1.0/demo.c", (4e9, 4e9))
+    publish_it(root)
+    assert machinetree.prove(root)[0].is_current

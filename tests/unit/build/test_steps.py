@@ -1,107 +1,304 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Loading, one step of the builder: on a full disk, and after the running kernel's refusal. With real kernels: tests/faults."""
+"""Each step of the plan, carried out on a machine of small files: what it does, what it tells, and what is remembered of it.
+
+With real kernels: tests/container and tests/faults.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 from typing import TYPE_CHECKING
 
 import kerneltree
+import machinetree
 import pytest
+from machinetree import GOOD, KERNEL
 
-from knetstatd.build import load as loading
-from knetstatd.build import steps
-from knetstatd.build.steps import Builder
-from knetstatd.core.config import Config
-from knetstatd.core.errors import BuildError
-from knetstatd.core.model import Action, Artefact, Kind, Step, Why
-from knetstatd.state import attempts, load_history
-from knetstatd.system.journal import Journal
-from knetstatd.system.progress import Progress
-from knetstatd.verdict.observe import Machine
+from knetstatd.core.model import Action, Answer, Artefact, Kind, Outcome, Rehearsed
+from knetstatd.rehearsal import rehearse
+from knetstatd.state import attempts, load_history, rehearsal_results
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from knetstatd.build.steps import Builder
+    from knetstatd.core.model import Attempt
     from knetstatd.verdict.observe import Seen
+
+pytestmark = pytest.mark.spawns
+INSTALLED = f"lib/modules/{KERNEL}/updates/dkms/demo.ko"
+
+
+class Bench:
+    """A builder at work on a machine, and what it tells."""
+
+    def __init__(self, root: Path, told: machinetree.Told, **settings: object) -> None:
+        self.root = root
+        self._told = told
+        self.builder: Builder = machinetree.builder(machinetree.machine(root, **settings), told.journal)  # type: ignore[arg-type]
+
+    @property
+    def kept(self) -> Path:
+        """Where an attempt is remembered."""
+        return self.builder.machine.places.attempt(KERNEL, "demo")
+
+    def seen(self) -> Seen:
+        return machinetree.look(self.builder.machine)
+
+    def attempt(self) -> Attempt | None:
+        return self.seen().observation.attempt
+
+    def step(self, action: Action) -> bool:
+        return self.builder.step(self.seen(), action)
+
+    def told(self) -> list[str]:
+        """The events since the last time."""
+        return [entry["event"] for entry in self._told.entries()]
 
 
 @pytest.fixture
-def builder(tmp_path: Path) -> Builder:
-    """For a machine with knetstat installed for the running kernel."""
-    tree = kerneltree.make(tmp_path)
-    kerneltree.add(tree, "updates/dkms/knetstat.ko", kerneltree.module("knetstat"))
-    (tmp_path / "boot" / f"vmlinuz-{kerneltree.KERNEL}").touch()
-    machine = Machine(tmp_path, Config(load=("knetstat",)))
-    machine.running = kerneltree.KERNEL
-    machine.places.state.mkdir(parents=True)
-    machine.places.runtime.mkdir(parents=True)
-    machine.refresh()
-    return Builder(machine, Journal(quiet=True), Progress(shown=False), -1)
+def told(tmp_path: Path) -> Iterator[machinetree.Told]:
+    with machinetree.Told(tmp_path) as told:
+        yield told
 
 
-def load(builder: Builder, monkeypatch: pytest.MonkeyPatch, error: BuildError | None) -> bool:
-    """Whether the step succeeds, where the kernel says this."""
-
-    def said(root: Path, modules: object) -> None:
-        if error is not None:
-            raise error
-
-    monkeypatch.setattr(loading, "load", said)
-    return builder.step(builder.machine.observe(builder.machine.look(kerneltree.KERNEL), "knetstat"), Action.LOAD)
+@pytest.fixture
+def bench(tmp_path: Path, told: machinetree.Told) -> Bench:
+    machinetree.make(tmp_path)
+    return Bench(tmp_path, told)
 
 
-def full(*_: object) -> None:
-    raise OSError(28, "No space left on device")
+class TestBuilding:
+    def test_from_nothing_to_a_module_that_is_good(self, bench: Bench) -> None:
+        assert bench.seen().observation.installed is Artefact.NONE
+        assert bench.step(Action.STAGE)
+        assert bench.told() == ["stage-started", "staged"]
+        assert bench.seen().observation.staged is Artefact.GOOD
+        assert not os.path.lexists(bench.root / INSTALLED), "nothing in the system has changed"
+        assert bench.step(Action.PUBLISH)
+        assert bench.told() == ["publish-started", "published"]
+        assert (bench.seen().observation.installed, bench.seen().observation.staged) == (Artefact.GOOD, Artefact.NONE)
+        assert not (bench.root / "var/lib/knetstatd/stage").exists()
+        assert [line.partition(" ")[0] for line in machinetree.ran(bench.root, "dkms")] == [
+            "build", "mktarball", "ldtarball", "install",
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize(("action", "program"), [(Action.STAGE, "build"), (Action.PUBLISH, "install")])
+    def test_that_it_began_is_remembered_before_it_does(self, bench: Bench, action: Action, program: str) -> None:
+        """Were the machine to go down now, it would not build at every boot for ever."""
+        if action is Action.PUBLISH:
+            assert bench.step(Action.STAGE)
+        machinetree.tell(bench.root, f"dkms {program}", f'cp "{bench.kept}" "$root/kept"')
+        assert bench.step(action)
+        assert json.loads((bench.root / "kept").read_text())["kind"] == Kind.INTERRUPTED
+        assert not bench.kept.exists(), "and forgotten when it has succeeded"
+
+    def test_a_success_forgets_the_failures_before_it(self, bench: Bench) -> None:
+        machinetree.tell(bench.root, "dkms build", "echo 'No space left on device'; exit 10")
+        assert not bench.step(Action.STAGE)
+        attempt = bench.attempt()
+        assert attempt is not None
+        assert attempt.kind is Kind.DISK
+        (bench.root / "told/dkms-build").unlink()
+        assert bench.step(Action.STAGE)
+        assert bench.attempt() is None
+
+    def test_a_build_that_fails(self, bench: Bench) -> None:
+        machinetree.tell(bench.root, "dkms build", "echo broken; exit 10")
+        assert not bench.step(Action.STAGE)
+        assert bench.told() == ["stage-started", "gave-up"]
+        attempt = bench.attempt()
+        assert attempt is not None
+        log = bench.root / f"var/lib/knetstatd/kernels/{KERNEL}/demo.log"
+        assert (attempt.kind, attempt.log) == (Kind.COMPILE, os.fspath(log))
+
+    def test_a_disk_that_fills_up_is_no_fault_of_the_package(self, bench: Bench) -> None:
+        machinetree.tell(bench.root, "dkms build", 'ln -s /dev/full fingerprint')
+        assert not bench.step(Action.STAGE)
+        attempt = bench.attempt()
+        assert attempt is not None
+        assert (attempt.kind, attempt.reason) == (Kind.DISK, "No space left on device")
+
+    def test_a_disk_without_room_for_the_attempt(self, bench: Bench) -> None:
+        machinetree.without_room(bench.root)
+        assert not bench.step(Action.STAGE)
+        assert bench.builder.failures.forgetful
+        assert machinetree.ran(bench.root, "dkms") == [], "what cannot be remembered is not begun"
+
+    def test_a_log_of_a_failure_goes_with_the_publication(self, bench: Bench) -> None:
+        log = machinetree.write(bench.root / f"var/lib/knetstatd/kernels/{KERNEL}/demo.log", "from before")
+        assert bench.step(Action.STAGE)
+        assert log.exists()
+        assert bench.step(Action.PUBLISH)
+        assert not log.exists()
+
+    def test_a_publication_that_leaves_nothing(self, bench: Bench) -> None:
+        assert bench.step(Action.STAGE)
+        machinetree.tell(bench.root, "dkms install", "exit 0")
+        assert not bench.step(Action.PUBLISH)
+        attempt = bench.attempt()
+        assert attempt is not None
+        assert attempt.kind is Kind.PUBLISH
+        assert bench.seen().observation.staged is Artefact.GOOD, "the next attempt need not compile"
 
 
-def test_loading_needs_no_room(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "save", full)
-    assert load(builder, monkeypatch, None)
-    assert not builder.forgetful
+class TestRehearsing:
+    @pytest.fixture
+    def bench(self, tmp_path: Path, told: machinetree.Told) -> Bench:
+        """A machine where a module is installed, and rehearsals can be had."""
+        kerneltree.add(machinetree.make(tmp_path), "updates/dkms/demo.ko", GOOD)
+        machinetree.rehearsals(tmp_path)
+        return Bench(tmp_path, told, running="another", rehearse="auto")
+
+    def answered(self, bench: Bench, outcome: Outcome) -> None:
+        """What the kernel has said of the same files before, of which one was copied since."""
+        seen = bench.seen()
+        assert seen.subject is not None
+        inputs = rehearse.inputs(seen.subject)
+        answer = Answer(outcome, "init", "its init fails", "tell the author", ("words",))
+        rehearsal_results.save(bench.builder.machine.places, seen.subject, inputs.inputs, inputs.hashes, answer)
+        (bench.root / INSTALLED).write_bytes(GOOD)
+
+    def test_what_a_kernel_takes(self, bench: Bench) -> None:
+        self.answered(bench, Outcome.LOADED)
+        assert bench.seen().observation.rehearsed is Rehearsed.DUE
+        assert bench.step(Action.REHEARSE)
+        assert bench.seen().observation.rehearsed is Rehearsed.GOOD
+        assert machinetree.ran(bench.root, "qemu-system-x86_64") == [], "the same files are not asked about again"
+
+    def test_what_a_kernel_refuses_is_not_built_again(self, bench: Bench) -> None:
+        self.answered(bench, Outcome.REFUSED)
+        assert not bench.step(Action.REHEARSE)
+        attempt = bench.attempt()
+        assert attempt is not None
+        assert (attempt.kind, attempt.reason) == (Kind.REFUSED, "its init fails")
+        seen = bench.seen()
+        assert seen.observation.rehearsed is Rehearsed.BAD
+        assert bench.builder.machine.plan(seen, attempts.now()).action is Action.GIVE_UP
+
+    def test_a_machine_that_cannot_rehearse(self, bench: Bench) -> None:
+        seen = bench.seen()
+        (bench.root / "usr/bin/busybox").unlink()
+        assert not bench.builder.step(seen, Action.REHEARSE)
+        kept = json.loads(bench.kept.read_text())
+        assert (kept["kind"], "not both installed" in kept["reason"]) == (Kind.REHEARSAL, True)
+        assert bench.told() == ["rehearsal-started", "not-rehearsed"]
+
+    def test_a_kernel_is_asked(self, bench: Bench) -> None:
+        machinetree.rehearsals(bench.root, machinetree.console(words="demo: hello"))
+        assert bench.step(Action.REHEARSE)
+        assert bench.told() == ["rehearsal-started", "rehearsed"]
+        assert bench.seen().observation.rehearsed is Rehearsed.GOOD
+
+    def test_a_kernel_refuses(self, bench: Bench) -> None:
+        says = machinetree.console(state="absent", insmod="insmod: can't insert '/modules/0.ko': Input/output error", code=1)
+        machinetree.rehearsals(bench.root, says)
+        assert not bench.step(Action.REHEARSE)
+        assert bench.told() == ["rehearsal-started", "rehearsal-failed"]
+        assert bench.seen().observation.rehearsed is Rehearsed.BAD
+        attempt = bench.attempt()
+        assert attempt is not None
+        assert attempt.kind is Kind.REFUSED
+
+    def test_a_kernel_that_says_otherwise_than_the_analysis(self, bench: Bench) -> None:
+        says = machinetree.console(state="absent", code=1, words="demo: disagrees about version of symbol printk")
+        machinetree.rehearsals(bench.root, says)
+        assert not bench.step(Action.REHEARSE)
+        assert bench.told() == ["rehearsal-started", "rehearsal-failed", "disagreement"]
+
+    def test_an_answer_that_is_none(self, bench: Bench) -> None:
+        """QEMU ends at once."""
+        assert not bench.step(Action.REHEARSE)
+        attempt = bench.attempt()
+        assert attempt is not None
+        assert (attempt.kind, "it was not rehearsed" in attempt.reason) == (Kind.REHEARSAL, True)
 
 
-def test_a_failure_that_cannot_be_kept_is_told_to_who_would_start_the_next(
-    builder: Builder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert not load(builder, monkeypatch, BuildError(Kind.REFUSED, "its init fails"))
-    assert not builder.forgetful
-    monkeypatch.setattr(attempts, "save", full)
-    assert not load(builder, monkeypatch, BuildError(Kind.REFUSED, "its init fails"))
-    assert builder.forgetful
+class TestLoading:
+    @pytest.fixture
+    def bench(self, tmp_path: Path, told: machinetree.Told) -> Bench:
+        kerneltree.add(machinetree.make(tmp_path), "updates/dkms/demo.ko", GOOD)
+        machinetree.write(tmp_path / "proc/modules", "")
+        return Bench(tmp_path, told, load=("demo",))
+
+    def refuse(self, bench: Bench, words: str) -> None:
+        """Makes the kernel refuse the module with these words."""
+        machinetree.write(bench.root / "dev/kmsg", "")
+        machinetree.tell(bench.root, "modprobe -b", f'echo "3,9,1,-;demo: {words}" >>"$root/dev/kmsg"; echo no; exit 1')
+
+    def test_what_is_loaded_is_told_and_counted(self, bench: Bench) -> None:
+        assert bench.step(Action.LOAD)
+        assert bench.told() == ["loaded"]
+        assert len(load_history.known(bench.builder.machine.places, "demo")) == 1
+        assert not bench.kept.exists()
+
+    def test_it_needs_no_room(self, bench: Bench) -> None:
+        machinetree.without_room(bench.root)
+        assert bench.step(Action.LOAD)
+        assert bench.told() == ["loaded"]
+        assert not bench.builder.failures.forgetful
+
+    def test_what_the_running_kernel_calls_another_kernels_is_wrong_once(self, bench: Bench) -> None:
+        """The file is called wrong, so that it is built again; the next one that is refused is not, and that is final."""
+        self.refuse(bench, "disagrees about version of symbol printk")
+        assert bench.seen().observation.installed is Artefact.GOOD
+        assert not bench.step(Action.LOAD)
+        attempt = bench.attempt()
+        assert attempt is not None
+        assert (attempt.kind, attempt.loading) == (Kind.MISMATCH, True)
+        assert bench.seen().observation.installed is Artefact.BAD
+        (bench.root / INSTALLED).write_bytes(GOOD)
+        assert bench.seen().observation.installed is Artefact.GOOD
+        assert not bench.step(Action.LOAD)
+        attempt = bench.attempt()
+        assert attempt is not None
+        assert attempt.kind is Kind.REFUSED
+        assert bench.seen().observation.installed is Artefact.GOOD, "it is not built for ever"
+        assert bench.told() == ["failed", "gave-up"]
+
+    def test_what_it_refuses_otherwise_is_not_wrong(self, bench: Bench) -> None:
+        self.refuse(bench, "no device here")
+        assert not bench.step(Action.LOAD)
+        attempt = bench.attempt()
+        assert attempt is not None
+        assert attempt.kind is Kind.REFUSED
+        assert bench.seen().observation.installed is Artefact.GOOD
+
+    def test_a_failure_that_cannot_be_kept_is_told_to_who_would_start_the_next(self, bench: Bench) -> None:
+        self.refuse(bench, "no device here")
+        assert not bench.step(Action.LOAD)
+        assert not bench.builder.failures.forgetful
+        bench.kept.unlink()
+        bench.kept.parent.rmdir()
+        bench.kept.parent.parent.rmdir()
+        machinetree.without_room(bench.root)
+        assert not bench.step(Action.LOAD)
+        assert bench.builder.failures.forgetful
 
 
-def test_what_the_running_kernel_calls_another_kernels_is_wrong_once(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is called wrong, so that it is built again; the next one that is refused is not, and that is final."""
-    machine = builder.machine
+class TestHeaders:
+    @pytest.fixture
+    def bench(self, tmp_path: Path, told: machinetree.Told) -> Bench:
+        """Debian, without the headers."""
+        machinetree.make(tmp_path)
+        machinetree.write(tmp_path / "etc/debian_version", "")
+        (tmp_path / f"usr/src/linux-headers-{KERNEL}").rename(tmp_path / "headers")
+        installs = f'cp -r "$root/headers" "$root/usr/src/linux-headers-{KERNEL}"; echo "$DEBIAN_FRONTEND" >"$root/frontend"\n'
+        machinetree.program(tmp_path / "usr/bin/apt-get", tmp_path, installs)
+        return Bench(tmp_path, told, headers="install")
 
-    def seen() -> Artefact:
-        return machine.observe(machine.look(kerneltree.KERNEL), "knetstat").observation.installed
+    def test_they_are_installed(self, bench: Bench) -> None:
+        assert bench.step(Action.FETCH_HEADERS)
+        assert bench.told() == ["headers-installed"]
+        assert machinetree.ran(bench.root, "apt-get") == [f"install -y linux-headers-{KERNEL}"]
+        assert (bench.root / "frontend").read_text() == "noninteractive\n"
 
-    assert seen() is Artefact.GOOD
-    assert not load(builder, monkeypatch, BuildError(Kind.MISMATCH, "another checksum"))
-    assert seen() is Artefact.BAD
-    [path] = machine.root.glob("usr/lib/modules/*/updates/dkms/knetstat.ko")
-    path.write_bytes(path.read_bytes())
-    assert seen() is Artefact.GOOD
-    assert not load_history.refuse(machine.places, "knetstat", [path])
-
-
-def test_what_is_to_be_built_again_right_after_its_publication_is_not(builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Something changes it as soon as it is there: that is remembered as a failure, and ends the run."""
-    done: list[Action] = []
-    answers = iter([Action.STAGE, Action.PUBLISH, Action.STAGE])
-
-    def carried_out(seen: Seen, action: Action) -> bool:
-        done.append(action)
-        return True
-
-    seen = builder.machine.observe(builder.machine.look(kerneltree.KERNEL), "knetstat")
-    seen = seen._replace(fingerprint="the same")
-    monkeypatch.setattr(builder, "step", carried_out)
-    monkeypatch.setattr(builder.machine, "observe", lambda *_, **__: seen)
-    monkeypatch.setattr(builder.machine, "plan", lambda *_: Step(next(answers), Why.WRONG))
-    steps._run_steps(builder, kerneltree.KERNEL, "knetstat", steps.STEPS["build"], wait=False)
-    assert done == [Action.STAGE, Action.PUBLISH]
-    kept = attempts.load(builder.machine.root, builder.machine.places, kerneltree.KERNEL, "knetstat", "the same")
-    assert kept is not None
-    assert (kept.kind, "something has changed it since" in kept.reason) == (Kind.PUBLISH, True)
+    def test_they_cannot_be_installed(self, bench: Bench) -> None:
+        machinetree.tell(bench.root, "apt-get install", "echo 'Unable to locate package'; exit 100")
+        assert not bench.step(Action.FETCH_HEADERS)
+        attempt = bench.attempt()
+        assert attempt is not None
+        assert (attempt.kind, attempt.fix) == (Kind.PACKAGES, f"Run: apt-get install linux-headers-{KERNEL}")
+        assert attempt.evidence == ("Unable to locate package",)

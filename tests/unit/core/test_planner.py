@@ -185,6 +185,15 @@ REFUSED = GOOD | {"rehearsed": Rehearsed.BAD, "attempt": Attempt(Kind.REFUSED, 1
         # Another source, other headers or another compiler: the attempt does not count any more.
         (REFUSED | {"attempt": None}, Step(Action.STAGE, Why.WRONG)),
         (REFUSED | {"attempt": None, "staged": Artefact.GOOD}, Step(Action.PUBLISH, Why.STAGED)),
+        # What can be tried again is: a disk that was full says nothing of the module.
+        (REFUSED | {"attempt": Attempt(Kind.DISK, 1, NOW + 5)}, Step(Action.WAIT, Why.BACKOFF, NOW + 5)),
+        (REFUSED | {"attempt": Attempt(Kind.DISK, 1, NOW)}, Step(Action.STAGE, Why.WRONG)),
+        (REFUSED | {"attempt": Attempt(Kind.TIMEOUT, 1, NOW)}, Step(Action.STAGE, Why.WRONG)),
+        # What the machine denies may be what a package is about to change.
+        ({"installed": Artefact.DENIED}, Step(Action.GIVE_UP, Why.DENIED)),
+        ({"installed": Artefact.DENIED, "transaction": "apt"}, Step(Action.WAIT, Why.TRANSACTION, NOW + POLL)),
+        ({"installed": Artefact.DENIED, "foreign_dkms": "dkms"}, Step(Action.WAIT, Why.FOREIGN_DKMS, NOW + POLL)),
+        ({"installed": Artefact.DENIED, "own_run": "us"}, Step(Action.WAIT, Why.OWN_RUN, NOW + POLL)),
         (GOOD | {"rehearsed": Rehearsed.IMPOSSIBLE}, Step(Action.GIVE_UP, Why.NOT_REHEARSED)),
         ({"installed": Artefact.BAD}, Step(Action.STAGE, Why.WRONG)),
         ({"installed": Artefact.OTHER}, Step(Action.STAGE, Why.WRONG)),

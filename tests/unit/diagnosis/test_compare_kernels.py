@@ -10,6 +10,7 @@ import pytest
 from knetstatd.core.model import Kind
 from knetstatd.diagnosis import compare_kernels
 from knetstatd.diagnosis.build_log import Cause
+from knetstatd.diagnosis.build_rules import Cure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,8 +59,8 @@ def root(tree: Make) -> Path:
     })  # fmt: skip
 
 
-def said(root: Path, kind: Kind, subject: str, kernel: str = NEW, evidence: str = "", fix: str = "as before") -> Cause:
-    cause = Cause(kind, "why, which this kernel does not have", fix, (evidence,), subject)
+def said(root: Path, kind: Kind, subject: str, kernel: str = NEW, evidence: str = "", cure: Cure = Cure.AS_SAID) -> Cause:
+    cause = Cause(kind, "why, which this kernel does not have", "as before", (evidence,), subject, cure)
     return compare_kernels.refine(cause, root, kernel, root / "src")
 
 
@@ -133,13 +134,13 @@ def test_compilers(root: Path) -> None:
 
 
 def test_incomplete_headers(root: Path) -> None:
-    fix = said(root, Kind.HEADERS, "", fix="Reinstall the headers of this kernel").fix
+    fix = said(root, Kind.HEADERS, "", cure=Cure.REINSTALL_HEADERS).fix
     assert fix == f"Run: apt install --reinstall linux-headers-{NEW} linux-headers-{NEW}-common linux-kbuild-6.1"
-    fix = said(root, Kind.TOOLS, "scripts/basic/fixdep", fix="Reinstall the headers of this kernel").fix
+    fix = said(root, Kind.TOOLS, "scripts/basic/fixdep", cure=Cure.REINSTALL_HEADERS).fix
     assert fix == "Run: apt install --reinstall linux-kbuild-6.1"
-    assert said(root, Kind.HEADERS, "").fix.startswith(f"Run: apt install linux-headers-{NEW};")
+    assert said(root, Kind.HEADERS, "", cure=Cure.INSTALL_HEADERS).fix.startswith(f"Run: apt install linux-headers-{NEW};")
     (root / "etc/debian_version").unlink()
-    assert said(root, Kind.HEADERS, "", fix="Reinstall the headers").fix == f"Run: dnf reinstall kernel-devel-{NEW}"
+    assert said(root, Kind.HEADERS, "", cure=Cure.REINSTALL_HEADERS).fix == f"Run: dnf reinstall kernel-devel-{NEW}"
 
 
 def test_nothing_is_said_without_witnesses(root: Path) -> None:
@@ -148,4 +149,4 @@ def test_nothing_is_said_without_witnesses(root: Path) -> None:
     (root / f"usr/src/linux-headers-{OLD}/Module.symvers").write_text("junk\n")
     assert OLD not in said(root, Kind.SYMBOL, "dropped").reason
     (root / f"usr/src/linux-headers-{NEW}/scripts").unlink()
-    assert "linux-kbuild" not in said(root, Kind.HEADERS, "", fix="Reinstall the headers").fix
+    assert "linux-kbuild" not in said(root, Kind.HEADERS, "", cure=Cure.REINSTALL_HEADERS).fix

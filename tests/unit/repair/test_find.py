@@ -14,7 +14,6 @@ from knetstatd.core import config, names
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.machine import dkms_tree
 from knetstatd.repair import apply, find
-from knetstatd.system import process
 from knetstatd.verdict.observe import Machine
 
 if TYPE_CHECKING:
@@ -138,22 +137,20 @@ def test_orphans(tree: Make, more: dict[str, str], orphan: bool) -> None:
         assert os.listdir(root / "usr/lib/modules") == [K]
 
 
-def test_without_a_package_manager_nothing_is_an_orphan(tree: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "PATH", "/nonexistent")
+def test_without_a_package_manager_nothing_is_an_orphan(tree: Make) -> None:
     root = tree({**BASE, f"usr/lib/modules/{GONE}/": ""})
     (root / "var/lib/dpkg/status").unlink()
     assert plan(root) == {}
 
 
 @pytest.mark.parametrize(("says", "orphan"), [("is not owned by any package", True), ("kernel-core", False), ("", False)])
-def test_rpm_is_asked(tree: Make, monkeypatch: pytest.MonkeyPatch, says: str, orphan: bool) -> None:
+def test_rpm_is_asked(tree: Make, says: str, orphan: bool) -> None:
     root = tree({
         **BASE, f"usr/lib/modules/{GONE}/modules.dep": "",
         "bin/rpm": f'#!/bin/sh\n[ "$1" = -qf ] && shift\nfor f; do echo "file $f {says}"; done\nexit 1\n',
     })  # fmt: skip
     (root / "bin/rpm").chmod(0o755)
     (root / "var/lib/dpkg/status").unlink()
-    monkeypatch.setattr(process, "PATH", f"{root}/bin:{process.PATH}")
     assert ("orphan" in plan(root)) is orphan
 
 
@@ -215,14 +212,14 @@ def test_no_override_that_nothing_can_prove(tree: Make) -> None:
     [
         ("", None, KnetstatdError),
         ("#!/bin/sh\necho no\nexit 1\n", None, KnetstatdError),
-        ("#!/bin/sh\nsleep 30\n", signal.SIGINT, KeyboardInterrupt),
-        ("#!/bin/sh\nsleep 30\n", signal.SIGTERM, SystemExit),
-        ("#!/bin/sh\nsleep 30\n", signal.SIGHUP, SystemExit),
+        ("#!/bin/sh\nexec /bin/sleep 30\n", signal.SIGINT, KeyboardInterrupt),
+        ("#!/bin/sh\nexec /bin/sleep 30\n", signal.SIGTERM, SystemExit),
+        ("#!/bin/sh\nexec /bin/sleep 30\n", signal.SIGHUP, SystemExit),
     ],
     ids=["gone", "fails", "Ctrl-C", "stop", "no terminal"],
 )
 def test_no_override_stays_that_was_not_proven(
-    tree: Make, monkeypatch: pytest.MonkeyPatch, dkms: str, end: signal.Signals | None, raises: type[BaseException]
+    tree: Make, dkms: str, end: signal.Signals | None, raises: type[BaseException]
 ) -> None:
     root = tree({**RUNS, **{f"usr/src/h/{name}": text for name, text in HEADERS.items()}, "bin/": ""})
     machine, found = override(root)
@@ -230,7 +227,6 @@ def test_no_override_stays_that_was_not_proven(
     if dkms:
         tree({"bin/dkms": dkms})
         (root / "bin/dkms").chmod(0o755)
-    monkeypatch.setattr(process, "PATH", f"{root}/bin:{'/usr/bin:/bin' if dkms else '/nonexistent'}")
 
     def tick() -> None:
         assert (root / "etc/dkms/m.conf").exists()

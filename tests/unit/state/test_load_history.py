@@ -66,3 +66,18 @@ def test_a_directory_that_cannot_be_written_allows_a_loading(tmp_path: Path) -> 
     load_history.add(nowhere, "demo", 1.0)
     assert load_history.known(nowhere, "demo") == ()
     assert not load_history.refuse(nowhere, "demo", []), "who cannot remember it must not build again and again"
+
+
+def test_one_refusal_is_remembered_in_a_boot(tmp_path: Path) -> None:
+    place, first, second = places(tmp_path), tmp_path / "first.ko", tmp_path / "second.ko"
+    first.touch()
+    second.touch()
+    assert not load_history.refused(place, "m", [first])
+    assert load_history.refuse(place, "m", [first])
+    assert load_history.refused(place, "m", [first])
+    assert not load_history.refused(place, "m", [second])
+    assert not load_history.refuse(place, "m", [second]), "it was built again once already"
+    first.write_text("another file")
+    assert not load_history.refused(place, "m", [first])
+    load_history.forget(place, "m")
+    assert load_history.refuse(place, "m", [second])

@@ -231,6 +231,52 @@ def test_what_comes_and_goes_is_what_is_made_for_the_running_kernel(root: Path, 
     assert machine.module_names() == {"demo_six"}
 
 
+@pytest.mark.parametrize(
+    ("wanted", "guarded"),
+    [("next+running", {"2", "1"}), (1, {"2", "1", "4"}), (2, {"2", "1", "4", "3"}), ("all", {"1", "2", "3", "4"})],
+)
+def test_which_guardedare_guarded(tmp_path: Path, wanted: str | int, guarded: set[str]) -> None:
+    """The next one and the running one, and the newest N; what has no image is not one of those."""
+    releases = {number: f"6.1.0-{number}-amd64" for number in "12345"}
+    for number, release in releases.items():
+        kerneltree.make(tmp_path, release)
+        if number != "5":
+            write(tmp_path / f"boot/vmlinuz-{release}", b"")
+    write(tmp_path / "boot/grub/grub.cfg", f"menuentry x {{\nlinux /vmlinuz-{releases['2']}\n}}\n")
+    machine = Machine(tmp_path, Config(kernels=wanted))
+    machine.running = releases["1"]
+    machine.refresh()
+    assert machine.wanted() == {releases[number] for number in guarded}
+
+
+def test_one_of_two_modules_is_not_the_package(root: Path, machine: Machine) -> None:
+    conf = root / "usr/src/demo-1.0/dkms.conf"
+    second = 'BUILT_MODULE_NAME[1]="second"\nDEST_MODULE_LOCATION[1]="/updates"\n'
+
+    def add() -> None:
+        conf.write_text(conf.read_text() + second)
+        os.utime(conf, (1e9, 1e9))
+        os.utime(root / f"var/lib/dkms/demo/1.0/{KERNEL}/x86_64/module/demo.ko")
+
+    assert_becomes(machine, add, Artefact.BAD, STAGE)
+    (root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko").unlink()
+    kerneltree.tables(root / "usr/lib/modules" / KERNEL, "kernel/fs/big.ko:")
+    seen, step = looked(machine)
+    assert (seen.observation.installed, step) == (Artefact.NONE, Step(Action.STAGE, Why.NOT_BUILT))
+
+
+@pytest.mark.parametrize(("place", "installed"), [("weak-updates", Artefact.GOOD), ("extra", Artefact.OTHER)])
+def test_weak_updates_are_meant_to_be_another_kernels(root: Path, machine: Machine, place: str, installed: Artefact) -> None:
+    """RHEL and SUSE link there what another kernel of the same symbols has."""
+    tree = root / "usr/lib/modules" / KERNEL
+    (root / f"var/lib/dkms/demo/kernel-{KERNEL}-x86_64").unlink()
+    (tree / "updates/dkms/demo.ko").unlink()
+    kerneltree.tables(tree, "kernel/fs/big.ko: kernel/lib/my-lib.ko", "kernel/lib/my-lib.ko:")
+    magic = "6.1.0-0-amd64 SMP preempt mod_unload modversions "
+    kerneltree.add(tree, f"{place}/demo.ko", kerneltree.module("demo", vermagic=magic))
+    assert looked(machine)[0].observation.installed is installed
+
+
 def test_a_kernel_that_is_left_alone_may_be_the_next(root: Path, machine: Machine) -> None:
     """Its directory is a link: none of the others is called next then, and nobody is told to reboot."""
     seen, step = looked(machine)

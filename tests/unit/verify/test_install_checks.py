@@ -194,6 +194,13 @@ class TestOrigin:
         assert self.origin(root, Origin("1.0", "1.0", copy))[0] is WARN
         assert self.origin(root, Origin("1.0", "1.0", None))[0] is UNKNOWN
 
+    def test_two_files_without_a_build_id_are_not_one_build(self, root: Path, tree: Path, copy: Path) -> None:
+        for path, text in ((copy, "one"), (tree / MINE, "two")):
+            path.write_bytes(kerneltree.module("demo", info={"description": text}))
+        assert self.origin(root, Origin("1.0", "1.0", copy))[0] is WARN
+        (tree / MINE).write_bytes(copy.read_bytes())
+        assert self.origin(root, Origin("1.0", "1.0", copy))[0] is PASS
+
     def test_another_version(self, root: Path, copy: Path) -> None:
         check = checks(root, Origin("2.0", "1.0", copy))["origin"]
         assert (check.result, check.expected, check.found) == (WARN, "2.0", "1.0")
@@ -296,6 +303,13 @@ class TestInitrd:
         check = self.check(root, (own, b"x"))
         assert (check.result, check.found, KERNEL in check.fix) == (FAIL, "the kernel's own", True)
         assert self.check(root, (own, b"x"), (MINE, OURS)).result is PASS
+
+    def test_the_installed_one_is_the_kernels_own(self, root: Path, tree: Path) -> None:
+        """Then the copy in the initrd is no other one."""
+        kerneltree.add(tree, "kernel/net/demo.ko", OURS)
+        (tree / "modules.order").write_text("kernel/net/demo.ko\n")
+        check = self.check(root, ("kernel/net/demo.ko", OURS))
+        assert (check.result, check.found) == (PASS, "no copy in it")
 
     def test_one_that_cannot_be_read(self, root: Path, tree: Path) -> None:
         kerneltree.add(tree, MINE, OURS)

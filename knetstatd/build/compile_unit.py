@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Compiling in a unit without privileges: what the unit's program does, and what the builder takes of what it left.
+
+Rules:
+
+1. Where systemd manages the machine, root compiles nothing itself: the unit's user is nobody else's, and may write in one
+   directory.
+2. What comes out of the unit was made by a stranger: it is copied, each file of it opened below the unit's own directory
+   without following a link, a regular file of the unit's user, of a bounded size. It is looked at only after that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from knetstatd.build.compile import LOG_LIMIT, Compiled, Job, compile_here
+from knetstatd.core import names
+from knetstatd.core.errors import BuildError, KnetstatdError
+from knetstatd.core.model import Kind
+from knetstatd.state import staged
+from knetstatd.state.paths import OUTCOME, RESULT
+from knetstatd.system import documents, files, process, units
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from knetstatd.verdict.observe import Machine
+
+TEMPLATE = "compile"
+_MAX_MODULE, _MAX_MODULES = 512 << 20, 256
+_MEMORY_FIX = "Give the machine more memory, or raise MemoryMax= with: systemctl edit knetstatd-compile@.service"
+
+
+def compile_package(job: Job, work: Path, tick: Callable[[], None] | None = None) -> Compiled:
+    """Compiles in `work`, an empty directory, with as few privileges as this machine can give; tick is called meanwhile.
+
+    Raises BuildError if the unit that compiles ended by something else than its own work.
+    """
+    if units.available(job.root, TEMPLATE):
+        return _in_unit(job, work, tick)
+    return compile_here(job, work, tick)
+
+
+# -- the unit's side ------------------------------------------------------------------------------------------------------
+
+
+def unit_program(machine: Machine, what: str, cache: str) -> None:
+    """The program of the unit. what: KERNEL:PACKAGE.  cache: the directory in which it may write, emptied first.
+
+    Compiles there, and leaves the result there and nothing else.  Raises KnetstatdError if that cannot be done.
+    """
+    process.adopt_orphans()
+    kernel, _, package = what.partition(":")
+    names.kernel(kernel)
+    names.package(package)
+    if not cache:
+        raise KnetstatdError("this is the program of knetstatd-compile@.service", fix=f"Run: knetstatctl build {kernel}")
+    seen = machine.observe(machine.look(kernel), package, own=True)
+    version = seen.observation.version
+    if seen.source is None:
+        error = {"what": seen.source_reason or f"{package} has no source", "fix": seen.source_fix}
+        _leave(Path(cache), {"of": [kernel, package, version], "error": error})
+        return
+    timeout = machine.config.compile_timeout_seconds
+    job = Job(machine.root, machine.places, kernel, package, version, seen.source, seen.passed, seen.fingerprint, timeout)
+    with process.undisturbed():  # the machine's stop waits for it, as for the builder that waits for this
+        _serve(job, Path(cache))
+
+
+def _emptied(cache: Path) -> Path:
+    for name in files.names(cache):
+        shutil.rmtree(cache / name, ignore_errors=True)
+    result = cache / "new"
+    result.mkdir()
+    return result
+
+
+def _leave(cache: Path, document: dict[str, Any]) -> None:
+    """Leaves a result without modules."""
+    result = _emptied(cache)
+    (result / OUTCOME).write_text(json.dumps(document))
+    result.rename(cache / RESULT)
+
+
+def _serve(job: Job, cache: Path) -> None:
+    result, work = _emptied(cache), cache / "work"
+    work.mkdir()
+    compiled = compile_here(job, work, None)
+    modules = () if compiled.staged is None else compiled.staged.modules
+    for path in modules:
+        shutil.copyfile(path, result / path.name, follow_symlinks=False)
+    document = {
+        "of": [job.kernel, job.package, job.version],
+        "arch": modules[0].parent.parent.name if modules else "",
+        "modules": [path.name for path in modules],
+        "code": compiled.code,
+        "timed_out": compiled.timed_out,
+        "output": compiled.output,
+        "log": compiled.log,
+    }
+    (result / OUTCOME).write_text(json.dumps(document))
+    process.kill_orphans()
+    shutil.rmtree(work)
+    result.rename(cache / RESULT)
+
+
+# -- the builder's side ---------------------------------------------------------------------------------------------------
+
+
+def _in_unit(job: Job, work: Path, tick: Callable[[], None] | None) -> Compiled:
+    unit = units.instance(TEMPLATE, job.kernel, job.package)
+    units.kill_all(job.root, TEMPLATE)  # of a builder that was killed: we hold the lock, and all of them share one cache
+    # The unit's program keeps to the time limit itself, and says so; this one is for a program that does not.
+    result = units.complete(job.root, unit, job.timeout + 60, tick)
+    if result == "oom-kill":
+        raise BuildError(Kind.MEMORY, "the compilation was killed for want of memory", unit, _MEMORY_FIX)
+    if result == "timeout":
+        return Compiled(None, -9, True, "", "")
+    if result == "success":
+        return _adopt(job, work)
+    raise BuildError(
+        Kind.INTERRUPTED, f"the unit that compiles failed ({result or 'no result'})", unit, f"Run: journalctl -u '{unit}'"
+    )
+
+
+def _adopt(job: Job, work: Path) -> Compiled:
+    """Copies what the unit left into `work`, as a dkms tree. Raises BuildError if it is not what was asked for."""
+    cache = job.places.compile_cache
+    try:
+        with units.directory(cache / RESULT) as result:
+            owner = os.fstat(result).st_uid
+            document = documents.parse(units.left(result, OUTCOME, owner, 8 * LOG_LIMIT))
+            subject = document.texts("of")
+            if "error" in document and subject[:2] == (job.kernel, job.package):
+                error = document.get("error")
+                raise BuildError(Kind.CONF, names.clean(error.text("what"), 400), "", names.clean(error.text("fix"), 400))
+            arch, listed = document.text("arch"), document.texts("modules")
+            if subject != (job.kernel, job.package, job.version):
+                raise KnetstatdError("it is the result of another run")
+            if len(listed) > _MAX_MODULES or not all(names.is_package(name) for name in (arch or "x", *listed)):
+                raise KnetstatdError("its names are not names of modules")
+            code, log, output = document.integer("code"), document.text("log"), document.text("output")
+            timed_out = document.flag("timed_out")
+            built = work / "tree" / job.package / job.version / job.kernel / arch
+            (built / "module").mkdir(parents=True)
+            (built / "log").mkdir()
+            for name in listed:
+                (built / "module" / name).write_bytes(units.left(result, name, owner, _MAX_MODULE))
+            (built / "log" / "make.log").write_text(log)
+            artefact = staged.built(work / "tree", job.kernel, job.package, job.version)
+            return Compiled(artefact, code, timed_out, output, log)
+    except BuildError:
+        raise
+    except (OSError, KnetstatdError) as e:
+        reason = e.strerror if isinstance(e, OSError) else str(e)
+        raise BuildError(Kind.INTERRUPTED, f"the compilation left no usable result: {reason}", os.fspath(cache)) from e

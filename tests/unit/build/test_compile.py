@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A compilation in a private tree: for the target kernel, with what other packages have installed, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import machinetree
+import pytest
+from machinetree import ARCH, KERNEL
+
+from knetstatd.build.compile import LOG_LIMIT, Compiled, compile_here
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.spawns
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    machinetree.make(tmp_path)
+    return tmp_path
+
+
+def compiled(root: Path, timeout: float = 20.0) -> Compiled:
+    work = root / "work"
+    work.mkdir()
+    return compile_here(machinetree.job(root, timeout=timeout), work, None)
+
+
+def tree(directory: Path) -> set[str]:
+    return {os.path.relpath(path, directory) for path in directory.rglob("*")}
+
+
+def test_modules_are_made_for_the_kernel_that_is_asked_for(root: Path) -> None:
+    before = tree(root / "var"), tree(root / "usr")
+    done = compiled(root)
+    assert done.staged is not None
+    assert [path.name for path in done.staged.modules] == ["demo.ko"]
+    assert done.log == f"made for {KERNEL}\n", "uname -r answers the target kernel"
+    assert (done.code, done.timed_out) == (0, False)
+    assert machinetree.ran(root, "dkms") == [f"build -m demo -v 1.0 -k {KERNEL} --dkmstree {root}/work/tree"]
+    assert (tree(root / "var"), tree(root / "usr")) == before, "nothing else has changed"
+    assert set(os.listdir(root / "work")) == {"tree"}
+
+
+def test_dkms_finds_no_program_that_signs(root: Path) -> None:
+    machinetree.tell(root, "dkms build", 'echo "$sign_file" >"$root/signs"')
+    compiled(root)
+    named = (root / "signs").read_text().strip()
+    assert named
+    assert not os.path.exists(named)
+
+
+def test_what_the_build_says_of_other_things_than_the_kernel_is_left(root: Path) -> None:
+    machinetree.tell(root, "dkms build", 'uname -m >"$root/says"; uname -a >>"$root/says"')
+    compiled(root)
+    machine, everything = (root / "says").read_text().splitlines()
+    assert machine == os.uname().machine
+    assert KERNEL in everything.split()
+    assert os.uname().release not in everything.split()
+
+
+def test_packages_that_it_depends_on_are_there(root: Path) -> None:
+    """dkms 3.2 looks in its tree for what BUILD_DEPENDS names."""
+    base = root / "var/lib/dkms/base"
+    machinetree.write(base / f"2/{KERNEL}/{ARCH}/module/base.ko", "built")
+    (base / "2/source").symlink_to("/usr/src/base-2")
+    machinetree.write(root / "usr/src/base-2/dkms.conf", "")
+    (base / f"kernel-{KERNEL}-{ARCH}").symlink_to(f"2/{KERNEL}/{ARCH}")
+    machinetree.write(root / f"var/lib/dkms/other/1/6.9/{ARCH}/module/other.ko", "for another kernel")
+    (root / "var/lib/dkms/other/1/source").symlink_to("/usr/src/base-2")
+    does = f'ls "$9" >"$root/packages"; cat "$9/base/kernel-{KERNEL}-{ARCH}/module/base.ko" >>"$root/packages"'
+    machinetree.tell(root, "dkms build", does)
+    done = compiled(root)
+    assert (root / "packages").read_text() == "base\ndemo\nbuilt"
+    assert done.staged is not None
+    assert os.listdir(done.staged.tree) == ["demo"], "what was lent is not staged"
+    assert (base / f"2/{KERNEL}/{ARCH}/module/base.ko").exists()
+
+
+def test_a_failure_is_told_by_its_log(root: Path) -> None:
+    long = "x" * LOG_LIMIT
+    machinetree.write(root / "log", f"begin{long}end")
+    machinetree.tell(root, "dkms build", 'd=$9/demo/1.0/build; mkdir -p "$d"; cp "$root/log" "$d/make.log"; echo no; exit 10')
+    done = compiled(root)
+    assert (done.staged, done.code, done.output) == (None, 10, "no\n")
+    assert done.log.startswith("begin")
+    assert "[8 bytes left out]" in done.log
+    assert done.log.endswith("end")
+    assert len(done.log) < LOG_LIMIT + 100
+
+
+def test_what_a_killed_build_has_made_does_not_count(root: Path) -> None:
+    does = f'd=$9/demo/1.0/{KERNEL}/{ARCH}/module; mkdir -p "$d"; echo torn >"$d/demo.ko"; sleep 30'
+    machinetree.tell(root, "dkms build", does)
+    done = compiled(root, timeout=0.3)
+    assert (done.staged, done.timed_out, done.code) == (None, True, -9)

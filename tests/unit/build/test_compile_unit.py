@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a unit without privileges leaves is taken only if it is what was asked for, and nothing in it leads elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import machinetree
+import pytest
+from machinetree import GOOD, KERNEL
+
+from knetstatd.build import compile_unit
+from knetstatd.build.compile import Compiled
+from knetstatd.core.errors import BuildError, KnetstatdError, NameRefused
+from knetstatd.core.model import Kind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.spawns
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    machinetree.make(tmp_path)
+    return tmp_path
+
+
+def compiled(root: Path) -> Compiled:
+    work = root / "work"
+    work.mkdir(exist_ok=True)
+    return compile_unit.compile_package(machinetree.job(root), work)
+
+
+def refused(root: Path) -> BuildError:
+    with pytest.raises(BuildError) as e:
+        compiled(root)
+    return e.value
+
+
+def test_without_systemd_it_is_compiled_here(root: Path) -> None:
+    assert compiled(root).staged is not None
+    assert machinetree.ran(root, "systemctl") == []
+
+
+def test_the_result_is_copied(root: Path) -> None:
+    machinetree.outcome(root)
+    done = compiled(root)
+    assert done.staged is not None
+    [module] = done.staged.modules
+    assert module.read_bytes() == GOOD
+    assert root / "work" in module.parents
+    assert (done.log, done.staged.log.read_text()) == ("made in the unit\n", "made in the unit\n")
+    assert machinetree.ran(root, "dkms") == [], "nothing is compiled with privileges"
+    unit = "knetstatd-compile@6.1.0\\x2d1\\x2damd64:demo.service"
+    killed, started, *_ = machinetree.ran(root, "systemctl")
+    assert killed == "kill --signal=KILL -- knetstatd-compile@*.service", "what a killed builder left writes there, too"
+    assert started == f"start -- {unit}"
+
+
+@pytest.mark.parametrize(
+    ("result", "kind", "word"),
+    [("oom-kill", Kind.MEMORY, "want of memory"), ("signal", Kind.INTERRUPTED, "(signal)"), ("", Kind.INTERRUPTED, "no res")],
+)
+def test_the_unit_failed(root: Path, result: str, kind: Kind, word: str) -> None:
+    machinetree.outcome(root)
+    machinetree.tell(root, "systemctl show", f"echo ActiveState=failed; echo Result={result}; exit")
+    assert (refused(root).kind, word in refused(root).what) == (kind, True)
+
+
+def test_the_unit_was_killed_for_its_time(root: Path) -> None:
+    machinetree.outcome(root)
+    machinetree.tell(root, "systemctl show", "echo ActiveState=inactive; echo Result=timeout; exit")
+    assert compiled(root) == Compiled(None, -9, True, "", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"of": ["6.2", "demo", "1.0"]}, "the result of another run"),
+        ({"of": [KERNEL, "demo", "2.0"]}, "the result of another run"),
+        ({"modules": ["../../evil.ko"]}, "not names of modules"),
+        ({"arch": ".."}, "not names of modules"),
+        ({"modules": ["demo.ko"] * 257}, "not names of modules"),
+        ({"modules": ["gone.ko"]}, "No such file"),
+        ({"modules": 5}, "must be an array"),
+        ({"code": "x"}, "must be an integer"),
+    ],
+)
+def test_what_was_not_asked_for(root: Path, fields: dict[str, object], word: str) -> None:
+    machinetree.outcome(root, **fields)
+    error = refused(root)
+    assert (error.kind, word in error.what) == (Kind.INTERRUPTED, True), error.what
+
+
+def test_nothing_was_left(root: Path) -> None:
+    place = machinetree.outcome(root)
+    (place / "outcome.json").write_text("{")
+    assert refused(root).kind == Kind.INTERRUPTED
+    (place / "outcome.json").unlink()
+    assert "No such file" in refused(root).what
+
+
+def link(place: Path) -> None:
+    (place / "demo.ko").rename(place.parent / "demo.ko")
+    (place / "demo.ko").symlink_to("../demo.ko")
+
+
+def pipe(place: Path) -> None:
+    (place / "demo.ko").unlink()
+    os.mkfifo(place / "demo.ko")
+
+
+def directory_link(place: Path) -> None:
+    place.rename(place.parent / "elsewhere")
+    place.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize("replace", [link, pipe, directory_link])
+def test_what_leads_elsewhere_is_not_read(root: Path, replace: object) -> None:
+    place = machinetree.outcome(root)
+    assert callable(replace)
+    replace(place)
+    assert refused(root).kind == Kind.INTERRUPTED
+
+
+def test_what_the_unit_says_of_the_source(root: Path) -> None:
+    machinetree.outcome(root, error={"what": "it has\x1b no source", "fix": "bring it"})
+    error = refused(root)
+    assert (error.kind, error.what, error.fix) == (Kind.CONF, "it has? no source", "bring it")
+
+
+class TestProgram:
+    """The program of the unit, and the builder that takes what it leaves."""
+
+    @pytest.fixture
+    def cache(self, root: Path) -> Path:
+        place = machinetree.outcome(root).parent
+        machinetree.write(place / "old/file", "left by another run")
+        return place
+
+    def test_what_it_leaves_is_what_the_builder_takes(self, root: Path, cache: Path) -> None:
+        compile_unit.unit_program(machinetree.machine(root), f"{KERNEL}:demo", os.fspath(cache))
+        assert os.listdir(cache) == ["result"]
+        assert sorted(os.listdir(cache / "result")) == ["demo.ko", "outcome.json"]
+        done = compiled(root)
+        assert done.staged is not None
+        assert done.staged.modules[0].read_bytes() == GOOD
+        assert done.log == f"made for {KERNEL}\n"
+
+    def test_a_failed_compilation(self, root: Path, cache: Path) -> None:
+        machinetree.tell(root, "dkms build", "echo broken; exit 10")
+        compile_unit.unit_program(machinetree.machine(root), f"{KERNEL}:demo", os.fspath(cache))
+        done = compiled(root)
+        assert (done.staged, done.code, done.output) == (None, 10, "broken\n")
+
+    def test_a_package_without_a_source(self, root: Path, cache: Path) -> None:
+        (root / "usr/src/demo-1.0/dkms.conf").unlink()
+        compile_unit.unit_program(machinetree.machine(root), f"{KERNEL}:demo", os.fspath(cache))
+        assert json.loads((cache / "result/outcome.json").read_text())["of"][:2] == [KERNEL, "demo"]
+        error = refused(root)
+        assert (error.kind, "has no dkms.conf" in error.what) == (Kind.CONF, True)
+
+    def test_it_is_not_for_people(self, root: Path) -> None:
+        with pytest.raises(KnetstatdError, match="this is the program of"):
+            compile_unit.unit_program(machinetree.machine(root), f"{KERNEL}:demo", "")
+        for what in ("$(x):demo", f"{KERNEL}:../x"):
+            with pytest.raises(NameRefused):
+                compile_unit.unit_program(machinetree.machine(root), what, os.fspath(root))

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A package is staged when its modules are made and proven; else there is a cause, and nothing is staged."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import elf
+import kerneltree
+import machinetree
+import pytest
+from machinetree import KERNEL, MADE
+
+from knetstatd.build import stage
+from knetstatd.core.errors import BuildError
+from knetstatd.core.model import Kind
+from knetstatd.state import paths, staged
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from knetstatd.core.model import Proof
+
+pytestmark = pytest.mark.spawns
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    machinetree.make(tmp_path)
+    return tmp_path
+
+
+def stage_it(root: Path, timeout: float = 20.0) -> staged.Staged:
+    machine = machinetree.machine(root)
+
+    def prove(path: Path, others: Sequence[Path]) -> Proof:
+        return machine.prove_file(machine.look(KERNEL), path, others)
+
+    return stage.stage(machinetree.job(root, timeout=timeout), prove)
+
+
+def refused(root: Path, timeout: float = 20.0) -> BuildError:
+    with pytest.raises(BuildError) as e:
+        stage_it(root, timeout)
+    assert os.listdir(root / f"var/lib/knetstatd/stage/{KERNEL}") == [], "nothing is left of it"
+    return e.value
+
+
+def test_what_is_proven_is_there_under_its_name(root: Path) -> None:
+    places = paths.places(root)
+    (places.stages / KERNEL / ".demo.killed").mkdir(parents=True)
+    artefact = stage_it(root)
+    assert artefact == staged.find(places, KERNEL, "demo", "1.0", "mark")
+    assert [path.name for path in artefact.modules] == ["demo.ko"]
+    assert os.listdir(places.stages / KERNEL) == ["demo"]
+    assert staged.find(places, KERNEL, "demo", "1.0", "another source") is None
+
+
+def test_the_modules_are_on_the_disk_before_they_have_their_name(root: Path, synced: list[str]) -> None:
+    stage_it(root)
+    [path] = [path for path in synced if path.endswith("/module/demo.ko")]
+    assert f"stage/{KERNEL}/.demo." in path
+
+
+def test_a_disk_without_room_is_told_before_anything_is_made(root: Path) -> None:
+    place = root / "var/lib/knetstatd/stage" / KERNEL
+    place.parent.mkdir(parents=True)
+    place.symlink_to("/proc/sys/kernel")  # a file system that never has a free block
+    with pytest.raises(BuildError, match="only 0 MiB are free") as e:
+        stage_it(root)
+    assert e.value.kind == Kind.DISK
+    assert machinetree.ran(root, "dkms") == []
+
+
+def fail(root: Path, log: str, code: int = 10) -> None:
+    machinetree.write(root / "log", log)
+    does = f'd=$9/demo/1.0/build; mkdir -p "$d"; cp "$root/log" "$d/make.log"; echo said; exit {code}'
+    machinetree.tell(root, "dkms build", does)
+
+
+def test_a_failed_build_has_a_cause_and_a_log(root: Path) -> None:
+    fail(root, "demo.c:1:2: error: expected ';'\n")
+    error = refused(root)
+    assert (error.kind, error.what) == (Kind.COMPILE, "demo.c line 1: expected ';'")
+    assert error.where == os.fspath(root / f"var/lib/knetstatd/kernels/{KERNEL}/demo.log")
+    log = (root / f"var/lib/knetstatd/kernels/{KERNEL}/demo.log").read_text()
+    assert log == f"# dkms build demo/1.0 -k {KERNEL}\nsaid\n\n# make.log\ndemo.c:1:2: error: expected ';'\n"
+
+
+def test_the_cause_is_looked_up_below_the_root(root: Path) -> None:
+    """The cure names the package that brings these headers."""
+    machinetree.write(root / "etc/debian_version", "")
+    fail(root, "include/generated/autoconf.h or include/config/auto.conf are missing\n")
+    assert refused(root).fix == f"Run: apt install --reinstall linux-headers-{KERNEL}"
+
+
+def test_a_build_that_does_not_end_or_is_killed(root: Path) -> None:
+    machinetree.tell(root, "dkms build", "sleep 30")
+    error = refused(root, timeout=0.3)
+    assert (error.kind, "raise compile_timeout_seconds" in error.fix) == (Kind.TIMEOUT, True)
+    machinetree.tell(root, "dkms build", "kill -9 $$")
+    error = refused(root)
+    assert (error.kind, error.what) == (Kind.INTERRUPTED, "dkms was killed by signal 9")
+
+
+def test_what_is_compiled_and_will_not_load_is_not_staged(root: Path) -> None:
+    other = kerneltree.module("demo", undefined=["printk", "gone"])
+    machinetree.write(root / MADE / "demo.ko", other)
+    error = refused(root)
+    assert (error.kind, "Unknown symbol gone" in error.what) == (Kind.NOT_LOADABLE, True)
+    assert error.where.endswith("/demo.log")
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_what_is_compiled_for_another_kernel_is_not_staged(root: Path, asks: bool) -> None:
+    """Also if this kernel would load it, because the checksums are the same."""
+    crcs = {name: kerneltree.CRCS[name] for name in ("module_layout", "printk")}
+    magic = "6.0.0 SMP preempt mod_unload modversions "
+    machinetree.write(root / MADE / "demo.ko", elf.module("demo", vermagic=magic, undefined=["printk"], crcs=crcs))
+    if asks:
+        makefile = "KVER ?= $(shell uname -r)\nall:\n\tmake -C /lib/modules/$(KVER)/build\n"
+        machinetree.write(root / "usr/src/demo-1.0/Makefile", makefile)
+    error = refused(root)
+    assert error.kind == (Kind.WRONG_KERNEL if asks else Kind.NOT_LOADABLE)
+    assert ("Makefile line 1 reads the running kernel" in error.fix) is asks
+    assert ("6.0.0, not" in error.what) is asks
+
+
+def test_modules_that_come_together_are_proven_together(root: Path) -> None:
+    crcs = {name: kerneltree.CRCS[name] for name in ("module_layout", "printk")} | {"fn": 7}
+    machinetree.write(root / MADE / "demo.ko", kerneltree.module("demo", undefined=["printk", "fn"], crcs=crcs))
+    machinetree.write(root / MADE / "gives.ko", kerneltree.module("gives", exports={"fn": (7, "", "")}))
+    assert len(stage_it(root).modules) == 2
+
+
+def test_a_second_module_that_is_wrong_is_seen(root: Path) -> None:
+    machinetree.write(root / MADE / "second.ko", "no module")
+    error = refused(root)
+    assert (error.kind, "second.ko" in error.what) == (Kind.NOT_LOADABLE, True)
