@@ -54,7 +54,7 @@ _LOCK_LINE = re.compile(
 
 
 def package(root: Path) -> str | None:
-    """Who holds a package transaction open, as a part of a sentence; None where nobody does. Raises nothing."""
+    """Who holds a package transaction open, as a part of a sentence; None if nobody does. Raises nothing."""
     for lock in _LOCKS:
         try:
             pid = _holder(root, root / lock)
@@ -77,7 +77,7 @@ def _who(root: Path, pid: int) -> str:
 def _holder(root: Path, path: Path) -> int | None:
     """The pid of the process that holds a write lock on the file (0 or -1: it has none here), None for nobody.
 
-    Raises OSError and KnetstatdError where neither the file nor /proc/locks can be read.
+    Raises OSError and KnetstatdError if neither the file nor /proc/locks can be read.
     """
     try:
         with files.opened(path, os.O_RDONLY | os.O_NONBLOCK) as fd:
@@ -106,9 +106,9 @@ def _listed(root: Path, path: Path) -> int | None:
 
 
 def foreign_dkms(root: Path, ours: int | None) -> str | None:
-    """The command line and pid of a live dkms that may change the trees of this machine; None where there is none.
+    """The command line and pid of a live dkms that may change the trees of this machine; None if there is none.
 
-    ours: the pid of our own builder, whose descendants do not count; None where nothing of ours runs. Raises nothing.
+    ours: the pid of our own builder, whose descendants do not count; None if nothing of ours runs. Raises nothing.
     One small read for each process of the machine, more only for what may be dkms.
     """
     proc, tree = os.fspath(root / "proc"), dkms_framework.framework(root).dkms_tree
@@ -201,7 +201,7 @@ def _shares_trees(root: Path, tree: str, pid: str) -> bool:
 
 
 def _places(mountinfo: Path, trees: list[str]) -> set[tuple[str, str]] | None:
-    """Where the trees are for a process, as (device, path in that file system); None where it cannot be read."""
+    """Where the trees are for a process, as (device, path in that file system); None if it cannot be read."""
     text = files.text(mountinfo)
     if text is None:
         return None

@@ -124,9 +124,9 @@ def evaluate(source: Path, root: Path, module: str = "", version: str = "", kern
 def _overrides(module: str, version: str, kernel: str, arch: str) -> list[str]:
     """The names of the override files, in the order in which dkms reads them. Those with `--` are not in 3.0.x."""
     parts = [module, version, kernel, arch]
-    found = ["-".join(parts[:n]) for n in (1, 2, 3, 4) if all(parts[:n])]
-    found += [f"{module}--{kernel}"] if module and kernel else []
-    return found + ([f"{module}--{kernel}-{arch}"] if module and kernel and arch else [])
+    overrides = ["-".join(parts[:n]) for n in (1, 2, 3, 4) if all(parts[:n])]
+    overrides += [f"{module}--{kernel}"] if module and kernel else []
+    return overrides + ([f"{module}--{kernel}-{arch}"] if module and kernel and arch else [])
 
 
 def _take(shell: Shell, text: str) -> None:
@@ -149,16 +149,8 @@ def _take(shell: Shell, text: str) -> None:
     shell.dynamic = set(_TAKEN) if "*" in shell.dynamic else shell.dynamic & set(_TAKEN)
 
 
-def autoinstalls(raw: str, *, yes_or_no: bool) -> bool:
-    """Whether dkms takes this AUTOINSTALL for a yes.
-
-    yes_or_no: dkms from 3.2.0 on, which takes only yes and no. Before, every text is a yes, "no" too.
-    """
-    return raw.lower() == "yes" if yes_or_no else bool(raw)
-
-
 def chosen_make(conf: Conf, kernel: str) -> Make | None:
-    """The MAKE that dkms runs for a kernel, None where it uses its own default (make -C HEADERS M=BUILD)."""
+    """The MAKE that dkms runs for a kernel, None if it uses its own default (make -C HEADERS M=BUILD)."""
     chosen = conf.make[0] if conf.make and not conf.make[0].match else None
     for make in conf.make:
         try:

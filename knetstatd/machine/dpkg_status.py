@@ -52,7 +52,7 @@ class Unfinished(NamedTuple):
 
 def unfinished(root: Path) -> tuple[Unfinished, ...]:
     """All packages that a failed or interrupted transaction left half-way, by name. Raises nothing: no dpkg, no packages."""
-    found: dict[str, Unfinished] = {}
+    packages: dict[str, Unfinished] = {}
     for path in (root / _DPKG / "status", *sorted((root / _DPKG / "updates").glob("[0-9]*"))):
         text = files.text(path, _LIMIT) or ""
         if path.name == "status" and not any(f" {state}\n" in text for state in _UNFINISHED):
@@ -60,14 +60,14 @@ def unfinished(root: Path) -> tuple[Unfinished, ...]:
         if path.name != "status":
             for stanza in text.split("\n\n"):
                 if name := _field(stanza, "Package"):
-                    found.pop(name, None)
+                    packages.pop(name, None)
         for match in _STATUS.finditer(text):
             if match[2] in _UNFINISHED:
                 begin, end = text.rfind("\n\n", 0, match.start()) + 1, text.find("\n\n", match.end())
                 package = _package(text[begin : end if end >= 0 else len(text)], match[2])
                 if package is not None:
-                    found[package.name] = package
-    return tuple(found[name] for name in sorted(found))
+                    packages[package.name] = package
+    return tuple(packages[name] for name in sorted(packages))
 
 
 def _field(stanza: str, name: str) -> str:
@@ -86,12 +86,12 @@ def _package(stanza: str, state: str) -> Unfinished | None:
     return Unfinished(name, state, release, frozenset(depends))
 
 
-def of_kernel(found: Collection[Unfinished], kernel: str) -> tuple[Unfinished, ...]:
+def of_kernel(packages: Collection[Unfinished], kernel: str) -> tuple[Unfinished, ...]:
     """The unfinished packages of a kernel, and those that wait for them (its meta packages)."""
-    mine = {p.name for p in found if p.kernel == kernel}
-    while more := {p.name for p in found if p.name not in mine and not p.kernel and p.depends & mine}:
+    mine = {p.name for p in packages if p.kernel == kernel}
+    while more := {p.name for p in packages if p.name not in mine and not p.kernel and p.depends & mine}:
         mine |= more
-    return tuple(p for p in found if p.name in mine)
+    return tuple(p for p in packages if p.name in mine)
 
 
 def has_dpkg(root: Path) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a machine and its DKMS, and no kernel's files, have to say about modules.
+"""What decides about modules on a machine for all of its kernels: firmware, modprobe, boot loader, DKMS.
 
 Rule: these are values to compare: as long as they are equal, and files have the same identity, a proof stands.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Host(NamedTuple):
-    """What a machine, and none of its kernels, has to say about modules; the same value means the same answers.
+    """What decides about modules for all kernels of a machine; the same value means the same answers.
 
     initrds: where the digests of initrds are kept, None for nowhere.  loader: the boot loader's files, on which command lines
     depend.

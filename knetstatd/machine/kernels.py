@@ -31,7 +31,7 @@ class Directories(NamedTuple):
 
 
 class HeadersFound(NamedTuple):
-    """The headers of one kernel. path: their directory, None where there is none.  reason: what is missing."""
+    """The headers of one kernel. path: their directory, None if there is none.  reason: what is missing."""
 
     state: Headers
     path: Path | None
@@ -63,7 +63,7 @@ def directories(root: Path) -> Directories:
 
 
 def image(root: Path, kernel: str) -> Path | None:
-    """The kernel's boot image, None where there is none. Debian up to 6.12: /boot/vmlinuz-K; 7.x, Fedora: with the modules."""
+    """The kernel's boot image, None if there is none. Debian up to 6.12: /boot/vmlinuz-K; 7.x, Fedora: with the modules."""
     for place in (f"/boot/vmlinuz-{kernel}", f"/lib/modules/{kernel}/vmlinuz", f"/boot/vmlinux-{kernel}"):
         path = files.inside(root, place)
         if os.path.isfile(path):
@@ -128,7 +128,7 @@ def headers_package(root: Path, kernel: str) -> str:
 
 
 def headers_meta_package(root: Path, kernel: str) -> str:
-    """The package that keeps headers coming with every later kernel, "" where it is not known."""
+    """The package that keeps headers coming with every later kernel, "" if it is not known."""
     if not files.inside(root, "/etc/debian_version").exists():
         return "kernel-devel"
     flavour = re.search(r"-((?:cloud-|rt-)?[a-z][a-z0-9-]*)$", kernel)
@@ -159,7 +159,7 @@ def headers_reinstall(root: Path, kernel: str, tool: str = "") -> str:
 
 
 def compiler(root: Path, headers_path: Path) -> tuple[str, Path | None]:
-    """The compiler that the kernel's configuration names (or `gcc`), and where it is, None where it is not installed."""
+    """The compiler that the kernel's configuration names (or `gcc`), and where it is, None if it is not installed."""
     wanted = (cc_version(configuration(headers_path / ".config")).split() or ["gcc"])[0]
     for name in (wanted, "gcc"):
         for directory in ("/usr/local/bin", "/usr/bin", "/bin"):
@@ -190,8 +190,8 @@ def fingerprint(root: Path, source: Path, headers_path: Path | None) -> str:
 
 
 def _newest(paths: list[Path]) -> str:
-    found = [i for i in map(files.identity, paths) if i]
-    return f"{len(found)} files {sum(i.size for i in found)} bytes {max((i.ctime_ns for i in found), default=0)}"
+    present = [i for i in map(files.identity, paths) if i]
+    return f"{len(present)} files {sum(i.size for i in present)} bytes {max((i.ctime_ns for i in present), default=0)}"
 
 
 def _sum(directory: Path) -> str:
@@ -210,13 +210,13 @@ def changed(source: Path) -> float:
 def _files(directory: Path) -> Iterator[os.stat_result]:
     """The files of a source tree: some 10,000 at most, symlinks not followed."""
     count = 0
-    for where, dirs, found in os.walk(directory):
+    for where, dirs, names_here in os.walk(directory):
         dirs.sort()
-        for name in found:
+        for name in names_here:
             try:
                 yield os.lstat(os.path.join(where, name))
             except OSError:
                 continue
-        count += len(found)
+        count += len(names_here)
         if count > 10000:
             return

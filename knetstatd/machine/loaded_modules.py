@@ -26,8 +26,8 @@ class Live:
         self._passed = 0
 
     def look(self, installed: tuple[tuple[str, Proof], ...], *, wanted: bool) -> tuple[Loaded, str]:
-        """The state of the installed modules; where they are FAULTY, what the probe found wrong; where they are OUTDATED, the
-        names of those, each behind those of the package that use it, as `modprobe -r` wants them.
+        """The state of the installed modules. For FAULTY, with what the probe found wrong; for OUTDATED, with the names of
+        those modules, each behind the modules of the package that use it, as `modprobe -r` wants them.
 
         wanted: whether it matters that one of them is not loaded.
         """
@@ -37,7 +37,7 @@ class Live:
         installed = tuple((proof.module or name, proof) for name, proof in installed)  # a file may be called otherwise
         places = {name: self._root / "sys/module" / name for name, _ in installed}
         outdated = [name for name, proof in installed if not _is_copy(places[name], proof)]
-        # Of nothing, nothing is loaded: who took it for loaded would take its first loading for one after an unloading.
+        # A package without modules is not loaded: else its first loading would count as one after an unloading.
         if not installed or not all(map(is_live, places.values())):
             return Loaded.NO if wanted else Loaded.NOT_HERE, ""
         if outdated:
@@ -87,5 +87,5 @@ def is_live(place: Path) -> bool:
 
 def _loading(place: Path) -> int:
     """Which loading of a module this is: its directory has a new inode each time. 0: it is not live, or not yet."""
-    found = files.identity(place)
-    return found.ino if found is not None and is_live(place) else 0
+    identity = files.identity(place)
+    return identity.ino if identity is not None and is_live(place) else 0

@@ -59,16 +59,16 @@ def redirect(rules: Rules, module: str) -> Line | None:
 
 def rules(root: Path) -> Rules:
     """The rules of the machine under `root`."""
-    found: dict[str, list[Line]] = {"blacklist": [], "install": [], "alias": []}
+    lines: dict[str, list[Line]] = {"blacklist": [], "install": [], "alias": []}
     for where, text in _lines(root, _PROBE, (".conf", ".alias")):
         command, _, rest = text.replace("\t", " ").partition(" ")
         module, _, more = rest.strip().partition(" ")
-        if command in found and module:
-            found[command].append(Line(_pattern(module), names.clean(more.strip()), where))
+        if command in lines and module:
+            lines[command].append(Line(_pattern(module), names.clean(more.strip()), where))
     load = [Line(names.canonical(text.split()[0]), "", where) for where, text in _lines(root, _LOAD, (".conf",))]
     # Debian's old file, which systemd-modules-load finds through a link in /usr/lib/modules-load.d or /etc/modules-load.d.
     load += [Line(names.canonical(text.split()[0]), "", where) for where, text in _file(root, "/etc/modules")]
-    return Rules(tuple(found["blacklist"]), tuple(found["install"]), tuple(found["alias"]), tuple(load))
+    return Rules(tuple(lines["blacklist"]), tuple(lines["install"]), tuple(lines["alias"]), tuple(load))
 
 
 def _pattern(text: str) -> str:
@@ -87,12 +87,12 @@ def _lines(root: Path, directories: tuple[str, ...], endings: tuple[str, ...]) -
 
 def _file(root: Path, path: str) -> list[tuple[str, str]]:
     """Each line that says something, with its place; a backslash at the end joins the next one to it."""
-    found, begun = [], ""
+    lines, begun = [], ""
     for number, line in enumerate((files.text(files.inside(root, path), _LIMIT) or "").splitlines(), start=1):
         if line.endswith("\\"):
             begun += line[:-1]
             continue
         text, begun = (begun + line).strip(), ""
         if text and not text.startswith(("#", ";")):
-            found.append((f"{names.clean(path)} line {number}", text))
-    return found
+            lines.append((f"{names.clean(path)} line {number}", text))
+    return lines

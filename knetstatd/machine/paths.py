@@ -65,8 +65,8 @@ def inputs(root: Path, kernel: str) -> tuple[Path, ...]:
 
 def configurations(root: Path, kernel: str) -> list[Path]:
     """Its configuration, the first of these that there is."""
-    found = (f"/boot/config-{kernel}", f"/lib/modules/{kernel}/config", f"/lib/modules/{kernel}/build/.config")
-    return [files.inside(root, place) for place in found]
+    places = (f"/boot/config-{kernel}", f"/lib/modules/{kernel}/config", f"/lib/modules/{kernel}/build/.config")
+    return [files.inside(root, place) for place in places]
 
 
 def headers(root: Path, kernel: str) -> list[Path]:
@@ -88,9 +88,9 @@ def symvers(root: Path, kernel: str) -> list[Path]:
 
 
 def initrd(root: Path, kernel: str) -> Path | None:
-    """Its initrd, None where it has none: Debian's place, then dracut's, then SUSE's."""
+    """Its initrd, None if it has none: Debian's place, then dracut's, then SUSE's."""
     for place in (f"/boot/initrd.img-{kernel}", f"/boot/initramfs-{kernel}.img", f"/boot/initrd-{kernel}"):
-        found = files.inside(root, place)
-        if os.path.isfile(found):
-            return found
+        path = files.inside(root, place)
+        if os.path.isfile(path):
+            return path
     return None

@@ -48,7 +48,7 @@ OPTIONS = (
 
 
 class Firmware(NamedTuple):
-    """What does not change until the next boot. secure_boot: None where the firmware does not let it be read.
+    """What does not change until the next boot. secure_boot: None if the firmware does not let it be read.
 
     enrolled: the keys that shim and the firmware hand to a kernel; None as above.  waiting: to be confirmed at the next boot.
     own: the certificate that modules are signed for on this machine, and its file.
@@ -62,7 +62,7 @@ class Firmware(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """What one kernel does about signatures. signatures: whether it looks at them at all, None where unknown.
+    """What one kernel does about signatures. signatures: whether it looks at them at all, None if it is unknown.
 
     enforced: what makes it refuse a module without a good one, "" for nothing.  doubt: what could, and is not known.
     enrolled: whether it takes the firmware's and shim's keys.  blacklist: modules that its command line forbids it.
@@ -106,7 +106,7 @@ def secure_boot(root: Path) -> bool | None:
 
 
 def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Firmware) -> Policy:
-    """What `kernel` will do. options: of CONFIG_*, the ones set to `y`, None where its configuration is not known."""
+    """What `kernel` will do. options: of CONFIG_*, the ones set to `y`, None if its configuration is not known."""
     words = [*map(bootloader.parameter, bootloader.command_line(root, kernel).split())]
     said = dict(word.partition("=")[::2] for word in words)  # of a word that is there twice the last one counts
     have = options if options is not None else ()
@@ -179,7 +179,7 @@ def _is_running(root: Path, kernel: str) -> bool:
 
 
 def _names(root: Path) -> list[str] | None:
-    """The names of the firmware's variables; None where they are not mounted."""
+    """The names of the firmware's variables; None if they are not mounted."""
     return files.names(files.inside(root, _VARIABLES)) or None
 
 
@@ -194,9 +194,9 @@ def _variable(root: Path, name: str, guid: str) -> bytes | None:
 
 def _keys(root: Path, name: str, guid: str) -> tuple[pkcs7.Certificate, ...]:
     """The certificates in a variable, and in those that shim adds where one is too small (name1, name2, …)."""
-    found: list[pkcs7.Certificate] = []
+    certificates: list[pkcs7.Certificate] = []
     variables = (_variable(root, name + suffix, guid) for suffix in ("", *map(str, range(1, 10))))
     for data in itertools.takewhile(lambda data: data is not None, variables):
         with contextlib.suppress(Damaged):
-            found += pkcs7.certificates((data or b"")[4:])
-    return tuple(found)
+            certificates += pkcs7.certificates((data or b"")[4:])
+    return tuple(certificates)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Answers that are kept: a rehearsal costs seconds, so what a kernel said is one small file for each module and kernel.
+"""The answers to rehearsals, one small file for each package and kernel: asking again would cost seconds.
 
 Rules:
 
-1. An answer stands for the files it was about, the boot image among them, and for the kernel's command line. It is void when
-   one of them changes. Losing these files at any time changes no verdict but `rehearsed` to `analysed`.
+1. An answer counts for the files that were rehearsed, the boot image among them, and for the kernel's command line. It is
+   void if one of them changes. Losing our files at any time changes no verdict but `rehearsed` to `analysed`.
 2. A look compares the files' identities alone: hashing an image at each look would cost the daemon more than all the rest.
-   Where an identity has changed the answer is void for the look; the next rehearsal compares the hashes, and where they are
-   the same it keeps the answer and starts no machine.
-3. What could not be decided is not kept here; that is an attempt (see attempts).
+   If an identity has changed, the answer is void for the look. The next rehearsal compares the hashes; if they are the same,
+   it keeps the answer and starts no machine.
+3. An undecided rehearsal is not kept here: it is an attempt (see attempts).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from knetstatd.state.paths import Places
     from knetstatd.system.documents import Node
 
-# Another one, where the same question would be answered by another test.
+# Raised when the same question is put to another test.
 SCHEMA = 1
 QEMU, BUSYBOX = "usr/bin/qemu-system-x86_64", ("usr/bin/busybox", "bin/busybox")
 FIX = "Run: apt install qemu-system-x86 busybox-static"
@@ -57,7 +57,7 @@ class Subject(NamedTuple):
 
 
 def subject_of(root: Path, kernel: str, package: str, proofs: Iterable[Proof], arguments: Sequence[str]) -> Subject | None:
-    """What a rehearsal of installed modules is about; None where the kernel has no boot image or nothing is installed."""
+    """What a rehearsal of installed modules is about; None if the kernel has no boot image or nothing is installed."""
     image = kernels.image(root, kernel)
     modules = tuple((Path(proof.path), tuple(map(Path, proof.needed))) for proof in proofs if proof.path)
     return Subject(kernel, package, image, modules, tuple(arguments)) if image is not None and modules else None
@@ -76,7 +76,7 @@ def arguments(root: Path, kernel: str) -> tuple[str, ...]:
 
 
 def missing(root: Path) -> str:
-    """Why no rehearsal can be had on this machine, "" where one can."""
+    """Why no rehearsal can be had on this machine, "" if one can."""
     if os.uname().machine != "x86_64":
         return f"rehearsals are for x86-64, and this machine is {os.uname().machine}"
     if not os.access(root / QEMU, os.X_OK) or not any(os.access(root / name, os.X_OK) for name in BUSYBOX):

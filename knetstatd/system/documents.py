@@ -145,7 +145,7 @@ def parse(data: bytes) -> Node:
 
 
 def read(path: Path, limit: int = LIMIT) -> Node | None:
-    """The document in a file of ours, None where there is none that is well-formed (Rule 2). limit: bytes."""
+    """The document in a file of ours, None if there is none that is well-formed (Rule 2). limit: bytes."""
     try:
         return parse(files.untrusted(path, limit))
     except (OSError, KnetstatdError):

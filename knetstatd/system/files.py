@@ -31,7 +31,7 @@ class Identity(NamedTuple):
 
 
 def identity(path: Path) -> Identity | None:
-    """The identity of the file that `path` leads to, None where there is none."""
+    """The identity of the file that `path` leads to, None if there is none."""
     try:
         st = os.stat(path)
     except (OSError, ValueError):
@@ -100,7 +100,7 @@ def _whole(fd: int, path: Path, limit: int) -> bytes:
 
 
 def names(directory: Path) -> list[str]:
-    """The names in a directory, sorted; none where it cannot be read."""
+    """The names in a directory, sorted; none if it cannot be read."""
     try:
         return sorted(os.listdir(directory))
     except (OSError, ValueError):

@@ -114,12 +114,12 @@ def history(limit: int, package: str | None = None, kernel: str | None = None) -
                 reader.add_match(**{key: value})
         reader.seek_tail()
         while limit > 0:
-            found: dict[str, Any] = reader.get_previous()
-            if not found:
+            entry: dict[str, Any] = reader.get_previous()
+            if not entry:
                 return
-            event = by_id.get(getattr(found.get("MESSAGE_ID"), "hex", ""))
+            event = by_id.get(getattr(entry.get("MESSAGE_ID"), "hex", ""))
             if event is None:
                 continue
-            own = {k[len("KNETSTATD_") :].lower(): str(v) for k, v in found.items() if k.startswith("KNETSTATD_")}
-            yield HistoryEntry(found["__REALTIME_TIMESTAMP"], event, str(found.get("MESSAGE", "")), own)
+            own = {k[len("KNETSTATD_") :].lower(): str(v) for k, v in entry.items() if k.startswith("KNETSTATD_")}
+            yield HistoryEntry(entry["__REALTIME_TIMESTAMP"], event, str(entry.get("MESSAGE", "")), own)
             limit -= 1

@@ -91,24 +91,24 @@ def give_back_memory() -> None:
 
 def parents() -> dict[int, int]:
     """Each live process's parent, from /proc."""
-    found = {}
+    parent_of = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
                 with open(f"/proc/{name}/stat", "rb") as f:
-                    found[int(name)] = int(f.read().rpartition(b")")[2].split()[1])
+                    parent_of[int(name)] = int(f.read().rpartition(b")")[2].split()[1])
             except (OSError, IndexError, ValueError):
                 continue
-    return found
+    return parent_of
 
 
 def family(pid: int) -> set[int]:
     """`pid`, all processes below it, and those whose parents died and that `adopt_orphans` made ours."""
     above = parents()
-    found = {pid} | {child for child, parent in above.items() if parent == os.getpid() and child not in _mine}
-    while more := {child for child, parent in above.items() if parent in found} - found:
-        found |= more
-    return found
+    members = {pid} | {child for child, parent in above.items() if parent == os.getpid() and child not in _mine}
+    while more := {child for child, parent in above.items() if parent in members} - members:
+        members |= more
+    return members
 
 
 def kill_family(pid: int) -> None:
@@ -238,7 +238,7 @@ def run(
     timeout: seconds, then the family is killed.  limit: bytes of output kept, first half from the start, the rest from the
     end.  keep: file descriptors that the program inherits.  tick: called a few times a second while it runs.
     errors: a descriptor that gets standard error; None: the output has it.
-    Raises KnetstatdError where the program cannot be started.
+    Raises KnetstatdError if the program cannot be started.
     """
     begin = time.monotonic()
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a command that takes its time shows of it."""
+"""The progress that a long command shows."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Our own units: their names, running one to its end (systemctl(1), systemd.unit(5)), and taking what it has left.
+"""Our own units: their names, running one to its end (systemctl(1), systemd.unit(5)), and reading the files that it left.
 
 Rules:
 
-1. That `systemctl start` has returned says nothing. A stop of the machine cancels the job and leaves the program at work;
-   so a unit has ended when its state says so.
-2. What an unprivileged unit has left is a stranger's: opened below a directory without following a link, a regular file of
-   that directory's owner, of a bounded size.
+1. A unit has ended when its state says so, not when `systemctl start` returns: a stop of the machine cancels that job and
+   leaves the program at work.
+2. A file that an unprivileged unit has left is a stranger's. It is opened below a directory without following a link, and it
+   must be a regular file of that directory's owner, of a bounded size.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def complete(root: Path, unit: str, timeout: float, tick: Callable[[], None] | N
     """Starts a unit, waits until it has ended, and returns its result: `success`, `exit-code`, `oom-kill`, `timeout`, …
 
     timeout: seconds, then everything in it is killed and the result is `timeout`.  tick: called while it runs. Raises
-    KnetstatdError where it could not be started at all.
+    KnetstatdError if it could not be started at all.
     """
     deadline = time.monotonic() + timeout
     started = _systemctl(root, "start", "--", unit, timeout=timeout, tick=tick)

@@ -236,15 +236,6 @@ def test_a_module_without_a_name_is_called_like_the_package(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "before", "since"),
-    [("", False, False), ("yes", True, True), ("YES", True, True), ("no", True, False), ("y", True, False), ("1", True, False)],
-)
-def test_autoinstall(raw: str, before: bool, since: bool) -> None:
-    assert dkms_conf.autoinstalls(raw, yes_or_no=False) is before
-    assert dkms_conf.autoinstalls(raw, yes_or_no=True) is since
-
-
-@pytest.mark.parametrize(
     ("text", "command"),
     [
         ("", None),

@@ -84,7 +84,8 @@ def test_names_that_are_nobodys_are_left_alone(places: Places) -> None:
     leftovers.forget(places, {K}, {"mine"})
     assert (places.state / "kernels" / "not a kernel").exists()
     assert (places.state / "kernels" / K / "not a package.json").exists()
-    assert (places.state / "elsewhere" / "mine.json").exists(), "a link is taken away, not followed"
+    assert not os.path.lexists(places.state / "kernels" / GONE), "a link is taken away"
+    assert (places.state / "elsewhere" / "mine.json").exists(), "and not followed"
 
 
 def test_without_any_state(tmp_path: Path) -> None:
