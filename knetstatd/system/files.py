@@ -51,13 +51,13 @@ def is_hidden(root: Path, path: Path) -> bool:
 
 def read(path: Path, limit: int) -> bytes:
     """The whole file, at most `limit` bytes. Raises OSError, and KnetstatdError if it is larger."""
-    return _whole(_open(path), path, limit)
+    return _whole(_readable(path), path, limit)
 
 
 def text(path: Path, limit: int = 1 << 20) -> str | None:
     """The file as text (undecodable bytes replaced), None if it cannot be read. At most `limit` bytes."""
     try:
-        with open(_open(path), "rb") as f:
+        with open(_readable(path), "rb") as f:
             return f.read(limit).decode("utf-8", "replace")
     except OSError:
         return None
@@ -80,11 +80,16 @@ def untrusted(path: Path, limit: int, *, owner: int | None = None, directory: in
 def _open(path: Path, flags: int = 0, directory: int | None = None) -> int:
     """A descriptor to read from, which never waits: a FIFO in a file's place must not stop the daemon. Raises OSError."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=directory)
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=directory)
     except ValueError as e:  # a NUL in the path: no file can have that name
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path)) from e
+
+
+def _readable(path: Path) -> int:
+    """A descriptor of a file that has an end, or of /dev/null, which stands for an empty one. Raises OSError."""
+    fd = _open(path)
     mode = os.fstat(fd).st_mode
-    if stat.S_ISREG(mode) or stat.S_ISCHR(mode):  # /dev/null stands for an empty file
+    if stat.S_ISREG(mode) or stat.S_ISCHR(mode):
         return fd
     os.close(fd)
     number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
