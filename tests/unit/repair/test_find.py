@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import kerneltree
+import machinetree
 import pytest
 from repairtree import BASE, CONF, GONE, HEADERS, RUNS, K, override, plan, status
 
@@ -141,3 +143,79 @@ def test_no_override_that_nothing_can_prove(tree: Make) -> None:
     assert found is not None
     assert [type(act) for act in found.acts] == [find.Write, find.Prove]
     assert found.acts[1] == find.Prove("m", "1", K)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """One whose package can be built, and is not."""
+    machinetree.make(tmp_path)
+    return machinetree.machine(tmp_path)
+
+
+def planned(machine: Machine, kernel: str | None = None) -> dict[str, find.Repair]:
+    machine.refresh()
+    return {repair.kind: repair for repair in find.plan(machine, kernel)}
+
+
+def test_what_a_build_would_cure_is_built(machine: Machine) -> None:
+    build = planned(machine)["build"]
+    run = find.Run(("knetstatctl", "build", machinetree.KERNEL, "--module=demo"), ours=True)
+    assert (build.why, build.acts) == ("there is none", (run,))
+    assert "build" not in planned(machine, "6.2")
+    tree = machine.root / f"usr/lib/modules/{machinetree.KERNEL}"
+    path = kerneltree.add(tree, "updates/dkms/demo.ko", b"torn")
+    assert planned(machine)["build"].why.startswith("the installed one is wrong: ")
+    path.write_bytes(machinetree.GOOD)
+    assert "build" not in planned(machine)
+
+
+def half_configured(machine: Machine, state: str = "half-configured") -> str:
+    """The kernel's package, left like that. Returns its name."""
+    package = f"linux-image-{machinetree.KERNEL}"
+    machinetree.write(machine.root / "var/lib/dpkg/status", f"Package: {package}\nStatus: install ok {state}\n\n")
+    return package
+
+
+def test_a_package_is_configured_when_the_modules_are_good(machine: Machine) -> None:
+    package = half_configured(machine)
+    assert "configure" not in planned(machine), "its hook may be what fails"
+    kerneltree.add(machine.root / f"usr/lib/modules/{machinetree.KERNEL}", "updates/dkms/demo.ko", machinetree.GOOD)
+    assert planned(machine)["configure"].acts == (find.Run(("dpkg", "--configure", package)),)
+    half_configured(machine, "half-installed")
+    assert "configure" not in planned(machine), "that needs the package itself"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "newer", "hook", "culprit"),
+    [
+        (machinetree.KERNEL, True, True, True),
+        (machinetree.KERNEL, False, True, False),
+        (machinetree.KERNEL, True, False, False),
+        ("6.2", True, True, False),
+    ],
+    ids=["its hook fails", "its source was changed since", "no hook builds it", "another kernel's"],
+)
+def test_a_module_that_fails_the_hook_is_kept_out_of_it(
+    machine: Machine, kernel: str, newer: bool, hook: bool, culprit: bool
+) -> None:
+    log = f"DKMS make.log for bad-1 for kernel {kernel} (x86_64)\nb.c:1:2: error: expected ';'\n"
+    root = machine.root
+    package = half_configured(machine)
+    kerneltree.add(root / f"usr/lib/modules/{machinetree.KERNEL}", "updates/dkms/demo.ko", machinetree.GOOD)
+    conf = CONF.replace('"m"', '"bad"') + 'AUTOINSTALL="yes"\n'
+    source = machinetree.write(root / "usr/src/bad-1/dkms.conf", conf)
+    (root / "var/lib/dkms/bad/1").mkdir(parents=True)
+    (root / "var/lib/dkms/bad/1/source").symlink_to("/usr/src/bad-1")
+    os.utime(machinetree.write(root / "var/lib/dkms/bad/1/build/make.log", log), (2e9, 2e9))
+    os.utime(source, (1e9, 1e9) if newer else (3e9, 3e9))
+    if hook:
+        machinetree.program(root / "etc/kernel/postinst.d/dkms", root, "")
+    repair = planned(machine)["configure"]
+    assert repair.acts[-1] == find.Run(("dpkg", "--configure", package), hold=culprit)
+    assert len(repair.acts) == 1 + culprit
+    if culprit:
+        write = repair.acts[0]
+        assert isinstance(write, find.Write)
+        assert write.path == f"/etc/dkms/bad-1-{machinetree.KERNEL}.conf"
+        assert 'AUTOINSTALL=""' in write.text
+        assert "its hook builds bad 1, and that fails: b.c line 1: expected ';'" in repair.why
