@@ -116,7 +116,7 @@ def date(build: Path, changed: float) -> None:
 def _refuse_unwritable(job: Job) -> None:
     """dkms 3.0 hides that it may not write, and says `installed` of what it could not write."""
     for shown in (f"/lib/modules/{job.kernel}", dkms_framework.framework(job.root).dkms_tree):
-        place = job.root / shown[1:]
+        place = job.root / shown.lstrip("/")
         if os.path.isdir(place) and not os.access(place, os.W_OK):
             what = f"{shown} cannot be written: its file system is read-only, or it is immutable (lsattr)"
             raise BuildError(Kind.READ_ONLY, what, shown, "Remount it writable, or look at dmesg for why")

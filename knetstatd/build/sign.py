@@ -90,7 +90,7 @@ def sign(module: Path, key: Key, work: Path) -> None:
 def make(key: Key, work: Path) -> None:
     """Makes the pair that dkms would have made at its first build, in the same form and place.
 
-    Raises BuildError: where signatures are wanted an unsigned module must not pass for a signed one.
+    Raises BuildError: if signatures are wanted, an unsigned module must not pass for a signed one.
     """
     private, certificate = work / "key.pem", work / "key.der"
     done = process.run(

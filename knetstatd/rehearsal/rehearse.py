@@ -3,8 +3,8 @@
 
 Rules:
 
-1. Only what the kernel did with the module counts against the module. A machine that did not start, ran out of memory or of
-   time, or lacks what an init function asks for, has said nothing.
+1. Only what the kernel did with the module counts against the module. A machine says nothing if it did not start, ran out of
+   memory or of time, or lacks what an init function asks for.
 2. By hardware acceleration if that works, else by emulation: an answer that is none is asked for again by the surer way.
 3. The files are the same before and after, or it was no rehearsal of them.
 4. A probe compares what the module says with what the kernel says by its other ways.
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = "rehearse"
 _KVM = "/dev/kvm"
-# Seconds. Where acceleration works a machine needs one or two; where it only seems to, this is lost once.
+# Seconds. If acceleration works a machine needs one or two; if it only seems to, this is lost once.
 _KVM_TIMEOUT = 20.0
 _MORE_MEMORY = 1024  # MB
 _STARVED = re.compile(r"Out of memory|deadlocked on memory|page allocation failure|Initramfs unpacking failed")
@@ -164,7 +164,7 @@ def _boot(
         ways.insert(0, ("KVM", memory, min(timeout, _KVM_TIMEOUT)))
     for machine, megabytes, limit in ways:
         rehearsal = vm.rehearse(
-            image, plan, root=root, memory=megabytes, timeout=limit, arguments=arguments, kvm=machine == "KVM", modestly=True,
+            image, plan, root=root, memory=megabytes, timeout=limit, arguments=arguments, kvm=machine == "KVM", restricted=True,
             tick=tick,
         )  # fmt: skip
         if rehearsal.ending is Ending.SLOW and machine != "KVM":
@@ -175,7 +175,7 @@ def _boot(
 
 
 def _accelerated(device: Path) -> bool:
-    """Whether whoever will run the machine may use this: where this is root, nobody will."""
+    """Whether the user who will run the machine may use this: root starts it as nobody."""
     if os.geteuid() != 0:
         return os.access(device, os.R_OK | os.W_OK)
     return device.exists() and device.stat().st_mode & 0o6 == 0o6
@@ -316,7 +316,7 @@ def _in_unit(
 
 
 def unit_program(machine: Machine, what: str, cache: str) -> None:
-    """The program of the unit. what: KERNEL:MODULE, as the order must say.  cache: where it may write.
+    """The program of the unit. what: KERNEL:PACKAGE, as the order must say.  cache: where it may write.
 
     Raises KnetstatdError if that cannot be done.
     """

@@ -10,7 +10,7 @@ Rules:
    the machine can be taken for the init's own lines.
 4. A hang, a panic and a machine that never started are outcomes, not errors. An error is: there is no QEMU, no busybox.
 5. A machine that is slow is not taken for one that hangs: how long its boot took is the measure.
-6. `rehearse` may be told to give the machine what knetstatd-rehearse@.service gives it: no privileges, and what time is left.
+6. A restricted machine gets what knetstatd-rehearse@.service gives it: no privileges, and what time is left.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Rehearsal(NamedTuple):
 
     ending: Ending
     insertions: tuple[Insertion, ...]
-    words: tuple[str, ...]  # the kernel's log while the modules went in; in a panic, and where it died, its last lines
+    words: tuple[str, ...]  # the kernel's log while the modules went in; after a panic, and if it died, its last lines
     log: tuple[str, ...]  # the kernel's log after that
     code: int | None  # the program's exit status
     output: str  # what the program wrote
@@ -261,7 +261,7 @@ def sections(text: str, mark: str) -> dict[str, tuple[int | None, str]]:
     for name in re.findall(rf"^{mark} begin (\S+)$", text, re.MULTILINE):
         body = text.partition(f"{mark} begin {name}\n")[2]
         inside, ended, rest = body.partition(f"\n{mark} end {name} ")
-        code = re.match(r"([0-9]+)\n", rest) if ended else None  # where the machine ended in this line, none
+        code = re.match(r"([0-9]+)\n", rest) if ended else None  # none if the machine ended in this line
         parts[name] = (int(code[1]), inside) if code else (None, body)
     return parts
 
@@ -306,18 +306,18 @@ def rehearse(
     timeout: float = TIMEOUT,
     arguments: Sequence[str] = (),
     kvm: bool = False,
-    modestly: bool = False,
+    restricted: bool = False,
     tick: Callable[[], None] | None = None,
 ) -> Rehearsal:
     """Boots `image`, carries out `plan` and says how it went.
 
     root: where QEMU and busybox are.  arguments: more for the kernel's command line.  kvm: only if asked for: a virtual
-    machine's own /dev/kvm may be there and hang, and emulation answers in seconds and the same everywhere.  modestly: as
+    machine's own /dev/kvm may be there and hang, and emulation answers in seconds and the same everywhere.  restricted: as
     rule 6 has it.  tick: called meanwhile.  Raises KnetstatdError if QEMU or busybox is missing, or no file can be
     written. Leaves nothing behind.
     """
     mark = f"@{secrets.token_hex(8)}"
-    drop = modestly and os.geteuid() == 0
+    drop = restricted and os.geteuid() == 0
     busybox = static_busybox(root)
     try:
         # What root's TMPDIR names nobody else may be able to reach.
@@ -330,7 +330,7 @@ def rehearse(
                     os.chown(path, -1, NOBODY)
                     os.chmod(path, mode)
             argv = command(image, initrd, kvm=kvm, root=root, memory=memory, arguments=arguments)
-            if modestly:
+            if restricted:
                 argv = unprivileged(argv, drop=drop, idle=os.sched_getscheduler(0) != os.SCHED_IDLE)
             finished = boot(argv, timeout, tick, root=root)
     except OSError as e:

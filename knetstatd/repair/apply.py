@@ -4,7 +4,7 @@
 Rules:
 
 1. Nothing is done while a package transaction is open or a foreign dkms runs, and nothing without our lock.
-2. A question may stand for hours. What is done is what a plan made under the lock says, and only where that is what was shown.
+2. A question may stand for hours. A plan made under the lock says what is done, and only if it is what was shown.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ _HOUR = 3600.0
 def carry_out(machine: Machine, repair: find.Repair, ours: Sequence[str], tick: Callable[[], None] | None = None) -> None:
     """Does one repair, under our lock or none. ours: how to start knetstatctl.
 
-    Raises KnetstatdError with what a program said; takes back what it wrote where a proof fails.
+    Raises KnetstatdError with what a program said; takes back what it wrote if a proof fails.
     """
     written: list[Path] = []
     for act in repair.acts:
@@ -268,7 +268,7 @@ def _delete(root: Path, path: str) -> None:
 
 
 def _prove(machine: Machine, act: find.Prove, tick: Callable[[], None] | None) -> str:
-    """What is wrong with a plain build for a kernel, "" where it is right."""
+    """What is wrong with a plain build for a kernel, "" if nothing is."""
     with tempfile.TemporaryDirectory(prefix="knetstatd-repair-") as work:
         entry = Path(work) / "tree" / act.package / act.version
         entry.mkdir(parents=True)

@@ -43,7 +43,7 @@ _BEGIN = """#!/bin/sh
 root={root}
 name=${{0##*/}} arguments="$*" PATH="$PATH:/usr/bin:/bin"
 echo "$arguments" >>"$root/ran/$name"
-[ -e "$root/told/$name-$1" ] && . "$root/told/$name-$1"
+if [ -e "$root/told/$name-$1" ]; then . "$root/told/$name-$1"; fi
 """
 _DKMS = """
 action=$1; shift

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import signal
 from typing import TYPE_CHECKING
 
+import kerneltree
+import machinetree
 import pytest
+from repairtree import BASE, CONF, GONE, HEADERS, RUNS, K, override, plan, status
 
-from knetstatd.core import config, names
-from knetstatd.core.errors import KnetstatdError
+from knetstatd.core import config
 from knetstatd.machine import dkms_tree
 from knetstatd.repair import apply, find
 from knetstatd.verdict.observe import Machine
@@ -23,33 +23,6 @@ if TYPE_CHECKING:
     Make = Callable[[dict[str, str]], Path]
 
 pytestmark = pytest.mark.spawns  # dpkg-query says whose a file is
-
-
-def status(*packages: str) -> str:
-    """dpkg's status of packages that are installed."""
-    fields = "Status: install ok installed\nMaintainer: m\nArchitecture: all\nVersion: 1\nDescription: d\n"
-    return "\n".join(f"Package: {name}\n{fields}" for name in packages)
-
-
-K, GONE = "6.1.0-9-amd64", "6.1.0-8-amd64"
-CONF = 'PACKAGE_NAME="m"\nPACKAGE_VERSION="1"\nBUILT_MODULE_NAME[0]="m"\nDEST_MODULE_LOCATION[0]="/updates"\n'
-BASE = {
-    "lib": "-> usr/lib",
-    f"usr/lib/modules/{K}/modules.builtin": "",
-    f"usr/lib/modules/{K}/modules.dep": "kernel/a.ko:\n",
-    f"boot/vmlinuz-{K}": "",
-    "usr/src/m-1/dkms.conf": CONF,
-    "var/lib/dkms/m/1/source": "-> /usr/src/m-1",
-    "proc/self/mountinfo": "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n",
-    "var/lib/dpkg/status": status("base"),
-    "var/lib/dpkg/info/base.list": "/.\n/bin/sh\n",
-}
-
-
-def plan(root: Path, kernel: str | None = None, guarded: tuple[str, ...] = ()) -> dict[str, find.Repair]:
-    machine = Machine(root, config.Config(modules=guarded))
-    machine.refresh()
-    return {found.kind: found for found in find.plan(machine, kernel)}
 
 
 def test_nothing_is_wrong(tree: Make) -> None:
@@ -154,46 +127,11 @@ def test_rpm_is_asked(tree: Make, says: str, orphan: bool) -> None:
     assert ("orphan" in plan(root)) is orphan
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "/var/lib/dkms/../x", "/lib/modules"])
-def test_nothing_else_is_ever_deleted(tree: Make, path: str) -> None:
-    root = tree({**BASE, "etc/passwd": "", "var/lib/x": ""})
-    machine = Machine(root, config.Config(modules=()))
-    with pytest.raises(AssertionError):
-        apply.carry_out(machine, find.Repair("x", "x", "x", "x", (find.Delete(path),)), ())
-
-
-def test_a_link_is_deleted_and_not_what_it_leads_to(tree: Make) -> None:
-    root = tree({**BASE, "var/lib/dkms/m/kernel-x": "-> /usr/src/m-1"})
-    machine = Machine(root, config.Config(modules=()))
-    apply.carry_out(machine, find.Repair("x", "x", "x", "x", (find.Delete("/var/lib/dkms/m/kernel-x"),)), ())
-    assert not os.path.lexists(root / "var/lib/dkms/m/kernel-x")
-    assert (root / "usr/src/m-1/dkms.conf").exists()
-
-
 def test_a_switch_that_a_killed_repair_left(tree: Make) -> None:
     root = tree({**BASE, "etc/dkms/no-autoinstall": find.HOLD_TEXT})
     apply.carry_out(Machine(root, config.Config(modules=())), plan(root)["hold"], ())
     assert not (root / "etc/dkms/no-autoinstall").exists()
     assert plan(tree({"etc/dkms/no-autoinstall": ""})) == {}, "one of the administrator's"
-
-
-UNAME = "all:\n\t$(MAKE) -C /lib/modules/$(shell uname -r)/build M=$(CURDIR) modules\nobj-m := m.o\n"
-HEADERS = {
-    "Makefile": "", ".config": "", "Module.symvers": "", "scripts/": "",
-    "include/generated/utsrelease.h": f'#define UTS_RELEASE "{K}"\n',
-}  # fmt: skip
-RUNS = {
-    **BASE, "usr/src/m-1/dkms.conf": f"{CONF}MAKE[0]=\"make\"\n", "usr/src/m-1/Makefile": UNAME, "run/": "", "proc/": "",
-    "var/lib/knetstatd/": "", "etc/dkms/": "", f"usr/lib/modules/{K}/build": "-> ../../../src/h",
-}  # fmt: skip
-
-
-def override(root: Path) -> tuple[Machine, find.Repair | None]:
-    """The override for a module that compiles for the kernel that runs, where K does."""
-    machine = Machine(root, config.Config(modules=("m",)))
-    machine.running = K
-    machine.refresh()
-    return machine, next((found for found in find.plan(machine, None) if found.kind == "override"), None)
 
 
 def test_no_override_that_nothing_can_prove(tree: Make) -> None:
@@ -207,115 +145,77 @@ def test_no_override_that_nothing_can_prove(tree: Make) -> None:
     assert found.acts[1] == find.Prove("m", "1", K)
 
 
-@pytest.mark.parametrize(
-    ("dkms", "end", "raises"),
-    [
-        ("", None, KnetstatdError),
-        ("#!/bin/sh\necho no\nexit 1\n", None, KnetstatdError),
-        ("#!/bin/sh\nexec /bin/sleep 30\n", signal.SIGINT, KeyboardInterrupt),
-        ("#!/bin/sh\nexec /bin/sleep 30\n", signal.SIGTERM, SystemExit),
-        ("#!/bin/sh\nexec /bin/sleep 30\n", signal.SIGHUP, SystemExit),
-    ],
-    ids=["gone", "fails", "Ctrl-C", "stop", "no terminal"],
-)
-def test_no_override_stays_that_was_not_proven(
-    tree: Make, dkms: str, end: signal.Signals | None, raises: type[BaseException]
-) -> None:
-    root = tree({**RUNS, **{f"usr/src/h/{name}": text for name, text in HEADERS.items()}, "bin/": ""})
-    machine, found = override(root)
-    assert found is not None
-    if dkms:
-        tree({"bin/dkms": dkms})
-        (root / "bin/dkms").chmod(0o755)
-
-    def tick() -> None:
-        assert (root / "etc/dkms/m.conf").exists()
-        if end is not None:
-            os.kill(os.getpid(), end)
-
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
-    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background has it ignored
-    try:
-        with pytest.raises(raises) as e:
-            apply.carry_out(machine, found, (), tick)
-    finally:
-        signal.signal(signal.SIGINT, ctrl_c)
-    assert ("taken back: no" in str(e.value)) is ("echo" in dkms)
-    assert os.listdir(root / "etc/dkms") == []
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """One whose package can be built, and is not."""
+    machinetree.make(tmp_path)
+    return machinetree.machine(tmp_path)
 
 
-class Typist:
-    """A terminal whose user says yes to everything; something happens before each answer."""
-
-    def __init__(self, meanwhile: Callable[[], None]) -> None:
-        self.meanwhile = meanwhile
-
-    def isatty(self) -> bool:
-        return True
-
-    def readline(self) -> str:
-        self.meanwhile()
-        return "y\n"
-
-
-PACKAGED = {
-    f"usr/lib/modules/{GONE}/kernel/fs/a.ko": "packaged",
-    f"boot/vmlinuz-{GONE}": "",
-    f"var/lib/dpkg/info/linux-image-{GONE}.list": f"/.\n/usr/lib/modules/{GONE}/kernel/fs/a.ko\n",
-    "var/lib/dpkg/status": status("base", f"linux-image-{GONE}"),
-}
-
-
-@pytest.mark.parametrize(
-    ("meanwhile", "code", "said", "left"),
-    [
-        ({}, 0, f"delete /lib/modules/{GONE}: done", []),
-        (PACKAGED, 0, "not needed any more: it has gone by itself", ["kernel", "updates"]),
-        ({f"usr/lib/modules/{GONE}/updates/n.ko": "x"}, 1, "it is not what was shown any more; run repair", ["updates"]),
-    ],
-    ids=["nothing", "the kernel is installed", "a file more"],
-)
-def test_what_happens_while_it_asks(
-    tree: Make,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    meanwhile: dict[str, str],
-    code: int,
-    said: str,
-    left: list[str],
-) -> None:
-    """A yes is to what was shown."""
-    root = tree({
-        **BASE, f"usr/lib/modules/{GONE}/updates/m.ko": "x", "run/": "", "proc/": "", "var/lib/knetstatd/": "", "etc/": "",
-    })  # fmt: skip
-
-    def change() -> None:
-        for name, text in meanwhile.items():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_text(text)
-
-    monkeypatch.setattr("sys.stdin", Typist(change))
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    machine = Machine(root, config.Config(modules=()))
+def planned(machine: Machine, kernel: str | None = None) -> dict[str, find.Repair]:
     machine.refresh()
-    arguments = argparse.Namespace(all=True, json=False, yes=False, dry_run=False)
-    assert apply.command(arguments, machine, [])[0] == code
-    assert said in capsys.readouterr().out
-    place = root / f"usr/lib/modules/{GONE}"
-    assert (sorted(os.listdir(place)) if place.exists() else []) == left
+    return {repair.kind: repair for repair in find.plan(machine, kernel)}
 
 
-def test_all_is_shown() -> None:
-    acts = (
-        find.Run(("dpkg", "--configure", "linux-image"), hold=True),
-        find.Delete("/var/lib/dkms/x", "what was built"),
-        find.Write("/etc/dkms/m.conf", "a\nb\n"),
-        find.Prove("m", "1", K),
-    )
-    text = "\n".join(apply.lines(find.Repair("x", "x", "what", "why\x1b", acts), 1))
-    assert text.startswith("1. what\n   because why?\n")
-    hold = "dpkg --configure linux-image  (meanwhile /etc/dkms/no-autoinstall keeps"
-    for words in (hold, "delete  /var/lib/dkms/x  (what was built)", "| a\n", "| b\n", f"m/1 -k {K}"):
-        assert words in text
-    assert all(names.clean(line) == line for line in text.splitlines())
+def test_what_a_build_would_cure_is_built(machine: Machine) -> None:
+    build = planned(machine)["build"]
+    run = find.Run(("knetstatctl", "build", machinetree.KERNEL, "--module=demo"), ours=True)
+    assert (build.why, build.acts) == ("there is none", (run,))
+    assert "build" not in planned(machine, "6.2")
+    tree = machine.root / f"usr/lib/modules/{machinetree.KERNEL}"
+    path = kerneltree.add(tree, "updates/dkms/demo.ko", b"torn")
+    assert planned(machine)["build"].why.startswith("the installed one is wrong: ")
+    path.write_bytes(machinetree.GOOD)
+    assert "build" not in planned(machine)
+
+
+def half_configured(machine: Machine, state: str = "half-configured") -> str:
+    """The kernel's package, left like that. Returns its name."""
+    package = f"linux-image-{machinetree.KERNEL}"
+    machinetree.write(machine.root / "var/lib/dpkg/status", f"Package: {package}\nStatus: install ok {state}\n\n")
+    return package
+
+
+def test_a_package_is_configured_when_the_modules_are_good(machine: Machine) -> None:
+    package = half_configured(machine)
+    assert "configure" not in planned(machine), "its hook may be what fails"
+    kerneltree.add(machine.root / f"usr/lib/modules/{machinetree.KERNEL}", "updates/dkms/demo.ko", machinetree.GOOD)
+    assert planned(machine)["configure"].acts == (find.Run(("dpkg", "--configure", package)),)
+    half_configured(machine, "half-installed")
+    assert "configure" not in planned(machine), "that needs the package itself"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "newer", "hook", "culprit"),
+    [
+        (machinetree.KERNEL, True, True, True),
+        (machinetree.KERNEL, False, True, False),
+        (machinetree.KERNEL, True, False, False),
+        ("6.2", True, True, False),
+    ],
+    ids=["its hook fails", "its source was changed since", "no hook builds it", "another kernel's"],
+)
+def test_a_module_that_fails_the_hook_is_kept_out_of_it(
+    machine: Machine, kernel: str, newer: bool, hook: bool, culprit: bool
+) -> None:
+    log = f"DKMS make.log for bad-1 for kernel {kernel} (x86_64)\nb.c:1:2: error: expected ';'\n"
+    root = machine.root
+    package = half_configured(machine)
+    kerneltree.add(root / f"usr/lib/modules/{machinetree.KERNEL}", "updates/dkms/demo.ko", machinetree.GOOD)
+    conf = CONF.replace('"m"', '"bad"') + 'AUTOINSTALL="yes"\n'
+    source = machinetree.write(root / "usr/src/bad-1/dkms.conf", conf)
+    (root / "var/lib/dkms/bad/1").mkdir(parents=True)
+    (root / "var/lib/dkms/bad/1/source").symlink_to("/usr/src/bad-1")
+    os.utime(machinetree.write(root / "var/lib/dkms/bad/1/build/make.log", log), (2e9, 2e9))
+    os.utime(source, (1e9, 1e9) if newer else (3e9, 3e9))
+    if hook:
+        machinetree.program(root / "etc/kernel/postinst.d/dkms", root, "")
+    repair = planned(machine)["configure"]
+    assert repair.acts[-1] == find.Run(("dpkg", "--configure", package), hold=culprit)
+    assert len(repair.acts) == 1 + culprit
+    if culprit:
+        write = repair.acts[0]
+        assert isinstance(write, find.Write)
+        assert write.path == f"/etc/dkms/bad-1-{machinetree.KERNEL}.conf"
+        assert 'AUTOINSTALL=""' in write.text
+        assert "its hook builds bad 1, and that fails: b.c line 1: expected ';'" in repair.why

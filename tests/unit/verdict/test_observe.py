@@ -235,7 +235,7 @@ def test_what_comes_and_goes_is_what_is_made_for_the_running_kernel(root: Path, 
     ("wanted", "guarded"),
     [("next+running", {"2", "1"}), (1, {"2", "1", "4"}), (2, {"2", "1", "4", "3"}), ("all", {"1", "2", "3", "4"})],
 )
-def test_which_guardedare_guarded(tmp_path: Path, wanted: str | int, guarded: set[str]) -> None:
+def test_which_kernels_are_guarded(tmp_path: Path, wanted: str | int, guarded: set[str]) -> None:
     """The next one and the running one, and the newest N; what has no image is not one of those."""
     releases = {number: f"6.1.0-{number}-amd64" for number in "12345"}
     for number, release in releases.items():
