@@ -7,13 +7,15 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from knetstatd.cli import render
+from knetstatd.cli import render, subjects, terminal
+from knetstatd.core.exits import Exit
 from knetstatd.core.model import Retry, Why
 from knetstatd.diagnosis import uname_traps
 from knetstatd.repair import find
 from knetstatd.verdict import judge
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from knetstatd.diagnosis.uname_traps import Override, RunningKernelRead
@@ -25,6 +27,19 @@ _RETRIES = {
     Retry.BACKOFF: "yes, by itself, ever more slowly",
     Retry.AFTER_TRANSACTION: "yes, by itself, when the package transaction is over",
 }
+
+
+def verb(arguments: argparse.Namespace) -> Exit:
+    """Prints what is behind each verdict on a kernel."""
+    machine = subjects.machine(arguments)
+    kernel = subjects.one_kernel(machine, arguments.kernel, "knetstatctl explain KERNEL")
+    looks = subjects.looks(machine, [kernel], machine.packages())
+    if arguments.json:
+        terminal.show_document(document(machine, looks))
+        return Exit.OK
+    shown = [text(seen, v, *grounds(machine, seen), terminal.is_coloured()) for seen, v in looks]
+    print("\n\n".join(shown) or "No module is guarded.")
+    return Exit.OK
 
 
 def text(seen: Seen, v: judge.Verdict, reads: Sequence[RunningKernelRead], override: Override | None, enabled: bool) -> str:
@@ -59,7 +74,7 @@ def text(seen: Seen, v: judge.Verdict, reads: Sequence[RunningKernelRead], overr
 
 
 def grounds(machine: Machine, seen: Seen) -> tuple[tuple[RunningKernelRead, ...], Override | None]:
-    """The lines of the module's build files that read the running kernel, and the override where they decide."""
+    """The lines of the module's build files that read the running kernel, and the override that cures them if they decide."""
     if seen.source is None:
         return (), None
     return uname_traps.reads(seen.source, seen.passed), find.cure(machine, seen.observation.package)[1]
@@ -68,12 +83,12 @@ def grounds(machine: Machine, seen: Seen) -> tuple[tuple[RunningKernelRead, ...]
 def document(machine: Machine, looks: Sequence[tuple[Seen, judge.Verdict]]) -> dict[str, Any]:
     """The JSON document: the verdicts with what is behind them."""
     made = judge.document(machine, [v for _, v in looks])
-    for found, (seen, _) in zip(made["verdicts"], looks, strict=True):
+    for row, (seen, _) in zip(made["verdicts"], looks, strict=True):
         attempt = seen.observation.attempt
         reads, override = grounds(machine, seen)
-        found["last_failure"] = attempt and {
+        row["last_failure"] = attempt and {
             **attempt._asdict(), "evidence": list(attempt.evidence), "retry": attempt.kind.retry
         }  # fmt: skip
-        found["running_kernel_reads"] = [r._asdict() for r in reads]
-        found["override"] = override and override._asdict()
+        row["running_kernel_reads"] = [r._asdict() for r in reads]
+        row["override"] = override and override._asdict()
     return made

@@ -11,12 +11,9 @@ import contextlib
 import os
 import selectors
 import signal
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knetstatd import __version__
 from knetstatd.core import config
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.events import Event
@@ -29,12 +26,14 @@ from knetstatd.daemon.worker import KINDS, Worker
 from knetstatd.state import attempts, leftovers, load_history, paths, staged
 from knetstatd.state.attempts import now
 from knetstatd.system import locks, process
-from knetstatd.system.journal import Journal
 from knetstatd.verdict import judge
 from knetstatd.verdict.observe import Machine
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import FrameType
+
+    from knetstatd.system.journal import Journal
 
 # An event storm must not put the look off for ever.
 _LONGEST_QUIET = 60.0
@@ -301,37 +300,3 @@ class Daemon:
 
 def _ignore(number: int, frame: FrameType | None) -> None:
     """Signals are read from the wake-up descriptor."""
-
-
-def main() -> int:
-    """The daemon's entry point; returns its exit status (78: the configuration is faulty)."""
-    journal = Journal()
-    root = Path("/")
-    if len(sys.argv) > 1 and sys.argv[1:] != ["--foreground"]:
-        if sys.argv[1:] == ["--version"]:
-            print(f"knetstatd {__version__}")
-            return 0
-        print(
-            "Usage: knetstatd [--foreground | --version]\n\n"
-            "Watches for kernels being installed, builds and proves the guarded modules for them before the reboot.\n"
-            "It runs in the foreground; its configuration is /etc/knetstatd/knetstatd.toml; see knetstatd(8).",
-            file=sys.stdout if sys.argv[1:] in (["--help"], ["-h"]) else sys.stderr,
-        )
-        return 0 if sys.argv[1:] in (["--help"], ["-h"]) else 2
-    try:
-        settings = config.load(root)
-    except KnetstatdError as e:
-        journal.log(Event.CONFIG_REJECTED, "the configuration is faulty; knetstatd does not start", evidence=str(e))
-        announce.not_started(paths.places(root))
-        return e.exit_code
-    try:
-        lock = locks.hold(paths.places(root).daemon_lock)
-    except KnetstatdError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return e.exit_code
-    daemon = Daemon(root, settings, journal)
-    daemon.open()
-    daemon.loop()
-    daemon.close()
-    os.close(lock)
-    return 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from knetstatd.core import planner
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.events import Event
+from knetstatd.core.exits import Exit
 from knetstatd.core.model import Action
 from knetstatd.state.attempts import now
 from knetstatd.system import locks, process, units
@@ -33,8 +34,8 @@ KINDS = {
 }
 # What the builder gets from our environment: where to log, and where things lie.
 _PASSED_ON = ("JOURNAL_STREAM", "STATE_DIRECTORY", "RUNTIME_DIRECTORY")
-# How a builder ends that has done what it could; 75: another run is at work; 124: we let go of the shutdown.
-_ORDERLY = (0, 75, 124)
+# How a builder ends that has done what it could, or found another run at work; 124: timeout(1) let go of the shutdown.
+_ORDERLY = (Exit.OK, Exit.IN_PROGRESS, 124)
 # Where logind keeps its seats: without logind nobody can be asked to delay a shutdown.
 _LOGIND = "/run/systemd/seats"
 
