@@ -114,7 +114,7 @@ def evaluate(source: Path, root: Path, module: str = "", version: str = "", kern
     there = files.names(files.inside(root, "/etc/dkms"))
     wanted = (f"{name}.conf" for name in _overrides(module, version, kernel, arch))
     overrides = (files.inside(root, f"/etc/dkms/{name}") for name in wanted if name in there)
-    for path in (files.inside(root, f"/{os.path.relpath(source, root)}/dkms.conf"), *overrides):
+    for path in (files.followed(root, source / "dkms.conf"), *overrides):
         if (text := files.text(path, 1 << 18)) is not None:
             _take(shell, text.replace("\0", ""))
             sources.append(os.fspath(path))

@@ -124,7 +124,7 @@ def package(root: Path, name: str) -> Package | None:
     return _package(root, _Place.of(root), names.package(name), [])
 
 
-def installed(packages: Iterable[Package]) -> dict[tuple[str, str], list[tuple[Package, Version, Path]]]:
+def installed(root: Path, packages: Iterable[Package]) -> dict[tuple[str, str], list[tuple[Package, Version, Path]]]:
     """The modules that packages have installed, by kernel and module name: DKMS's own file of each."""
     modules: dict[tuple[str, str], list[tuple[Package, Version, Path]]] = {}
     for package in packages:
@@ -132,7 +132,8 @@ def installed(packages: Iterable[Package]) -> dict[tuple[str, str], list[tuple[P
             for build in version.builds:
                 for name in build.files if build.installed else ():
                     key = (build.kernel, names.canonical(names.module_of(name)))
-                    modules.setdefault(key, []).append((package, version, build.directory / "module" / name))
+                    file = files.followed(root, build.directory / "module" / name)
+                    modules.setdefault(key, []).append((package, version, file))
     return modules
 
 

@@ -150,7 +150,7 @@ def headers_reinstall(root: Path, kernel: str, tool: str = "") -> str:
         return f"Run: dnf reinstall {headers_package(root, kernel)}"
     link = files.inside(root, f"/lib/modules/{kernel}/build")
     packages = [headers_package(root, kernel)]
-    makefile = files.text(_below(root, link, "Makefile"), 65536) or ""
+    makefile = files.text(files.followed(root, link / "Makefile"), 65536) or ""
     packages += [included.split("/")[-2] for included in _INCLUDE.findall(makefile)][:1]
     try:
         kbuild = re.search(r"/(linux-kbuild-[^/]+)/", os.readlink(link / "scripts"))
@@ -162,7 +162,7 @@ def headers_reinstall(root: Path, kernel: str, tool: str = "") -> str:
 
 def compiler(root: Path, headers_path: Path) -> tuple[str, Path | None]:
     """The compiler that the kernel's configuration names (or `gcc`), and where it is, None where it is not installed."""
-    wanted = (cc_version(configuration(_below(root, headers_path, ".config"))).split() or ["gcc"])[0]
+    wanted = (cc_version(configuration(files.followed(root, headers_path / ".config"))).split() or ["gcc"])[0]
     for name in (wanted, "gcc"):
         for directory in ("/usr/local/bin", "/usr/bin", "/bin"):
             path = files.inside(root, f"{directory}/{name}")
@@ -184,17 +184,12 @@ def fingerprint(root: Path, source: Path, headers_path: Path | None) -> str:
     parts = [f"source {_sum(source)}"]
     if headers_path is not None:
         parts_of_headers = ("Makefile", ".config", "Module.symvers", "include/generated/utsrelease.h")
-        key = [_below(root, headers_path, part) for part in parts_of_headers]
-        tools = [_below(root, headers_path, part) for part in _HEADERS_TOOLS]
+        key = [files.followed(root, headers_path / part) for part in parts_of_headers]
+        tools = [files.followed(root, headers_path / part) for part in _HEADERS_TOOLS]
         tools += [files.inside(root, f"/{place}/{name}") for name in _TOOLS for place in ("usr/bin", "bin")]
         parts += [f"headers {_newest(key)}", f"tools {_newest(tools)}"]
         parts += [f"compiler {_newest([p for p in [compiler(root, headers_path)[1]] if p])}"]
     return "; ".join(parts)
-
-
-def _below(root: Path, directory: Path, name: str) -> Path:
-    """A file below a directory of the system under `root`, its links followed."""
-    return files.inside(root, f"/{os.path.relpath(directory, root)}/{name}")
 
 
 def _newest(paths: list[Path]) -> str:

@@ -170,6 +170,11 @@ def opened(path: Path, flags: int, mode: int = 0o644) -> Iterator[int]:
         os.close(fd)
 
 
+def followed(root: Path, path: Path) -> Path:
+    """Where a path below `root` really is: every symlink on the way, the last one too, stays inside `root`."""
+    return inside(root, f"/{os.path.relpath(path, root)}")
+
+
 def of_kernel(root: Path, path: str) -> Path:
     """Where a file is that a running kernel shows, in /proc or /sys, of the system under `root`.
 

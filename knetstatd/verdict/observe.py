@@ -104,7 +104,7 @@ class Machine:
         self.next_why = found.source if found else ""
         tree = dkms_tree.registered(self.root)
         self._registered = tree.packages
-        self._files = dkms_tree.installed(tree.packages.values())
+        self._files = dkms_tree.installed(self.root, tree.packages.values())
         reason = "not a DKMS module name or version; a name like this could be run as a command by dkms"
         self._refused = [*self.kernels.refused, *((path, reason) for path in tree.refused)]
         self._proofs.keep_only(self._states)
@@ -214,7 +214,7 @@ class Machine:
         if (installed := known.installed(kernel)) is None:
             return host.Origin(known.highest.version, "", None, changed, rivals, self._conf(known, kernel).excludes(kernel))
         version, build = installed
-        copy = host.copy_of(name, build.directory / "module", build.files)
+        copy = host.copy_of(self.root, name, build.directory / "module", build.files)
         return host.Origin(known.highest.version, version.version, copy, changed, rivals)
 
     def _made(self, kernel: str, package: str) -> tuple[str, ...]:
