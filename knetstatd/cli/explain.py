@@ -12,6 +12,7 @@ from knetstatd.core.exits import Exit
 from knetstatd.core.model import Retry, Why
 from knetstatd.diagnosis import uname_traps
 from knetstatd.repair import find
+from knetstatd.system import files
 from knetstatd.verdict import judge
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ def verb(arguments: argparse.Namespace) -> Exit:
     if arguments.json:
         terminal.show_document(document(machine, looks))
         return Exit.OK
-    shown = [text(seen, v, *grounds(machine, seen), terminal.is_coloured()) for seen, v in looks]
+    shown = [text(machine, seen, v, terminal.is_coloured()) for seen, v in looks]
     print("\n\n".join(shown) or "No module is guarded.")
     return Exit.OK
 
 
-def text(seen: Seen, v: judge.Verdict, reads: Sequence[RunningKernelRead], override: Override | None, enabled: bool) -> str:
+def text(machine: Machine, seen: Seen, v: judge.Verdict, enabled: bool) -> str:
     """What `knetstatctl explain` prints for one module and kernel: the verdict, its grounds, the last failure, the cure."""
     lines = [render.paint(f"{v.title}: {v.state}", render.colour(v), enabled)]
     if v.reason:
@@ -57,6 +58,7 @@ def text(seen: Seen, v: judge.Verdict, reads: Sequence[RunningKernelRead], overr
         lines.append(f"  Retry:   {_RETRIES[attempt.kind.retry]}")
         if attempt.log:
             lines.append(f"  Log:     {attempt.log}")
+    reads, override = grounds(machine, seen)
     for read in reads:
         passed = "which dkms.conf sets" if read.passed else "which dkms.conf does not set"
         what = f"sets {read.variable}, {passed}" if read.variable else "decides by itself"
@@ -64,7 +66,8 @@ def text(seen: Seen, v: judge.Verdict, reads: Sequence[RunningKernelRead], overr
         lines.append(f"    | {read.text}")
     if override is not None:
         how = f"`knetstatctl repair` writes {override.path}, or write it yourself"
-        if os.path.lexists(override.path):
+        directory, _, name = override.path.rpartition("/")
+        if os.path.lexists(files.inside(machine.root, directory) / name):
             how = f"put this into {override.path}"
         lines.append(f"  Cure for good: {how}:")
         lines += [f"    | {line}" for line in override.text.splitlines()]
