@@ -68,7 +68,7 @@ def _verb(name: str) -> Callable[[argparse.Namespace], Exit]:
 
 
 def _tell(arguments: argparse.Namespace, e: KnetstatdError) -> int:
-    """Says an error: on standard error, and as a document where that was asked for."""
+    """Says an error: on standard error, and as a document if that was asked for."""
     from knetstatd.cli import terminal
 
     if getattr(arguments, "json", False):

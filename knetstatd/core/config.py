@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-_DIRECTORIES = ("/etc/knetstatd", "/run/knetstatd", "/usr/local/lib/knetstatd", "/usr/lib/knetstatd")
+_DIRECTORIES = ("etc/knetstatd", "run/knetstatd", "usr/local/lib/knetstatd", "usr/lib/knetstatd")
 _FILE_LIMIT = 1 << 20
 
 
@@ -224,17 +224,17 @@ def _toml(value: object) -> str:
 
 def _files(root: Path) -> list[str]:
     """The files that count, in the order in which they apply; as the system under `root` names them."""
-    main = [d for d in _DIRECTORIES if os.path.lexists(inside(root, d) / "knetstatd.toml")][:1]
+    main = [d for d in _DIRECTORIES if os.path.lexists(inside(root, f"/{d}") / "knetstatd.toml")][:1]
     drop_ins: dict[str, str] = {}
     for directory in _DIRECTORIES:
         try:
-            listed = os.listdir(inside(root, f"{directory}/knetstatd.toml.d"))
+            listed = os.listdir(inside(root, f"/{directory}/knetstatd.toml.d"))
         except OSError:
             continue
         for name in listed:
             if name.endswith(".toml") and not name.startswith("."):
-                drop_ins.setdefault(name, f"{directory}/knetstatd.toml.d/{name}")
-    return [f"{d}/knetstatd.toml" for d in main] + [drop_ins[name] for name in sorted(drop_ins)]
+                drop_ins.setdefault(name, f"/{directory}/knetstatd.toml.d/{name}")
+    return [f"/{d}/knetstatd.toml" for d in main] + [drop_ins[name] for name in sorted(drop_ins)]
 
 
 def _table(root: Path, path: str, where: str, faults: list[str]) -> dict[str, Any]:

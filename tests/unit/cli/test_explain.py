@@ -49,7 +49,7 @@ def remember(root: Path, kernel: str, attempt: Attempt) -> None:
     machine = Machine(root, Config(modules=("demo",)), running="")
     machine.refresh()
     seen = machine.observe(machine.look(kernel), "demo")
-    attempts.save(root, machine.state, kernel, "demo", "1.0", seen.fingerprint, attempt)
+    attempts.save(root, machine.places, kernel, "demo", "1.0", seen.fingerprint, attempt)
 
 
 def test_a_good_module_and_each_of_its_checks(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

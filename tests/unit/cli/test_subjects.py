@@ -15,6 +15,7 @@ from kerneltree import KERNEL
 from systems import LINKABLE, MOVABLE, NEWER
 
 from knetstatd.cli.main import main
+from knetstatd.state.paths import places as paths_of
 from knetstatd.system import files, locks
 
 if TYPE_CHECKING:
@@ -142,8 +143,8 @@ def test_nothing_of_this_machine_is_opened_and_nothing_is_written(
 
 def test_locks_and_transactions_are_not_asked_for(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nobody works on a system that does not run; what an interrupted transaction left is in dpkg's files."""
-    runtime = root / "run/knetstatd"
-    with locks.locked(runtime, locks.BUILD, 0.0), locks.locked(runtime, locks.DAEMON, 0.0):
+    places = paths_of(root)
+    with locks.locked(places.build_lock, 0.0), locks.locked(places.daemon_lock, 0.0):
         [verdict] = asked(capsys, "--root", os.fspath(root), "check")["verdicts"]
     assert (verdict["state"], verdict["in_progress"]) == ("ready", False)
     stanza = f"Package: linux-image-{KERNEL}\nStatus: install ok half-configured\n\n"

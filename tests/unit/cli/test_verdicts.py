@@ -57,8 +57,8 @@ def machine(tmp_path: Path) -> Machine:
 )
 def test_one_exit_status_for_several_verdicts(machine: Machine, rows: list[Verdict], alone: Exit, with_daemon: Exit) -> None:
     assert verdicts.exit_code(machine, rows) == alone
-    for lock in (locks.DAEMON, locks.BUILD):
-        with locks.locked(machine.runtime, lock, 0.0):
+    for lock in (machine.places.daemon_lock, machine.places.build_lock):
+        with locks.locked(lock, 0.0):
             assert verdicts.exit_code(machine, rows) == with_daemon
 
 

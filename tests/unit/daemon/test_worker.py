@@ -109,7 +109,7 @@ def test_a_disorderly_end_is_told_and_from_the_second_on_followed_by_a_pause(
 def test_a_unit_that_is_still_at_work_is_no_failure(machine: Machine, journal: Listener) -> None:
     """systemctl was told to stop waiting; the unit holds the lock."""
     made = worker(machine, journal, Clock(), "exit 1")
-    with locks.locked(machine.runtime, locks.BUILD, 0.0):
+    with locks.locked(machine.places.build_lock, 0.0):
         run(made)
         run(made)
     assert (made.rest_until, journal.events()) == (0.0, [])
