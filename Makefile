@@ -133,7 +133,7 @@ from knetstatd.$(1) import main
 
 sys.exit(main())
 endef
-export DAEMON_SCRIPT = $(call script,daemon.loop)
+export DAEMON_SCRIPT = $(call script,daemon.main)
 export COMMAND_SCRIPT = $(call script,cli.main)
 
 PUT := install -D -m 644

@@ -36,21 +36,26 @@ _knetstatctl() {
             mapfile -t COMPREPLY < <(compgen -f -X '!*.ko*' -- "$cur"; compgen -d -- "$cur")
             return
             ;;
+        *:--root)
+            compopt -o filenames 2>/dev/null
+            mapfile -t COMPREPLY < <(compgen -d -- "$cur")
+            return
+            ;;
         *:--module) word=$(_knetstatctl_directories /var/lib/dkms) ;;
         *:--step) word="build load headers" ;;
         *:--state) word="ESTB SYNS SYNR FNW1 FNW2 TIMW CLSD CLSW LACK LSTN CLSG NONE" ;;
         *:--option | *:--lines | history:-n) return ;;
-        :*) word="$verbs --version --help -h" ;;
+        :*) word="$verbs --root --version --help -h" ;;
         *)
             case $verb in
-                check) word="--json --quiet -q --help -h" ;;
-                verify) word="--json --kernel -k --help -h" ;;
-                build) word="--json --module --step --no-wait --help -h" ;;
-                repair) word="--json --all --yes -y --dry-run -n --help -h" ;;
-                rehearse) word="--json --module --file --help -h" ;;
-                history) word="--json --kernel -k --module --lines -n --help -h" ;;
-                sockets) word="--json --state --option --help -h" ;;
-                *) word="--json --help -h" ;;
+                check) word="--json --root --quiet -q --help -h" ;;
+                verify) word="--json --root --kernel -k --help -h" ;;
+                build) word="--json --root --module --step --no-wait --help -h" ;;
+                repair) word="--json --root --all --yes -y --dry-run -n --help -h" ;;
+                rehearse) word="--json --root --module --file --help -h" ;;
+                history) word="--json --root --kernel -k --module --lines -n --help -h" ;;
+                sockets) word="--json --root --state --option --help -h" ;;
+                *) word="--json --root --help -h" ;;
             esac
             if [[ $cur != -* ]]; then
                 case $verb in

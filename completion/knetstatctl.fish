@@ -31,6 +31,7 @@ complete -c knetstatctl -n "not $seen $verbs" -a sockets -d 'Every socket with i
 complete -c knetstatctl -n "not $seen $verbs" -a config -d 'Show the configuration in force'
 
 complete -c knetstatctl -n "$seen $verbs" -l json -d 'Print JSON'
+complete -c knetstatctl -l root -x -a '(__fish_complete_directories)' -d 'Ask the system below this directory'
 complete -c knetstatctl -n "$seen check build repair" -a 'next running all (__knetstatctl_kernels)'
 complete -c knetstatctl -n "$seen rehearse explain" -a 'next running (__knetstatctl_kernels)'
 complete -c knetstatctl -n "$seen sockets" -a 'tcp tcp6 udp udp6'

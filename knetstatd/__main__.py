@@ -3,6 +3,6 @@
 
 import sys
 
-from knetstatd.daemon.loop import main
+from knetstatd.daemon.main import main
 
 sys.exit(main())

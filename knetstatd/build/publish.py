@@ -99,7 +99,7 @@ def _is_altered(job: Job, proof: Proof) -> bool:
     if installed is None:
         return False
     path, (_, build) = Path(proof.path), installed
-    copy = host.copy_of(path.name.partition(".ko")[0], build.directory / "module", build.files)
+    copy = host.copy_of(job.root, path.name.partition(".ko")[0], build.directory / "module", build.files)
     return copy is not None and not install_checks.is_copy(path, copy)
 
 

@@ -4,23 +4,34 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from knetstatd import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # The programs of knetstatd-compile@ and -rehearse@.service, with KERNEL:MODULE; not for people.
 _PROGRAMS = ("compile", "trial")
 
 
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """What a command line asks for: `verb`, `root` (None: this machine), and the verb's options. Ends with 2 if it is wrong."""
+    return parser(*words[:1]).parse_args(words)
+
+
 def parser(first: str = "") -> argparse.ArgumentParser:
-    """The command line. first: its first word; a unit's program is known only where that is what is asked for."""
+    """The command line. first: its first word; a unit's program is known only if that is what is asked for."""
     top = argparse.ArgumentParser(prog="knetstatctl", description="Will the kernel modules still load after the reboot?")
     top.add_argument("--version", action="version", version=f"knetstatctl {__version__}")
+    _add_root(top, None)
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
 
     def verb(name: str, text: str, more: str = "") -> argparse.ArgumentParser:
         sentence = text[0].upper() + text[1:] + ("" if text.endswith("?") else ".")
         made = verbs.add_parser(name, help=text, description=f"{sentence} {more}".rstrip())
         made.add_argument("--json", action="store_true", help="print JSON")
+        _add_root(made, argparse.SUPPRESS)  # without it a --root before the verb is not forgotten
         return made
 
     verb("status", "show every guarded module on every kernel")
@@ -39,7 +50,7 @@ def parser(first: str = "") -> argparse.ArgumentParser:
     rehearse = verb("rehearse", text)
     rehearse.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default) or running")
     rehearse.add_argument("--module", metavar="NAME", help="only this one")
-    rehearse.add_argument("--file", metavar="FILE.ko", help="this file, wherever it lies, instead of the installed modules")
+    rehearse.add_argument("--file", metavar="FILE.ko", help="this file instead of the installed modules")
     explain = verb("explain", "why is it as it is, and what to do")
     explain.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default) or running")
     repair = verb("repair", "finish what dkms and dpkg got stuck in; shows it and asks first")
@@ -59,3 +70,7 @@ def parser(first: str = "") -> argparse.ArgumentParser:
         verbs.add_parser(first).add_argument("what", metavar="KERNEL:MODULE")
     verb("config", "show the configuration in force, and where each value comes from")
     return top
+
+
+def _add_root(to: argparse.ArgumentParser, default: str | None) -> None:
+    to.add_argument("--root", metavar="DIR", default=default, help="ask the system below DIR, which does not run")

@@ -7,13 +7,16 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from knetstatd.cli import render
+from knetstatd.cli import render, subjects, terminal
+from knetstatd.core.exits import Exit
 from knetstatd.core.model import Retry, Why
 from knetstatd.diagnosis import uname_traps
 from knetstatd.repair import find
+from knetstatd.system import files
 from knetstatd.verdict import judge
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from knetstatd.diagnosis.uname_traps import Override, RunningKernelRead
@@ -27,7 +30,20 @@ _RETRIES = {
 }
 
 
-def text(seen: Seen, v: judge.Verdict, reads: Sequence[RunningKernelRead], override: Override | None, enabled: bool) -> str:
+def verb(arguments: argparse.Namespace) -> Exit:
+    """Prints what is behind each verdict on a kernel."""
+    machine = subjects.machine(arguments)
+    kernel = subjects.one_kernel(machine, arguments.kernel, "knetstatctl explain KERNEL")
+    looks = subjects.looks(machine, [kernel], machine.packages())
+    if arguments.json:
+        terminal.show_document(document(machine, looks))
+        return Exit.OK
+    shown = [text(machine, seen, v, terminal.is_coloured()) for seen, v in looks]
+    print("\n\n".join(shown) or "No module is guarded.")
+    return Exit.OK
+
+
+def text(machine: Machine, seen: Seen, v: judge.Verdict, enabled: bool) -> str:
     """What `knetstatctl explain` prints for one module and kernel: the verdict, its grounds, the last failure, the cure."""
     lines = [render.paint(f"{v.title}: {v.state}", render.colour(v), enabled)]
     if v.reason:
@@ -42,6 +58,7 @@ def text(seen: Seen, v: judge.Verdict, reads: Sequence[RunningKernelRead], overr
         lines.append(f"  Retry:   {_RETRIES[attempt.kind.retry]}")
         if attempt.log:
             lines.append(f"  Log:     {attempt.log}")
+    reads, override = grounds(machine, seen)
     for read in reads:
         passed = "which dkms.conf sets" if read.passed else "which dkms.conf does not set"
         what = f"sets {read.variable}, {passed}" if read.variable else "decides by itself"
@@ -49,7 +66,8 @@ def text(seen: Seen, v: judge.Verdict, reads: Sequence[RunningKernelRead], overr
         lines.append(f"    | {read.text}")
     if override is not None:
         how = f"`knetstatctl repair` writes {override.path}, or write it yourself"
-        if os.path.lexists(override.path):
+        directory, _, name = override.path.rpartition("/")
+        if os.path.lexists(files.inside(machine.root, directory) / name):
             how = f"put this into {override.path}"
         lines.append(f"  Cure for good: {how}:")
         lines += [f"    | {line}" for line in override.text.splitlines()]
@@ -59,7 +77,7 @@ def text(seen: Seen, v: judge.Verdict, reads: Sequence[RunningKernelRead], overr
 
 
 def grounds(machine: Machine, seen: Seen) -> tuple[tuple[RunningKernelRead, ...], Override | None]:
-    """The lines of the module's build files that read the running kernel, and the override where they decide."""
+    """The lines of the module's build files that read the running kernel, and the override that cures them if they decide."""
     if seen.source is None:
         return (), None
     return uname_traps.reads(seen.source, seen.passed), find.cure(machine, seen.observation.package)[1]
@@ -68,12 +86,12 @@ def grounds(machine: Machine, seen: Seen) -> tuple[tuple[RunningKernelRead, ...]
 def document(machine: Machine, looks: Sequence[tuple[Seen, judge.Verdict]]) -> dict[str, Any]:
     """The JSON document: the verdicts with what is behind them."""
     made = judge.document(machine, [v for _, v in looks])
-    for found, (seen, _) in zip(made["verdicts"], looks, strict=True):
+    for row, (seen, _) in zip(made["verdicts"], looks, strict=True):
         attempt = seen.observation.attempt
         reads, override = grounds(machine, seen)
-        found["last_failure"] = attempt and {
+        row["last_failure"] = attempt and {
             **attempt._asdict(), "evidence": list(attempt.evidence), "retry": attempt.kind.retry
         }  # fmt: skip
-        found["running_kernel_reads"] = [r._asdict() for r in reads]
-        found["override"] = override and override._asdict()
+        row["running_kernel_reads"] = [r._asdict() for r in reads]
+        row["override"] = override and override._asdict()
     return made

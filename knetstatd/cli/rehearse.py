@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`knetstatctl rehearse`: what a kernel says of modules, asked by hand."""
+"""`knetstatctl rehearse`: a person asks what a kernel says of modules."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd.build import steps
-from knetstatd.cli import render
+from knetstatd.cli import render, subjects, terminal
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError, UsageError
+from knetstatd.core.exits import Exit
 from knetstatd.core.model import Answer, Outcome
 from knetstatd.formats import compression, module_file, modules_dep
 from knetstatd.machine import kernels
@@ -21,7 +21,6 @@ from knetstatd.state.rehearsal_results import Subject
 from knetstatd.system import files, locks, process, units
 from knetstatd.system.journal import Journal
 from knetstatd.system.progress import Progress
-from knetstatd.verdict import judge
 
 if TYPE_CHECKING:
     import argparse
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
     from knetstatd.verdict.observe import Machine
 
-LOADS, REFUSED, UNDECIDED = 0, 1, 3
 
 
 class Rehearsal(NamedTuple):
@@ -40,17 +38,19 @@ class Rehearsal(NamedTuple):
     answer: Answer
 
     @property
-    def exit_code(self) -> int:
+    def exit_code(self) -> Exit:
         """0 it loads and works, 1 the kernel refuses it or it does not work, 3 nothing is known."""
-        return UNDECIDED if self.answer.outcome is Outcome.UNDECIDED else LOADS if self.answer.outcome.good else REFUSED
+        if self.answer.outcome is Outcome.UNDECIDED:
+            return Exit.UNKNOWN
+        return Exit.OK if self.answer.outcome.good else Exit.FAILED
 
     def json(self) -> dict[str, Any]:
         """The outcome as it stands in the JSON document."""
         return {"package": self.package, **self.answer._asdict(), "words": list(self.answer.words)}
 
     def text(self, enabled: bool) -> str:
-        """The outcome for a person. enabled: in colours."""
-        a, colour = self.answer, {LOADS: "green", REFUSED: "red", UNDECIDED: "yellow"}[self.exit_code]
+        """The outcome for a person. enabled: with colours."""
+        a, colour = self.answer, {Exit.OK: "green", Exit.FAILED: "red", Exit.UNKNOWN: "yellow"}[self.exit_code]
         how = f"  ({a.machine}, {a.seconds:.1f} s)" if a.machine else ""
         lines = [f"{self.title}: {render.paint(a.outcome, colour, enabled)}{how}"]
         remarks = (("Reason: ", a.reason), ("Note:   ", a.remark), ("Fix:    ", a.fix))
@@ -58,28 +58,33 @@ class Rehearsal(NamedTuple):
         return "\n".join([*lines, *(f"    | {line}" for line in a.words)])
 
 
-def exit_code(outcomes: Sequence[Rehearsal]) -> int:
+def exit_code(outcomes: Sequence[Rehearsal]) -> Exit:
     """One for several: a refusal beats what is not known."""
     codes = {outcome.exit_code for outcome in outcomes}
-    return next(code for code in (REFUSED, UNDECIDED, LOADS) if code in codes)
+    return next(code for code in (Exit.FAILED, Exit.UNKNOWN, Exit.OK) if code in codes)
 
 
-def verb(machine: Machine, kernels: Sequence[str], arguments: argparse.Namespace, enabled: bool) -> int:
-    """`knetstatctl rehearse`: prints the outcomes, in colours where `enabled`, and returns the exit status."""
-    if len(kernels) != 1:
-        raise UsageError("one kernel is rehearsed at a time" if kernels else "no kernel to boot next was found", fix="Name one")
-    modules = machine.packages() if arguments.module is None else (names.package(arguments.module),)
-    outcomes = manual(machine, kernels[0], modules, arguments.file, shown=not arguments.json)
-    document = {"schema": judge.SCHEMA, "kernel": kernels[0], "rehearsals": [outcome.json() for outcome in outcomes]}
-    print(json.dumps(document, indent=2) if arguments.json else "\n".join(outcome.text(enabled) for outcome in outcomes))
+def verb(arguments: argparse.Namespace) -> Exit:
+    """Rehearses on one kernel, and prints the outcomes."""
+    subjects.only_here(arguments, "starts kernels on the machine that runs")
+    if arguments.kernel == "all":
+        raise UsageError("one kernel is rehearsed at a time", fix="Name one")
+    machine = subjects.machine(arguments)
+    kernel = subjects.one_kernel(machine, arguments.kernel, "knetstatctl rehearse KERNEL")
+    packages = machine.packages() if arguments.module is None else (names.package(arguments.module),)
+    outcomes = manual(machine, kernel, packages, arguments.file, shown=not arguments.json)
+    if arguments.json:
+        terminal.show_document({"kernel": kernel, "rehearsals": [outcome.json() for outcome in outcomes]})
+    else:
+        print("\n".join(outcome.text(terminal.is_coloured()) for outcome in outcomes))
     return exit_code(outcomes)
 
 
-def manual(machine: Machine, kernel: str, modules: Sequence[str], file: str | None, *, shown: bool) -> list[Rehearsal]:
+def manual(machine: Machine, kernel: str, packages: Sequence[str], file: str | None, *, shown: bool) -> list[Rehearsal]:
     """Rehearses on one kernel, each package by itself. file: a module's file instead.  shown: the progress.
 
     As root, the answers about installed modules are kept, and told in the journal. What cannot be done is an outcome too.
-    Raises KnetstatdError where there is nothing to rehearse, or another run does not end within an hour.
+    Raises KnetstatdError if there is nothing to rehearse, or another run does not end within an hour.
     """
     progress = Progress(shown=shown)
     process.adopt_orphans()
@@ -88,14 +93,14 @@ def manual(machine: Machine, kernel: str, modules: Sequence[str], file: str | No
         try:
             if file is not None:
                 return [_of_file(machine, kernel, Path(file).absolute(), progress)]
-            found = [outcome for package in modules if (outcome := _of_installed(builder, kernel, package))]
+            outcomes = [outcome for package in packages if (outcome := _of_installed(builder, kernel, package))]
         finally:
             progress.end()
-    if not found:
+    if not outcomes:
         image = kernels.image(machine.root, kernel)
         what = f"no guarded module is installed for {kernel}" if image else f"{kernel} has no boot image"
         raise KnetstatdError(what, fix=f"Run: knetstatctl build {kernel}" if image else "")
-    return found
+    return outcomes
 
 
 def _of_installed(builder: steps.Builder, kernel: str, package: str) -> Rehearsal | None:
@@ -123,7 +128,7 @@ def _of_file(machine: Machine, kernel: str, path: Path, progress: Progress) -> R
 
 @contextlib.contextmanager
 def _readable(machine: Machine, subject: Subject) -> Iterator[Subject]:
-    """The same with the file where the unit may read it: not in somebody's home."""
+    """The same, with the file in a place that the unit may read: it may not look into homes."""
     [(path, needed)] = subject.modules
     if os.geteuid() != 0 or not units.available(machine.root, rehearse.TEMPLATE):
         yield subject
@@ -140,7 +145,7 @@ def _readable(machine: Machine, subject: Subject) -> Iterator[Subject]:
 
 
 def of_file(machine: Machine, kernel: str, path: Path) -> Subject:
-    """What a rehearsal of a module's file is about. Raises KnetstatdError where the kernel lacks what must go in before it."""
+    """What a rehearsal of a module's file is about. Raises KnetstatdError if the kernel lacks what must go in first."""
     image, module = kernels.image(machine.root, kernel), module_file.from_path(path)
     if image is None:
         raise KnetstatdError(f"{kernel} has no boot image")

@@ -6,11 +6,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from knetstatd.cli import render
+from knetstatd.cli import render, subjects, terminal
 from knetstatd.core.errors import KnetstatdError, UsageError
+from knetstatd.core.exits import Exit
 from knetstatd.formats import knetstat_proc
 from knetstatd.formats.knetstat_proc import Kind
-from knetstatd.verdict import judge
+from knetstatd.system import files
 
 if TYPE_CHECKING:
     import argparse
@@ -20,8 +21,18 @@ if TYPE_CHECKING:
     from knetstatd.formats.knetstat_proc import Endpoint, Socket
 
 
+def verb(arguments: argparse.Namespace) -> Exit:
+    """Prints the sockets that were asked for."""
+    rows = select(subjects.root(arguments), arguments)
+    if arguments.json:
+        terminal.show_document(document(rows))
+    else:
+        print(text(rows, terminal.is_coloured()))
+    return Exit.OK
+
+
 def select(root: Path, asked: argparse.Namespace) -> list[tuple[Kind, Socket]]:
-    """The sockets that were asked for. Raises UsageError, and KnetstatdError where the module is not loaded."""
+    """The sockets that were asked for. Raises UsageError, and KnetstatdError if the module is not loaded."""
     known = {kind.value: kind for kind in Kind}
     if unknown := [word for word in asked.kinds if word not in known]:
         raise UsageError(f"there is no file {unknown[0]!r}", fix=f"There are: {', '.join(known)}")
@@ -29,14 +40,14 @@ def select(root: Path, asked: argparse.Namespace) -> list[tuple[Kind, Socket]]:
     if unknown := sorted(states - set(knetstat_proc.STATES)):
         raise UsageError(f"there is no state {unknown[0]!r}", fix=f"There are: {', '.join(knetstat_proc.STATES)}")
     options = [_option(text) for text in asked.option]
-    found = []
+    chosen = []
     for kind in [known[word] for word in dict.fromkeys(asked.kinds)] or list(Kind):
         for row in _read(root, kind):
             if states and row.state not in states:
                 continue
             if all(row.options.get(name) == value if value is not None else name in row.options for name, value in options):
-                found.append((kind, row))
-    return found
+                chosen.append((kind, row))
+    return chosen
 
 
 def _option(text: str) -> tuple[str, int | None]:
@@ -55,7 +66,8 @@ def _read(root: Path, kind: Kind) -> Sequence[Socket]:
     try:
         return knetstat_proc.table(root, kind)
     except OSError as e:
-        raise KnetstatdError(f"cannot be read: {e.strerror}", f"/{kind.path}", "Run: modprobe knetstat") from e
+        fix = "Run: modprobe knetstat" if root == files.HERE else "A system that does not run has no sockets"
+        raise KnetstatdError(f"cannot be read: {e.strerror}", f"/{kind.path}", fix) from e
 
 
 def text(rows: Sequence[tuple[Kind, Socket]], coloured: bool) -> str:
@@ -78,8 +90,8 @@ def _options(row: Socket) -> str:
 
 
 def document(rows: Sequence[tuple[Kind, Socket]]) -> dict[str, Any]:
-    """The JSON document."""
-    return {"schema": judge.SCHEMA, "sockets": list(_json(rows))}
+    """The JSON document, without its schema's number."""
+    return {"sockets": list(_json(rows))}
 
 
 def _json(rows: Sequence[tuple[Kind, Socket]]) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import ConfigError
+from knetstatd.core.roots import inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -170,8 +171,8 @@ def with_origins(root: Path) -> tuple[Config, dict[str, str]]:
     origins: dict[str, str] = {}
     faults: list[str] = []
     for path in _files(root):
-        where = names.clean(f"/{path.relative_to(root)}")
-        for name, value in _table(path, where, faults).items():
+        where = names.clean(path)
+        for name, value in _table(root, path, where, faults).items():
             values[name] = value
             origins[name] = where
     config = Config(**values)
@@ -221,30 +222,31 @@ def _toml(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _files(root: Path) -> list[Path]:
-    """The files that count, in the order in which they apply."""
-    mains = [root / d / "knetstatd.toml" for d in _DIRECTORIES]
-    found = [path for path in mains if os.path.lexists(path)][:1]
-    drop_ins: dict[str, Path] = {}
+def _files(root: Path) -> list[str]:
+    """The files that count, in the order in which they apply; as the system under `root` names them."""
+    main = [d for d in _DIRECTORIES if os.path.lexists(inside(root, f"/{d}") / "knetstatd.toml")][:1]
+    drop_ins: dict[str, str] = {}
     for directory in _DIRECTORIES:
         try:
-            listed = os.listdir(root / directory / "knetstatd.toml.d")
+            listed = os.listdir(inside(root, f"/{directory}/knetstatd.toml.d"))
         except OSError:
             continue
         for name in listed:
             if name.endswith(".toml") and not name.startswith("."):
-                drop_ins.setdefault(name, root / directory / "knetstatd.toml.d" / name)
-    return found + [drop_ins[name] for name in sorted(drop_ins)]
+                drop_ins.setdefault(name, f"/{directory}/knetstatd.toml.d/{name}")
+    return [f"/{d}/knetstatd.toml" for d in main] + [drop_ins[name] for name in sorted(drop_ins)]
 
 
-def _table(path: Path, where: str, faults: list[str]) -> dict[str, Any]:
+def _table(root: Path, path: str, where: str, faults: list[str]) -> dict[str, Any]:
     """The file's settings, parsed; what is wrong with it is added to `faults`."""
     import tomllib  # only here: most machines have no file to read, and the daemon's memory has a budget
 
+    directory, _, name = path.rpartition("/")
+    link = inside(root, directory) / name
     try:
-        if os.path.islink(path) and os.readlink(path) == os.devnull:
+        if os.path.islink(link) and os.readlink(link) == os.devnull:
             return {}
-        with open(path, "rb") as f:
+        with open(inside(root, path), "rb") as f:
             data = f.read(_FILE_LIMIT + 1)
         if len(data) > _FILE_LIMIT:
             raise ValueError(f"larger than {_FILE_LIMIT} bytes")
@@ -268,11 +270,11 @@ def _table(path: Path, where: str, faults: list[str]) -> dict[str, Any]:
         try:
             values[name] = setting.parse(value)
         except ValueError:
-            faults.append(f"{place}: {name} is {_found(value)}; allowed is {setting.allowed}")
+            faults.append(f"{place}: {name} is {_shown(value)}; allowed is {setting.allowed}")
     return values
 
 
-def _found(value: object) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, str):
         return names.show(value, 80)
     try:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from knetstatd.core.exits import Exit
+
 
 class KnetstatdError(Exception):
     """Something outside the program is not as it must be.
@@ -11,7 +13,7 @@ class KnetstatdError(Exception):
     fix: what the reader can do, a command where there is one; may be empty.
     """
 
-    exit_code = 1
+    exit_code = Exit.FAILED
 
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
         super().__init__(what, where, fix)
@@ -28,19 +30,25 @@ class KnetstatdError(Exception):
 class NameRefused(KnetstatdError):
     """A kernel, module or version name that must not reach a program, a path or a log (see names)."""
 
-    exit_code = 2
+    exit_code = Exit.USAGE
 
 
 class UsageError(KnetstatdError):
     """A command line that asks for something that does not exist or makes no sense."""
 
-    exit_code = 2
+    exit_code = Exit.USAGE
 
 
 class ConfigError(KnetstatdError):
     """A configuration file that cannot be used; every fault found is one line of `what`."""
 
-    exit_code = 78
+    exit_code = Exit.CONFIG
+
+
+class UnknownError(KnetstatdError):
+    """What was asked cannot be known here: it may not be read, or there is nothing that could be judged."""
+
+    exit_code = Exit.UNKNOWN
 
 
 class ModuleFileError(KnetstatdError):

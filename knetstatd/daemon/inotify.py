@@ -57,7 +57,7 @@ class _Watched(NamedTuple):
 
 
 class Watch:
-    """Watches for changes in a changing set of directories.  Raises OSError where inotify cannot be had (EMFILE)."""
+    """Watches for changes in a changing set of directories.  Raises OSError if inotify cannot be had (EMFILE)."""
 
     def __init__(self) -> None:
         self._inotify = INotify(nonblocking=True)

@@ -8,15 +8,13 @@ the next look; a daemon that missed every event still converges, by its resync t
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import signal
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knetstatd import __version__
 from knetstatd.core import config
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.events import Event
@@ -26,26 +24,38 @@ from knetstatd.daemon.inotify import Mounts, Watch
 from knetstatd.daemon.sd_notify import Notify
 from knetstatd.daemon.uevents import Uevents
 from knetstatd.daemon.worker import KINDS, Worker
-from knetstatd.state import attempts, leftovers, load_history, paths, staged
-from knetstatd.state.attempts import now
+from knetstatd.state import attempts, load_history, staged
 from knetstatd.system import locks, process
-from knetstatd.system.journal import Journal
 from knetstatd.verdict import judge
 from knetstatd.verdict.observe import Machine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
     from types import FrameType
 
-# An event storm must not put the look off for ever.
+    from knetstatd.system.journal import Journal
+
+# Seconds: an event storm must not put the look off for ever.
 _LONGEST_QUIET = 60.0
 
 
 class Daemon:
     """The state of the loop; nothing in it outlives the process, nothing of it is needed again after a crash."""
 
-    def __init__(self, root: Path, settings: config.Config, journal: Journal) -> None:
+    def __init__(
+        self,
+        root: Path,
+        settings: config.Config,
+        journal: Journal,
+        *,
+        clock: Callable[[], float] = attempts.now,
+        builder: Sequence[str] | None = None,
+    ) -> None:
+        """clock: of all waits, seconds of CLOCK_BOOTTIME.  builder: see Worker."""
         self.root = root
         self.journal = journal
+        self.now = clock
         self.notify = Notify()
         self.machine = Machine(root, settings, process.in_child)
         self.teller = announce.Teller(journal)
@@ -54,31 +64,35 @@ class Daemon:
         self.changed: dict[str, float] = {}
         self.known: set[str] = set()
         self.transaction = ""
-        self.worker = Worker(self.machine, journal, self.notify)
+        self.worker = Worker(self.machine, journal, self.notify, clock=clock, builder=builder)
         self.steps: dict[tuple[str, str], judge.Verdict] = {}
         self.selector = selectors.DefaultSelector()
         self.stopping = False
         self.resync_at = 0.0
         self.alive_at = 0.0
         self.watch: Watch | None = None
+        self._opened = contextlib.ExitStack()
 
     # -- sources ------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Opens every source of events; one that cannot be had is said once, and the resync timer stands in for it."""
+        """Opens every source of events. One that cannot be had is told once, and the resync timer stands in for it."""
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for end in (wake_read, wake_write):
+            self._opened.callback(os.close, end)
+        self._opened.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, _ignore)
+            self._opened.callback(signal.signal, number, signal.signal(number, _ignore))
+        self._opened.callback(self.selector.close)
         self.selector.register(wake_read, selectors.EVENT_READ, lambda: self._signals(os.read(wake_read, 4096)))
         try:
-            self.watch = Watch()
+            self.watch = self._opened.enter_context(contextlib.closing(Watch()))
             self.selector.register(self.watch, selectors.EVENT_READ, self._moved)
         except OSError as e:
             self._degraded("inotify", e)
         for name, make, react in (("uevents", Uevents, self._modules), ("mounts", Mounts, self._mounted)):
             try:
-                source = make()
+                source = self._opened.enter_context(contextlib.closing(make()))
                 self.selector.register(source, selectors.EVENT_READ, lambda s=source, r=react: r(s))
             except OSError as e:
                 self._degraded(name, e)
@@ -113,7 +127,7 @@ class Daemon:
         for label in changes.labels:
             if label.startswith("kernel:"):
                 self.mark(label.removeprefix("kernel:"), touched=True)
-            elif label == "source":  # what is being edited, or unpacked, is not compiled before it is quiet
+            elif label == "source":  # a source that is being edited, or unpacked, is not compiled before it is quiet
                 for kernel in {"", *self.known}:
                     self.mark(kernel, touched=True)
             else:
@@ -123,8 +137,8 @@ class Daemon:
                     self.mark(name, touched=True)
 
     def _modules(self, source: Uevents) -> None:
-        gone_or_come = source.read()
-        if gone_or_come is None or (gone_or_come and gone_or_come & self.machine.module_names()):
+        moved = source.read()
+        if moved is None or (moved and moved & self.machine.module_names()):
             self.mark(self.machine.running)
 
     def _mounted(self, source: Mounts) -> None:
@@ -135,7 +149,7 @@ class Daemon:
 
     def mark(self, kernel: str, *, touched: bool = False) -> None:
         """Something about `kernel` may have changed: look at it when it has been quiet for the settle time."""
-        at = now()
+        at = self.now()
         if touched:
             self.changed[kernel] = at
         first = self.first_mark.setdefault(kernel, at)
@@ -143,7 +157,7 @@ class Daemon:
 
     def mark_all(self, delay: float, *, touched: bool = False) -> None:
         """Anything may have changed: look at every kernel, and at which kernels there are, after `delay` seconds."""
-        at = now()
+        at = self.now()
         for kernel in self.known | {""}:
             if touched:
                 self.changed[kernel] = at
@@ -155,27 +169,31 @@ class Daemon:
         """Runs until a signal ends it."""
         self.mark_all(0)
         while not self.stopping:
-            at = now()
-            if at >= self.resync_at:
-                self.resync_at = at + self.machine.config.resync_seconds
-                self.mark_all(0)
-            self._alive(at)
-            # One kernel, then back to the sources: a look at many kernels never starves the watchdog.
-            ready = min((kernel for kernel, when in self.due.items() if when <= at), key=self._priority, default=None)
-            if ready is not None:
-                self._look(ready)
-            for key, _ in self.selector.select(0 if self._overdue() else self._timeout()):
-                key.data()
+            self.turn()
 
-    def _overdue(self) -> bool:
-        at = now()
-        return any(when <= at for when in self.due.values())
+    def turn(self, longest: float = math.inf) -> None:
+        """One turn of the loop: looks at one kernel if one is due; then takes what the sources have.
 
-    def _timeout(self) -> float | None:
+        It waits for them until the next kernel is due, at most for `longest` seconds.
+        """
+        at = self.now()
+        if at >= self.resync_at:
+            self.resync_at = at + self.machine.config.resync_seconds
+            self.mark_all(0)
+        self._alive(at)
+        # One kernel, then back to the sources: a look at many kernels never starves the watchdog.
+        ready = min((kernel for kernel, when in self.due.items() if when <= at), key=self._priority, default=None)
+        if ready is not None:
+            self._look(ready)
+        for key, _ in self.selector.select(min(longest, self.timeout())):
+            key.data()
+
+    def timeout(self) -> float:
+        """For how many seconds there is nothing to do unless a source speaks."""
         times = [*self.due.values(), self.resync_at]
         if self.notify.watchdog is not None:
             times.append(self.alive_at + self.notify.watchdog)
-        return max(0.0, min(times) - now())
+        return max(0.0, min(times) - self.now())
 
     def _alive(self, at: float) -> None:
         if self.notify.watchdog is not None and at >= self.alive_at + self.notify.watchdog:
@@ -197,18 +215,18 @@ class Daemon:
             self._forget(kernel)
             return
         was, self.transaction = self.transaction, self.machine.refresh_locks()
-        if was and not self.transaction:  # what it brought may be new to DKMS, too: that is looked at first
+        if was and not self.transaction:  # it may have brought packages that are new to DKMS: those are looked at first
             self.due.update({"": 0.0, kernel: 0.0})
             return
         look = self.machine.look(kernel)
         for package in self.machine.packages():
             seen = self.machine.observe(look, package, self.changed.get(kernel, 0.0))
-            step = self.machine.plan(seen, now())
+            step = self.machine.plan(seen, self.now())
             verdict = judge.verdict(self.machine, seen, step)
             self.teller.verdict(verdict, seen, step)
             self.steps[kernel, package] = verdict
             if seen.observation.loaded in (Loaded.CURRENT, Loaded.OUTDATED, Loaded.FAULTY):
-                load_history.seen(self.machine.places, package, now())
+                load_history.seen(self.machine.places, package, self.now())
             if step.action in KINDS:
                 self._start(kernel, KINDS[step.action])
             elif step.action is Action.DONE:
@@ -219,7 +237,7 @@ class Daemon:
         process.give_back_memory()
 
     def _tidy(self, kernel: str, package: str) -> None:
-        """Removes what a run left that was killed after it had done its work; not while another one is at work."""
+        """Removes what a builder left that was killed after its work was done; not while another one is at work."""
         places = self.machine.places
         if not (places.stages.exists() or places.attempt(kernel, package).exists()):
             return
@@ -231,14 +249,14 @@ class Daemon:
         """Looks at which kernels there are, which will be booted, and which directories are watched."""
         machine = self.machine
         transaction = machine.refresh()
-        found = set(machine.kernels.kernels)
+        there = set(machine.kernels.kernels)
         self.teller.survey(machine)
-        for kernel in self.known - found:
+        for kernel in self.known - there:
             self._forget(kernel)
-        self.changed = {kernel: when for kernel, when in self.changed.items() if kernel in found}
+        self.changed = {kernel: when for kernel, when in self.changed.items() if kernel in there}
         if not transaction:  # an upgrade takes a package out of DKMS and puts it back
-            leftovers.forget(machine.places, found, machine.registered())
-        self.known = found
+            leftovers.forget(machine.places, there, machine.registered())
+        self.known = there
         if self.watch is not None:
             self.watch.refresh(machine.watched())
             self.teller.unwatched(self.watch.failed)
@@ -260,17 +278,17 @@ class Daemon:
         """Starts a builder for a kernel, unless one runs; then this kernel is looked at again when that one ends."""
         if self.worker.kernel:
             return
-        if now() >= self.worker.rest_until and self.worker.start(kernel, kind):
+        if self.now() >= self.worker.rest_until and self.worker.start(kernel, kind):
             self.selector.register(self.worker, selectors.EVENT_READ, self._ended)
         else:
-            self.due[kernel] = max(now(), self.worker.rest_until)
+            self.due[kernel] = max(self.now(), self.worker.rest_until)
 
     def _ended(self) -> None:
         kernel = self.worker.kernel
         self.selector.unregister(self.worker)
         self.worker.ended()
         self.due[kernel] = 0.0
-        self.due[""] = 0.0  # first what DKMS has registered now; and a kernel may have been removed while it was built for
+        self.due[""] = 0.0  # first: DKMS may have registered something, and the kernel may have been removed meanwhile
         for other in self.machine.wanted():  # those that wanted a builder while this one ran
             self.due.setdefault(other, 0.0)
 
@@ -286,46 +304,13 @@ class Daemon:
         return all((kernel, package) in self.steps for package in self.machine.packages())
 
     def close(self) -> None:
-        """Ends: the builder, if one runs, goes on by itself; the next daemon sees it by its lock."""
+        """Ends. A builder that runs goes on by itself; the next daemon sees it by its lock."""
         self.notify("STOPPING=1")
         self.journal.log(Event.STOPPING, "knetstatd ends")
         announce.withdraw(self.machine.places)
-        self.selector.close()
+        self._opened.close()
+        self.notify.close()
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
     """Signals are read from the wake-up descriptor."""
-
-
-def main() -> int:
-    """The daemon's entry point; returns its exit status (78: the configuration is faulty)."""
-    journal = Journal()
-    root = Path("/")
-    if len(sys.argv) > 1 and sys.argv[1:] != ["--foreground"]:
-        if sys.argv[1:] == ["--version"]:
-            print(f"knetstatd {__version__}")
-            return 0
-        print(
-            "Usage: knetstatd [--foreground | --version]\n\n"
-            "Watches for kernels being installed, builds and proves the guarded modules for them before the reboot.\n"
-            "It runs in the foreground; its configuration is /etc/knetstatd/knetstatd.toml; see knetstatd(8).",
-            file=sys.stdout if sys.argv[1:] in (["--help"], ["-h"]) else sys.stderr,
-        )
-        return 0 if sys.argv[1:] in (["--help"], ["-h"]) else 2
-    try:
-        settings = config.load(root)
-    except KnetstatdError as e:
-        journal.log(Event.CONFIG_REJECTED, "the configuration is faulty; knetstatd does not start", evidence=str(e))
-        announce.not_started(paths.places(root))
-        return e.exit_code
-    try:
-        lock = locks.hold(paths.places(root).daemon_lock)
-    except KnetstatdError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return e.exit_code
-    daemon = Daemon(root, settings, journal)
-    daemon.open()
-    daemon.loop()
-    daemon.close()
-    os.close(lock)
-    return 0

@@ -12,11 +12,12 @@ class Notify:
     """The service manager's socket, if there is one; without it every call does nothing.
 
     managed: whether a service manager started us and listens.
-    watchdog: seconds between the signs of life that the manager wants, halved; None where it wants none.
+    watchdog: half the seconds between the signs of life that the manager wants; None if it wants none.
     """
 
     def __init__(self) -> None:
-        self._notifier = sdnotify.SystemdNotifier()
+        # Without a socket sdnotify makes one all the same, and loses it.
+        self._notifier = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
         # Taken out of the environment: dkms and make must not speak for us.
         self.managed = bool(os.environ.pop("NOTIFY_SOCKET", ""))
         interval, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
@@ -29,5 +30,13 @@ class Notify:
         sdnotify encodes as latin-1 and drops, silently, what does not fit; given text whose latin-1 bytes are the UTF-8
         ones it sends correct UTF-8.
         """
+        if self._notifier is None:
+            return
         lines = "\n".join(a.replace("\n", " ") for a in assignments)
         self._notifier.notify(lines.encode("utf-8", "replace").decode("latin-1"))
+
+    def close(self) -> None:
+        """Sends nothing any more."""
+        if self._notifier is not None and self._notifier.socket is not None:
+            self._notifier.socket.close()
+        self._notifier = None

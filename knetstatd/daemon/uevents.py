@@ -18,7 +18,7 @@ _JUMP_EQUAL, _RETURN = 0x15, 0x06  # BPF_JMP | BPF_JEQ | BPF_K, BPF_RET | BPF_K
 class Uevents:
     """The kernel's own announcements of modules (source `kernel`: it needs no udevd and works in a private network).
 
-    Raises OSError where netlink cannot be used; the daemon then relies on its other sources.
+    Raises OSError if netlink cannot be used; the daemon then relies on its other sources.
     """
 
     def __init__(self) -> None:
@@ -29,21 +29,25 @@ class Uevents:
         with contextlib.suppress(OSError):
             only_beginning_with(self.fileno(), b"add@/module/", b"remove@/module/")
 
+    def close(self) -> None:
+        """Gives the socket back: libudev closes it with its last reference."""
+        del self._monitor
+
     def fileno(self) -> int:
         """For the selector."""
         return int(self._monitor.fileno())
 
     def read(self) -> set[str] | None:
         """The names of the modules that were added or removed since the last call; None: some events were lost."""
-        found = set()
+        moved = set()
         try:
             while (device := self._monitor.poll(timeout=0)) is not None:
                 if device.subsystem == "module":
-                    found.add(str(device.sys_name))
+                    moved.add(str(device.sys_name))
         except OSError:
             # ENOBUFS: the queue overflowed. The socket stays usable, what it held is gone.
             return None
-        return found
+        return moved
 
 
 def only_beginning_with(fd: int, *prefixes: bytes) -> None:
@@ -57,7 +61,7 @@ def only_beginning_with(fd: int, *prefixes: bytes) -> None:
             at += size
         for number, (at, size) in enumerate(parts, 1):
             wanted = int.from_bytes(prefix[at : at + size], "big")
-            # Where it differs: over what is left of this prefix, to the next.
+            # If it differs: over the rest of this prefix, to the next.
             code += [(_LOAD[size], 0, 0, at), (_JUMP_EQUAL, 0, 2 * (len(parts) - number) + 1, wanted)]
         code.append((_RETURN, 0, 0, 0xFFFFFFFF))
     code.append((_RETURN, 0, 0, 0))

@@ -62,8 +62,10 @@ def _build_files(source: Path) -> Iterator[Path]:
     for where, dirs, found in os.walk(source):
         dirs[:] = sorted(d for d in dirs if d != ".git")
         for name in sorted(found):
-            if _BUILD_FILES.fullmatch(name):
-                yield source.__class__(where) / name
+            path = source.__class__(where) / name
+            # An absolute link leads to a file of this machine, whichever system the source is of.
+            if _BUILD_FILES.fullmatch(name) and not (path.is_symlink() and os.readlink(path).startswith("/")):
+                yield path
                 count += 1
         if count > 200:
             return

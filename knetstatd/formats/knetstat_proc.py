@@ -18,6 +18,7 @@ import socket
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core.errors import KnetstatdError
+from knetstatd.system import files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,7 +116,7 @@ def parse(text: str, kind: Kind) -> list[Socket]:
 
 def table(root: Path, kind: Kind) -> list[Socket]:
     """Raises OSError where the module is not loaded, MalformedError where something else wrote the file."""
-    return parse((root / kind.path).read_bytes().decode("ascii", "replace"), kind)
+    return parse(files.of_kernel(root, kind.path).read_bytes().decode("ascii", "replace"), kind)
 
 
 def probe(root: Path) -> tuple[str, ...]:

@@ -11,14 +11,12 @@ from __future__ import annotations
 import functools
 import os
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.system import files
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _LIMIT = 32 << 20  # bytes; 0.7 MB for 4,200 modules
 _BLOCK = 1 << 16
@@ -47,7 +45,7 @@ class Tables:
     def __init__(self, root: Path, tree: Path) -> None:
         self._root = root
         self.tree = tree
-        self._text = _read(tree / "modules.dep")
+        self._text = _read(files.followed(root, tree / "modules.dep"))
         self.found = bool(self._text)
         self._directories: dict[bytes, Path] = {}
 
@@ -57,11 +55,11 @@ class Tables:
 
     @functools.cached_property
     def _order(self) -> bytes:
-        return _read(self.tree / "modules.order")
+        return _read(files.followed(self._root, self.tree / "modules.order"))
 
     @functools.cached_property
     def _added(self) -> dict[bytes, list[Path]]:
-        return _files(self.tree)
+        return _files(self._root, self.tree)
 
     def entry(self, module: str) -> Listed | None:
         """The line of a module; `-` and `_` are the same in its name."""
@@ -80,7 +78,8 @@ class Tables:
 
     def builtin(self, module: str) -> bool:
         """Whether the kernel has a module of that name inside of itself."""
-        return b"/" + _stem(module) + b".ko\n" in _read(self.tree / "modules.builtin").replace(b"-", b"_")
+        text = _read(files.followed(self._root, self.tree / "modules.builtin"))
+        return b"/" + _stem(module) + b".ko\n" in text.replace(b"-", b"_")
 
     def _line(self, module: str) -> int:
         """Where the line of a module starts, -1 where there is none. A plain search: 20 times as fast as one by pattern."""
@@ -100,7 +99,7 @@ class Tables:
         at = text.find(name)
         while at >= 0:
             line = self._order[self._order.rfind(b"\n", 0, at) + 1 : at + len(name) - 1]
-            paths = (self.tree / (os.fsdecode(line) + suffix) for suffix in names.SUFFIXES)
+            paths = (self._path(line + suffix.encode()) for suffix in names.SUFFIXES)
             found += [path for path in paths if path.is_file()]
             at = text.find(name, at + 1)
         return found
@@ -123,7 +122,7 @@ class Tables:
         """Whether modules.dep.bin, which modprobe reads, names the same file."""
         wanted, before = entry.listed + b":", b""
         try:
-            with open(self.tree / "modules.dep.bin", "rb") as f:
+            with open(files.followed(self._root, self.tree / "modules.dep.bin"), "rb") as f:
                 while block := f.read(_BLOCK):
                     if wanted in before + block:
                         return True
@@ -146,11 +145,11 @@ class Tables:
             self._directories[directory] = files.inside(self._root, text if text.startswith("/") else here)
         path = self._directories[directory] / last
         if os.path.islink(path) or last == "..":
-            return files.inside(self._root, f"/{os.path.relpath(path, self._root)}")
+            return files.followed(self._root, path)
         return path
 
 
-def _files(tree: Path) -> dict[bytes, list[Path]]:
+def _files(root: Path, tree: Path) -> dict[bytes, list[Path]]:
     """Every module file under `tree` that did not come with the kernel, by the module's name."""
     found: dict[bytes, list[Path]] = {}
     for where, directories, names_here in os.walk(tree):
@@ -158,8 +157,12 @@ def _files(tree: Path) -> dict[bytes, list[Path]]:
             directories[:] = [name for name in directories if name not in _NOT_ADDED]
         for name in names_here:
             if module := names.module_of(name):
-                found.setdefault(_stem(module), []).append(tree / where / name)
+                found.setdefault(_stem(module), []).append(_real(root, Path(where, name)))
     return found
+
+
+def _real(root: Path, path: Path) -> Path:
+    return files.followed(root, path) if os.path.islink(path) else path
 
 
 def _stem(module: str) -> bytes:

@@ -78,7 +78,7 @@ def command_lines(root: Path, kernel: str) -> list[str]:
 
         entries += [(entry.image, entry.arguments) for entry in grub_cfg.flat(menu[0])]
     for place in ("boot", *_ESP[:2]):
-        entries += [(entry.image, entry.options) for entry in _bls(root / place / "loader/entries")]
+        entries += [(entry.image, entry.options) for entry in _bls(root, f"/{place}/loader/entries")]
     return [arguments for image, arguments in entries if arguments and _release(root, image, [kernel]) == kernel]
 
 
@@ -89,18 +89,18 @@ def command_line(root: Path, kernel: str) -> str:
     """
     found = command_lines(root, kernel)
     if not found:
-        return (files.text(root / "proc/cmdline", 65536) or "").strip()
+        return (files.text(files.of_kernel(root, "/proc/cmdline"), 65536) or "").strip()
     saved: dict[str, str] = {}
     for directory in ("boot/grub", "boot/grub2"):
-        block = files.text(root / directory / "grubenv", 4096) or ""
+        block = files.text(files.inside(root, f"/{directory}/grubenv"), 4096) or ""
         saved |= dict(line.partition("=")[::2] for line in block.splitlines() if not line.startswith("#"))
     return _VARIABLE.sub(lambda match: saved.get(match[1], ""), found[0])
 
 
 def inputs(root: Path) -> tuple[Path, ...]:
     """The files, and the directories of files, on which command lines depend; also those that do not exist."""
-    grub = [root / f"boot/{name}/{file}" for name in ("grub", "grub2") for file in ("grub.cfg", "grubenv")]
-    entries = [root / d / "loader/entries" for d in ("boot", *_ESP)]
+    grub = [files.inside(root, f"/boot/{name}/{file}") for name in ("grub", "grub2") for file in ("grub.cfg", "grubenv")]
+    entries = [files.inside(root, f"/{d}/loader/entries") for d in ("boot", *_ESP)]
     return (*grub, *entries, *(place / name for place in entries for name in files.names(place)))
 
 
@@ -118,13 +118,13 @@ def _release(root: Path, image: str, installed: Sequence[str], depth: int = 0) -
         return candidate
     # Arch: vmlinuz-linux is the kernel whose tree says `linux` in pkgbase.
     for release in installed if match else ():
-        if (files.text(root / "lib/modules" / release / "pkgbase", 256) or "").strip() == candidate:
+        if (files.text(files.inside(root, f"/lib/modules/{release}/pkgbase"), 256) or "").strip() == candidate:
             return release
     # kernel-install's layout: /MACHINE/K/linux.
     if not match and names.is_kernel(parent := directory.rpartition("/")[2]):
         return parent
     # /vmlinuz or /boot/vmlinuz, a symbolic link to the image.
-    for place in (root, root / "boot"):
+    for place in (root, files.inside(root, "/boot")):
         try:
             target = os.readlink(place / (image.partition(")")[2] if image.startswith("(") else image).lstrip("/"))
         except (OSError, ValueError):
@@ -155,15 +155,15 @@ def _grub_menu(root: Path) -> tuple[list[grub_cfg.Entry], dict[str, str], dict[s
     """GRUB's menu, its variables, those that were saved, and the script; None where there is no menu."""
     from knetstatd.formats import grub_cfg  # large, and not every machine has GRUB
 
-    for directory in (root / "boot/grub", root / "boot/grub2"):
-        script = files.text(directory / "grub.cfg", 4 << 20)
+    for directory in ("/boot/grub", "/boot/grub2"):
+        script = files.text(files.inside(root, f"{directory}/grub.cfg"), 4 << 20)
         if script is None:
             continue
-        saved = grub_cfg.environment(files.text(directory / "grubenv", 4096) or "")
-        platform = "efi" if os.path.isdir(root / "sys/firmware/efi") else "pc"
+        saved = grub_cfg.environment(files.text(files.inside(root, f"{directory}/grubenv"), 4096) or "")
+        platform = "efi" if os.path.isdir(files.of_kernel(root, "/sys/firmware/efi")) else "pc"
         env = {"grub_platform": platform, "feature_menuentry_id": "y", "menuentry_id_option": "--id"} | saved
         # GRUB orders the entries by file name alone.
-        bls = sorted(_bls(root / "boot/loader/entries"), key=lambda e: names.version_key(e.id), reverse=True)
+        bls = sorted(_bls(root, "/boot/loader/entries"), key=lambda e: names.version_key(e.id), reverse=True)
         menu = grub_cfg.menu(script, env, [grub_cfg.Entry(e.title, e.id, e.image, None, e.options) for e in bls])
         if menu:
             return menu, env, saved, script
@@ -183,11 +183,11 @@ class _BootEntry(NamedTuple):
     bad: bool
 
 
-def _bls(directory: Path) -> list[_BootEntry]:
+def _bls(root: Path, directory: str) -> list[_BootEntry]:
     """The entry files of a directory, unsorted."""
     entries = []
-    for name in files.names(directory):
-        text = files.text(directory / name, 65536) if name.endswith(".conf") else None
+    for name in files.names(files.inside(root, directory)):
+        text = files.text(files.inside(root, f"{directory}/{name}"), 65536) if name.endswith(".conf") else None
         if text is None:
             continue
         fields: dict[str, str] = {}
@@ -223,20 +223,20 @@ def _sorted(entries: list[_BootEntry]) -> list[_BootEntry]:
 
 def _systemd_boot(root: Path) -> tuple[str, str, str] | None:
     """systemd-boot's choice as (image, source, detail); None where it has no entries."""
-    esp = next((root / d for d in _ESP if os.path.exists(root / d / "loader/loader.conf")), None)
-    esp = esp or next((root / d for d in _ESP if files.names(root / d / "loader/entries")), root / "boot")
+    esp = next((f"/{d}" for d in _ESP if os.path.exists(files.inside(root, f"/{d}/loader/loader.conf"))), "")
+    esp = esp or next((f"/{d}" for d in _ESP if files.names(files.inside(root, f"/{d}/loader/entries"))), "/boot")
     found: dict[str, _BootEntry] = {}
-    for place in (esp, root / "boot"):
-        images = [name for name in files.names(place / "EFI/Linux") if name.endswith(".efi")]
+    for place in (esp, "/boot"):
+        images = [name for name in files.names(files.inside(root, f"{place}/EFI/Linux")) if name.endswith(".efi")]
         unified = [_boot_entry(name.removesuffix(".efi"), f"/EFI/Linux/{name}", {}) for name in images]
-        for entry in _bls(place / "loader/entries") + unified:
+        for entry in _bls(root, f"{place}/loader/entries") + unified:
             found.setdefault(entry.id, entry)
     if not found:
         return None
     entries = _sorted(list(found.values()))
     settings = dict(
         line.replace("\t", " ").partition(" ")[::2]
-        for line in (files.text(esp / "loader/loader.conf", 65536) or "").splitlines()
+        for line in (files.text(files.inside(root, f"{esp}/loader/loader.conf"), 65536) or "").splitlines()
     )
     default = settings.get("default", "").strip()
     if default == "@saved":
@@ -257,7 +257,7 @@ def _systemd_boot(root: Path) -> tuple[str, str, str] | None:
 def _efi_variable(root: Path, name: str) -> str:
     """A variable of the Boot Loader Interface: four bytes of attributes, then UTF-16 with a NUL. "" where unset."""
     try:
-        data = files.read(root / "sys/firmware/efi/efivars" / f"{name}-{_LOADER_GUID}", 4096)
+        data = files.read(files.of_kernel(root, f"/sys/firmware/efi/efivars/{name}-{_LOADER_GUID}"), 4096)
     except (OSError, KnetstatdError):
         return ""
     return data[4:].decode("utf-16-le", "replace").partition("\0")[0]

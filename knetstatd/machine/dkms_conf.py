@@ -111,10 +111,10 @@ def evaluate(source: Path, root: Path, module: str = "", version: str = "", kern
     given |= {name: v for name, v in (("arch", arch), ("module", module), ("module_version", version)) if v}
     shell = Shell(given, _UNKNOWN)
     sources = []
-    overrides = root / "etc/dkms"
-    there = files.names(overrides)
+    there = files.names(files.inside(root, "/etc/dkms"))
     wanted = (f"{name}.conf" for name in _overrides(module, version, kernel, arch))
-    for path in (source / "dkms.conf", *(overrides / name for name in wanted if name in there)):
+    overrides = (files.inside(root, f"/etc/dkms/{name}") for name in wanted if name in there)
+    for path in (files.followed(root, source / "dkms.conf"), *overrides):
         if (text := files.text(path, 1 << 18)) is not None:
             _take(shell, text.replace("\0", ""))
             sources.append(os.fspath(path))

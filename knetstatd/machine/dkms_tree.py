@@ -124,7 +124,7 @@ def package(root: Path, name: str) -> Package | None:
     return _package(root, _Place.of(root), names.package(name), [])
 
 
-def installed(packages: Iterable[Package]) -> dict[tuple[str, str], list[tuple[Package, Version, Path]]]:
+def installed(root: Path, packages: Iterable[Package]) -> dict[tuple[str, str], list[tuple[Package, Version, Path]]]:
     """The modules that packages have installed, by kernel and module name: DKMS's own file of each."""
     modules: dict[tuple[str, str], list[tuple[Package, Version, Path]]] = {}
     for package in packages:
@@ -132,7 +132,8 @@ def installed(packages: Iterable[Package]) -> dict[tuple[str, str], list[tuple[P
             for build in version.builds:
                 for name in build.files if build.installed else ():
                     key = (build.kernel, names.canonical(names.module_of(name)))
-                    modules.setdefault(key, []).append((package, version, build.directory / "module" / name))
+                    file = files.followed(root, build.directory / "module" / name)
+                    modules.setdefault(key, []).append((package, version, file))
     return modules
 
 
@@ -150,12 +151,18 @@ def conf(root: Path, name: str, version: Version, kernel: str = "", arch: str = 
 
 def hook_present(root: Path) -> bool:
     """Whether a kernel's installation makes DKMS build the modules that have AUTOINSTALL."""
-    if os.path.lexists(root / "etc/dkms/no-autoinstall"):
+    if os.path.lexists(files.inside(root, "/etc/dkms") / "no-autoinstall"):
         return False
     if any(_runs(root, hook) for hook in _DEBIAN_HOOKS):
         return True
     # As systemd finds such files: the first directory that has the name decides, a link to /dev/null is a no.
-    return next((_runs(root, hook) for hook in _INSTALL_HOOKS if os.path.lexists(root / hook)), False)
+    return next((_runs(root, hook) for hook in _INSTALL_HOOKS if os.path.lexists(_place(root, hook))), False)
+
+
+def _place(root: Path, path: str) -> Path:
+    """Where a name is; it may be a link itself."""
+    directory, _, name = path.rpartition("/")
+    return files.inside(root, f"/{directory}") / name
 
 
 def _runs(root: Path, hook: str) -> bool:
@@ -229,9 +236,10 @@ def _source(root: Path, directory: str) -> tuple[Path, str]:
         return path, f"its source is {shown}, {files.HIDDEN}"
     if not os.path.isdir(path):
         return path, f"the source directory {shown} does not exist"
-    if not os.path.isfile(path / "dkms.conf"):
+    conf = files.inside(root, f"/{directory}/source/dkms.conf")
+    if not os.path.isfile(conf):
         return path, f"{shown} has no dkms.conf"
-    if not (_is_readable(path, 0o5) and _is_readable(path / "dkms.conf", 0o4)):
+    if not (_is_readable(path, 0o5) and _is_readable(conf, 0o4)):
         return path, f"{shown} is not readable by all, and is compiled without privileges: run chmod -R a+rX {shown}"
     return path, ""
 

@@ -53,14 +53,14 @@ class Unfinished(NamedTuple):
 def unfinished(root: Path) -> tuple[Unfinished, ...]:
     """All packages that a failed or interrupted transaction left half-way, by name. Raises nothing: no dpkg, no packages."""
     packages: dict[str, Unfinished] = {}
-    for path in (root / _DPKG / "status", *sorted((root / _DPKG / "updates").glob("[0-9]*"))):
-        text = files.text(path, _LIMIT) or ""
-        if path.name == "status" and not any(f" {state}\n" in text for state in _UNFINISHED):
+    updates = (name for name in files.names(files.inside(root, f"/{_DPKG}/updates")) if name[0].isdigit())
+    for name in ("status", *(f"updates/{update}" for update in updates)):
+        text = files.text(files.inside(root, f"/{_DPKG}/{name}"), _LIMIT) or ""
+        if name == "status" and not any(f" {state}\n" in text for state in _UNFINISHED):
             continue  # as nearly always
-        if path.name != "status":
+        if name != "status":
             for stanza in text.split("\n\n"):
-                if name := _field(stanza, "Package"):
-                    packages.pop(name, None)
+                packages.pop(_field(stanza, "Package"), None)
         for match in _STATUS.finditer(text):
             if match[2] in _UNFINISHED:
                 begin, end = text.rfind("\n\n", 0, match.start()) + 1, text.find("\n\n", match.end())
@@ -96,7 +96,8 @@ def of_kernel(packages: Collection[Unfinished], kernel: str) -> tuple[Unfinished
 
 def has_dpkg(root: Path) -> bool:
     """Whether dpkg knows about this machine's files."""
-    return os.path.isfile(root / _DPKG / "status") and bool(files.names(root / _DPKG / "info"))
+    there = os.path.isfile(files.inside(root, f"/{_DPKG}/status"))
+    return there and bool(files.names(files.inside(root, f"/{_DPKG}/info")))
 
 
 def owners(root: Path, paths: Collection[str]) -> dict[str, str]:

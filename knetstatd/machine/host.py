@@ -70,7 +70,7 @@ def facts(root: Path, initrds: Path | None = None) -> Host:
     return Host(signature_policy.firmware(root), modprobe_conf.rules(root), initrds, loader, insists)
 
 
-def copy_of(module: str, directory: Path, built: Sequence[str]) -> Path | None:
+def copy_of(root: Path, module: str, directory: Path, built: Sequence[str]) -> Path | None:
     """Of the files that DKMS built, the one that is this module."""
     same = (name for name in built if names.canonical(names.module_of(name)) == names.canonical(module))
-    return next((directory / name for name in same), None)
+    return next((files.followed(root, directory / name) for name in same), None)

@@ -92,10 +92,11 @@ def headers(root: Path, kernel: str) -> HeadersFound:
     for part in ("Makefile", ".config", "Module.symvers", "include/generated/utsrelease.h", "scripts"):
         if not os.path.exists(files.inside(root, f"/lib/modules/{kernel}/build/{part}")):
             return HeadersFound(Headers.PARTIAL, path, f"the headers have no {part}")
-    for included in _INCLUDE.findall(files.text(path / "Makefile") or ""):
+    build = f"/lib/modules/{kernel}/build"
+    for included in _INCLUDE.findall(files.text(files.inside(root, f"{build}/Makefile")) or ""):
         if not os.path.exists(files.inside(root, included)):
             return HeadersFound(Headers.PARTIAL, path, f"the headers' Makefile needs {included}, which does not exist")
-    release = uts_release(path / "include/generated/utsrelease.h")
+    release = uts_release(files.inside(root, f"{build}/include/generated/utsrelease.h"))
     if release != kernel:
         said = names.show(release) if release else "no release"
         return HeadersFound(Headers.PARTIAL, path, f"the headers are for another kernel: utsrelease.h says {said}")
@@ -149,7 +150,8 @@ def headers_reinstall(root: Path, kernel: str, tool: str = "") -> str:
         return f"Run: dnf reinstall {headers_package(root, kernel)}"
     link = files.inside(root, f"/lib/modules/{kernel}/build")
     packages = [headers_package(root, kernel)]
-    packages += [included.split("/")[-2] for included in _INCLUDE.findall(files.text(link / "Makefile", 65536) or "")][:1]
+    makefile = files.text(files.followed(root, link / "Makefile"), 65536) or ""
+    packages += [included.split("/")[-2] for included in _INCLUDE.findall(makefile)][:1]
     try:
         kbuild = re.search(r"/(linux-kbuild-[^/]+)/", os.readlink(link / "scripts"))
     except OSError:
@@ -160,7 +162,7 @@ def headers_reinstall(root: Path, kernel: str, tool: str = "") -> str:
 
 def compiler(root: Path, headers_path: Path) -> tuple[str, Path | None]:
     """The compiler that the kernel's configuration names (or `gcc`), and where it is, None if it is not installed."""
-    wanted = (cc_version(configuration(headers_path / ".config")).split() or ["gcc"])[0]
+    wanted = (cc_version(configuration(files.followed(root, headers_path / ".config"))).split() or ["gcc"])[0]
     for name in (wanted, "gcc"):
         for directory in ("/usr/local/bin", "/usr/bin", "/bin"):
             path = files.inside(root, f"{directory}/{name}")
@@ -181,9 +183,10 @@ def fingerprint(root: Path, source: Path, headers_path: Path | None) -> str:
     """
     parts = [f"source {_sum(source)}"]
     if headers_path is not None:
-        key = [headers_path / part for part in ("Makefile", ".config", "Module.symvers", "include/generated/utsrelease.h")]
-        tools = [headers_path / part for part in _HEADERS_TOOLS]
-        tools += [root / place / name for name in _TOOLS for place in ("usr/bin", "bin")]
+        parts_of_headers = ("Makefile", ".config", "Module.symvers", "include/generated/utsrelease.h")
+        key = [files.followed(root, headers_path / part) for part in parts_of_headers]
+        tools = [files.followed(root, headers_path / part) for part in _HEADERS_TOOLS]
+        tools += [files.inside(root, f"/{place}/{name}") for name in _TOOLS for place in ("usr/bin", "bin")]
         parts += [f"headers {_newest(key)}", f"tools {_newest(tools)}"]
         parts += [f"compiler {_newest([p for p in [compiler(root, headers_path)[1]] if p])}"]
     return "; ".join(parts)

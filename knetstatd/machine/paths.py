@@ -71,18 +71,22 @@ def configurations(root: Path, kernel: str) -> list[Path]:
 
 def headers(root: Path, kernel: str) -> list[Path]:
     """Its headers."""
-    return [files.inside(root, place) for place in (f"/lib/modules/{kernel}/build", f"/usr/src/linux-headers-{kernel}")]
+    return [files.inside(root, place) for place in _headers(kernel)]
+
+
+def _headers(kernel: str) -> tuple[str, str]:
+    return f"/lib/modules/{kernel}/build", f"/usr/src/linux-headers-{kernel}"
 
 
 def releases(root: Path, kernel: str) -> list[Path]:
     """The file in which each of `headers` says whose they are."""
-    return [path / "include/generated/utsrelease.h" for path in headers(root, kernel)]
+    return [files.inside(root, f"{place}/include/generated/utsrelease.h") for place in _headers(kernel)]
 
 
 def symvers(root: Path, kernel: str) -> list[Path]:
     """Its Module.symvers: beside each of `headers` as Debian and most others have it, then Fedora's and RHEL's two places."""
     packed = [f"/boot/symvers-{kernel}", f"/lib/modules/{kernel}/symvers"]
-    return [path / "Module.symvers" for path in headers(root, kernel)] + [
+    return [files.inside(root, f"{place}/Module.symvers") for place in _headers(kernel)] + [
         files.inside(root, place + suffix) for place in packed for suffix in names.SUFFIXES
     ]
 

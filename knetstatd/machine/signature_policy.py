@@ -90,7 +90,7 @@ def firmware(root: Path) -> Firmware:
 
 
 def _has_firmware(root: Path) -> bool:
-    return os.path.isdir(root / "sys/firmware/efi") and not (root / "run/systemd/container").exists()
+    return os.path.isdir(files.of_kernel(root, "/sys/firmware/efi")) and not (root / "run/systemd/container").exists()
 
 
 def secure_boot(root: Path) -> bool | None:
@@ -169,24 +169,24 @@ def _listed(words: list[str], name: str) -> frozenset[str]:
 
 def running_insists(root: Path) -> bool:
     """Whether the running kernel refuses unsigned modules, in its own words."""
-    forced = (files.text(root / "sys/module/module/parameters/sig_enforce", 16) or "").startswith("Y")
-    mode = files.text(root / "sys/kernel/security/lockdown", 256) or ""
+    forced = (files.text(files.of_kernel(root, "/sys/module/module/parameters/sig_enforce"), 16) or "").startswith("Y")
+    mode = files.text(files.of_kernel(root, "/sys/kernel/security/lockdown"), 256) or ""
     return forced or "[integrity]" in mode or "[confidentiality]" in mode
 
 
 def _is_running(root: Path, kernel: str) -> bool:
-    return (files.text(root / "proc/sys/kernel/osrelease", 256) or "").strip() == kernel
+    return (files.text(files.of_kernel(root, "/proc/sys/kernel/osrelease"), 256) or "").strip() == kernel
 
 
 def _names(root: Path) -> list[str] | None:
     """The names of the firmware's variables; None if they are not mounted."""
-    return files.names(files.inside(root, _VARIABLES)) or None
+    return files.names(files.of_kernel(root, _VARIABLES)) or None
 
 
 def _variable(root: Path, name: str, guid: str) -> bytes | None:
     """A variable: four bytes of attributes (little endian), then its value."""
     try:
-        data = files.read(files.inside(root, f"{_VARIABLES}/{name}-{guid}"), _LIMIT)
+        data = files.read(files.of_kernel(root, f"{_VARIABLES}/{name}-{guid}"), _LIMIT)
     except (OSError, KnetstatdError):
         return None
     return data if len(data) > 4 else None

@@ -41,7 +41,7 @@ def now() -> float:
 
 def boot_id(root: Path) -> str:
     """The id of this boot, "" if the kernel does not tell."""
-    return (files.text(root / "proc/sys/kernel/random/boot_id", 64) or "").strip()
+    return (files.text(files.of_kernel(root, "/proc/sys/kernel/random/boot_id"), 64) or "").strip()
 
 
 def load(root: Path, places: Places, kernel: str, package: str, fingerprint: str) -> Attempt | None:

@@ -137,8 +137,9 @@ class Places(NamedTuple):
         return self.caches / "knetstatd-rehearse"
 
 
-def places(root: Path) -> Places:
-    """Our places on the machine under `root`; systemd says in the environment where two of the directories are."""
-    state = os.environ.get("STATE_DIRECTORY", "/var/lib/knetstatd")
-    runtime = os.environ.get("RUNTIME_DIRECTORY", "/run/knetstatd")
-    return Places(root / state.lstrip("/"), root / runtime.lstrip("/"), root / "var/cache/private")
+def places(root: Path, *, runs: bool = True) -> Places:
+    """Our places on the machine under `root`. If it runs, systemd says in the environment where two of the directories are."""
+    said = os.environ if runs else {}
+    state = said.get("STATE_DIRECTORY", "/var/lib/knetstatd")
+    runtime = said.get("RUNTIME_DIRECTORY", "/run/knetstatd")
+    return Places(files.inside(root, state), files.inside(root, runtime), files.inside(root, "/var/cache/private"))

@@ -79,7 +79,7 @@ def missing(root: Path) -> str:
     """Why no rehearsal can be had on this machine, "" if one can."""
     if os.uname().machine != "x86_64":
         return f"rehearsals are for x86-64, and this machine is {os.uname().machine}"
-    if not os.access(root / QEMU, os.X_OK) or not any(os.access(root / name, os.X_OK) for name in BUSYBOX):
+    if not all(any(os.access(files.inside(root, name), os.X_OK) for name in names) for names in ((QEMU,), BUSYBOX)):
         return "qemu-system-x86 and busybox-static are not both installed"
     return ""
 

@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd.core.errors import KnetstatdError
+from knetstatd.core.roots import inside as inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+# The root of the machine that runs this; any other directory holds a system that does not run.
+HERE = Path("/")
 
 
 class Identity(NamedTuple):
@@ -170,27 +175,18 @@ def opened(path: Path, flags: int, mode: int = 0o644) -> Iterator[int]:
         os.close(fd)
 
 
-def inside(root: Path, path: str) -> Path:
-    """Where `path`, as seen by a program whose root directory is `root`, really is; every symlink stays inside `root`.
+def followed(root: Path, path: Path) -> Path:
+    """Where a path below `root` really is: every symlink on the way, the last one too, stays inside `root`."""
+    return inside(root, f"/{os.path.relpath(path, root)}")
 
-    Missing parts are kept as they are; a loop ends after 40 links, as in the kernel (path_resolution(7)).
+
+def of_kernel(root: Path, path: str) -> Path:
+    """Where a file is that a running kernel shows, in /proc or /sys, of the system under `root`.
+
+    If another root has them mounted, as a chroot does, they show the kernel of this machine, which says nothing of that system:
+    then the path that is returned does not exist.
     """
-    parts, done, links = [p for p in path.split("/") if p not in ("", ".")][::-1], Path(root), 0
-    while parts:
-        part = parts.pop()
-        if part == "..":
-            done = done.parent if done != root else done
-            continue
-        step = done / part
-        try:
-            target = os.readlink(step)
-        except (OSError, ValueError):
-            done = step
-            continue
-        links += 1
-        if links > 40:
-            return step
-        if target.startswith("/"):
-            done = Path(root)
-        parts += [p for p in target.split("/") if p not in ("", ".")][::-1]
-    return done
+    top = inside(root, "/" + path.lstrip("/").partition("/")[0])
+    if root != HERE and os.path.isdir(top) and os.stat(top).st_dev != os.stat(root).st_dev:
+        return top / os.devnull / path.lstrip("/")
+    return inside(root, path)

@@ -62,12 +62,12 @@ class Seen(NamedTuple):
 class Machine:
     """One machine's kernels and guarded modules, as they were at the last `refresh`."""
 
-    def __init__(self, root: Path, config: Config, in_child: InChild | None = None) -> None:
-        """in_child: how to read and compare modules in another process, for one that lives long (see proof_cache)."""
+    def __init__(self, root: Path, config: Config, in_child: InChild | None = None, *, running: str | None = None) -> None:
+        """in_child: see proof_cache.  running: its kernel's release, None: ours, "": it does not run, nobody works on it."""
         self.root = root
         self.config = config
-        self.places = places.places(root)
-        self.running = kernels.running()
+        self.running = kernels.running() if running is None else running
+        self.places = places.places(root, runs=bool(self.running))
         self.kernels = kernels.Directories((), ())
         self.next = self.next_why = ""
         self._registered: dict[str, dkms_tree.Package] = {}
@@ -87,10 +87,8 @@ class Machine:
     @property
     def limits(self) -> Limits:
         """The configuration's part in the planner's decisions."""
-        c = self.config
-        return Limits(
-            c.settle_seconds, c.retry_first_seconds, c.retry_longest_seconds, c.headers == "install", c.unloaded == "reload"
-        )
+        c, install = self.config, self.config.headers == "install"
+        return Limits(c.settle_seconds, c.retry_first_seconds, c.retry_longest_seconds, install, c.unloaded == "reload")
 
     # -- the machine ------------------------------------------------------------------------------------------------------
 
@@ -106,11 +104,11 @@ class Machine:
         self.next_why = found.source if found else ""
         tree = dkms_tree.registered(self.root)
         self._registered = tree.packages
-        self._files = dkms_tree.installed(tree.packages.values())
+        self._files = dkms_tree.installed(self.root, tree.packages.values())
         reason = "not a DKMS module name or version; a name like this could be run as a command by dkms"
         self._refused = [*self.kernels.refused, *((path, reason) for path in tree.refused)]
         self._proofs.keep_only(self._states)
-        self._host = host.facts(self.root, self.places.initrds)
+        self._host = host.facts(self.root, self.places.initrds if self.running else None)
         self._changed = {}
         self._arguments = {}
         self.no_rehearsal = rehearsal_results.missing(self.root)
@@ -119,9 +117,10 @@ class Machine:
     def refresh_locks(self) -> str:
         """Begins to observe anew: who is at work on packages (returned, "" for nobody) and in DKMS."""
         self._confs = {}
-        self._transaction = busy.package(self.root) or ""
-        self._foreign = busy.foreign_dkms(self.root, os.getpid()) or ""
-        mark = tuple(files.identity(self.root / "var/lib/dpkg" / name) for name in ("status", "updates"))
+        if self.running:
+            self._transaction = busy.package(self.root) or ""
+            self._foreign = busy.foreign_dkms(self.root, os.getpid()) or ""
+        mark = tuple(files.identity(files.inside(self.root, f"/var/lib/dpkg/{name}")) for name in ("status", "updates"))
         if self._unfinished[0] != mark:
             self._unfinished = (mark, dpkg_status.unfinished(self.root))
         return self._transaction
@@ -166,10 +165,9 @@ class Machine:
         return {names.canonical(made) for name in self.packages() for made in self._made(self.running, name)}
 
     def watched(self) -> Iterable[tuple[str, Path]]:
-        """The directories to watch, each with a label: see places.watched."""
-        modules = self.packages()
-        sources = [self._registered[name].highest.source for name in modules if name in self._registered]
-        return paths.watched(self.root, self.kernels.kernels, modules, sources)
+        """The directories to watch, each with a label: see paths.watched."""
+        sources = [self._registered[name].highest.source for name in self.packages() if name in self._registered]
+        return paths.watched(self.root, self.kernels.kernels, self.packages(), sources)
 
     # -- proofs -----------------------------------------------------------------------------------------------------------
 
@@ -216,7 +214,7 @@ class Machine:
         if (installed := known.installed(kernel)) is None:
             return host.Origin(known.highest.version, "", None, changed, rivals, self._conf(known, kernel).excludes(kernel))
         version, build = installed
-        copy = host.copy_of(name, build.directory / "module", build.files)
+        copy = host.copy_of(self.root, name, build.directory / "module", build.files)
         return host.Origin(known.highest.version, version.version, copy, changed, rivals)
 
     def _made(self, kernel: str, package: str) -> tuple[str, ...]:
@@ -278,7 +276,7 @@ class Machine:
                 loaded=loaded,
                 transaction=self._transaction,
                 foreign_dkms=self._foreign,
-                own_run="" if own or not locks.held(self.places.build_lock) else "another run of knetstatd",
+                own_run="another run of knetstatd" if not own and self._builds() else "",
                 changed=changed,
                 loads=load_history.known(self.places, package) if loaded is Loaded.NO else (),
             ),
@@ -343,6 +341,9 @@ class Machine:
         if kernel != self.running:
             return Loaded.NOT_HERE, ""
         return self._live.look(installed, wanted=bool({package, "*"} & set(self.config.load)))
+
+    def _builds(self) -> bool:
+        return bool(self.running) and locks.held(self.places.build_lock)
 
     def plan(self, seen: Seen, now: float) -> Step:
         """The planner's answer to what was seen."""

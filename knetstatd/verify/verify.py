@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from knetstatd.machine.signature_policy import Policy
     from knetstatd.verify.target_kernel import Target
 
+_AS_ROOT = "Run this as root"
+
 
 class _Asked(NamedTuple):
     """A module that was read, and what is known of it before the kernel's exports are.
@@ -94,10 +96,14 @@ def _installed(facts: Target, module: str, origin: Origin | None) -> _Asked | Pr
     entry = tables.entry(module)
     if entry is None:
         path = min(tables.added(module), default=None)
+        if _is_denied(tables.tree / "modules.dep"):
+            return _unreadable(tables.tree / "modules.dep", "which file modprobe takes")
         if path is None:
             return _missing(facts, module, "no such file")
         why = "modprobe does not find it: " + ("modules.dep lacks it" if tables.found else "depmod has not run")
         return _ask(facts, path, (), Check("depmod", Result.FAIL, os.fspath(path), "nothing", why, fix))
+    if _is_denied(entry.file.parent, os.X_OK):
+        return _unreadable(entry.file, "whether it is there")
     if not os.path.lexists(entry.file):
         why = "modules.dep names a file that is gone"
         return Proof("", (Check("depmod", Result.FAIL, os.fspath(entry.file), "no such file", why, fix),))
@@ -118,11 +124,28 @@ def _missing(facts: Target, module: str, found: str) -> Proof:
     return Proof("", (Check("file", Result.FAIL, file, found, why, f"Run: knetstatctl build {facts.kernel}"),))
 
 
+def _is_denied(path: Path, mode: int = os.R_OK) -> bool:
+    """Whether the user who asks may not read a path that is there, or not look behind it."""
+    try:
+        return not os.access(path, mode) and bool(os.stat(path))
+    except OSError as e:
+        return isinstance(e, PermissionError)
+
+
+def _unreadable(path: Path, what: str) -> Proof:
+    """Nothing stands against a module that may not be read; nothing is known of it, either."""
+    reason = f"This user may not read {path}: {what} is unknown"
+    return Proof(os.fspath(path), (Check("file", Result.UNKNOWN, "a kernel module", "", reason, _AS_ROOT),))
+
+
 def _ask(facts: Target, path: Path, others: Iterable[Path], *before: Check) -> _Asked | Proof:
     """Does the checks that need the module's own file only; `before` are those already done."""
     try:
         module = module_file.from_path(path)
     except ModuleFileError as e:
+        if isinstance(e.__cause__, PermissionError):
+            unread = _unreadable(path, "whether it loads")
+            return unread._replace(checks=(*before, *unread.checks))
         fix = f"Run: knetstatctl build {facts.kernel}"
         failed = Check("file", Result.FAIL, "a kernel module", e.what, f"It {e.what}", fix)
         return Proof(os.fspath(path), (*before, failed))

@@ -196,7 +196,7 @@ class Container:
             shutil.copy(spec.origin, packages / "inotify_simple.py")
         self.run(["python3", "-m", "compileall", "-q", "/usr/lib/python3/dist-packages/knetstatd"], check=True)
         self.write("/usr/bin/knetstatctl", SCRIPT.format(module="cli.main"), 0o755)
-        self.write("/usr/sbin/knetstatd", SCRIPT.format(module="daemon.loop"), 0o755)
+        self.write("/usr/sbin/knetstatd", SCRIPT.format(module="daemon.main"), 0o755)
         if config is not None:
             self.write("/etc/knetstatd/knetstatd.toml", config)
         self._install_units(checkout / "units")

@@ -108,7 +108,7 @@ def test_the_manual_has_every_verb_and_option(verb: str) -> None:
     sections = re.split(r"^## ", man("knetstatctl.1").split("# VERBS")[1].split("\n# ")[0], flags=re.M)
     [section] = [s for s in sections if s.startswith(verb)]
     written = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", section.replace("\\", "")))
-    common = {"-h", "--help", "--json"}
+    common = {"-h", "--help", "--json", "--root"}
     known = {word for words in options(verbs()[verb]) for word in words}
     assert written - common == known - common
     for positional in (a for a in verbs()[verb]._actions if not a.option_strings):
@@ -186,6 +186,7 @@ def directories(tmp_path: Path) -> Path:
 
 
 KERNELS = {"6.1.0-9-amd64", "6.12.1+deb13-amd64"}
+TOP = {"--root", "--version", "--help", "-h"}  # what may stand before a verb
 LINES = [
     ("", {"status", "check", "verify", "build", "rehearse", "explain", "repair", "history", "sockets", "config"}),
     ("ch", {"check"}),
@@ -199,6 +200,7 @@ LINES = [
     ("history --kernel ", KERNELS),
     ("sockets ud", {"udp", "udp6"}),
     ("config --j", {"--json"}),
+    ("--root / ch", {"check"}),
 ]
 
 
@@ -211,7 +213,7 @@ def local(path: str, root: Path) -> Path:
 
 
 @pytest.mark.spawns
-@pytest.mark.parametrize(("line", "wanted"), LINES, ids=[line for line, _ in LINES])
+@pytest.mark.parametrize(("line", "wanted"), [*LINES, ("--root th", {"there"})])
 def test_bash_completes(directories: Path, line: str, wanted: set[str]) -> None:
     words = re.findall(r"=|[^\s=]+", f"knetstatctl {line}") + ([""] if line.endswith((" ", "=")) or not line else [])
     script = f"""
@@ -221,7 +223,7 @@ def test_bash_completes(directories: Path, line: str, wanted: set[str]) -> None:
         _knetstatctl
         printf '%s\\n' "${{COMPREPLY[@]}}"
     """
-    assert wanted <= set(_run([tool("bash"), "-c", script], directories).split()) <= wanted | {"--version", "--help", "-h"}
+    assert wanted <= set(_run([tool("bash"), "-c", script], directories).split()) <= wanted | TOP
 
 
 @pytest.mark.spawns

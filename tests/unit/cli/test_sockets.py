@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`knetstatctl sockets`, on files that look like the module's: python3 -m pytest tests/unit/test_sockettable.py"""
+"""`knetstatctl sockets`, on files that look like the module's: python3 -m pytest tests/unit/cli/test_sockets.py"""
 
 from __future__ import annotations
 
@@ -87,7 +87,6 @@ def test_json(root: Path) -> None:
     asked = commandline.parser().parse_args(["sockets", "tcp", "--state", "ESTB", "--json"])
     document: dict[str, Any] = json.loads(json.dumps(sockets.document(sockets.select(root, asked))))
     assert document == {
-        "schema": 1,
         "sockets": [
             {
                 "file": "tcp",
@@ -128,4 +127,4 @@ def test_what_is_not_there(root: Path) -> None:
     (root / "proc/net/udp6stat").unlink()
     with pytest.raises(KnetstatdError, match="cannot be read: No such file or directory") as caught:
         select(root)
-    assert (caught.value.where, caught.value.fix) == ("/proc/net/udp6stat", "Run: modprobe knetstat")
+    assert (caught.value.where, caught.value.fix) == ("/proc/net/udp6stat", "A system that does not run has no sockets")

@@ -56,7 +56,7 @@ def test_secure_boot_is_in_it(tree: Tree) -> None:
     ],
 )
 def test_dkms_s_copy_of_a_module(module: str, built: list[str], copy: str | None) -> None:
-    assert host.copy_of(module, Path("/d"), built) == (Path("/d") / copy if copy else None)
+    assert host.copy_of(Path("/"), module, Path("/d"), built) == (Path("/d") / copy if copy else None)
 
 
 def test_the_files_that_an_installed_one_is_compared_with() -> None:

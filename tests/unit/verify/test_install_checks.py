@@ -215,8 +215,8 @@ class TestOrigin:
         assert self.origin(root, Origin("1.0", "1.0", copy))[0] is NA
 
     def test_which_of_the_built_files(self, tmp_path: Path) -> None:
-        assert host.copy_of("my_mod", tmp_path, ("a.ko", "my-mod.ko.xz")) == tmp_path / "my-mod.ko.xz"
-        assert host.copy_of("b", tmp_path, ("a.ko",)) is None
+        assert host.copy_of(tmp_path, "my_mod", tmp_path, ("a.ko", "my-mod.ko.xz")) == tmp_path / "my-mod.ko.xz"
+        assert host.copy_of(tmp_path, "b", tmp_path, ("a.ko",)) is None
 
 
 class TestModprobe:

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The loop, on a tree and with a clock that is set: what is marked when, what is looked at, which builders are started."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import kerneltree
+import pytest
+import systems
+from kerneltree import KERNEL
+from services import Clock, Listener
+from systems import NEWER
+
+from knetstatd.core import config
+from knetstatd.daemon.loop import Daemon
+from knetstatd.system.journal import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# The first inotify object of a process asks ldconfig where libc is; builders are programs.
+pytestmark = pytest.mark.spawns
+
+BUILDER = '#!/bin/sh\necho "$*" >>"$0.log"\nexit "$(cat "$0.status")"\n'
+
+
+class Rig:
+    """A daemon on a tree, and what it says."""
+
+    def __init__(self, root: Path, place: Path) -> None:
+        self.root = root
+        self.clock = Clock()
+        self.journal = Listener(place / "journal")
+        self.builder = systems.write(place / "builder", BUILDER)
+        self.builder.chmod(0o755)
+        self.ends_with(0)
+        journal = Journal(quiet=True, path=str(self.journal.path))
+        argv = [os.fspath(self.builder)]
+        self.daemon = Daemon(root, config.load(root), journal, clock=self.clock, builder=argv)
+
+    def close(self) -> None:
+        while self.daemon.worker.kernel:
+            self.daemon.turn(5.0)
+        self.daemon.close()
+        self.daemon.selector.close()
+        self.journal.close()
+
+    def run(self) -> None:
+        """Turns the loop until nothing is due and no source has anything to say."""
+        while self.daemon.timeout() == 0:
+            self.daemon.turn(0.0)
+
+    def start(self) -> None:
+        """The first looks."""
+        self.daemon.mark_all(0)
+        self.run()
+
+    def wait(self, condition: Any) -> None:
+        """Turns the loop, its clock standing still, until the sources have brought something about."""
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline
+            self.daemon.turn(0.05)
+
+    def ends_with(self, status: int) -> None:
+        systems.write(self.builder.with_name("builder.status"), str(status))
+
+    def built(self) -> list[str]:
+        """The command lines of the builders so far."""
+        log = self.builder.with_name("builder.log")
+        return log.read_text().splitlines() if log.exists() else []
+
+    def states(self) -> dict[str, str]:
+        """The verdicts that are published."""
+        document = json.loads((self.root / "run/knetstatd/status.json").read_text())
+        return {verdict["kernel"]: verdict["state"] for verdict in document["verdicts"]}
+
+    @property
+    def tree(self) -> Path:
+        return self.root / f"usr/lib/modules/{KERNEL}"
+
+    def uninstall(self) -> None:
+        """As dkms does it: the module's file, then depmod's tables."""
+        (self.tree / "updates/dkms/demo.ko").unlink()
+        kerneltree.tables(self.tree, *(self.tree / "modules.dep").read_text().splitlines()[1:])
+
+    def install(self, kernel: str) -> None:
+        """The same module for a kernel, with its tables."""
+        data = (self.root / f"var/lib/dkms/demo/1.0/{KERNEL}/x86_64/module/demo.ko").read_bytes()
+        kerneltree.add(self.root / f"usr/lib/modules/{kernel}", "updates/dkms/demo.ko", data)
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "JOURNAL_STREAM"):
+        monkeypatch.delenv(name, raising=False)
+    root = systems.make(tmp_path / "root")
+    (root / "run/knetstatd").mkdir(parents=True)
+    made = Rig(root, tmp_path)
+    yield made
+    made.close()
+
+
+def test_the_first_looks_are_published_together(rig: Rig) -> None:
+    rig.daemon.mark_all(0)
+    rig.daemon.turn(0.0)
+    assert not (rig.root / "run/knetstatd/status.json").exists(), "no verdict before every guarded kernel was looked at"
+    rig.run()
+    assert rig.states() == {KERNEL: "ready"}
+    told = rig.journal.events()
+    assert told[-2:] == ["ready", "started"]
+    assert {"kernel-seen", "next-kernel"} <= set(told)
+    assert rig.daemon.timeout() == 900, "now it sleeps until the next resync"
+    assert rig.built() == []
+
+
+def test_a_change_of_a_file_marks_its_kernel_which_is_looked_at_when_it_is_quiet(rig: Rig) -> None:
+    rig.daemon.open()
+    rig.start()
+    rig.uninstall()
+    rig.wait(lambda: KERNEL in rig.daemon.due)
+    assert rig.daemon.due == {KERNEL: rig.clock.at + 3.0}
+    assert rig.states() == {KERNEL: "ready"}, "an event is a hint; only a look changes a verdict"
+    rig.clock.at += 3.0
+    rig.run()
+    assert rig.states() == {KERNEL: "not-built"}
+    assert rig.daemon.worker.kernel == KERNEL
+    rig.wait(lambda: rig.built())
+    assert rig.built() == [f"build --step=build -- {KERNEL}"]
+
+
+def test_a_storm_of_events_is_one_look_and_does_not_put_it_off_for_ever(rig: Rig) -> None:
+    rig.daemon.open()
+    rig.start()
+    begin, stretches = rig.clock.at, set()
+    for second in range(80):
+        rig.clock.at = begin + second
+        for number in range(20):
+            (rig.tree / f"{number}").write_text(str(second))
+        rig.wait(lambda: rig.daemon.changed.get(KERNEL) == rig.clock.at)
+        assert set(rig.daemon.due) == {KERNEL}
+        stretches.add(rig.daemon.first_mark[KERNEL])
+    assert stretches == {begin, begin + 60}, "1,200 changes were one look, a minute after the first of them"
+    assert rig.daemon.due[KERNEL] == rig.clock.at + 3.0
+
+
+def test_what_no_event_told_is_found_at_the_next_resync(rig: Rig) -> None:
+    """No source is open: every event is missed."""
+    rig.start()
+    rig.uninstall()
+    rig.clock.at += 899.0
+    assert rig.daemon.timeout() == 1.0
+    rig.daemon.turn(0.0)
+    assert rig.states() == {KERNEL: "ready"}
+    rig.clock.at += 1.0
+    rig.run()
+    assert rig.states() == {KERNEL: "not-built"}
+
+
+def test_a_kernel_that_comes_and_becomes_the_next(rig: Rig) -> None:
+    rig.daemon.open()
+    rig.start()
+    rig.journal.received()
+    systems.write(rig.root / "boot/grub/grubenv", f"# GRUB Environment Block\nsaved_entry={NEWER}\n")
+    rig.wait(lambda: "" in rig.daemon.due)
+    rig.clock.at += 3.0
+    rig.run()
+    assert rig.states() == {NEWER: "not-built"}
+    assert "next-kernel" in rig.journal.events()
+
+
+def test_a_faulty_configuration_keeps_the_old_one(rig: Rig) -> None:
+    rig.daemon.open()
+    rig.start()
+    rig.journal.received()
+    path, old = rig.root / "etc/knetstatd/knetstatd.toml", rig.daemon.machine.config
+    path.write_text("modules = 5\n")
+    os.kill(os.getpid(), signal.SIGHUP)
+    rig.wait(lambda: "" in rig.daemon.due)
+    assert rig.daemon.machine.config is old
+    rig.run()
+    assert rig.journal.events() == ["config-rejected"]
+    path.write_text('modules = ["demo", "other"]\nload = []\n')
+    os.kill(os.getpid(), signal.SIGHUP)
+    rig.wait(lambda: rig.daemon.machine.config is not old)
+    rig.run()
+    assert rig.daemon.machine.packages() == ("demo", "other")
+    assert rig.journal.events()[0] == "config-loaded"
+
+
+def test_sigterm_ends_the_loop_and_takes_back_what_was_published(rig: Rig) -> None:
+    rig.daemon.open()
+    rig.start()
+    before = signal.getsignal(signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    rig.daemon.loop()
+    assert rig.daemon.stopping
+    rig.daemon.close()
+    assert rig.journal.events()[-1] == "stopping"
+    assert not (rig.root / "run/knetstatd/status.json").exists()
+    assert signal.getsignal(signal.SIGTERM) != before, "the former owner has its signals back"
+
+
+def test_one_builder_at_a_time(rig: Rig) -> None:
+    (rig.root / "etc/knetstatd/knetstatd.toml").write_text('modules = ["demo"]\nload = []\nkernels = "all"\n')
+    rig.daemon.machine.config = config.load(rig.root)
+    rig.uninstall()
+    gate = rig.builder.with_name("builder.status")
+    gate.unlink()
+    os.mkfifo(gate)  # a builder works until it can read its exit status there
+    rig.start()
+    assert rig.states() == {KERNEL: "not-built", NEWER: "not-built"}
+    assert rig.daemon.worker.kernel == KERNEL, "the next one to boot comes first"
+    rig.wait(rig.built)
+    rig.daemon.mark_all(0)
+    rig.run()
+    assert rig.built() == [f"build --step=build -- {KERNEL}"]
+    rig.install(KERNEL)
+    gate.write_text("0")
+    rig.wait(lambda: len(rig.built()) == 2)
+    assert rig.built()[1] == f"build --step=build -- {NEWER}"
+    assert rig.states() == {KERNEL: "ready", NEWER: "not-built"}
+    gate.write_text("0")
+    rig.wait(lambda: not rig.daemon.worker.kernel)
+
+
+def test_builders_that_cannot_do_their_work_are_started_ever_more_slowly(rig: Rig) -> None:
+    rig.uninstall()
+    rig.ends_with(5)
+    rig.start()
+    pauses: list[float] = []
+    for _ in range(3):
+        rig.wait(lambda: not rig.daemon.worker.kernel and rig.daemon.worker.rest_until > rig.clock.at)
+        pauses.append(rig.daemon.worker.rest_until - rig.clock.at)
+        before = rig.built()
+        rig.clock.at += pauses[-1] - 1.0
+        rig.daemon.mark_all(0)
+        rig.run()
+        assert rig.built() == before, "no builder is started before"
+        rig.clock.at += 1.0
+    assert pauses == [30.0, 60.0, 120.0]
+    rig.wait(lambda: not rig.daemon.worker.kernel)
+    assert rig.journal.events().count("degraded") == len(rig.built())
