@@ -24,7 +24,7 @@ from knetstatd.daemon.inotify import Mounts, Watch
 from knetstatd.daemon.sd_notify import Notify
 from knetstatd.daemon.uevents import Uevents
 from knetstatd.daemon.worker import KINDS, Worker
-from knetstatd.state import attempts, load_history, staged
+from knetstatd.state import attempts, leftovers, load_history, staged
 from knetstatd.system import locks, process
 from knetstatd.verdict import judge
 from knetstatd.verdict.observe import Machine
