@@ -25,7 +25,7 @@ from knetstatd.daemon.sd_notify import Notify
 from knetstatd.daemon.uevents import Uevents
 from knetstatd.daemon.worker import KINDS, Worker
 from knetstatd.state import attempts, leftovers, load_history, staged
-from knetstatd.system import locks, process
+from knetstatd.system import files, locks, process
 from knetstatd.verdict import judge
 from knetstatd.verdict.observe import Machine
 
@@ -90,7 +90,9 @@ class Daemon:
             self.selector.register(self.watch, selectors.EVENT_READ, self._moved)
         except OSError as e:
             self._degraded("inotify", e)
-        for name, make, react in (("uevents", Uevents, self._modules), ("mounts", Mounts, self._mounted)):
+        # The running kernel's modules and mounts say nothing of the system under another root.
+        own = (("uevents", Uevents, self._modules), ("mounts", Mounts, self._mounted)) if self.root == files.HERE else ()
+        for name, make, react in own:
             try:
                 source = self._opened.enter_context(contextlib.closing(make()))
                 self.selector.register(source, selectors.EVENT_READ, lambda s=source, r=react: r(s))
