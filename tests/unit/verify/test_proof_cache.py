@@ -149,6 +149,20 @@ class TestWhatIsAskedAgain:
         ask(other=None)
         assert elsewhere.asked[5:] == [1]
 
+    def test_a_look_is_of_one_moment(self, tmp_path: Path, tree: Path) -> None:
+        """Both questions are answered by what the look has read already, of the kernel and of the machine."""
+        file = tmp_path / "staged.ko"
+        file.write_bytes(kerneltree.module())
+        look, late = Look(tmp_path, KERNEL), Look(tmp_path, KERNEL)
+        assert look.facts.witness
+        for own in (tree / "kernel").rglob("*.ko"):
+            own.unlink()
+        (tmp_path / "etc/modprobe.d").mkdir(parents=True)
+        (tmp_path / "etc/modprobe.d/x.conf").write_text("install demo /bin/false\n")
+        assert Proofs(tmp_path).file(look, file).loads
+        assert not Proofs(tmp_path).file(late, file).loads
+        assert Proofs(tmp_path).installed(look, {"demo": None})[0][1].loads
+
     def test_a_kernel_is_looked_at_once(self, tmp_path: Path, tree: Path) -> None:
         look = Look(tmp_path, KERNEL, together=["demo"])
         assert look.facts is look.facts
