@@ -16,7 +16,7 @@ TEST_PACKAGES := $(RUN_PACKAGES) git gcc libc6-dev mmdebstrap systemd-container 
 	util-linux procps xz-utils scdoc groff-base bash zsh fish
 
 .PHONY: help setup setup-test module-install module-uninstall run man test unit coverage container container-slow faults demo test-vm test-sanitizers bench \
-	clean install install-python install-scripts install-data install-module uninstall deb deb-tree
+	mutants clean install install-python install-scripts install-data install-module uninstall deb deb-tree
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -104,6 +104,11 @@ test-sanitizers: setup-test  ## ten minutes of churn on a kernel with KASAN, loc
 WORKERS := $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 test: setup-test  ## all tests but the slow ones
 	$(PYTEST) -m 'not slow' -n $(WORKERS) --dist loadscope $(ARGS)
+
+# mutants/ remembers what was killed: an interrupted run goes on, and a later one asks again only about what survived or changed.
+mutants: setup-test  ## small faults that no unit test notices, in the code that decides and acts (an hour; anew: rm -r mutants)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 bench: setup-test  ## the budgets, as ratios measured in one run
 	$(BIN)/python -m bench $(ARGS)
@@ -201,5 +206,5 @@ deb:  ## Debian packages for this machine's release, in build/deb
 	@ls build/deb/*.deb
 
 clean:  ## what the other targets made here (the cache of Debian roots stays: ~/.cache/knetstatd)
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf $(VENV) build dist mutants *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -237,6 +237,14 @@ def test_headers_are_fetched_only_where_the_configuration_says_so() -> None:
     assert plan(missing, NOW, Limits()).action is Action.GIVE_UP
     tried = missing._replace(attempt=Attempt(Kind.PACKAGES, 1, NOW + 7))
     assert plan(tried, NOW, Limits(install_headers=True)) == Step(Action.WAIT, Why.BACKOFF, NOW + 7)
+
+
+@pytest.mark.parametrize("changes", [{"source": Source.REGISTERED, "headers": Headers.COMPLETE}, DUE])
+def test_quiet_ends_with_the_last_instant_of_settle(changes: dict[str, Any]) -> None:
+    """A timer that fires on time finds work; it would otherwise be set to now, again and again."""
+    seen, limits = BARE._replace(**changes, changed=NOW), Limits(settle=5.0)
+    assert plan(seen, NOW + 4.9, limits) == Step(Action.WAIT, Why.SETTLING, NOW + 5)
+    assert plan(seen, NOW + 5.0, limits).action in WORK
 
 
 def test_backoff_doubles_up_to_the_limit() -> None:

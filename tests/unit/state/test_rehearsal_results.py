@@ -13,7 +13,7 @@ from kerneltree import KERNEL
 from keys import variable
 
 from knetstatd.core.config import Config
-from knetstatd.core.model import Answer, Artefact, Outcome, Proof, Rehearsed
+from knetstatd.core.model import Answer, Artefact, Check, Outcome, Proof, Rehearsed, Result
 from knetstatd.rehearsal import rehearse
 from knetstatd.state import paths as places
 from knetstatd.state import rehearsal_results
@@ -86,6 +86,39 @@ def test_kept_and_read_back(root: Path) -> None:
     assert rehearsed(root) == (Rehearsed.BAD, SAID)
     keep(root, SAID._replace(outcome=Outcome.NO_DEVICE))
     assert rehearsed(root)[0] is Rehearsed.GOOD
+
+
+def test_the_check_of_a_verdict(root: Path) -> None:
+    subject, expected = about(root), "the kernel loads it, and it works"
+
+    def check(answer: Answer | None, unable: str = "") -> Check:
+        [(file, made)] = rehearsal_results.checks(subject, answer, unable)
+        assert file == str(root / "boot" / f"vmlinuz-{KERNEL}")
+        return made
+
+    assert rehearsal_results.checks(None, SAID, "") == ()
+    assert check(None) == Check("rehearsal", Result.NOT_APPLICABLE, expected, "none yet")
+    assert check(None, "no qemu") == Check(
+        "rehearsal", Result.NOT_APPLICABLE, expected, "none: no qemu", fix="Run: apt install qemu-system-x86 busybox-static"
+    )
+    found = "refused, emulation, 2.5 s"
+    assert check(SAID, "no qemu") == Check("rehearsal", Result.FAIL, expected, found, "refused", "build it")
+    good = SAID._replace(outcome=Outcome.LOADED, remark="not unloaded", reason="", fix="")
+    assert check(good) == Check("rehearsal", Result.PASS, expected, "loaded, emulation, 2.5 s; not unloaded")
+    assert check(good._replace(outcome=Outcome.NO_DEVICE)).result is Result.PASS
+    assert check(good._replace(outcome=Outcome.HANG)).result is Result.FAIL
+
+
+def test_why_none_can_be_had(root: Path) -> None:
+    assert rehearsal_results.missing(root) == ""
+    for program in ("qemu-system-x86_64", "busybox"):
+        (root / "usr/bin" / program).chmod(0o644)
+        assert rehearsal_results.missing(root), program
+        (root / "usr/bin" / program).chmod(0o755)
+    (root / "usr/bin/busybox").unlink()
+    (root / "bin").mkdir()
+    (root / "bin/busybox").touch(0o755)
+    assert rehearsal_results.missing(root) == "", "Debian 12 has it in /bin"
 
 
 @pytest.mark.parametrize("path", [f"boot/vmlinuz-{KERNEL}", f"usr/lib/modules/{KERNEL}/updates/dkms/knetstat.ko",

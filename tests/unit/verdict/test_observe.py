@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import time
 from typing import TYPE_CHECKING
@@ -17,9 +18,25 @@ from keys import Key, signature_list, variable
 from knetstatd.build import publish
 from knetstatd.cli import render
 from knetstatd.core.config import Config
-from knetstatd.core.model import Action, Artefact, Step, Why
+from knetstatd.core.model import (
+    Action,
+    Artefact,
+    Attempt,
+    Headers,
+    KernelState,
+    Kind,
+    Limits,
+    Loaded,
+    Observation,
+    Result,
+    Source,
+    Step,
+    Why,
+)  # fmt: skip
 from knetstatd.machine import kernels
 from knetstatd.rehearsal.vm import CpioFile, cpio
+from knetstatd.state import attempts, load_history
+from knetstatd.system import locks
 from knetstatd.verdict import judge
 from knetstatd.verdict.observe import Machine
 
@@ -71,6 +88,14 @@ def register(root: Path, version: str) -> Path:
     (root / f"var/lib/dkms/demo/{version}").mkdir(parents=True)
     (root / f"var/lib/dkms/demo/{version}/source").symlink_to(f"/usr/src/demo-{version}")
     return source
+
+
+def register_another(root: Path, name: str) -> None:
+    """A second package that makes a module `demo`."""
+    source = root / f"usr/src/{name}-1.0"
+    write(source / "dkms.conf", (root / "usr/src/demo-1.0/dkms.conf").read_text().replace('NAME="demo"', f'NAME="{name}"', 1))
+    (root / f"var/lib/dkms/{name}/1.0").mkdir(parents=True)
+    (root / f"var/lib/dkms/{name}/1.0/source").symlink_to(f"/usr/src/{name}-1.0")
 
 
 def looked(machine: Machine) -> tuple[Seen, Step]:
@@ -275,6 +300,209 @@ def test_weak_updates_are_meant_to_be_another_kernels(root: Path, machine: Machi
     magic = "6.1.0-0-amd64 SMP preempt mod_unload modversions "
     kerneltree.add(tree, f"{place}/demo.ko", kerneltree.module("demo", vermagic=magic))
     assert looked(machine)[0].observation.installed is installed
+
+
+class TestWhatIsSeen:
+    """Each field of an observation, as a machine of small files has it."""
+
+    def see(self, machine: Machine, *, own: bool = False, changed: float = 0.0) -> Seen:
+        machine.refresh()
+        return machine.observe(machine.look(KERNEL), "demo", changed, own=own)
+
+    def test_good(self, root: Path, machine: Machine) -> None:
+        seen = self.see(machine, changed=7.0)
+        assert seen.observation == Observation(
+            "demo", KERNEL, "1.0", KernelState.BOOTABLE, Source.REGISTERED, Headers.COMPLETE, Artefact.GOOD, changed=7.0
+        )
+        assert [(name, proof.path) for name, proof in seen.installed] == [
+            ("demo", f"{root}/usr/lib/modules/{KERNEL}/updates/dkms/demo.ko")
+        ]
+        assert (seen.headers.state, seen.headers.path) == (Headers.COMPLETE, root / f"usr/src/linux-headers-{KERNEL}")
+        assert (seen.source, seen.fingerprint) == (root / "usr/src/demo-1.0", ""), "nothing is to be done, so nothing is asked"
+        assert (seen.source_reason, seen.source_fix, seen.answer, seen.remark) == ("", "", None, "")
+
+    def test_a_package_that_is_not_registered(self, root: Path, machine: Machine) -> None:
+        shutil.rmtree(root / "var/lib/dkms/demo")
+        seen = self.see(machine)
+        assert (seen.observation.source, seen.observation.version) == (Source.MISSING, "")
+        assert "demo is not registered" in seen.source_reason
+        assert seen.source_fix.endswith("dkms add demo/VERSION")
+        assert seen.observation.installed is Artefact.GOOD, "what is there is there"
+        assert machine.registered() == frozenset()
+
+    def test_a_source_that_cannot_be_used(self, root: Path, machine: Machine) -> None:
+        (root / "usr/src/demo-1.0/dkms.conf").unlink()
+        seen = self.see(machine)
+        assert (seen.observation.source, seen.observation.version, seen.source) == (Source.BROKEN, "1.0", None)
+        assert "the source of demo 1.0 cannot be used: " in seen.source_reason
+        assert seen.source_fix.endswith("/usr/src/demo-1.0")
+
+    def test_who_is_at_work(self, root: Path, machine: Machine) -> None:
+        places = machine.places
+        with locks.locked(places.build_lock, 0):
+            assert self.see(machine).observation.own_run
+            assert self.see(machine, own=True).observation.own_run == ""
+        assert self.see(machine).observation.own_run == ""
+
+    def test_what_was_staged_and_what_has_failed(self, root: Path, machine: Machine) -> None:
+        (root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko").write_bytes(kerneltree.module("demo", struct_size=64))
+        seen = self.see(machine)
+        o = seen.observation
+        assert (o.installed, o.staged, o.attempt, o.hook_builds) == (Artefact.BAD, Artefact.NONE, None, False)
+        assert seen.fingerprint
+        stage = machine.places.stage(KERNEL, "demo")
+        made = write(stage / f"tree/demo/1.0/{KERNEL}/x86_64/module/demo.ko", BUILT)
+        write(stage / "fingerprint", seen.fingerprint)
+        assert self.see(machine).observation.staged is Artefact.GOOD
+        # Of the key nothing is asked before it is published; of the kernel it was compiled for all is.
+        made.write_bytes(kerneltree.module("demo", vermagic="6.1.0-0-amd64 SMP preempt mod_unload modversions "))
+        assert self.see(machine).observation.staged is Artefact.BAD, "it loads, and is another kernel's"
+        made.write_bytes(kerneltree.module("demo", struct_size=64))
+        assert self.see(machine).observation.staged is Artefact.BAD
+        write(stage / "fingerprint", "another")
+        assert self.see(machine).observation.staged is Artefact.NONE
+        failed = Attempt(Kind.COMPILE, 1, reason="line 3")
+        attempts.save(root, machine.places, KERNEL, "demo", "1.0", seen.fingerprint, failed)
+        assert self.see(machine).observation.attempt == failed
+        attempts.save(root, machine.places, KERNEL, "demo", "1.0", "another", failed)
+        assert self.see(machine).observation.attempt is None
+
+    @pytest.mark.parametrize(("hook", "automatic", "builds"), [(True, True, True), (True, False, False), (False, True, False)])
+    def test_whether_a_hook_builds_it_too(
+        self, root: Path, machine: Machine, hook: bool, automatic: bool, builds: bool
+    ) -> None:
+        (root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko").write_bytes(b"")
+        if hook:
+            write(root / "etc/kernel/postinst.d/dkms", "#!/bin/sh\n").chmod(0o755)
+        if automatic:
+            conf = root / "usr/src/demo-1.0/dkms.conf"
+            conf.write_text(conf.read_text() + 'AUTOINSTALL="yes"\n')
+        assert self.see(machine).observation.hook_builds is builds
+
+    def test_the_variables_that_its_make_is_given(self, root: Path, machine: Machine) -> None:
+        conf = root / "usr/src/demo-1.0/dkms.conf"
+        conf.write_text(conf.read_text() + 'MAKE[0]="make KVER=$kernelver"\n')
+        assert self.see(machine).passed == {"KVER"}
+
+    def test_what_the_running_kernel_refused(self, root: Path, machine: Machine) -> None:
+        machine.running = KERNEL
+        machine.places.runtime.mkdir(parents=True)
+        file = root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko"
+        assert load_history.refuse(machine.places, "demo", [file])
+        assert self.see(machine).observation.installed is Artefact.BAD
+        machine.running = "another"
+        assert self.see(machine).observation.installed is Artefact.GOOD, "it is that kernel's word, of itself"
+
+    def test_loadings_are_known_of_what_is_out(self, root: Path, machine: Machine) -> None:
+        machine.config = machine.config._replace(load=("demo",))
+        write(root / "proc/modules", "")
+        machine.places.runtime.mkdir(parents=True)
+        load_history.add(machine.places, "demo", 5.0)
+        o = self.see(machine).observation
+        assert (o.loaded, o.loads) == (Loaded.NOT_HERE, ())
+        machine.running = KERNEL
+        o = self.see(machine).observation
+        assert (o.loaded, o.loads) == (Loaded.NO, (5.0,))
+        for load in ((), ("other",)):
+            machine.config = machine.config._replace(load=load)
+            assert self.see(machine).observation.loaded is not Loaded.NO
+        machine.config = machine.config._replace(load=("*",))
+        assert self.see(machine).observation.loaded is Loaded.NO
+
+    def test_what_modprobe_is_told_is_no_fault_of_the_file(self, root: Path, machine: Machine) -> None:
+        write(root / "etc/modprobe.d/x.conf", "install demo /bin/false\n")
+        assert self.see(machine).observation.installed is Artefact.DENIED
+
+    def test_what_cannot_be_known(self, root: Path, machine: Machine) -> None:
+        (root / f"usr/src/linux-headers-{KERNEL}/Module.symvers").unlink()
+        assert self.see(machine).observation.installed is Artefact.UNKNOWN
+
+
+class TestTheMachine:
+    def test_what_the_configuration_decides(self, tmp_path: Path) -> None:
+        plain = Machine(tmp_path, Config(settle_seconds=1.0, retry_first_seconds=2.0, retry_longest_seconds=3.0)).limits
+        assert plain == Limits(1.0, 2.0, 3.0, install_headers=False, reload=True)
+        assert Machine(tmp_path, Config(headers="install")).limits.install_headers
+        assert not Machine(tmp_path, Config(unloaded="leave")).limits.reload
+
+    def test_packages(self, root: Path) -> None:
+        register_another(root, "other")
+        for modules, packages in (
+            (("*",), ("demo", "other")), (("other", "*"), ("other", "demo")), (("absent",), ("absent",)),
+            (("*", "demo"), ("demo", "other")),
+        ):  # fmt: skip
+            machine = Machine(root, Config(modules=modules))
+            machine.refresh()
+            assert machine.packages() == packages
+            assert machine.registered() == {"demo", "other"}
+
+    def test_kernels(self, root: Path, machine: Machine) -> None:
+        assert (machine.next, machine.state_of(KERNEL)) == (KERNEL, KernelState.BOOTABLE)
+        assert (machine.next_why != "", machine.state_of("6.9.9-none")) == (True, KernelState.NOT_A_KERNEL)
+        (root / f"boot/vmlinuz-{KERNEL}").unlink()
+        machine.refresh()
+        assert (machine.next, machine.next_why, machine.state_of(KERNEL)) == ("", "", KernelState.NO_IMAGE)
+
+    def test_names_that_are_left_alone(self, root: Path, machine: Machine) -> None:
+        assert machine.refused() == []
+        (root / "usr/lib/modules/6.1 x").mkdir()
+        (root / "var/lib/dkms/-x").mkdir()
+        machine.refresh()
+        refused = machine.refused()
+        assert [(name in shown, bool(reason)) for name, (shown, reason) in zip(("6.1 x", "dkms/-x"), refused, strict=True)] == [
+            (True, True), (True, True),
+        ]  # fmt: skip
+
+    def test_who_is_at_work_on_packages(self, root: Path, machine: Machine) -> None:
+        write(root / "var/lib/dpkg/status", f"Package: linux-image-{KERNEL}\nStatus: install ok half-configured\n\n")
+        assert machine.refresh_locks() == ""
+        [left] = machine.unfinished(KERNEL)
+        assert (left.name, machine.unfinished("6.9.9-none")) == (f"linux-image-{KERNEL}", ())
+        write(root / "var/lib/dpkg/status", f"Package: linux-image-{KERNEL}\nStatus: install ok installed\n\n\n")
+        machine.refresh_locks()
+        assert machine.unfinished(KERNEL) == ()
+
+    def test_what_is_watched(self, root: Path, machine: Machine) -> None:
+        watched = list(machine.watched())
+        for one in (
+            ("modules", root / "usr/lib/modules"), ("dkms", root / "var/lib/dkms/demo"),
+            ("source", root / "usr/src/demo-1.0"), (f"kernel:{KERNEL}", root / "usr/lib/modules" / KERNEL),
+        ):  # fmt: skip
+            assert one in watched
+        machine.config = machine.config._replace(modules=("absent",))
+        assert not [label for label, _ in machine.watched() if label == "source"]
+
+    def test_proofs(self, root: Path, machine: Machine) -> None:
+        """For a publication every module must be there; for a look those that are."""
+        look, file = machine.look(KERNEL), root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko"
+        assert look.together == ("demo",)
+        assert list(machine.look(KERNEL, ["x"]).together) == ["x"]
+        assert [proof.path for proof in machine.prove_installed(look, "demo")] == [str(file)]
+        assert machine.prove_file(look, file).loads
+        file.unlink()
+        kerneltree.tables(root / "usr/lib/modules" / KERNEL, "kernel/lib/my-lib.ko:")
+        machine.refresh()
+        look = machine.look(KERNEL)
+        assert machine.prove_installed(look, "demo") == ()
+        assert [proof.loads for proof in machine.prove_all(look, "demo")] == [False]
+
+    def test_two_packages_that_make_one_module(self, root: Path, machine: Machine) -> None:
+        """The other one's file is installed: that package is named, and only a guarded one stands in the way."""
+        register_another(root, "other")
+        theirs = kerneltree.module("demo", build_id="cccc")
+        write(root / f"var/lib/dkms/other/1.0/{KERNEL}/x86_64/module/demo.ko", theirs)
+        (root / f"var/lib/dkms/other/kernel-{KERNEL}-x86_64").symlink_to(f"1.0/{KERNEL}/x86_64")
+        (root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko").write_bytes(theirs)
+
+        def result(name: str) -> tuple[Result, str]:
+            seen, _ = looked(machine)
+            check = next(check for check in seen.installed[0][1].checks if check.name == name)
+            return check.result, check.reason
+
+        assert result("winner")[0] is Result.PASS
+        assert "is of other/1.0" in result("origin")[1]
+        machine.config = machine.config._replace(modules=("demo", "other"))
+        assert result("winner")[0] is Result.FAIL
 
 
 def test_a_kernel_that_is_left_alone_may_be_the_next(root: Path, machine: Machine) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -34,6 +34,7 @@ from knetstatd.core.model import (
     Why,
 )  # fmt: skip
 from knetstatd.core.planner import CRASHES, LOADS, plan
+from knetstatd.state import attempts
 from knetstatd.verdict import judge, states
 from knetstatd.verdict.observe import Machine, Seen
 from knetstatd.verdict.states import Judgement, State
@@ -135,6 +136,133 @@ def test_every_verdict_that_is_not_ready_says_why(machine: Machine) -> None:
         found = judge.verdict(machine, seen(o), Step(*step, until=NOW))
         assert found.ready or found.reason or step[1] in (Why.HEADERS_MISSING, Why.HEADERS_PARTIAL, Why.READY), found
         assert found.json()["state"] == found.state.value
+
+
+BARE = Observation("m", "6.1", "1", installed=Artefact.BAD)
+BLOCKER = Check("modprobe", Result.FAIL, "", "install m /bin/false", "modprobe loads nothing", "Remove that line")
+
+
+def told(machine: Machine, step: Step, o: Observation = BARE, **more: Any) -> tuple[str, str]:
+    """What a person reads: the sentence and the cure."""
+    case = states.Case(machine, Seen(o, **more), step)
+    row = states.row(case)
+    return row.reason(case), row.fix(case)
+
+
+class TestSentences:
+    """Each that is made of something names it."""
+
+    def test_the_check_of_the_module_that_does_not_load_is_named(self, machine: Machine) -> None:
+        good, odd = Proof("/a.ko", (Check("release", Result.WARN, reason="another release"),)), Proof("/b.ko", (BLOCKER,))
+        step = Step(Action.GIVE_UP, Why.DENIED)
+        assert told(machine, step, installed=(("a", good), ("b", odd))) == ("modprobe loads nothing", "Remove that line")
+        silent = BLOCKER._replace(reason="")
+        assert told(machine, step, installed=(("b", Proof("/b.ko", (silent,))),))[0] == "install m /bin/false"
+        reason, fix = told(machine, step)
+        assert (bool(reason), fix) == (True, "")
+
+    def test_a_wrong_module(self, machine: Machine) -> None:
+        step, build = Step(Action.STAGE, Why.WRONG), "knetstatctl build 6.1"
+        bare, fix = told(machine, step)
+        assert fix == build
+        against = (("b", Proof("/b.ko", (BLOCKER,))),)
+        assert told(machine, step, installed=against) == (f"{bare}: modprobe loads nothing", build)
+        silent = (("b", Proof("/b.ko", (BLOCKER._replace(reason=""),))),)
+        assert told(machine, step, installed=silent) == (f"{bare}: install m /bin/false", build)
+        refused = Answer(Outcome.REFUSED, "init", "the kernel refuses m")
+        said = told(machine, step, installed=against, answer=refused)
+        assert said == (f"{bare}: in the rehearsal, the kernel refuses m", build)
+
+    def test_what_is_to_be_reloaded(self, machine: Machine) -> None:
+        step = Step(Action.DONE, Why.OUTDATED)
+        assert told(machine, step, remark="m")[1] == "modprobe -r m && modprobe m"
+        assert told(machine, step, remark="m n")[1] == "modprobe -r m n && modprobe -a m n"
+        assert "it answers nothing" in told(machine, Step(Action.DONE, Why.FAULTY), remark="it answers nothing")[0]
+
+    def test_when_the_next_attempt_is_due(self, machine: Machine) -> None:
+        # A busy machine may be ten seconds late.
+        for seconds, unit, least, most in ((-9, "s", 0, 0), (119, "s", 109, 119), (135, "min", 2, 2), (3609, "min", 59, 60)):
+            attempt = Attempt(Kind.DISK, 2, attempts.now() + seconds, "the disk is full", "free some")
+            said, fix = told(machine, Step(Action.WAIT, Why.BACKOFF, NOW), BARE._replace(attempt=attempt))
+            found = re.fullmatch(r"the disk is full; attempt 2 failed, the next is due in (\d+) (s|min)", said)
+            assert found is not None, said
+            assert (found[2], fix) == (unit, "free some")
+            assert least <= int(found[1]) <= most, said
+
+    def test_somebody_unloaded_it(self, machine: Machine) -> None:
+        step = Step(Action.GIVE_UP, Why.UNLOADED)
+        assert f"{LOADS} times within an hour" in told(machine, step)[0]
+        left = Machine(machine.root, Config(unloaded="leave"))
+        assert "the configuration" in told(left, step)[0]
+
+    def test_who_is_waited_for(self, machine: Machine) -> None:
+        wait = Step(Action.WAIT, Why.TRANSACTION, NOW)
+        bare = told(machine, wait)[0]
+        assert told(machine, wait, BARE._replace(transaction="apt runs")) == (f"{bare}: apt runs", "")
+        dkms = BARE._replace(foreign_dkms="dkms autoinstall")
+        assert told(machine, Step(Action.WAIT, Why.FOREIGN_DKMS, NOW), dkms)[0].endswith(": dkms autoinstall")
+
+    def test_headers(self, machine: Machine) -> None:
+        (machine.root / "etc").mkdir()
+        (machine.root / "etc/debian_version").write_text("12\n")
+        missing, partial = (told(machine, Step(Action.GIVE_UP, why))[1] for why in (Why.HEADERS_MISSING, Why.HEADERS_PARTIAL))
+        assert "linux-headers-6.1" in missing
+        assert "--reinstall" in partial
+        assert "--reinstall" not in missing
+
+    def test_a_package_that_leaves_the_kernel_out(self, machine: Machine) -> None:
+        excluded = BARE._replace(installed=Artefact.NONE, attempt=Attempt(Kind.EXCLUDED, 1, reason="BUILD_EXCLUSIVE"))
+        case = states.Case(machine, Seen(excluded), Step(Action.GIVE_UP, Why.FAILED))
+        row = states.row(case)
+        assert (row.state(states.judgement(case)), row.reason(case)) == (State.EXCLUDED, "BUILD_EXCLUSIVE")
+        other = case._replace(step=Step(Action.STAGE, Why.NOT_BUILT))
+        assert states.row(other).state(states.judgement(other)) is State.NOT_BUILT
+
+
+@pytest.mark.parametrize(
+    ("changes", "why", "judgement"),
+    [
+        ({"installed": Artefact.GOOD}, Why.READY, Judgement.GOOD),
+        ({"installed": Artefact.OTHER}, Why.READY, Judgement.OTHER),
+        ({"installed": Artefact.UNKNOWN}, Why.READY, Judgement.UNKNOWN),
+        ({"installed": Artefact.DENIED}, Why.DENIED, Judgement.BAD),
+        ({"installed": Artefact.GOOD, "loaded": Loaded.FAULTY}, Why.FAULTY, Judgement.BAD),
+        ({"installed": Artefact.GOOD, "rehearsed": Rehearsed.BAD}, Why.REHEARSAL, Judgement.BAD),
+        ({"installed": Artefact.GOOD, "rehearsed": Rehearsed.DUE}, Why.NOT_REHEARSED, Judgement.GOOD),
+        # What the running kernel refused to load it will refuse again; what modprobe's configuration denied, it may not.
+        ({"installed": Artefact.GOOD, "attempt": Attempt(Kind.REFUSED, 1, loading=True)}, Why.FAILED, Judgement.BAD),
+        ({"installed": Artefact.GOOD, "attempt": Attempt(Kind.DENIED, 1, loading=True)}, Why.FAILED, Judgement.GOOD),
+        ({"installed": Artefact.GOOD, "attempt": Attempt(Kind.COMPILE, 1)}, Why.FAILED, Judgement.GOOD),
+        ({"installed": Artefact.GOOD, "attempt": Attempt(Kind.REFUSED, 1, loading=True)}, Why.BACKOFF, Judgement.GOOD),
+    ],
+)
+def test_judgements(machine: Machine, changes: dict[str, Any], why: Why, judgement: Judgement) -> None:
+    case = states.Case(machine, Seen(BARE._replace(**changes)), Step(Action.GIVE_UP, why))
+    assert states.judgement(case) is judgement
+
+
+@pytest.mark.parametrize("rehearsed", [Rehearsed.DUE, Rehearsed.IMPOSSIBLE])
+def test_what_must_be_rehearsed_and_is_not_is_not_ready(machine: Machine, rehearsed: Rehearsed) -> None:
+    seen = Seen(BARE._replace(installed=Artefact.GOOD, rehearsed=rehearsed))
+    case = states.Case(machine, seen, Step(Action.DONE, Why.READY))
+    assert states.judgement(case) is Judgement.GOOD
+    assert states.judgement(case._replace(machine=Machine(machine.root, Config(rehearse="require")))) is Judgement.BAD
+
+
+def test_what_the_daemon_does_after_a_failure() -> None:
+    """The builder's sentence: never, once, after the transaction, or in so many seconds."""
+    never, later = "does not try again until source, headers or compiler change", attempts.now() + 60
+    for attempt, words in {
+        Attempt(Kind.COMPILE, 1, later): never,
+        Attempt(Kind.TIMEOUT, 3, later): never,
+        Attempt(Kind.DISK, 1, later - 120): "again in 0 s",
+        Attempt(Kind.DURING_TRANSACTION, 1, later): "when the package transaction is over",
+    }.items():
+        assert words in states.failure(attempt)[1], attempt
+    for attempt in (Attempt(Kind.TIMEOUT, 2, later), Attempt(Kind.DISK, 9, later), Attempt(Kind.REHEARSAL, 1, later)):
+        seconds = re.search(r" in (\d+) s$", states.failure(attempt)[1])
+        assert seconds is not None
+        assert 30 < int(seconds[1]) <= 60, "a busy machine may be late"
 
 
 def test_a_failure_is_told_by_the_class_of_its_retry() -> None:

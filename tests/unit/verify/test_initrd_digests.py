@@ -42,6 +42,7 @@ def test_it_is_read_once(tmp_path: Path) -> None:
     assert initrd_digests.modules(path, K, ours).has_own("own")
     path.write_bytes(archive("0506") + bytes(4))
     assert initrd_digests.modules(path, K, ours).builds == {"my_mod": "0506"}, "another initrd is read"
+    assert '"0506"' in kept.read_text(), "and its answer is kept in the place of the other"
 
 
 @pytest.mark.parametrize("damage", [

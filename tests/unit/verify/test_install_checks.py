@@ -66,6 +66,156 @@ def test_nothing_in_the_way(root: Path, tree: Path) -> None:
     }  # fmt: skip
 
 
+def whole(check: Check, result: Result, expected: str, found: str, *reason: str, fix: str = "") -> None:
+    """The whole answer; its reason has these words, or there is none."""
+    assert check[1:] == (result, expected, found, check.reason, fix)
+    assert bool(check.reason) == bool(reason)
+    for words in reason:
+        assert words in check.reason
+
+
+class TestWholeAnswers:
+    """What was expected, what was found, and the cure. The other tests here tell when each is given."""
+
+    BUILD, DEPMOD = f"Run: knetstatctl build {KERNEL}", f"Run: depmod {KERNEL}"
+
+    def test_alone(self, root: Path, tree: Path) -> None:
+        path = kerneltree.add(tree, MINE, OURS)
+        found = checks(root)
+        whole(found["depmod"], PASS, "", f"{path}")
+        whole(found["winner"], PASS, "", f"{path}")
+        whole(found["origin"], NA, "", "", "not DKMS that installed it")
+        whole(found["modprobe"], PASS, "", "nothing against it")
+        whole(found["boot"], NA, "", "", "modules-load.d(5)")
+        whole(found["initrd"], NA, "", "", "has no initrd")
+
+    def test_winner(self, root: Path, tree: Path) -> None:
+        path, copy = kerneltree.add(tree, MINE, OURS), write(root, "copy/demo.ko", OURS)
+        write(tree, "modules.builtin", b"kernel/net/demo.ko\n")
+        cure = "Do without the module, or without that kernel"
+        whole(checks(root)["winner"], FAIL, f"{path}", "built in", "modprobe loads nothing", fix=cure)
+        (tree / "modules.builtin").unlink()
+        loser = write(tree, "extra/demo.ko", OTHERS)
+        remove = f"Remove the one that is not wanted (dpkg -S or rpm -qf says whose it is), then run: depmod {KERNEL}"
+        whole(checks(root)["winner"], WARN, "one file", f"{path}", f"not taken: {loser}", fix=remove)
+        path.write_bytes(OTHERS)
+        loser.write_bytes(OURS)
+        swapped = checks(root, Origin("1", "1", copy))["winner"]
+        whole(swapped, FAIL, f"{loser}", f"{path}", "in the place of the one that DKMS installed", fix=remove)
+
+    def test_another_package(self, root: Path, tree: Path) -> None:
+        path, copy = kerneltree.add(tree, MINE, OTHERS), write(root, "copy/demo.ko", OURS)
+        rival = Rival("other/3", write(root, "other/demo.ko", OTHERS), True)
+        found = checks(root, Origin("1", "1", copy, rivals=(rival,)))
+        cure = "Remove the package that is not wanted, or run: dkms remove other/3 --all"
+        whole(found["winner"], FAIL, f"{copy}", f"{path}", "other/3 makes a module of this name too", fix=cure)
+        whole(found["origin"], WARN, f"{copy}", f"{path}", "The installed file is of other/3")
+        # One that is not taken either is no rival; nor is any where the file is DKMS's own.
+        strange = rival._replace(copy=write(root, "strange/demo.ko", b"x"))
+        found = checks(root, Origin("1", "1", copy, rivals=(strange,)))
+        whole(found["origin"], WARN, f"{copy}", f"{path}", "not the one that DKMS built", fix=self.BUILD)
+        twin = rival._replace(copy=copy)
+        path.write_bytes(OURS)
+        assert checks(root, Origin("1", "1", copy, rivals=(twin,)))["winner"].result is PASS
+        gone = checks(root, Origin("1", "1", None, rivals=(twin,)))["winner"]
+        assert (gone.result, gone.expected) == (FAIL, "")
+
+    def test_the_kernels_own_is_preferred(self, root: Path, tree: Path) -> None:
+        loser = write(tree, MINE, OTHERS)
+        path = kerneltree.add(tree, "kernel/net/demo.ko", OURS)
+        cure = "Put `updates` before `built-in` there"
+        whole(checks(root)["winner"], FAIL, f"{loser}", f"{path}", "/etc/depmod.d", fix=cure)
+
+    def test_origin(self, root: Path, tree: Path) -> None:
+        path, copy = kerneltree.add(tree, MINE, OURS), write(root, "copy/demo.ko", OURS)
+        known = Origin("2", "2", copy, 1.0)
+        whole(checks(root, known)["origin"], PASS, "2", "the file that DKMS built")
+        stale = checks(root, known._replace(installed="1"))["origin"]
+        whole(stale, WARN, "2", "1", "of another version", fix=self.BUILD)
+        gone = checks(root, known._replace(copy=None))["origin"]
+        whole(gone, UNKNOWN, "2", "", "DKMS's own copy of it is gone", fix=self.BUILD)
+        changed = checks(root, known._replace(changed=4e9))["origin"]
+        whole(changed, WARN, "2, as the source is now", "compiled before", "changed after it was compiled", fix=self.BUILD)
+        # Of one size and one time, and without a build ID: the contents tell.
+        for file, text in ((path, b"a"), (copy, b"b")):
+            file.write_bytes(kerneltree.module("demo", more=[elf.Sec("text", text)]))
+            os.utime(file, (5, 5))
+        whole(checks(root, known)["origin"], WARN, f"{copy}", f"{path}", "not the one that DKMS built", fix=self.BUILD)
+
+    def test_a_file_that_depmod_did_not_get_from_the_kernel_is_left(self, root: Path, tree: Path) -> None:
+        """Nothing says that it is the kernel's own, so nothing says that DKMS replaces it."""
+        path = kerneltree.add(tree, "kernel/net/demo.ko", OURS)
+        [proof] = verify.prove(root, KERNEL, ["demo"], origins={"demo": Origin("1.0")})
+        assert (proof.path, proof.loads) == (f"{path}", True)
+
+    def test_modprobe(self, root: Path, tree: Path) -> None:
+        kerneltree.add(tree, MINE, OURS)
+        line = "/etc/modprobe.d/x.conf line 1"
+
+        def told(text: str) -> Check:
+            write(root, "etc/modprobe.d/x.conf", f"{text}\n")
+            return checks(root)["modprobe"]
+
+        none, remove = "nothing against it", "Remove that line"
+        denied = told("install demo /bin/false")
+        whole(denied, FAIL, none, f"{line}: install /bin/false", "loads nothing", fix=remove)
+        maybe = told("install demo modprobe -i demo")
+        whole(maybe, WARN, none, f"{line}: install modprobe -i demo", "not known here")
+        strange = told("install demo logger modprobe")
+        whole(strange, UNKNOWN, none, f"{line}: install logger modprobe", "neither insmod nor", fix=remove)
+        instead = told("alias demo other")
+        whole(instead, FAIL, none, f"{line}: alias demo other", "modprobe loads other in its place", fix=remove)
+        cure = "Remove that line if it is to be loaded at boot"
+        whole(told("blacklist demo"), WARN, none, f"{line}: blacklist", "Neither udev nor the daemon", fix=cure)
+        write(root, "etc/modules-load.d/y.conf", "demo\n")
+        wish, both = "/etc/modules-load.d/y.conf line 1", "Remove one of the two lines"
+        whole(told("blacklist demo"), FAIL, none, f"{line}: blacklist", f"{wish} wants it loaded at boot", fix=both)
+        whole(checks(root)["boot"], PASS, "", f"loaded at boot: {wish}")
+
+    def test_the_kernels_command_line(self, root: Path, tree: Path) -> None:
+        kerneltree.add(tree, MINE, OURS)
+
+        def told(words: str) -> Check:
+            write(root, "boot/grub/grub.cfg", f"menuentry x {{\nlinux /boot/vmlinuz-{KERNEL} ro {words}\n}}\n")
+            return checks(root)["modprobe"]
+
+        none, off = "nothing against it", "Take it off the command line (/etc/default/grub)"
+        found = "module_blacklist=demo on its command line"
+        whole(told("module_blacklist=demo"), FAIL, none, found, "'Module demo is blacklisted'", fix=off)
+        cure = "Remove that line if it is to be loaded at boot"
+        found = "modprobe.blacklist= on its command line"
+        whole(told("modprobe.blacklist=demo"), WARN, none, found, "Neither udev nor the daemon", fix=cure)
+        # The kernel's own word comes first.
+        write(root, "etc/modprobe.d/x.conf", "alias demo other\ninstall demo /bin/false\n")
+        assert told("module_blacklist=demo").fix == off
+        assert "alias" in told("").found, "then which module it is, and then what is done for that"
+
+    def test_what_loads_it(self, root: Path, tree: Path) -> None:
+        kerneltree.add(tree, MINE, kerneltree.module("demo", info={"alias": ["pci:\x1b" + "0" * 90, "pci:other"]}))
+        whole(checks(root)["boot"], PASS, "", f"loaded when it is asked for: pci:?{'0' * 72}...")
+
+    def test_initrd(self, root: Path, tree: Path) -> None:
+        path = kerneltree.add(tree, MINE, kerneltree.module("demo", build_id="ab" * 20))
+        image = root / f"boot/initrd.img-{KERNEL}"
+
+        def told(*inside: tuple[str, bytes]) -> Check:
+            entries = [CpioFile(f"usr/lib/modules/{KERNEL}/{name}", stat.S_IFREG | 0o644, data) for name, data in inside]
+            write(root, f"boot/initrd.img-{KERNEL}", gzip.compress(cpio(entries)))
+            return checks(root, initrds=root / "state")["initrd"]
+
+        cure = f"Run: dracut --force /boot/initrd.img-{KERNEL} {KERNEL}"
+        whole(told(), PASS, "", "no copy in it")
+        whole(told((MINE, path.read_bytes())), PASS, "", "the same copy in it")
+        other = kerneltree.module("demo", build_id="cd" * 20)
+        whole(told((MINE, other)), FAIL, f"build {'ab' * 6}", f"build {'cd' * 6}", f"{image} has another copy", fix=cure)
+        whole(told((MINE, b"x")), UNKNOWN, "the installed module", f"{image}", "cannot be compared", fix=cure)
+        own = write(tree, "kernel/net/demo.ko", b"x")
+        (tree / "modules.order").write_text("kernel/net/demo.ko\n")
+        whole(told(("kernel/net/demo.ko", own.read_bytes())), FAIL, f"{path}", "the kernel's own", "own module", fix=cure)
+        image.write_bytes(b"nonsense")
+        whole(checks(root)["initrd"], UNKNOWN, "no other copy in it", f"{image}", "is not known: it ")
+
+
 class TestWinner:
     def test_before_the_kernels_own(self, root: Path, tree: Path) -> None:
         write(tree, "kernel/net/demo.ko.xz", b"x")

@@ -7,8 +7,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import kerneltree
+import pytest
 from kerneltree import KERNEL
 
+from knetstatd.machine.host import Origin
 from knetstatd.verify.proof_cache import Look, Proofs
 
 if TYPE_CHECKING:
@@ -64,3 +66,106 @@ def test_a_proof_comes_whole_out_of_another_process(tmp_path: Path) -> None:
     assert here.needed
     assert here == there
     assert [type(check.result) for check in there.checks] == [type(check.result) for check in here.checks]
+
+
+class Elsewhere:
+    """Does the work where it is, gives the answer as JSON brings it back, and counts."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def __call__(self, work: Callable[[], list[Any]]) -> list[Any]:
+        answer: list[Any] = json.loads(json.dumps(work()))
+        self.asked.append(len(answer))
+        return answer
+
+
+class TestWhatIsAskedAgain:
+    @pytest.fixture
+    def tree(self, tmp_path: Path) -> Path:
+        tree = kerneltree.make(tmp_path)
+        kerneltree.add(tree, "updates/other.ko", kerneltree.module("other"))
+        kerneltree.add(tree, "updates/demo.ko", kerneltree.module(), "updates/other.ko")
+        return tree
+
+    def test_a_file(self, tmp_path: Path, tree: Path) -> None:
+        elsewhere, file = Elsewhere(), tmp_path / "staged.ko"
+        file.write_bytes(kerneltree.module(info={"srcversion": "ABC"}, build_id="aaaa"))
+        proofs = Proofs(tmp_path, elsewhere)
+        first = proofs.file(Look(tmp_path, KERNEL), file)
+        assert (first.loads, first.path, first.srcversion, first.build_id) == (True, str(file), "ABC", "aaaa")
+        assert first == Proofs(tmp_path).file(Look(tmp_path, KERNEL), file), "the same, wherever it is asked"
+        assert proofs.file(Look(tmp_path, KERNEL), file) == first
+        proofs.keep_only([KERNEL])
+        proofs.file(Look(tmp_path, KERNEL), file)
+        assert elsewhere.asked == [1]
+        proofs.keep_only(["6.9.0-other"])
+        proofs.file(Look(tmp_path, KERNEL), file)
+        assert elsewhere.asked == [1, 1]
+
+    @pytest.mark.parametrize("changed", ["the file", "the kernel", "the machine"])
+    def test_a_file_when_something_changed(self, tmp_path: Path, tree: Path, changed: str) -> None:
+        elsewhere, file = Elsewhere(), tmp_path / "staged.ko"
+        file.write_bytes(kerneltree.module())
+        proofs = Proofs(tmp_path, elsewhere)
+        assert proofs.file(Look(tmp_path, KERNEL), file).loads
+        if changed == "the file":
+            file.write_bytes(kerneltree.module(license="X", undefined=["gone"]))
+        elif changed == "the kernel":
+            (tmp_path / f"usr/src/linux-headers-{KERNEL}/Module.symvers").unlink()
+        else:
+            (tmp_path / "etc/modprobe.d").mkdir(parents=True)
+            (tmp_path / "etc/modprobe.d/x.conf").write_text("blacklist demo\n")
+        proof = proofs.file(Look(tmp_path, KERNEL), file)
+        assert (elsewhere.asked, proof.loads) == ([1, 1], changed == "the machine")
+
+    def test_a_file_for_another_kernel_is_another_question(self, tmp_path: Path, tree: Path) -> None:
+        kerneltree.make(tmp_path, "6.2.0-1-amd64", modversions=False)
+        file, proofs = tmp_path / "staged.ko", Proofs(tmp_path)
+        file.write_bytes(kerneltree.module())
+        assert [proofs.file(Look(tmp_path, kernel), file).loads for kernel in (KERNEL, "6.2.0-1-amd64")] == [True, False]
+
+    def test_installed_modules(self, tmp_path: Path, tree: Path) -> None:
+        elsewhere, copy = Elsewhere(), tmp_path / "copy.ko"
+        copy.write_bytes(kerneltree.module())
+        proofs, demo = Proofs(tmp_path, elsewhere), Origin("1", "1", copy)
+
+        def ask(**modules: Origin | None) -> list[str]:
+            return [module for module, proof in proofs.installed(Look(tmp_path, KERNEL), modules) if proof.loads]
+
+        assert ask(demo=demo, other=None) == ["demo", "other"]
+        assert ask(other=None, demo=demo) == ["other", "demo"]
+        assert elsewhere.asked == [2]
+        assert ask(demo=demo._replace(registered="2"), other=None) == ["demo", "other"]
+        assert elsewhere.asked == [2, 1], "only the one of which DKMS knows something else"
+        copy.unlink()
+        copy.write_bytes(kerneltree.module())
+        ask(demo=demo._replace(registered="2"), other=None)
+        assert elsewhere.asked == [2, 1, 1], "nor does it stand when DKMS's copy changes"
+        assert ask(demo=demo, absent=None) == ["demo"]
+        assert ask(absent=None) == []
+        assert elsewhere.asked == [2, 1, 1, 2, 1], "what is nowhere may be there next time"
+        proofs.keep_only([])
+        ask(other=None)
+        assert elsewhere.asked[5:] == [1]
+
+    def test_a_look_is_of_one_moment(self, tmp_path: Path, tree: Path) -> None:
+        """Both questions are answered by what the look has read already, of the kernel and of the machine."""
+        file = tmp_path / "staged.ko"
+        file.write_bytes(kerneltree.module())
+        look, late = Look(tmp_path, KERNEL), Look(tmp_path, KERNEL)
+        assert look.facts.witness
+        for own in (tree / "kernel").rglob("*.ko"):
+            own.unlink()
+        (tmp_path / "etc/modprobe.d").mkdir(parents=True)
+        (tmp_path / "etc/modprobe.d/x.conf").write_text("install demo /bin/false\n")
+        assert Proofs(tmp_path).file(look, file).loads
+        assert not Proofs(tmp_path).file(late, file).loads
+        assert Proofs(tmp_path).installed(look, {"demo": None})[0][1].loads
+
+    def test_a_kernel_is_looked_at_once(self, tmp_path: Path, tree: Path) -> None:
+        look = Look(tmp_path, KERNEL, together=["demo"])
+        assert look.facts is look.facts
+        assert (look.root, look.kernel, look.together, look.facts.kernel) == (tmp_path, KERNEL, ["demo"], KERNEL)
+        assert Look(tmp_path, KERNEL, look.host).host is look.host
+        assert (look.host, look.inputs) == (Look(tmp_path, KERNEL).host, Look(tmp_path, KERNEL).inputs)

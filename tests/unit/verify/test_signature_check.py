@@ -12,13 +12,15 @@ from kerneltree import KERNEL
 from keys import Key, signature_list, variable
 
 from knetstatd.core.model import ELSEWHERE, UNPUBLISHED, Result
-from knetstatd.formats import pkcs7
-from knetstatd.verify import verify
+from knetstatd.formats import module_file, pkcs7
+from knetstatd.machine.signature_policy import Firmware, Policy
+from knetstatd.verify import signature_check, target_kernel, verify
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from knetstatd.core.model import Check, Proof
+    from knetstatd.verify.target_kernel import Target
 
 PASS, FAIL, WARN, UNKNOWN, NA = Result.PASS, Result.FAIL, Result.WARN, Result.UNKNOWN, Result.NOT_APPLICABLE
 CONFIG = "CONFIG_MODULE_SIG=y\nCONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y\nCONFIG_INTEGRITY_PLATFORM_KEYRING=y\n"
@@ -88,6 +90,101 @@ def test_where_nothing_insists(lenient: Path) -> None:
     # These the kernel refuses all the same.
     assert answer(lenient, elf.sign(PLAIN, b"")).result is FAIL
     assert answer(lenient, elf.sign(PLAIN, OURS.signature(PLAIN + b"x"))).result is FAIL
+
+
+class TestWholeAnswers:
+    """What was expected, what was found, the kernel's own words, and the cure; the firmware and the policy are given."""
+
+    TRUSTED, BUILD = "a signature by a key that the kernel trusts", f"Run: knetstatctl build {KERNEL}"
+    INSISTS = Policy(True, "Secure Boot is on", "", True, frozenset(), frozenset())
+    LENIENT = INSISTS._replace(enforced="")
+    DOUBTS = LENIENT._replace(doubt="nobody knows")
+    MINE = pkcs7.certificate(OURS.certificate)
+    BLUE = "confirm it on the blue screen"
+
+    @pytest.fixture
+    def facts(self, tmp_path: Path) -> Target:
+        make(tmp_path)
+        return target_kernel.facts(tmp_path, KERNEL)
+
+    def ask(self, facts: Target, data: bytes, rules: Policy, machine: Firmware, genuine: bool | None = None) -> Check:
+        module = module_file.parse(data, "demo.ko")
+        return signature_check.check(module, facts, rules, machine, lambda signature, certificate: genuine)
+
+    def says(self, check: Check, result: Result, expected: str, found: str, *reason: str, fix: str = "") -> None:
+        assert check == (check.name, result, expected, found, check.reason, fix)
+        assert bool(check.reason) == bool(reason)
+        for words in reason:
+            assert words in check.reason
+        assert (check.name == "key") == ("unavailable key" in check.reason and fix != self.BUILD)
+
+    def test_none(self, facts: Target) -> None:
+        machine = Firmware()
+        off = self.INSISTS._replace(signatures=False)
+        self.says(self.ask(facts, PLAIN, off, machine), NA, "", "", "does not look at signatures")
+        assert self.ask(facts, PLAIN, off._replace(signatures=None), machine).result is FAIL
+        words = ("The kernel insists (Secure Boot is on)", "'Loading of unsigned module is rejected'")
+        self.says(self.ask(facts, PLAIN, self.INSISTS, machine), FAIL, self.TRUSTED, "unsigned", *words, fix=self.BUILD)
+        self.says(self.ask(facts, PLAIN, self.DOUBTS, machine), UNKNOWN, self.TRUSTED, "unsigned", "and nobody knows")
+        self.says(self.ask(facts, PLAIN, self.LENIENT, machine), NA, "", "unsigned", "and taints")
+
+    def test_damaged(self, facts: Target) -> None:
+        found = self.ask(facts, elf.sign(PLAIN, b"\x30"), self.LENIENT, Firmware())
+        self.says(found, FAIL, self.TRUSTED, "damaged", "refuses such a module even where", fix=self.BUILD)
+
+    def test_the_kernels_own(self, facts: Target) -> None:
+        found = "signed by kernel (01), as the kernel's own modules are"
+        for genuine in (True, None):
+            check = self.ask(facts, KERNELS.sign(PLAIN), self.INSISTS, Firmware(), genuine)
+            self.says(check, UNKNOWN, self.TRUSTED, found, "only a rehearsal tells", fix=self.BUILD)
+        own = Firmware(own=pkcs7.certificate(KERNELS.certificate))
+        self.says(self.ask(facts, KERNELS.sign(PLAIN), self.INSISTS, own, True), PASS, self.TRUSTED, found)
+        assert self.ask(facts, KERNELS.sign(PLAIN), self.INSISTS, own, None).result is UNKNOWN
+        assert self.ask(facts, KERNELS.sign(PLAIN), self.INSISTS, own, False).result is FAIL
+
+    def test_enrolled(self, facts: Target) -> None:
+        for machine in (Firmware(enrolled=(self.MINE,)), Firmware(enrolled=(self.MINE,), own=self.MINE)):
+            for genuine in (True, None):
+                check = self.ask(facts, OURS.sign(PLAIN), self.INSISTS, machine, genuine)
+                self.says(check, PASS, self.TRUSTED, "signed by ours (02), which is enrolled")
+            altered = "signed by ours (02), then changed"
+            check = self.ask(facts, OURS.sign(PLAIN), self.LENIENT, machine, False)
+            self.says(check, FAIL, "the contents as signed", altered, "'Key was rejected by service'", fix=self.BUILD)
+
+    def test_altered_and_not_trusted(self, facts: Target) -> None:
+        machine, altered = Firmware(own=self.MINE), "signed by ours (02), then changed"
+        check = self.ask(facts, OURS.sign(PLAIN), self.INSISTS, machine, False)
+        self.says(check, FAIL, "the contents as signed", altered, "'Key was rejected by service'", fix=self.BUILD)
+        check = self.ask(facts, OURS.sign(PLAIN), self.LENIENT, machine, False)
+        self.says(check, check.result, "the contents as signed", altered, "does not know the key", fix=self.BUILD)
+
+    def test_not_enrolled(self, facts: Target) -> None:
+        data, who = OURS.sign(PLAIN), "signed by ours (02)"
+        check = self.ask(facts, data, self.DOUBTS, Firmware())
+        self.says(check, UNKNOWN, self.TRUSTED, who, "not the kernel's own, and nobody knows")
+        self.says(self.ask(facts, data, self.LENIENT, Firmware()), NA, "", who, "does not know this key")
+        check = self.ask(facts, data, self.INSISTS, Firmware(enrolled=None))
+        self.says(check, UNKNOWN, self.TRUSTED, who, "/sys/firmware/efi/efivars")
+        words = ("The kernel insists (Secure Boot is on)", "'Loading of module with unavailable key is rejected'")
+        cures = {
+            Firmware(): f"Enrol its certificate: mokutil --import FILE.der, then {self.BLUE} at the next boot",
+            Firmware(own=self.MINE, own_file="/m.der"): f"Run: mokutil --import /m.der, then {self.BLUE} at the next boot",
+            Firmware(waiting=(self.MINE,)): f"Its enrolment waits for you: {self.BLUE} (MokManager) at the next boot",
+        }  # fmt: skip
+        for machine, cure in cures.items():
+            check = self.ask(facts, data, self.INSISTS, machine, True)
+            self.says(check, FAIL, self.TRUSTED, who, *words, fix=cure)
+        closed = self.INSISTS._replace(enrolled=False)
+        check = self.ask(facts, data, closed, Firmware(enrolled=(self.MINE,), waiting=(self.MINE,)))
+        cure = "This kernel takes no keys from the firmware: only its own distributor can sign for it"
+        self.says(check, FAIL, self.TRUSTED, who, *words, fix=cure)
+
+    def test_another_build_is_signed_with_an_enrolled_key(self, facts: Target) -> None:
+        machine = Firmware(enrolled=(self.MINE,), own=self.MINE)
+        check, who = self.ask(facts, STRANGERS.sign(PLAIN), self.INSISTS, machine), "signed by stranger (03)"
+        self.says(check, FAIL, f"signed by ours ({OURS.skid.hex(':')})", who, "unavailable key", fix=self.BUILD)
+        closed = self.INSISTS._replace(enrolled=False)
+        assert self.ask(facts, STRANGERS.sign(PLAIN), closed, machine).name == "key", "no build would help there"
 
 
 def test_a_key_that_is_ours_and_not_enrolled(insisting: Path) -> None:

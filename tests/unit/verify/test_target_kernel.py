@@ -45,6 +45,41 @@ def test_nothing_there(tmp_path: Path) -> None:
     assert facts.options == frozenset()
 
 
+def test_nothing_there_means_nothing(tmp_path: Path) -> None:
+    """No value stands for one that is not known: a flag or a size by which a module could pass or fail."""
+    facts = target_kernel.facts(tmp_path, KERNEL)
+    assert (facts.kernel, facts.flags, facts.struct_size, facts.witness_crcs) == (KERNEL, "", 0, {})
+    assert (facts.configured, facts.compiler, facts.signature, facts.tables.tree.name) == (False, "", b"", KERNEL)
+
+
+def test_what_headers_and_configuration_tell_without_a_module(tmp_path: Path) -> None:
+    tree = kerneltree.make(tmp_path, config="CONFIG_MODULE_SIG=y\n")
+    whole = target_kernel.facts(tmp_path, KERNEL)
+    assert (whole.configured, whole.compiler) == (True, "gcc-12 (Debian 12.2.0-14) 12.2.0")
+    shutil.rmtree(tree / "kernel")
+    bare = target_kernel.facts(tmp_path, KERNEL)
+    assert (bare.symvers, bare.options, bare.configured, bare.compiler) == (
+        whole.symvers, frozenset({"MODVERSIONS", "MODULE_SIG"}), True, whole.compiler,
+    )  # fmt: skip
+    assert bare.symvers is not None
+
+
+def test_the_signature_of_the_witness(tmp_path: Path) -> None:
+    tree = kerneltree.make(tmp_path)
+    assert target_kernel.facts(tmp_path, KERNEL).signature == b""
+    lib = tree / "kernel/lib/my-lib.ko"
+    lib.write_bytes(elf.sign(lib.read_bytes(), b"by the kernel"))
+    (tree / "kernel/fs/big.ko").unlink()
+    assert target_kernel.facts(tmp_path, KERNEL).signature == b"by the kernel"
+
+
+def test_a_listed_module_that_is_gone_is_passed_over(tmp_path: Path) -> None:
+    tree = kerneltree.make(tmp_path)
+    kerneltree.tables(tree, "kernel/a/gone.ko:", "kernel/fs/big.ko:", "kernel/lib/my-lib.ko:")
+    (tree / "modules.order").write_text("kernel/a/gone.ko\nkernel/fs/big.ko\nkernel/lib/my-lib.ko\n")
+    assert target_kernel.facts(tmp_path, KERNEL).witness == tree / "kernel/lib/my-lib.ko"
+
+
 def test_configuration_answers_where_no_module_does(tmp_path: Path) -> None:
     tree = kerneltree.make(tmp_path)
     shutil.rmtree(tree / "kernel")

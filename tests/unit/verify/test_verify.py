@@ -13,9 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kerneltree import CRCS, KERNEL
+from keys import variable
 
 from knetstatd.core.model import Check, Proof, Result
-from knetstatd.machine import paths
+from knetstatd.machine import host, paths
+from knetstatd.machine.host import Origin
 from knetstatd.system import files
 from knetstatd.verify import target_kernel, verify
 
@@ -392,6 +394,71 @@ def test_facts_are_read_once(root: Path) -> None:
     assert verify.verify(root, KERNEL, path, facts=facts) == verify.verify(root, KERNEL, path)
 
 
+def test_what_was_read_before_is_not_read_again(root: Path) -> None:
+    """facts, host: a look is of one moment, so that proofs of modules that belong together rest on the same files."""
+    tree, path = root / "usr/lib/modules" / KERNEL, root / "staged.ko"
+    path.write_bytes(kerneltree.module())
+    kerneltree.add(tree, "updates/demo.ko", kerneltree.module())
+    facts, machine = target_kernel.facts(root, KERNEL), host.facts(root)
+    for own in (tree / "kernel").rglob("*.ko"):
+        own.unlink()
+    (root / "etc/modprobe.d").mkdir(parents=True)
+    (root / "etc/modprobe.d/x.conf").write_text("install demo /bin/false\n")
+    assert results(verify.verify(root, KERNEL, path, facts=facts))["vermagic"] is PASS
+    assert results(verify.verify(root, KERNEL, path))["vermagic"] is UNKNOWN
+    [proof] = verify.prove(root, KERNEL, ["demo"], facts, machine)
+    assert (results(proof)["vermagic"], results(proof)["modprobe"], proof.loads) == (PASS, PASS, True)
+    [proof] = verify.prove(root, KERNEL, ["demo"])
+    assert (results(proof)["vermagic"], results(proof)["modprobe"], proof.loads) == (UNKNOWN, FAIL, False)
+
+
+def test_the_firmware_is_the_hosts(tmp_path: Path) -> None:
+    kerneltree.make(tmp_path, config="CONFIG_MODULE_SIG=y\nCONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y\n")
+    machine, path = host.facts(tmp_path), tmp_path / "staged.ko"
+    path.write_bytes(kerneltree.module())
+    variable(tmp_path, "SecureBoot", b"\1")
+    assert results(verify.verify(tmp_path, KERNEL, path, host=machine))["signature"] is NA
+    assert results(verify.verify(tmp_path, KERNEL, path))["signature"] is FAIL
+
+
+def test_what_names_the_file_and_its_build(root: Path) -> None:
+    """The proof's own fields: with the exports known, and without."""
+    data = kerneltree.module("my-demo", info={"srcversion": "ABC", "version": "1\x1b"}, build_id="0102")
+    whole = judge(root, data)
+    assert (whole.path, whole.srcversion, whole.needed, whole.build_id, whole.module) == (
+        str(root / "staged.ko"), "ABC", (), "0102", "my_demo",
+    )  # fmt: skip
+    assert named(whole, "file") == Check("file", PASS, found="my_demo 1?")
+    next((root / "usr/src").glob("*/Module.symvers")).unlink()
+    unknown = judge(root, data)
+    assert (unknown[0], *unknown[2:]) == (whole[0], *whole[2:])
+    assert [check.name for check in unknown.checks if check.result is UNKNOWN] == ["symbols", "crcs"]
+
+
+def test_a_file_that_is_no_module_as_a_whole(root: Path) -> None:
+    proof = judge(root, b"")
+    build = f"Run: knetstatctl build {KERNEL}"
+    assert proof == Proof(str(root / "staged.ko"), (Check("file", FAIL, "a kernel module", "is empty", "It is empty", build),))
+
+
+def test_exports_that_cannot_be_known_as_a_whole(tmp_path: Path) -> None:
+    kerneltree.make(tmp_path, headers=False)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/debian_version").write_text("12\n")
+    cure = f"apt install linux-headers-{KERNEL}"
+    for name in ("symbols", "crcs"):
+        check = named(judge(tmp_path, kerneltree.module()), name)
+        assert check[:4] == (name, UNKNOWN, "the kernel's Module.symvers", "not found")
+        assert ("its headers are not installed" in check.reason, cure in check.fix) == (True, True)
+    headers = tmp_path / f"usr/src/linux-headers-{KERNEL}"
+    (headers / "include/generated").mkdir(parents=True)
+    (headers / "include/generated/utsrelease.h").write_text(kerneltree.UTS_RELEASE.format(KERNEL))
+    (headers / "Module.symvers").write_text(kerneltree.symvers(CRCS | {"printk": 5}))
+    check = named(judge(tmp_path, kerneltree.module()), "symbols")
+    assert check[:4] == ("symbols", UNKNOWN, "the kernel's Module.symvers", str(headers / "Module.symvers"))
+    assert ("another build of this kernel" in check.reason, cure in check.fix) == (True, True)
+
+
 class TestInstalled:
     """prove: the file that modprobe takes."""
 
@@ -431,6 +498,40 @@ class TestInstalled:
         proof = verify.prove(root, KERNEL, ["demo"])[0]
         assert (proof.path, results(proof)) == ("", {"depmod": FAIL})
         assert verify.chosen(root, KERNEL, "demo") == path
+
+    def test_each_answer_as_a_whole(self, root: Path, tree: Path) -> None:
+        build, depmod = f"Run: knetstatctl build {KERNEL}", f"Run: depmod {KERNEL}"
+
+        def first() -> Check:
+            return verify.prove(root, KERNEL, ["my-demo"])[0].checks[0]
+
+        reason = f"The module is not installed for {KERNEL}"
+        assert first() == Check("file", FAIL, "my_demo.ko", "no such file", reason, build)
+        before = (tree / "modules.dep").read_text().splitlines()
+        path = kerneltree.add(tree, "updates/my-demo.ko", kerneltree.module("my-demo"))
+        (tree / "modules.dep.bin").write_bytes(b"")
+        reason = "modules.dep names it; modules.dep.bin, which modprobe reads, does not"
+        assert first() == Check("depmod", FAIL, str(path), "nothing", reason, depmod)
+        kerneltree.tables(tree, *before)
+        assert first() == Check("depmod", FAIL, str(path), "nothing", first().reason, depmod)
+        assert first().reason.startswith("modprobe does not find it: ")
+        kerneltree.add(tree, "updates/my-demo.ko", b"").unlink()
+        assert first() == Check("depmod", FAIL, str(path), "no such file", "modules.dep names a file that is gone", depmod)
+        own = kerneltree.add(tree, "kernel/net/my-demo.ko", kerneltree.module("my-demo"))
+        (tree / "modules.order").write_text("kernel/net/my-demo.ko\n")
+        [proof] = verify.prove(root, KERNEL, ["my-demo"], origins={"my-demo": Origin("1.0")})
+        reason = f"The module is not installed for {KERNEL}"
+        assert proof.checks == (Check("file", FAIL, "my_demo.ko", f"{own}, the kernel's own", reason, build),)
+
+    def test_the_order_of_its_checks(self, root: Path, tree: Path) -> None:
+        path = kerneltree.add(tree, "updates/demo.ko", kerneltree.module(), "kernel/lib/my-lib.ko")
+        [proof] = verify.prove(root, KERNEL, ["demo"])
+        placed = ("winner", "origin", "modprobe", "boot", "initrd")
+        assert set(results(proof)) == {"depmod", *NAMES, *placed}
+        assert (proof.path, proof.needed) == (str(path), (str(tree / "kernel/lib/my-lib.ko"),))
+        path.write_bytes(b"junk")
+        [proof] = verify.prove(root, KERNEL, ["demo"])
+        assert (proof.path, proof.needed) == (str(path), (str(tree / "kernel/lib/my-lib.ko"),))
 
     def test_half_of_depmods_work(self, root: Path, tree: Path) -> None:
         kerneltree.add(tree, "updates/demo.ko", kerneltree.module())
@@ -527,6 +628,48 @@ class TestBefore:
         (root / "etc/modprobe.d").mkdir(parents=True)
         (root / "etc/modprobe.d/x.conf").write_text(f"{line}\n")
         assert self.proof(root).loads is loads
+
+    def test_each_answer_as_a_whole(self, root: Path, tree: Path) -> None:
+        other, own = tree / "updates/other.ko", tree / "kernel/lib/my-lib.ko"
+
+        def depends() -> Check:
+            return named(self.proof(root), "depends")
+
+        assert depends() == Check("depends", PASS, "my_lib", "installed")
+        data = own.read_bytes()
+        image = f"Reinstall the package of {KERNEL}'s image"
+        own.write_bytes(b"")
+        said = "my_lib, which is loaded first, does not go in: the file is empty"
+        assert depends() == Check("depends", FAIL, str(own), "the file is empty", said, image)
+        own.unlink()
+        said = "my_lib, which is loaded first, does not go in: No such file or directory"
+        assert depends() == Check("depends", FAIL, str(own), "No such file or directory", said, image)
+        own.write_bytes(data)
+        other.write_bytes(kerneltree.module("other", struct_size=64, exports={"fn": (7, "", "")}))
+        wrong = depends()
+        assert wrong[:4] == ("depends", FAIL, str(other), "64 bytes")
+        assert wrong.reason.startswith("other, which is loaded first, does not go in: Compiled for a kernel with another")
+        assert wrong.fix == f"Run: knetstatctl build {KERNEL}"
+
+    def test_one_that_needs_another_of_those_before_it(self, root: Path, tree: Path) -> None:
+        """What goes in first is judged with all that goes in before it."""
+        uses = kerneltree.module("other", undefined=["gn"], crcs={**CRCS, "gn": 8}, exports={"fn": (7, "", "")})
+        kerneltree.add(tree, "updates/base.ko", kerneltree.module("base", exports={"gn": (8, "", "")}))
+        kerneltree.add(tree, "updates/other.ko", uses, "updates/base.ko")
+        self.demo(tree, "updates/other.ko updates/base.ko kernel/lib/my-lib.ko")
+        assert self.proof(root).loads
+        self.demo(tree, "updates/other.ko kernel/lib/my-lib.ko")
+        check = named(self.proof(root), "depends")
+        assert (check.result, check.expected, check.found) == (FAIL, str(tree / "updates/other.ko"), "gn")
+
+    def test_a_fault_of_its_own_is_kept(self, root: Path, tree: Path) -> None:
+        """That it depends on something which is not installed is not hidden by what is."""
+        uses = kerneltree.module(undefined=["printk", "fn", "lib_fn"], crcs={**CRCS, "fn": 7})
+        kerneltree.add(tree, "updates/demo.ko", uses, "updates/other.ko")
+        lines = [line for line in (tree / "modules.dep").read_text().splitlines() if not line.startswith("kernel/lib")]
+        kerneltree.tables(tree, *lines)
+        (tree / "updates/other.ko").write_bytes(kerneltree.module("other", struct_size=64, exports={"fn": (7, "", "")}))
+        assert named(self.proof(root), "depends").found == "not installed: my_lib"
 
     def test_of_two_modules(self, root: Path, tree: Path) -> None:
         (tree / "updates/other.ko").write_bytes(b"")
