@@ -7,7 +7,7 @@
                              .publish.*/               a publication at work
                        rehearsals/KERNEL/PACKAGE.json  the kernel's answer to a rehearsal
                        initrd/KERNEL.json              the digests of the modules in a kernel's initrd
-    /run/knetstatd/build.lock, daemon.lock             held by a builder, and by the daemon
+    /run/knetstatd/builder.lock, guard.lock            held by a builder, and by the daemon
                    status.json, motd                   the verdicts, for programs and for logins
                    loads/PACKAGE, refused/PACKAGE      the loadings of this boot, and the files that its kernel has refused
                    rehearsal.json, rehearsal.ko        the order for the unit that rehearses, and a file that it is about
@@ -88,13 +88,13 @@ class Places(NamedTuple):
 
     @property
     def build_lock(self) -> Path:
-        """Held while a builder is at work."""
-        return self.runtime / "build.lock"
+        """Held while a builder is at work. Not its name of before: that file could be opened, and held, by every user."""
+        return self.runtime / "builder.lock"
 
     @property
     def daemon_lock(self) -> Path:
         """Held while a daemon runs."""
-        return self.runtime / "daemon.lock"
+        return self.runtime / "guard.lock"
 
     @property
     def status(self) -> Path:
