@@ -13,6 +13,7 @@ import os
 import selectors
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knetstatd.core import config
@@ -31,7 +32,6 @@ from knetstatd.verdict.observe import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
     from types import FrameType
 
     from knetstatd.system.journal import Journal
@@ -72,6 +72,9 @@ class Daemon:
         self.alive_at = 0.0
         self.watch: Watch | None = None
         self._opened = contextlib.ExitStack()
+        # A directory may have come or gone below a kernel's; where the verdicts' modules lie.
+        self.moved = False
+        self.winners: set[tuple[str, Path]] = set()
 
     # -- sources ------------------------------------------------------------------------------------------------------
 
@@ -126,6 +129,7 @@ class Daemon:
             self.mark_all(self.machine.config.settle_seconds, touched=True)
         for label in changes.labels:
             if label.startswith("kernel:"):
+                self.moved = True
                 self.mark(label.removeprefix("kernel:"), touched=True)
             elif label == "source":  # a source that is being edited, or unpacked, is not compiled before it is quiet
                 for kernel in {"", *self.known}:
@@ -218,6 +222,8 @@ class Daemon:
         if was and not self.transaction:  # it may have brought packages that are new to DKMS: those are looked at first
             self.due.update({"": 0.0, kernel: 0.0})
             return
+        if self.moved:  # before the look: it sees what comes before the watch, the watch what comes after
+            self._watch()
         look = self.machine.look(kernel)
         for package in self.machine.packages():
             seen = self.machine.observe(look, package, self.changed.get(kernel, 0.0))
@@ -233,8 +239,22 @@ class Daemon:
                 self._tidy(kernel, package)
             if step.until is not None:
                 self.due[kernel] = min(self.due.get(kernel, step.until), step.until)
+        if self._winners() != self.winners:
+            self._watch()
         self._publish_status()
         process.give_back_memory()
+
+    def _watch(self) -> None:
+        """Makes the watches be those of the machine as it is."""
+        self.moved, self.winners = False, self._winners()
+        if self.watch is not None:
+            self.watch.refresh([*self.machine.watched(), *self.winners])
+            self.teller.unwatched(self.watch.failed)
+
+    def _winners(self) -> set[tuple[str, Path]]:
+        """Where the modules lie that modprobe takes, with the labels of their kernels: it may be any directory of the tree."""
+        files = {(kernel, file) for (kernel, _), verdict in self.steps.items() for file, _ in verdict.checks if ".ko" in file}
+        return {(f"kernel:{kernel}", Path(file).parent) for kernel, file in files}
 
     def _tidy(self, kernel: str, package: str) -> None:
         """Removes what a builder left that was killed after its work was done; not while another one is at work."""
@@ -257,9 +277,7 @@ class Daemon:
         if not transaction:  # an upgrade takes a package out of DKMS and puts it back
             leftovers.forget(machine.places, there, machine.registered())
         self.known = there
-        if self.watch is not None:
-            self.watch.refresh(machine.watched())
-            self.teller.unwatched(self.watch.failed)
+        self._watch()
         for kernel in machine.wanted():
             self.due.setdefault(kernel, 0.0)
         for kernel in {k for k, _ in self.steps} - machine.wanted():

@@ -167,7 +167,7 @@ class Machine:
     def watched(self) -> Iterable[tuple[str, Path]]:
         """The directories to watch, each with a label: see paths.watched."""
         sources = [self._registered[name].highest.source for name in self.packages() if name in self._registered]
-        return paths.watched(self.root, self.kernels.kernels, self.packages(), sources)
+        return paths.watched(self.root, self.kernels.kernels, self.packages(), sources, self.wanted())
 
     # -- proofs -----------------------------------------------------------------------------------------------------------
 

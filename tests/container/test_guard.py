@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING
 
@@ -319,3 +320,22 @@ def test_modules_of_one_package_that_need_each_other(machine: Container) -> None
     assert done.returncode == 0, done.stdout + done.stderr
     listed = c.output("modprobe", "-S", kernel.release, "--show-depends", "kt_second")
     assert [line.split("/")[-1].partition(".")[0] for line in listed.splitlines()] == ["kt_good", "kt_second"]
+
+
+def test_a_removed_module_is_red_within_seconds(machine: Container) -> None:
+    """Also where the directory itself was made again since the watches were set."""
+    c = machine
+    kernel = c.kernels()[0]
+    c.add_fixture("good", autoinstall=False)
+    product.start(c, ["kt-good"], resync_seconds=86400)
+
+    def shown() -> bool:
+        verdict: bool = json.loads(c.path("/run/knetstatd/status.json").read_text())["ready"]
+        return verdict
+
+    for gone in ("kt_good.ko*", "kt_good.ko*", "", "kt_good.ko*"):
+        product.wait("it is green", shown)
+        time.sleep(2 * product.SETTLE + 1)
+        assert shown()
+        c.run(["sh", "-c", f"rm -r /lib/modules/{kernel.release}/updates/dkms/{gone}"], check=True)
+        product.wait("it is red", lambda: not shown(), 10)
