@@ -108,7 +108,8 @@ SETTINGS = (
         "modules",
         _modules,
         'an array of DKMS package names, or ["*"]',
-        'The DKMS packages to guard, as `dkms status` names them. "*" stands for every registered one.',
+        'The DKMS packages to guard, as `dkms status` names them. "*" stands for every one that is registered, or '
+        "whose source is in /usr/src.",
     ),
     Setting(
         "load",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from knetstatd.core.model import Answer, Attempt, Step
     from knetstatd.daemon.sd_notify import Notify
+    from knetstatd.state.guarded import Guarded
     from knetstatd.state.paths import Places
     from knetstatd.system.journal import Journal
     from knetstatd.verdict.observe import Machine, Seen
@@ -73,6 +74,20 @@ class Teller:
                 text = f"changes cannot be seen at once: {names.clean(reason)}"
                 self.journal.log(Event.DEGRADED, text, source=label)
         self._unwatched = dict(failed)
+
+    def gone(self, machine: Machine, before: Mapping[str, Guarded], now: Mapping[str, Guarded]) -> None:
+        """Says which guarded packages have left dkms's tree, and what follows."""
+        for name, one in before.items():
+            if not one.registered or (name in now and now[name].registered) or not {name, "*"} & set(machine.config.modules):
+                continue
+            _, reason, fix = machine.missing.explain(name)
+            if name in now:
+                text = f"{name} {one.version} left DKMS's tree, and no kernel gets it any more: {reason}"
+            else:
+                text, reason, fix = f"{name} {one.version} was removed, with its source", "it was removed", ""
+            self.journal.log(
+                Event.PACKAGE_GONE, text, package=name, version=one.version, kernel="", reason=reason, fix=fix
+            )
 
     def verdict(self, verdict: judge.Verdict, seen: Seen, step: Step) -> None:
         """Says a verdict if it differs from the last one said for this module and kernel."""

@@ -25,7 +25,7 @@ from knetstatd.daemon.inotify import Mounts, Watch
 from knetstatd.daemon.sd_notify import Notify
 from knetstatd.daemon.uevents import Uevents
 from knetstatd.daemon.worker import KINDS, Worker
-from knetstatd.state import attempts, load_history, staged
+from knetstatd.state import attempts, guarded, leftovers, load_history, staged
 from knetstatd.system import locks, process
 from knetstatd.verdict import judge
 from knetstatd.verdict.observe import Machine
@@ -277,6 +277,7 @@ class Daemon:
         if not transaction:  # an upgrade takes a package out of DKMS and puts it back
             leftovers.forget(machine.places, there, machine.registered())
         self.known = there
+        self._remember()
         self._watch()
         for kernel in machine.wanted():
             self.due.setdefault(kernel, 0.0)
@@ -285,6 +286,17 @@ class Daemon:
         for key in [key for key in self.steps if key[1] not in machine.packages()]:  # a package that is gone
             del self.steps[key]
         self._publish_status()
+
+    def _remember(self) -> None:
+        """Keeps which packages are guarded, and says which have left dkms's tree: an upgrade takes them out, and back in."""
+        packages, before = self.machine.guarded(), guarded.load(self.machine.places)
+        if packages is None:  # somebody is at work; is it on one of them?
+            if any(one.registered and name not in self.machine.registered() for name, one in before.items()):
+                self.due[""] = now() + self.machine.config.settle_seconds
+        elif packages != before:
+            self.teller.gone(self.machine, before, packages)
+            with contextlib.suppress(OSError):
+                guarded.save(self.machine.places, packages)
 
     def _forget(self, kernel: str) -> None:
         for key in [key for key in self.steps if key[0] == kernel]:

@@ -87,6 +87,7 @@ def plan(machine: Machine, kernel: str | None) -> tuple[Repair, ...]:
     return (
         *_held(machine),
         *_sources(machine),
+        *_unregistered(machine),
         *_tree(machine, kernel),
         *_overrides(machine),
         *_tables(machine, kernel),
@@ -125,6 +126,18 @@ def _sources(machine: Machine) -> Iterator[Repair]:
         marks = [f"{tree}/kernel-{b.kernel}-{b.arch}" for b in version.builds if b.installed]
         acts = (*map(Delete, marks), Delete(f"{tree}/{version.version}", "dkms's entry; modules in /lib/modules stay"))
         yield Repair("source", title, f"take {title} out of dkms: its source is gone, and no package brings it", why, acts)
+
+
+def _unregistered(machine: Machine) -> Iterator[Repair]:
+    """Guarded packages that are not in dkms's tree: its hook drops them with the last kernel that has a build of them."""
+    for name in machine.packages():
+        why = "dkms does not know it, so no kernel gets its modules"
+        if (package := machine.missing.sources.get(name)) is not None and not package.highest.broken:
+            title = f"{name}/{package.highest.version}"
+            yield Repair("register", title, f"register {title} with dkms again", why, (Run(("dkms", "add", title)),))
+        elif (orphan := machine.missing.orphans.get(name)) is not None:
+            acts = (Run(("apt-get", "install", "--reinstall", "-y", orphan.owner)),)
+            yield Repair("register", name, f"bring back {name}, which package {orphan.owner} owns", why, acts)
 
 
 def _tree(machine: Machine, kernel: str | None) -> Iterator[Repair]:

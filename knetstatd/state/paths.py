@@ -7,6 +7,7 @@
                              .publish.*/               a publication at work
                        rehearsals/KERNEL/PACKAGE.json  the kernel's answer to a rehearsal
                        initrd/KERNEL.json              the digests of the modules in a kernel's initrd
+                       guard/packages.json             the packages that the daemon guarded at its last look
     /run/knetstatd/builder.lock, guard.lock            held by a builder, and by the daemon
                    status.json, motd                   the verdicts, for programs and for logins
                    loads/PACKAGE, refused/PACKAGE      the loadings of this boot, and the files that its kernel has refused
@@ -61,6 +62,11 @@ class Places(NamedTuple):
     def rehearsal(self, kernel: str, package: str) -> Path:
         """The answer to a rehearsal of one package on one kernel."""
         return self.state / "rehearsals" / kernel / f"{package}.json"
+
+    @property
+    def guarded(self) -> Path:
+        """The packages that the daemon guarded at its last look."""
+        return self.state / "guard" / "packages.json"
 
     @property
     def initrds(self) -> Path:
