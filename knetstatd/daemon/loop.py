@@ -292,7 +292,7 @@ class Daemon:
         packages, before = self.machine.guarded(), guarded.load(self.machine.places)
         if packages is None:  # somebody is at work; is it on one of them?
             if any(one.registered and name not in self.machine.registered() for name, one in before.items()):
-                self.due[""] = now() + self.machine.config.settle_seconds
+                self.due[""] = self.now() + self.machine.config.settle_seconds
         elif packages != before:
             self.teller.gone(self.machine, before, packages)
             with contextlib.suppress(OSError):

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     Make = Callable[[dict[str, str]], Path]
 
 CONF = 'PACKAGE_NAME="{0}"\nPACKAGE_VERSION="{1}"\nBUILT_MODULE_NAME[0]="{0}"\nDEST_MODULE_LOCATION[0]="/updates"\n'
-STATUS = "Package: m-dkms\nStatus: {}\nVersion: 1\n\nPackage: x\nStatus: install ok installed\n"
+MORE = "Version: 1\nArchitecture: all\nMaintainer: x <x@x.x>\nDescription: x\n"
+STATUS = f"Package: m-dkms\nStatus: {{}}\n{MORE}\nPackage: x\nStatus: install ok installed\n{MORE}"
 
 
 def machine(root: Path, *modules: str) -> Machine:
@@ -61,6 +62,7 @@ def test_what_is_named_in_the_configuration_is_explained_too(tree: Make) -> None
     assert looked.missing.explain("other")[2].startswith("Install its -dkms package")
 
 
+@pytest.mark.spawns
 @pytest.mark.parametrize(
     ("status", "stays"),
     [
@@ -72,7 +74,7 @@ def test_with_its_source_gone_dpkg_says_whether_it_was_removed(tree: Make, statu
     there = {"var/lib/dpkg/status": STATUS.format("install ok installed"), "var/lib/dpkg/info/x.list": "/usr/bin/x\n"}
     root = tree({
         **there, "usr/src/m-1/dkms.conf": CONF.format("m", "1"), "var/lib/dkms/m/1/source": "-> /usr/src/m-1",
-        "var/lib/dpkg/info/m-dkms.list": "/usr/src\n/usr/src/m-1\n/usr/src/m-1/dkms.conf\n",
+        "var/lib/dpkg/info/m-dkms.list": "/.\n/usr\n/usr/src\n/usr/src/m-1\n/usr/src/m-1/dkms.conf\n",
     })  # fmt: skip
     remember(root)
     for path in ("usr/src/m-1/dkms.conf", "var/lib/dkms/m/1/source"):
@@ -86,8 +88,9 @@ def test_with_its_source_gone_dpkg_says_whether_it_was_removed(tree: Make, statu
         assert looked.missing.explain("m")[2] == "apt-get install --reinstall m-dkms"
 
 
+@pytest.mark.spawns
 def test_a_source_that_no_package_brought_and_that_is_gone_is_forgotten(tree: Make) -> None:
-    root = tree({"usr/src/m-1/dkms.conf": CONF.format("m", "1"), "var/lib/dpkg/status": STATUS.format("install ok installed")})
+    root = tree({"usr/src/m-1/dkms.conf": CONF.format("m", "1"), "var/lib/dpkg/status": ""})
     remember(root)
     assert guarded.load(machine(root).places) == {"m": guarded.Guarded("1", False, "")}
     (root / "usr/src/m-1/dkms.conf").unlink()
