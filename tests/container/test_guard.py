@@ -330,7 +330,7 @@ def test_a_removed_module_is_red_within_seconds(machine: Container) -> None:
     product.start(c, ["kt-good"], resync_seconds=86400)
 
     def shown() -> bool:
-        verdict: bool = json.loads(c.path("/run/knetstatd/status.json").read_text())["ready"]
+        verdict: bool = json.loads(c.output("cat", "/run/knetstatd/status.json"))["ready"]
         return verdict
 
     for gone in ("kt_good.ko*", "kt_good.ko*", "", "kt_good.ko*"):
@@ -376,5 +376,5 @@ def test_a_package_that_leaves_dkms_with_its_last_kernel_stays_red(machine: Cont
 
 
 def status(c: Container) -> set[str]:
-    shown: list[str] = json.loads(c.path("/run/knetstatd/status.json").read_text())["packages"]
+    shown: list[str] = json.loads(c.output("cat", "/run/knetstatd/status.json"))["packages"]
     return set(shown)

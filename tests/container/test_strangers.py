@@ -52,3 +52,30 @@ def test_an_ordinary_user_sees_who_is_at_work(machine: Container) -> None:
     product.wait("an ordinary user sees it ready", lambda: stranger(c, "knetstatctl", "check", "--quiet").returncode == 0)
     c.run(["systemctl", "stop", "knetstatd"], check=True)
     assert "The daemon does not run" in stranger(c, "knetstatctl", "status").stdout
+
+
+FORGED = """\
+import sys
+sys.path.append("/usr/lib/python3/dist-packages")
+from knetstatd.core.events import Event
+from knetstatd.system.journal import Journal
+Journal(quiet=True).log(Event.READY, "forged: all is well", package="kt-good", version="1.0", kernel="6.1.0-1-amd64")
+"""
+
+
+def test_an_entry_that_somebody_forges_is_no_history(machine: Container) -> None:
+    c = machine
+    c.add_fixture("good", autoinstall=False)
+    product.start(c, ["kt-good"])
+    product.wait_ready(c)
+    assert stranger(c, "python3", "-c", FORGED).returncode == 0
+    [entry] = product.wait("the journal has it", lambda: c.journal(None, "SYSLOG_IDENTIFIER=knetstatd", "_UID=4711"))
+    assert (entry["MESSAGE"], entry["MESSAGE_ID"]) == ("forged: all is well", "ec45a64dcd6341f08001e5059fd2a550")
+    for argv in (["history"], ["history", "--json"], ["history", "--module", "kt-good"]):
+        shown = c.output("knetstatctl", *argv)
+        assert "kt-good" in shown
+        assert "forged" not in shown
+    shown = c.output("knetstatctl", "history", "--lines", "1000")
+    for kind in ("guards kt-good", "compiling in a private tree", "published and verified"):  # the daemon's, and a step's
+        assert kind in shown
+    assert "forged" not in c.output("journalctl", "--no-pager", "-u", "knetstatd")
