@@ -115,9 +115,10 @@ class Daemon:
         self.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             self.machine.config = config.load(self.root)
+            self.teller.rejected = ""
             self.journal.log(Event.CONFIG_LOADED, "the configuration was read again")
         except KnetstatdError as e:
-            self.journal.log(Event.CONFIG_REJECTED, "the configuration is faulty; the old one stays in force", evidence=str(e))
+            self.teller.reject(e)
         self.mark_all(0)
         self.notify("READY=1")
 

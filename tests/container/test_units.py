@@ -221,7 +221,27 @@ def test_a_faulty_configuration_at_a_reload(machine: Container) -> None:
     assert show(c, "ActiveState") == "active"
     assert product.kinds(c).count("started") == 1
     [said] = [e for e in product.events(c) if e["KNETSTATD_EVENT"] == "config-rejected"]
-    assert "did you mean settle_seconds?" in said["KNETSTATD_EVIDENCE"]
+    fault = "/etc/knetstatd/knetstatd.toml.d/50.toml:1: 'settle_second' is not a setting; did you mean settle_seconds?"
+    assert fault in said["MESSAGE"]
+    old = "an old configuration is in force, the new one is faulty"
+    product.wait("the status line says it", lambda: show(c, "StatusText").startswith(f"{old}: {fault}"), 10)
+    assert f"{old}: {fault}" in c.output("cat", "/run/knetstatd/motd")
     c.path("/etc/knetstatd/knetstatd.toml.d/50.toml").unlink()
     c.run(["systemctl", "reload", "knetstatd"], check=True)
     product.wait("it is taken", lambda: "config-loaded" in product.kinds(c), 10)
+    product.wait("nothing is said any more", lambda: old not in show(c, "StatusText"), 10)
+    assert c.run(["test", "-e", "/run/knetstatd/motd"]).returncode == 1
+
+
+def test_a_configuration_that_not_everybody_may_read(machine: Container) -> None:
+    """root's commands could read it, the daemon could not: both refuse it in the same words."""
+    c = machine
+    c.add_fixture("good", autoinstall=False)
+    product.start(c, ["kt-good"])
+    for mode in (0o000, 0o600, 0o640):
+        c.path("/etc/knetstatd/knetstatd.toml").chmod(mode)
+        assert c.run(["systemctl", "reload", "knetstatd"]).returncode != 0
+        done = c.run(["knetstatctl", "config"])
+        assert (done.returncode, "run chmod a+r /etc/knetstatd/knetstatd.toml" in done.stderr) == (78, True)
+        said = [e["MESSAGE"] for e in product.events(c) if e["KNETSTATD_EVENT"] == "config-rejected"]
+        assert "/etc/knetstatd/knetstatd.toml: cannot be read by everybody" in said[-1]
