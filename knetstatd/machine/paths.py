@@ -43,6 +43,7 @@ def watched(
             yield "boot", path
     registered = dkms_tree.tree(root)
     yield "dkms", registered
+    yield "dkms", files.inside(root, dkms_framework.framework(root).source_tree)
     for name in modules:
         if os.path.isdir(registered / name):
             yield "dkms", registered / name

@@ -166,8 +166,9 @@ class Machine:
 
     def watched(self) -> Iterable[tuple[str, Path]]:
         """The directories to watch, each with a label: see paths.watched."""
-        sources = [self._registered[name].highest.source for name in self.packages() if name in self._registered]
-        return paths.watched(self.root, self.kernels.kernels, self.packages(), sources, self.wanted())
+        modules = self.packages()
+        sources = [one.highest.source for name, one in {**self.missing.sources, **self._registered}.items() if name in modules]
+        return paths.watched(self.root, self.kernels.kernels, modules, sources, self.wanted())
 
     # -- proofs -----------------------------------------------------------------------------------------------------------
 
