@@ -16,6 +16,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from knetstatd.build import room
 from knetstatd.machine import dkms_tree
 from knetstatd.state import staged
 from knetstatd.system import files, process
@@ -69,7 +70,17 @@ class Compiled(NamedTuple):
 
 
 def compile_here(job: Job, work: Path, tick: Callable[[], None] | None) -> Compiled:
-    """Compiles in `work`, an empty directory, as a child of this process; tick is called meanwhile."""
+    """Compiles in `work`, an empty directory, as a child of this process; tick is called meanwhile.
+
+    Raises BuildError if it takes more room than it may.
+    """
+    space = room.Room((work, Path("/tmp"), Path("/var/tmp")))
+
+    def look() -> None:
+        space.check()
+        if tick is not None:
+            tick()
+
     tree, temporary, programs = work / "tree", work / "tmp", work / "bin"
     registered = tree / job.package / job.version
     registered.mkdir(parents=True)
@@ -85,7 +96,7 @@ def compile_here(job: Job, work: Path, tick: Callable[[], None] | None) -> Compi
     done = process.run(
         ["dkms", "build", "-m", job.package, "-v", job.version, "-k", job.kernel, "--dkmstree", os.path.realpath(tree)],
         timeout=job.timeout, env=process.environment(temporary, [os.fspath(programs)], unsigned, root=job.root),
-        cwd=work, tick=tick,
+        cwd=work, tick=look, pace=room.PACE,
     )  # fmt: skip
     for other in others:
         shutil.rmtree(other, ignore_errors=True)

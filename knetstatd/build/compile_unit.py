@@ -14,9 +14,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from knetstatd.build import room
 from knetstatd.build.compile import LOG_LIMIT, Compiled, Job, compile_here
 from knetstatd.core import names
 from knetstatd.core.errors import BuildError, KnetstatdError
@@ -62,8 +64,8 @@ def unit_program(machine: Machine, what: str, cache: str) -> None:
     seen = machine.observe(machine.look(kernel), package, own=True)
     version = seen.observation.version
     if seen.source is None:
-        error = {"what": seen.source_reason or f"{package} has no source", "fix": seen.source_fix}
-        _leave(Path(cache), {"of": [kernel, package, version], "error": error})
+        error = {"kind": Kind.CONF, "what": seen.source_reason or f"{package} has no source", "fix": seen.source_fix}
+        _put(_emptied(Path(cache)), {"of": [kernel, package, version], "error": error})
         return
     timeout = machine.config.compile_timeout_seconds
     job = Job(machine.root, machine.places, kernel, package, version, seen.source, seen.passed, seen.fingerprint, timeout)
@@ -72,24 +74,35 @@ def unit_program(machine: Machine, what: str, cache: str) -> None:
 
 
 def _emptied(cache: Path) -> Path:
+    """Empties the cache; returns a new directory in it. What cannot be removed is in nobody's way: see `_put`."""
+    cache.chmod(0o755)  # a build before may have taken its own rights
     for name in files.names(cache):
-        shutil.rmtree(cache / name, ignore_errors=True)
-    result = cache / "new"
-    result.mkdir()
-    return result
+        room.clear(cache / name)
+    return Path(tempfile.mkdtemp(prefix="new.", dir=cache))
 
 
-def _leave(cache: Path, document: dict[str, Any]) -> None:
-    """Leaves a result without modules."""
-    result = _emptied(cache)
+def _put(result: Path, document: dict[str, Any]) -> None:
+    """Leaves a result, in the place of one of before, whatever is in that."""
     (result / OUTCOME).write_text(json.dumps(document))
-    result.rename(cache / RESULT)
+    result.chmod(0o755)
+    place = result.with_name(RESULT)
+    if os.path.lexists(place) and not room.clear(place):
+        place.rename(tempfile.mkdtemp(prefix="old.", dir=result.parent))
+    result.rename(place)
 
 
 def _serve(job: Job, cache: Path) -> None:
-    result, work = _emptied(cache), cache / "work"
-    work.mkdir()
-    compiled = compile_here(job, work, None)
+    result = _emptied(cache)
+    work = Path(tempfile.mkdtemp(prefix="work.", dir=cache))
+    work.chmod(0o755)
+    try:
+        compiled = compile_here(job, work, None)
+    except BuildError as e:
+        process.kill_orphans()
+        room.clear(work)
+        error = {"kind": e.kind, "what": e.what, "fix": e.fix}
+        _put(result, {"of": [job.kernel, job.package, job.version], "error": error})
+        return
     modules = () if compiled.staged is None else compiled.staged.modules
     for path in modules:
         shutil.copyfile(path, result / path.name, follow_symlinks=False)
@@ -102,10 +115,9 @@ def _serve(job: Job, cache: Path) -> None:
         "output": compiled.output,
         "log": compiled.log,
     }
-    (result / OUTCOME).write_text(json.dumps(document))
     process.kill_orphans()
-    shutil.rmtree(work)
-    result.rename(cache / RESULT)
+    room.clear(work)
+    _put(result, document)
 
 
 # -- the builder's side ---------------------------------------------------------------------------------------------------
@@ -114,8 +126,19 @@ def _serve(job: Job, cache: Path) -> None:
 def _in_unit(job: Job, work: Path, tick: Callable[[], None] | None) -> Compiled:
     unit = units.instance(TEMPLATE, job.kernel, job.package)
     units.kill_all(job.root, TEMPLATE)  # of a builder that was killed: we hold the lock, and all of them share one cache
-    # The unit's program keeps to the time limit itself, and says so; this one is for a program that does not.
-    result = units.complete(job.root, unit, job.timeout + 60, tick)
+    space = room.Room((job.places.compile_cache.parent, job.root / "tmp", job.root / "var/tmp"))
+
+    def look() -> None:
+        space.check()
+        if tick is not None:
+            tick()
+
+    # The unit's program keeps to its time and room itself, and says so; this is for a build that has stopped that program.
+    try:
+        result = units.complete(job.root, unit, job.timeout + 60, look)
+    except BuildError:
+        units.kill_all(job.root, TEMPLATE)
+        raise
     if result == "oom-kill":
         raise BuildError(Kind.MEMORY, "the compilation was killed for want of memory", unit, _MEMORY_FIX)
     if result == "timeout":
@@ -137,7 +160,8 @@ def _adopt(job: Job, work: Path) -> Compiled:
             subject = document.texts("of")
             if "error" in document and subject[:2] == (job.kernel, job.package):
                 error = document.get("error")
-                raise BuildError(Kind.CONF, names.clean(error.text("what"), 400), "", names.clean(error.text("fix"), 400))
+                what, fix = (names.clean(error.text(name), 400) for name in ("what", "fix"))
+                raise BuildError(error.word("kind", Kind), what, "", fix)
             arch, listed = document.text("arch"), document.texts("modules")
             if subject != (job.kernel, job.package, job.version):
                 raise KnetstatdError("it is the result of another run")

@@ -7,6 +7,7 @@ Rule 2: a verb returns an exit status (core/exits.py), or raises a KnetstatdErro
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ def _run(words: Sequence[str]) -> int:
     from knetstatd.cli import arguments as commandline
     from knetstatd.core.errors import KnetstatdError, UnknownError
 
+    os.umask(0o022)  # an administrator's own may be narrower: what is built is everybody's to read, as dkms makes it
     arguments = commandline.parse(words)
     try:
         return _verb(arguments.verb)(arguments)

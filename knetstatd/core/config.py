@@ -108,7 +108,8 @@ SETTINGS = (
         "modules",
         _modules,
         'an array of DKMS package names, or ["*"]',
-        'The DKMS packages to guard, as `dkms status` names them. "*" stands for every registered one.',
+        'The DKMS packages to guard, as `dkms status` names them. "*" stands for every one that is registered, or '
+        "whose source is in /usr/src.",
     ),
     Setting(
         "load",
@@ -169,7 +170,7 @@ def with_origins(root: Path) -> tuple[Config, dict[str, str]]:
     """The configuration, and for each setting that a file sets, that file's path. Raises ConfigError."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    faults: list[str] = []
+    faults = _closed(root)
     for path in _files(root):
         where = names.clean(path)
         for name, value in _table(root, path, where, faults).items():
@@ -222,6 +223,15 @@ def _toml(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _closed(root: Path) -> list[str]:
+    """A fault for each directory that not everybody may look into: the daemon would not see its files, and root would."""
+    places = [f"/{directory}{below}" for directory in _DIRECTORIES for below in ("", "/knetstatd.toml.d")]
+    there = {place: inside(root, place) for place in places}
+    closed = (place for place, path in there.items() if os.path.isdir(path) and os.stat(path).st_mode & 0o5 != 0o5)
+    text = "cannot be listed by everybody, which the daemon and `check` need: run chmod a+rx"
+    return [f"{place}: {text} {place}" for place in closed]
+
+
 def _files(root: Path) -> list[str]:
     """The files that count, in the order in which they apply; as the system under `root` names them."""
     main = [d for d in _DIRECTORIES if os.path.lexists(inside(root, f"/{d}") / "knetstatd.toml")][:1]
@@ -245,6 +255,9 @@ def _table(root: Path, path: str, where: str, faults: list[str]) -> dict[str, An
     link = inside(root, directory) / name
     try:
         if os.path.islink(link) and os.readlink(link) == os.devnull:
+            return {}
+        if not os.stat(inside(root, path)).st_mode & 0o004:  # root's commands could, and would not say what the daemon says
+            faults.append(f"{where}: cannot be read by everybody, which the daemon and `check` need: run chmod a+r {where}")
             return {}
         with open(inside(root, path), "rb") as f:
             data = f.read(_FILE_LIMIT + 1)

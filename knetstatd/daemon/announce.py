@@ -21,8 +21,10 @@ from knetstatd.verdict import judge
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from knetstatd.core.errors import KnetstatdError
     from knetstatd.core.model import Answer, Attempt, Step
     from knetstatd.daemon.sd_notify import Notify
+    from knetstatd.state.guarded import Guarded
     from knetstatd.state.paths import Places
     from knetstatd.system.journal import Journal
     from knetstatd.verdict.observe import Machine, Seen
@@ -43,6 +45,15 @@ class Teller:
         self._status: dict[str, Any] = {}
         self._motd: str | None = None
         self._started = False
+        # Why the last reload was refused: until another succeeds, an old configuration is in force.
+        self.rejected = ""
+
+    def reject(self, error: KnetstatdError) -> None:
+        """Says that a new configuration is not taken, and keeps saying so in the status line and at logins."""
+        self.rejected, *more = error.what.splitlines()
+        text = f"the configuration is faulty; the old one stays in force: {self.rejected}"
+        text += f" (and {len(more)} more faults)" if more else ""
+        self.journal.log(Event.CONFIG_REJECTED, text, evidence=str(error))
 
     def survey(self, machine: Machine) -> None:
         """Says which kernels came and went, which is next, and which names are left alone."""
@@ -73,6 +84,20 @@ class Teller:
                 text = f"changes cannot be seen at once: {names.clean(reason)}"
                 self.journal.log(Event.DEGRADED, text, source=label)
         self._unwatched = dict(failed)
+
+    def gone(self, machine: Machine, before: Mapping[str, Guarded], now: Mapping[str, Guarded]) -> None:
+        """Says which guarded packages have left dkms's tree, and what follows."""
+        for name, one in before.items():
+            if not one.registered or (name in now and now[name].registered) or not {name, "*"} & set(machine.config.modules):
+                continue
+            _, reason, fix = machine.missing.explain(name)
+            if name in now:
+                text = f"{name} {one.version} left DKMS's tree, and no kernel gets it any more: {reason}"
+            else:
+                text, reason, fix = f"{name} {one.version} was removed, with its source", "it was removed", ""
+            self.journal.log(
+                Event.PACKAGE_GONE, text, package=name, version=one.version, kernel="", reason=reason, fix=fix
+            )
 
     def verdict(self, verdict: judge.Verdict, seen: Seen, step: Step) -> None:
         """Says a verdict if it differs from the last one said for this module and kernel."""
@@ -127,7 +152,7 @@ class Teller:
 
     def status(self, machine: Machine, verdicts: Sequence[judge.Verdict], notify: Notify) -> None:
         """Publishes all verdicts: the status file, the service manager's line; READY the first time."""
-        document, text = judge.document(machine, verdicts), motd(verdicts)
+        document, text = judge.document(machine, verdicts), motd(verdicts, self.rejected)
         try:
             if document != self._status:
                 files.write_json(machine.places.status, document, durable=False)
@@ -140,6 +165,8 @@ class Teller:
                 Event.DEGRADED, f"{machine.places.runtime} cannot be written: {os.strerror(e.errno or 0)}", source="status"
             )
         line = headline(machine, verdicts)
+        if self.rejected:
+            line = f"an old configuration is in force, the new one is faulty: {names.clean(self.rejected)}; {line}"
         if not self._started:
             self._started = True
             self.journal.log(Event.STARTED, f"knetstatd guards {', '.join(machine.packages()) or 'no module'}: {line}")
@@ -165,8 +192,22 @@ def headline(machine: Machine, verdicts: Sequence[judge.Verdict]) -> str:
     return "; ".join(parts)
 
 
-def motd(verdicts: Sequence[judge.Verdict]) -> str:
-    """What a login is to show: the worst verdict that does not heal by itself, and its cure; "" where there is none."""
+def motd(verdicts: Sequence[judge.Verdict], rejected: str = "") -> str:
+    """What a login is to show: a configuration that was rejected; the worst verdict that does not heal by itself, and its cure.
+
+    "" if there is neither.  rejected: why the last reload was refused.
+    """
+    return _rejected(rejected) + _worst(verdicts)
+
+
+def _rejected(fault: str) -> str:
+    if not fault:
+        return ""
+    text = f"knetstatd: an old configuration is in force, the new one is faulty: {fault}"
+    return f"{names.clean(text, 500)}\n  To do: correct it, then: systemctl reload knetstatd\n"
+
+
+def _worst(verdicts: Sequence[judge.Verdict]) -> str:
     wrong = [v for v in verdicts if not v.progress and (not v.ready or v.why in (Why.FAILED, Why.BACKOFF, Why.UNLOADED))]
     if not wrong:
         return ""

@@ -13,6 +13,7 @@ import os
 import selectors
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knetstatd.core import config
@@ -24,14 +25,13 @@ from knetstatd.daemon.inotify import Mounts, Watch
 from knetstatd.daemon.sd_notify import Notify
 from knetstatd.daemon.uevents import Uevents
 from knetstatd.daemon.worker import KINDS, Worker
-from knetstatd.state import attempts, leftovers, load_history, staged
+from knetstatd.state import attempts, guarded, leftovers, load_history, staged
 from knetstatd.system import files, locks, process
 from knetstatd.verdict import judge
 from knetstatd.verdict.observe import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
     from types import FrameType
 
     from knetstatd.system.journal import Journal
@@ -72,6 +72,9 @@ class Daemon:
         self.alive_at = 0.0
         self.watch: Watch | None = None
         self._opened = contextlib.ExitStack()
+        # A directory may have come or gone below a kernel's; where the verdicts' modules lie.
+        self.moved = False
+        self.winners: set[tuple[str, Path]] = set()
 
     # -- sources ------------------------------------------------------------------------------------------------------
 
@@ -114,9 +117,10 @@ class Daemon:
         self.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             self.machine.config = config.load(self.root)
+            self.teller.rejected = ""
             self.journal.log(Event.CONFIG_LOADED, "the configuration was read again")
         except KnetstatdError as e:
-            self.journal.log(Event.CONFIG_REJECTED, "the configuration is faulty; the old one stays in force", evidence=str(e))
+            self.teller.reject(e)
         self.mark_all(0)
         self.notify("READY=1")
 
@@ -128,6 +132,7 @@ class Daemon:
             self.mark_all(self.machine.config.settle_seconds, touched=True)
         for label in changes.labels:
             if label.startswith("kernel:"):
+                self.moved = True
                 self.mark(label.removeprefix("kernel:"), touched=True)
             elif label == "source":  # a source that is being edited, or unpacked, is not compiled before it is quiet
                 for kernel in {"", *self.known}:
@@ -220,6 +225,8 @@ class Daemon:
         if was and not self.transaction:  # it may have brought packages that are new to DKMS: those are looked at first
             self.due.update({"": 0.0, kernel: 0.0})
             return
+        if self.moved:  # before the look: it sees what comes before the watch, the watch what comes after
+            self._watch()
         look = self.machine.look(kernel)
         for package in self.machine.packages():
             seen = self.machine.observe(look, package, self.changed.get(kernel, 0.0))
@@ -235,8 +242,22 @@ class Daemon:
                 self._tidy(kernel, package)
             if step.until is not None:
                 self.due[kernel] = min(self.due.get(kernel, step.until), step.until)
+        if self._winners() != self.winners:
+            self._watch()
         self._publish_status()
         process.give_back_memory()
+
+    def _watch(self) -> None:
+        """Makes the watches be those of the machine as it is."""
+        self.moved, self.winners = False, self._winners()
+        if self.watch is not None:
+            self.watch.refresh([*self.machine.watched(), *self.winners])
+            self.teller.unwatched(self.watch.failed)
+
+    def _winners(self) -> set[tuple[str, Path]]:
+        """Where the modules lie that modprobe takes, with the labels of their kernels: it may be any directory of the tree."""
+        files = {(kernel, file) for (kernel, _), verdict in self.steps.items() for file, _ in verdict.checks if ".ko" in file}
+        return {(f"kernel:{kernel}", Path(file).parent) for kernel, file in files}
 
     def _tidy(self, kernel: str, package: str) -> None:
         """Removes what a builder left that was killed after its work was done; not while another one is at work."""
@@ -259,9 +280,8 @@ class Daemon:
         if not transaction:  # an upgrade takes a package out of DKMS and puts it back
             leftovers.forget(machine.places, there, machine.registered())
         self.known = there
-        if self.watch is not None:
-            self.watch.refresh(machine.watched())
-            self.teller.unwatched(self.watch.failed)
+        self._remember()
+        self._watch()
         for kernel in machine.wanted():
             self.due.setdefault(kernel, 0.0)
         for kernel in {k for k, _ in self.steps} - machine.wanted():
@@ -269,6 +289,17 @@ class Daemon:
         for key in [key for key in self.steps if key[1] not in machine.packages()]:  # a package that is gone
             del self.steps[key]
         self._publish_status()
+
+    def _remember(self) -> None:
+        """Keeps which packages are guarded, and says which have left dkms's tree: an upgrade takes them out, and back in."""
+        packages, before = self.machine.guarded(), guarded.load(self.machine.places)
+        if packages is None:  # somebody is at work; is it on one of them?
+            if any(one.registered and name not in self.machine.registered() for name, one in before.items()):
+                self.due[""] = self.now() + self.machine.config.settle_seconds
+        elif packages != before:
+            self.teller.gone(self.machine, before, packages)
+            with contextlib.suppress(OSError):
+                guarded.save(self.machine.places, packages)
 
     def _forget(self, kernel: str) -> None:
         for key in [key for key in self.steps if key[0] == kernel]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.formats.shell_assignments import Shell
-from knetstatd.machine import dkms_framework
+from knetstatd.machine import dkms_framework, kernel_pattern
 from knetstatd.system import files
 
 if TYPE_CHECKING:
@@ -90,11 +90,8 @@ class Conf(NamedTuple):
         known = {name: value for name, value in self.exclusive.items() if self.knows(name)}
         only, first = known.get("BUILD_EXCLUSIVE_KERNEL"), known.get("BUILD_EXCLUSIVE_KERNEL_MIN")
         last = known.get("BUILD_EXCLUSIVE_KERNEL_MAX") or known.get("OBSOLETE_BY")
-        try:
-            if only and not re.search(only, kernel):
-                return True
-        except (re.error, OverflowError, RecursionError):  # a POSIX expression that is none of Python's
-            return False
+        if only and (answer := kernel_pattern.matches(only, kernel)) is not True:
+            return answer is False  # else nobody can tell
         mine = names.version_key(kernel)
         return bool((first and mine < names.version_key(first)) or (last and mine > names.version_key(last)))
 
@@ -153,11 +150,8 @@ def chosen_make(conf: Conf, kernel: str) -> Make | None:
     """The MAKE that dkms runs for a kernel, None if it uses its own default (make -C HEADERS M=BUILD)."""
     chosen = conf.make[0] if conf.make and not conf.make[0].match else None
     for make in conf.make:
-        try:
-            if make.command and make.match and re.search(make.match, kernel):
-                chosen = make
-        except (re.error, OverflowError, RecursionError):  # a POSIX expression that is none of Python's
-            continue
+        if make.command and make.match and kernel_pattern.matches(make.match, kernel):
+            chosen = make
     return chosen if chosen and chosen.command else None
 
 

@@ -137,6 +137,11 @@ def installed(root: Path, packages: Iterable[Package]) -> dict[tuple[str, str], 
     return modules
 
 
+def without_builds(root: Path, source: Path, version: str) -> Version:
+    """A version that dkms does not know, by its source."""
+    return Version(version, source, _unusable(root, source), (), ())
+
+
 def conf(root: Path, name: str, version: Version, kernel: str = "", arch: str = "") -> dkms_conf.Conf:
     """The version's dkms.conf with the overrides in /etc/dkms, for one kernel where one is given.
 
@@ -231,17 +236,22 @@ def _version(root: Path, place: _Place, name: str, version: str, refused: list[s
 def _source(root: Path, directory: str) -> tuple[Path, str]:
     """Where a version's source is, and why it cannot be used ("" if it can). Links are followed inside `root`."""
     path = files.inside(root, f"{directory}/source")
+    return path, _unusable(root, path)
+
+
+def _unusable(root: Path, path: Path) -> str:
+    """Why a source cannot be used, "" if it can."""
     shown = names.clean(dkms_framework.shown(root, path))
     if files.is_hidden(root, path):
-        return path, f"its source is {shown}, {files.HIDDEN}"
+        return f"its source is {shown}, {files.HIDDEN}"
     if not os.path.isdir(path):
-        return path, f"the source directory {shown} does not exist"
-    conf = files.inside(root, f"/{directory}/source/dkms.conf")
+        return f"the source directory {shown} does not exist"
+    conf = files.inside(root, f"{dkms_framework.shown(root, path)}/dkms.conf")
     if not os.path.isfile(conf):
-        return path, f"{shown} has no dkms.conf"
+        return f"{shown} has no dkms.conf"
     if not (_is_readable(path, 0o5) and _is_readable(conf, 0o4)):
-        return path, f"{shown} is not readable by all, and is compiled without privileges: run chmod -R a+rX {shown}"
-    return path, ""
+        return f"{shown} is not readable by all, and is compiled without privileges: run chmod -R a+rX {shown}"
+    return ""
 
 
 def _is_readable(path: Path, bits: int) -> bool:

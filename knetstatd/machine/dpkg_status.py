@@ -100,6 +100,15 @@ def has_dpkg(root: Path) -> bool:
     return there and bool(files.names(files.inside(root, f"/{_DPKG}/info")))
 
 
+def is_removed(root: Path, package: str) -> bool:
+    """Whether dpkg knows a package as removed, or not at all; False if dpkg's status cannot be read."""
+    text = files.text(root / _DPKG / "status", _LIMIT)
+    if text is None:
+        return False
+    match = re.search(rf"^Package: {re.escape(package)}\nStatus: \S+ \S+ (\S+)$", text, re.MULTILINE)
+    return match is None or match[1] in ("not-installed", "config-files")
+
+
 def owners(root: Path, paths: Collection[str]) -> dict[str, str]:
     """For each path that a package brought, one such package. The paths may be spelt with /lib or /usr/lib.
 

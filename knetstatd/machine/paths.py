@@ -13,7 +13,7 @@ from knetstatd.machine import dkms_framework, dkms_tree
 from knetstatd.system import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 # What says which kernel is next, what modprobe may do, and what dkms does. dpkg's directory moves when packages have: a new
 # compiler or new headers are told by nothing else. It is quiet while no package manager runs.
@@ -24,12 +24,16 @@ _CONFIGURATION = (
 _MOST_WATCHED = 200  # directories of one source tree; an inotify watch keeps a kilobyte of the kernel's memory
 
 
+# Where modprobe takes modules from that no kernel package brings: dkms's place on Debian, on others, and weak-modules(8)'s.
+_ADDED = ("updates", "extra", "weak-updates")
+
+
 def watched(
-    root: Path, kernels: Iterable[str], modules: Iterable[str], sources: Iterable[Path]
+    root: Path, kernels: Iterable[str], modules: Iterable[str], sources: Iterable[Path], guarded: Collection[str] = ()
 ) -> Iterator[tuple[str, Path]]:
     """The directories to watch, each with a label: "modules", "boot", "dkms", "source", or "kernel:" and a release.
 
-    modules: the guarded DKMS packages.  sources: those of them that are registered.
+    modules: the guarded DKMS packages.  sources: those of them that are registered.  guarded: those of the kernels that are.
     """
     base = files.inside(root, "/lib/modules")
     yield "modules", base
@@ -39,6 +43,7 @@ def watched(
             yield "boot", path
     registered = dkms_tree.tree(root)
     yield "dkms", registered
+    yield "dkms", files.inside(root, dkms_framework.framework(root).source_tree)
     for name in modules:
         if os.path.isdir(registered / name):
             yield "dkms", registered / name
@@ -49,6 +54,10 @@ def watched(
             yield "source", Path(where)
     for kernel in kernels:
         yield f"kernel:{kernel}", base / kernel
+        for name in _ADDED if kernel in guarded else ():
+            for where, below, _ in itertools.islice(os.walk(base / kernel / name), _MOST_WATCHED):
+                below.sort()
+                yield f"kernel:{kernel}", Path(where)
 
 
 def inputs(root: Path, kernel: str) -> tuple[Path, ...]:

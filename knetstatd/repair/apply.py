@@ -23,7 +23,7 @@ from knetstatd.core.errors import KnetstatdError, UsageError
 from knetstatd.core.model import Result
 from knetstatd.diagnosis import build_log
 from knetstatd.machine import busy, dkms_framework, dkms_tree
-from knetstatd.repair import find
+from knetstatd.repair import find, repairs
 from knetstatd.state import attempts
 from knetstatd.system import files, locks, process
 from knetstatd.verdict import judge
@@ -54,7 +54,7 @@ class How(enum.Enum):
 class Ending(NamedTuple):
     """One repair and how it ended. reason: why it failed."""
 
-    repair: find.Repair
+    repair: repairs.Repair
     how: How
     reason: str = ""
 
@@ -62,23 +62,25 @@ class Ending(NamedTuple):
         return f"{self.how.value}: {self.reason}" if self.reason else self.how.value
 
 
-_VERBS = {"Run": "run", "Delete": "delete", "Write": "write", "Prove": "prove"}
+_VERBS = {"Run": "run", "Delete": "delete", "Write": "write", "Prove": "prove", "Advise": "advise"}
 
 
-def lines(repair: find.Repair, number: int = 0) -> list[str]:
+def lines(repair: repairs.Repair, number: int = 0) -> list[str]:
     """What a person reads before saying yes: all of it, word for word."""
     text = [f"{number}. {repair.what}" if number else repair.what, f"   because {names.clean(repair.why, 1000)}"]
     for act in repair.acts:
         match act:
-            case find.Run():
-                hold = f"  (meanwhile {find.HOLD} keeps dkms out of the hooks)" if act.hold else ""
+            case repairs.Run():
+                hold = f"  (meanwhile {repairs.HOLD} keeps dkms out of the hooks)" if act.hold else ""
                 text.append(f"   run     {' '.join(act.argv)}{hold}")
-            case find.Delete():
+            case repairs.Delete():
                 text.append(f"   delete  {act.path}" + (f"  ({names.clean(act.holds)})" if act.holds else ""))
-            case find.Write():
+            case repairs.Write():
                 text.append(f"   write   {act.path}")
                 text += [f"           | {line}" for line in act.text.splitlines()]
-            case find.Prove():
+            case repairs.Advise():
+                text.append(f"   you     {act.text}")
+            case repairs.Prove():
                 text.append(f"   prove   by a plain dkms build {act.package}/{act.version} -k {act.kernel} in a private tree")
     return text
 
@@ -109,7 +111,7 @@ def command(arguments: argparse.Namespace, machine: Machine, kernels: Sequence[s
 _Key = tuple[str, str]
 
 
-def _key(repair: find.Repair) -> _Key:
+def _key(repair: repairs.Repair) -> _Key:
     """What makes a repair the same one in the next plan."""
     return repair.kind, repair.subject
 
@@ -123,7 +125,7 @@ def _all(
     arguments: argparse.Namespace,
     machine: Machine,
     kernel: str | None,
-    first: Sequence[find.Repair],
+    first: Sequence[repairs.Repair],
     done: dict[_Key, Ending],
     shown: bool,
 ) -> None:
@@ -135,7 +137,7 @@ def _all(
         return
     if os.geteuid() != 0:
         raise KnetstatdError("repairing needs root", fix="Run: sudo knetstatctl repair")
-    while todo := [repair for repair in find.plan(machine, kernel) if _key(repair) not in done]:
+    while todo := [one for one in find.plan(machine, kernel) if _key(one) not in done and not one.is_advice]:
         repair = todo[0]
         if arguments.yes and shown and repair not in first:
             print("\n" + "\n".join(lines(repair)))  # what an earlier one has made possible
@@ -156,16 +158,16 @@ def _agreed() -> bool:
         return False
 
 
-def _one(machine: Machine, kernel: str | None, repair: find.Repair) -> Ending:
+def _one(machine: Machine, kernel: str | None, repair: repairs.Repair) -> Ending:
     """Does one repair and looks whether it is gone."""
-    def now() -> find.Repair | None:
+    def now() -> repairs.Repair | None:
         machine.refresh()
         return next((planned for planned in find.plan(machine, kernel) if _key(planned) == _key(repair)), None)
 
     def failed(reason: str) -> Ending:
         return Ending(repair, How.FAILED, reason)
 
-    ours = any(isinstance(act, find.Run) and act.ours for act in repair.acts)
+    ours = any(isinstance(act, repairs.Run) and act.ours for act in repair.acts)
     try:
         if ours:
             carry_out(machine, repair, process.self_argv())
@@ -193,7 +195,7 @@ def _working(machine: Machine) -> str:
 _HOUR = 3600.0
 
 
-def carry_out(machine: Machine, repair: find.Repair, ours: Sequence[str], tick: Callable[[], None] | None = None) -> None:
+def carry_out(machine: Machine, repair: repairs.Repair, ours: Sequence[str], tick: Callable[[], None] | None = None) -> None:
     """Does one repair, under our lock or none. ours: how to start knetstatctl.
 
     Raises KnetstatdError with what a program said; takes back what it wrote if a proof fails.
@@ -201,7 +203,7 @@ def carry_out(machine: Machine, repair: find.Repair, ours: Sequence[str], tick: 
     written: list[Path] = []
     for act in repair.acts:
         match act:
-            case find.Run():
+            case repairs.Run():
                 argv = [*ours, *act.argv[1:]] if act.ours else list(act.argv)
                 more = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
                 with _holding(machine.root) if act.hold else contextlib.nullcontext():
@@ -209,14 +211,14 @@ def carry_out(machine: Machine, repair: find.Repair, ours: Sequence[str], tick: 
                 if done.code:
                     said = "\n  ".join(build_log.last_lines(done.text, 8))
                     raise KnetstatdError(f"ended with {done.code}:\n  {said}", " ".join(act.argv))
-            case find.Delete():
+            case repairs.Delete():
                 _delete(machine.root, act.path)
-            case find.Write():
+            case repairs.Write():
                 path = machine.root / act.path[1:]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.write(path, act.text.encode())
                 written.append(path)
-            case find.Prove():
+            case repairs.Prove():
                 try:
                     with process.unwound():
                         wrong = _prove(machine, act, tick)
@@ -234,10 +236,10 @@ def carry_out(machine: Machine, repair: find.Repair, ours: Sequence[str], tick: 
 @contextlib.contextmanager
 def _holding(root: Path) -> Iterator[None]:
     """Keeps dkms out of hooks; a switch that the administrator has set stays."""
-    path = root / find.HOLD[1:]
+    path = root / repairs.HOLD[1:]
     mine = not path.exists()
     if mine:
-        files.write(path, find.HOLD_TEXT.encode())
+        files.write(path, repairs.HOLD_TEXT.encode())
     try:
         yield
     finally:
@@ -247,7 +249,7 @@ def _holding(root: Path) -> Iterator[None]:
 
 def _delete(root: Path, path: str) -> None:
     place, tree = root / path[1:], dkms_tree.tree(root)
-    if path == find.HOLD:
+    if path == repairs.HOLD:
         place.unlink()
         return
     if not path.startswith((f"{dkms_framework.shown(root, tree)}/", "/lib/modules/")) or ".." in path.split("/"):
@@ -267,7 +269,7 @@ def _delete(root: Path, path: str) -> None:
         parent.rmdir() if parent.parent == tree else None
 
 
-def _prove(machine: Machine, act: find.Prove, tick: Callable[[], None] | None) -> str:
+def _prove(machine: Machine, act: repairs.Prove, tick: Callable[[], None] | None) -> str:
     """What is wrong with a plain build for a kernel, "" if nothing is."""
     with tempfile.TemporaryDirectory(prefix="knetstatd-repair-") as work:
         entry = Path(work) / "tree" / act.package / act.version

@@ -7,8 +7,7 @@ Rules:
 2. A new `plan` says whether a repair has helped: one that is still in it has failed.
 3. A repair deletes only below dkms's tree, and below /lib/modules what no package brought. If no package manager can be
    asked, it deletes nothing there.
-4. A package is configured when the guarded modules of its kernel are good, never before. A module that would fail its hook
-   again is kept out of the hook.
+4. Half-configured packages have rules of their own (half_configured).
 
 Sources: dkms(8); dkms 3.0.10 and 3.2.2, each state made and repaired by tests/container/test_repair.py; dpkg(1).
 """
@@ -16,13 +15,15 @@ Sources: dkms(8); dkms 3.0.10 and 3.2.2, each state made and repaired by tests/c
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.model import Action, Artefact, Headers, KernelState, Why
-from knetstatd.diagnosis import build_log, compare_kernels, uname_traps
+from knetstatd.diagnosis import uname_traps
 from knetstatd.machine import dkms_framework, dkms_tree, dpkg_status, kernels
+from knetstatd.repair import half_configured
+from knetstatd.repair.repairs import HOLD, HOLD_TEXT, Delete, Prove, Repair, Run, Write
 from knetstatd.state import attempts
 from knetstatd.system import files, process
 
@@ -30,56 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from knetstatd.verdict.observe import Machine, Seen
-
-
-class Run(NamedTuple):
-    """A program to be started. ours: knetstatctl itself, which takes our lock by itself.
-
-    hold: the file HOLD keeps dkms out of the hooks that it starts, and is deleted afterwards.
-    """
-
-    argv: tuple[str, ...]
-    ours: bool = False
-    hold: bool = False
-
-
-# dkms's own switch (dkms_autoinstaller). dkms 3.0 does not read /etc/dkms/<module>*.conf in `autoinstall`, so nothing less than
-# this keeps one module from failing a hook there.
-HOLD = "/etc/dkms/no-autoinstall"
-HOLD_TEXT = "knetstatctl repair: only while dpkg --configure runs\n"
-
-
-class Delete(NamedTuple):
-    """A file, a link, or a directory with all that is in it. holds: what that is, in words."""
-
-    path: str
-    holds: str = ""
-
-
-class Write(NamedTuple):
-    """A new file with its contents."""
-
-    path: str
-    text: str
-
-
-class Prove(NamedTuple):
-    """A plain `dkms build` in a private tree, which must come out right; else the files written before are taken back."""
-
-    package: str
-    version: str
-    kernel: str
-
-
-class Repair(NamedTuple):
-    """One thing to repair. kind, subject: what makes it the same one in the next plan.  why: what it does to this machine."""
-
-    kind: str
-    subject: str
-    what: str
-    why: str
-    acts: tuple[Run | Delete | Write | Prove, ...]
+    from knetstatd.verdict.observe import Machine
 
 
 def plan(machine: Machine, kernel: str | None) -> tuple[Repair, ...]:
@@ -87,11 +39,12 @@ def plan(machine: Machine, kernel: str | None) -> tuple[Repair, ...]:
     return (
         *_held(machine),
         *_sources(machine),
+        *_unregistered(machine),
         *_tree(machine, kernel),
         *_overrides(machine),
         *_tables(machine, kernel),
         *_builds(machine, kernel),
-        *_packages(machine, kernel),
+        *half_configured.find(machine, kernel),
         *_orphans(machine, kernel),
     )
 
@@ -125,6 +78,18 @@ def _sources(machine: Machine) -> Iterator[Repair]:
         marks = [f"{tree}/kernel-{b.kernel}-{b.arch}" for b in version.builds if b.installed]
         acts = (*map(Delete, marks), Delete(f"{tree}/{version.version}", "dkms's entry; modules in /lib/modules stay"))
         yield Repair("source", title, f"take {title} out of dkms: its source is gone, and no package brings it", why, acts)
+
+
+def _unregistered(machine: Machine) -> Iterator[Repair]:
+    """Guarded packages that are not in dkms's tree: its hook drops them with the last kernel that has a build of them."""
+    for name in machine.packages():
+        why = "dkms does not know it, so no kernel gets its modules"
+        if (package := machine.missing.sources.get(name)) is not None and not package.highest.broken:
+            title = f"{name}/{package.highest.version}"
+            yield Repair("register", title, f"register {title} with dkms again", why, (Run(("dkms", "add", title)),))
+        elif (orphan := machine.missing.orphans.get(name)) is not None:
+            acts = (Run(("apt-get", "install", "--reinstall", "-y", orphan.owner)),)
+            yield Repair("register", name, f"bring back {name}, which package {orphan.owner} owns", why, acts)
 
 
 def _tree(machine: Machine, kernel: str | None) -> Iterator[Repair]:
@@ -209,11 +174,6 @@ def _files(directory: Path, base: Path) -> list[str]:
     return [os.path.relpath(path, base) for path in paths]
 
 
-def _seen(machine: Machine, kernel: str) -> list[Seen]:
-    look = machine.look(kernel)
-    return [machine.observe(look, package, own=True) for package in machine.packages()]
-
-
 def _guarded(machine: Machine, kernel: str | None) -> list[str]:
     wanted = machine.wanted() if kernel is None else {kernel}
     return [k for k in machine.kernels.kernels if k in wanted and machine.state_of(k) is KernelState.BOOTABLE]
@@ -222,7 +182,7 @@ def _guarded(machine: Machine, kernel: str | None) -> list[str]:
 def _builds(machine: Machine, kernel: str | None) -> Iterator[Repair]:
     """Guarded modules that are missing or wrong and can be built: whatever the tree looks like, a build cures it."""
     for release in _guarded(machine, kernel):
-        for seen in _seen(machine, release):
+        for seen in half_configured.seen(machine, release):
             o = seen.observation
             step = machine.plan(seen, attempts.now())
             if step.action in (Action.STAGE, Action.PUBLISH) or step.why is Why.BACKOFF:
@@ -231,55 +191,6 @@ def _builds(machine: Machine, kernel: str | None) -> Iterator[Repair]:
                 why += f": {worst.reason or worst.found}" if worst is not None and o.installed is not Artefact.NONE else ""
                 act = Run(("knetstatctl", "build", release, f"--module={o.package}"), ours=True)
                 yield Repair("build", f"{o.package} {release}", f"build {o.package} for {release}", why, (act,))
-
-
-def _packages(machine: Machine, kernel: str | None) -> Iterator[Repair]:
-    """Kernels that a failed hook left half-configured, where the guarded modules are good by now."""
-    for release in machine.kernels.kernels if kernel is None else (kernel,):
-        left = machine.unfinished(release)
-        if not left or any(p.state not in dpkg_status.CONFIGURABLE for p in left):
-            continue
-        bootable = machine.state_of(release) is KernelState.BOOTABLE and release in machine.wanted()
-        if bootable and any(s.observation.installed not in (Artefact.GOOD, Artefact.OTHER) for s in _seen(machine, release)):
-            continue
-        acts: list[Write | Run] = []
-        said = "; ".join(f"{p.name} is {p.state}" for p in left)
-        failing = list(culprits(machine, release))
-        for package, cause in failing:
-            version = package.highest.version
-            path = f"/etc/dkms/{package.name}-{version}-{release}.conf"
-            if not os.path.lexists(machine.root / path[1:]):
-                text = (
-                    "# Written by knetstatctl repair: this module's build fails the installation of this kernel.\n"
-                    f"# {cause.reason}\n# Delete this file when it compiles.\nAUTOINSTALL=\"\"\n"
-                )
-                acts.append(Write(path, text))
-                said += f"; its hook builds {package.name} {version}, and that fails: {cause.reason}"
-        acts.append(Run(("dpkg", "--configure", *(p.name for p in left)), hold=bool(failing)))
-        why = f"{said}; until it is finished, the kernel may have no initrd, and every run of apt fails"
-        yield Repair("configure", release, f"finish the installation of kernel {release}", why, tuple(acts))
-
-
-def culprits(machine: Machine, kernel: str) -> Iterator[tuple[dkms_tree.Package, build_log.Cause]]:
-    """The modules whose build by the distribution's hook has failed for a kernel, and why: dkms's own log says it."""
-    if not dkms_tree.hook_present(machine.root):
-        return
-    for package in dkms_tree.registered(machine.root).packages.values():
-        version = package.highest
-        path = dkms_tree.tree(machine.root) / package.name / version.version / "build/make.log"
-        log = files.text(path) or ""
-        if version.broken or package.installed(kernel) or f" for kernel {kernel} (" not in log[:400]:
-            continue
-        conf = dkms_tree.conf(machine.root, package.name, version, kernel)
-        if conf.autoinstall and _newest(version.source) < os.stat(path).st_mtime:
-            cause = build_log.classify(log, "", 10)
-            yield package, compare_kernels.refine(cause, machine.root, kernel, version.source)
-
-
-def _newest(source: Path) -> float:
-    """When the newest file of a source tree was changed; a log older than that says nothing about it."""
-    times = [os.lstat(source / name).st_mtime for name in _files(source, source)[:10000] if os.path.lexists(source / name)]
-    return max(times, default=0.0)
 
 
 def _orphans(machine: Machine, kernel: str | None) -> Iterator[Repair]:

@@ -7,7 +7,8 @@
                              .publish.*/               a publication at work
                        rehearsals/KERNEL/PACKAGE.json  the kernel's answer to a rehearsal
                        initrd/KERNEL.json              the digests of the modules in a kernel's initrd
-    /run/knetstatd/build.lock, daemon.lock             held by a builder, and by the daemon
+                       guard/packages.json             the packages that the daemon guarded at its last look
+    /run/knetstatd/builder.lock, guard.lock            held by a builder, and by the daemon
                    status.json, motd                   the verdicts, for programs and for logins
                    loads/PACKAGE, refused/PACKAGE      the loadings of this boot, and the files that its kernel has refused
                    rehearsal.json, rehearsal.ko        the order for the unit that rehearses, and a file that it is about
@@ -63,6 +64,11 @@ class Places(NamedTuple):
         return self.state / "rehearsals" / kernel / f"{package}.json"
 
     @property
+    def guarded(self) -> Path:
+        """The packages that the daemon guarded at its last look."""
+        return self.state / "guard" / "packages.json"
+
+    @property
     def initrds(self) -> Path:
         """The directory with the digests of the modules in initrds, a file KERNEL.json for each kernel."""
         return self.state / "initrd"
@@ -88,13 +94,13 @@ class Places(NamedTuple):
 
     @property
     def build_lock(self) -> Path:
-        """Held while a builder is at work."""
-        return self.runtime / "build.lock"
+        """Held while a builder is at work. Not its name of before: that file could be opened, and held, by every user."""
+        return self.runtime / "builder.lock"
 
     @property
     def daemon_lock(self) -> Path:
         """Held while a daemon runs."""
-        return self.runtime / "daemon.lock"
+        return self.runtime / "guard.lock"
 
     @property
     def status(self) -> Path:

@@ -3,7 +3,9 @@
 
 Rule 1: one entry is one event; what a program printed is inside a field, so it can forge no entry and no priority.
 Rule 2: writing never blocks and never fails: a hung journald costs entries (they are counted), not the guard.
-Rule 3: where standard error is not the journal, the same sentence goes there, as a plain line.
+Rule 3: everybody may write to the journal, also our names and numbers. Read back is only what journald itself says is root's,
+        or the daemon's (systemd.journal-fields(7): no sender can set a field that begins with `_`).
+Rule 4: where standard error is not the journal, the same sentence goes there, as a plain line.
 
 sd_journal_send(3) waits, for good, for a journald that has hung. So entries are written as systemd's "Native Journal Protocol"
 describes, to a socket that does not wait; systemd.journal reads them back, and is loaded only where somebody does that.
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 SOCKET = "/run/systemd/journal/socket"
 IDENTIFIER = "knetstatd"
 UNIT = "knetstatd.service"
+USER = "knetstatd"
 # `journalctl -u knetstatd` also shows entries of root's processes that carry this field (journalctl(1), -u).
 _FOR_UNIT = {"OBJECT_SYSTEMD_UNIT": UNIT}
 # A datagram has room for 208 KiB (socket(7), net.core.wmem_default); an entry has under 20 fields.
@@ -102,12 +105,27 @@ def _stderr(priority: int, line: str, fields: dict[str, str]) -> None:
         pass  # a closed standard error is no reason to stop guarding
 
 
+def _daemons_user() -> int | None:
+    """The user that the daemon runs as, None if this machine has none of that name."""
+    import pwd  # only to read
+
+    try:
+        return pwd.getpwnam(USER).pw_uid
+    except KeyError:
+        return None
+
+
 def history(limit: int, package: str | None = None, kernel: str | None = None) -> Iterator[HistoryEntry]:
     """Our entries, newest first, at most `limit`; nothing where there is no journal that this user may read."""
     from systemd import journal
 
     by_id = {event.message_id: event for event in Event}
     with journal.Reader() as reader:
+        reader.add_match(_UID="0")
+        if (user := _daemons_user()) is not None:
+            reader.add_disjunction()
+            reader.add_match(_UID=str(user), _SYSTEMD_UNIT=UNIT)
+        reader.add_conjunction()
         reader.add_match(SYSLOG_IDENTIFIER=IDENTIFIER)
         for key, value in (("KNETSTATD_PACKAGE", package), ("KNETSTATD_KERNEL", kernel)):
             if value is not None:

@@ -231,14 +231,14 @@ def run(
     limit: int = 1 << 20,
     keep: Iterable[int] = (),
     tick: Callable[[], None] | None = None,
+    pace: float = _TICK,
     errors: int | None = None,
 ) -> Finished:
     """Runs a program to its end and returns how it ended; a non-zero status is not an error here.
 
     timeout: seconds, then the family is killed.  limit: bytes of output kept, first half from the start, the rest from the
-    end.  keep: file descriptors that the program inherits.  tick: called a few times a second while it runs.
-    errors: a descriptor that gets standard error; None: the output has it.
-    Raises KnetstatdError if the program cannot be started.
+    end.  keep: file descriptors that the program inherits.  tick: called every `pace` seconds or oftener while it runs.
+    errors: a descriptor that gets standard error; None: the output has it. Raises KnetstatdError if it cannot be started.
     """
     begin = time.monotonic()
     try:
@@ -267,7 +267,7 @@ def run(
                 os.set_blocking(process.stdin.fileno(), False)
                 selector.register(process.stdin, selectors.EVENT_WRITE)
             while process.poll() is None and not timed_out:
-                _pump(selector, process, output, stdin or b"", _TICK)
+                _pump(selector, process, output, stdin or b"", pace)
                 if tick is not None:
                     tick()
                 timed_out = time.monotonic() >= deadline

@@ -28,7 +28,7 @@ from knetstatd.core.model import (
 )
 from knetstatd.machine import bootloader, busy, dkms_conf, dkms_tree, dpkg_status, host, kernels, paths
 from knetstatd.machine.loaded_modules import Live
-from knetstatd.state import attempts, load_history, rehearsal_results, staged
+from knetstatd.state import attempts, guarded, load_history, rehearsal_results, staged
 from knetstatd.state import paths as places
 from knetstatd.system import files, locks
 from knetstatd.verify.proof_cache import Look, Proofs
@@ -71,6 +71,7 @@ class Machine:
         self.kernels = kernels.Directories((), ())
         self.next = self.next_why = ""
         self._registered: dict[str, dkms_tree.Package] = {}
+        self.missing = guarded.Missing({}, {})
         self._files: dict[tuple[str, str], list[tuple[dkms_tree.Package, dkms_tree.Version, Path]]] = {}
         self._refused: list[tuple[str, str]] = []
         self._states: dict[str, KernelState] = {}
@@ -104,6 +105,7 @@ class Machine:
         self.next_why = found.source if found else ""
         tree = dkms_tree.registered(self.root)
         self._registered = tree.packages
+        self.missing = guarded.missing(self.root, self.places, tree.packages)
         self._files = dkms_tree.installed(self.root, tree.packages.values())
         reason = "not a DKMS module name or version; a name like this could be run as a command by dkms"
         self._refused = [*self.kernels.refused, *((path, reason) for path in tree.refused)]
@@ -138,11 +140,9 @@ class Machine:
         return self._states.get(kernel, KernelState.NOT_A_KERNEL)
 
     def packages(self) -> tuple[str, ...]:
-        """The guarded DKMS packages, `*` replaced by all that are registered."""
-        wanted: dict[str, None] = {}
-        for name in self.config.modules:
-            wanted.update(dict.fromkeys(sorted(self._registered) if name == "*" else (name,)))
-        return tuple(wanted)
+        """The guarded DKMS packages, `*` replaced by all that are registered, or should be (see state/guarded)."""
+        every = sorted({*self._registered, *self.missing.names})
+        return tuple(dict.fromkeys(one for name in self.config.modules for one in (every if name == "*" else (name,))))
 
     def registered(self) -> frozenset[str]:
         """The DKMS packages that are registered, guarded or not."""
@@ -166,8 +166,9 @@ class Machine:
 
     def watched(self) -> Iterable[tuple[str, Path]]:
         """The directories to watch, each with a label: see paths.watched."""
-        sources = [self._registered[name].highest.source for name in self.packages() if name in self._registered]
-        return paths.watched(self.root, self.kernels.kernels, self.packages(), sources)
+        modules = self.packages()
+        sources = [one.highest.source for name, one in {**self.missing.sources, **self._registered}.items() if name in modules]
+        return paths.watched(self.root, self.kernels.kernels, modules, sources, self.wanted())
 
     # -- proofs -----------------------------------------------------------------------------------------------------------
 
@@ -217,10 +218,14 @@ class Machine:
         copy = host.copy_of(self.root, name, build.directory / "module", build.files)
         return host.Origin(known.highest.version, version.version, copy, changed, rivals)
 
+    def guarded(self) -> dict[str, guarded.Guarded] | None:
+        """What to remember of the guarded packages; None while somebody is at work on packages or in DKMS."""
+        at_work = self._transaction or self._foreign
+        return None if at_work else guarded.now(self.root, self.places, self.packages(), self._registered, self.missing)
+
     def _made(self, kernel: str, package: str) -> tuple[str, ...]:
         """The names of the modules that a package makes for a kernel: dkms.conf says, or what was built."""
-        known = self._registered.get(package)
-        if known is None:
+        if (known := self._registered.get(package) or self.missing.sources.get(package)) is None:
             return (package,)
         conf = self._conf(known, kernel)
         if conf.knows("BUILT_MODULE_NAME") and conf.knows("DEST_MODULE_NAME") and conf.modules:
@@ -291,11 +296,9 @@ class Machine:
         o = seen.observation
         known = self._registered.get(o.package)
         if known is None:
-            return seen._replace(
-                observation=o._replace(source=Source.MISSING),
-                source_reason=f"{o.package} is not registered with DKMS",
-                source_fix=f"Install its -dkms package, or put its source in /usr/src and run: dkms add {o.package}/VERSION",
-            )
+            version, reason, fix = self.missing.explain(o.package)
+            o = o._replace(source=Source.MISSING, version=version)
+            return seen._replace(observation=o, source_reason=reason, source_fix=fix)
         version, source = known.highest.version, known.highest.source
         o = o._replace(version=version)
         conf = self._conf(known, o.kernel)
@@ -333,8 +336,7 @@ class Machine:
         if not all(proof.loads for _, proof in installed):
             return Artefact.DENIED
         # weak-updates are meant to be another release's (RHEL, SUSE): the kernel's symbols have the same checksums.
-        fit = all(proof.is_current or _WEAK in proof.path for _, proof in installed)
-        return Artefact.GOOD if fit else Artefact.OTHER
+        return Artefact.GOOD if all(p.is_current or _WEAK in p.path for _, p in installed) else Artefact.OTHER
 
     def _loaded(self, kernel: str, package: str, installed: tuple[tuple[str, Proof], ...]) -> tuple[Loaded, str]:
         """Whether the running kernel has the modules, whether they are the installed ones and work, and a remark of Live's."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING
 
@@ -319,3 +320,61 @@ def test_modules_of_one_package_that_need_each_other(machine: Container) -> None
     assert done.returncode == 0, done.stdout + done.stderr
     listed = c.output("modprobe", "-S", kernel.release, "--show-depends", "kt_second")
     assert [line.split("/")[-1].partition(".")[0] for line in listed.splitlines()] == ["kt_good", "kt_second"]
+
+
+def test_a_removed_module_is_red_within_seconds(machine: Container) -> None:
+    """Also where the directory itself was made again since the watches were set."""
+    c = machine
+    kernel = c.kernels()[0]
+    c.add_fixture("good", autoinstall=False)
+    product.start(c, ["kt-good"], resync_seconds=86400)
+
+    def shown() -> bool:
+        verdict: bool = json.loads(c.output("cat", "/run/knetstatd/status.json"))["ready"]
+        return verdict
+
+    for gone in ("kt_good.ko*", "kt_good.ko*", "", "kt_good.ko*"):
+        product.wait("it is green", shown)
+        time.sleep(2 * product.SETTLE + 1)
+        assert shown()
+        c.run(["sh", "-c", f"rm -r /lib/modules/{kernel.release}/updates/dkms/{gone}"], check=True)
+        product.wait("it is red", lambda: not shown(), 10)
+
+
+def test_a_package_that_leaves_dkms_with_its_last_kernel_stays_red(machine: Container) -> None:
+    """dkms's own hook drops a package when the last kernel that has it is removed (3.0); here somebody else does it, too."""
+    c = machine
+    old, new = c.kernels()[:2]
+    c.add_fixture("good", autoinstall=False)
+    c.add_fixture("nocompile", autoinstall=False)
+    c.install_kernel(new)
+    c.run(["dkms", "install", "kt-good/1.0", "-k", old.release], check=True)
+    c.set_running(new)
+    c.reboot(new)
+    product.start(c, ["*"])
+    product.wait("the failure is final", lambda: "gave-up" in product.kinds(c, "kt-nocompile", new.release))
+    c.run(["systemctl", "stop", "knetstatd"], check=True)
+    c.run(["dkms", "remove", "kt-nocompile/1.0", "--all"], check=True)
+    c.run(["apt-get", "-q", "-y", "purge", old.image, old.headers], check=True, timeout=300)
+    assert "kt-nocompile" not in c.output("dkms", "status")
+    assert product.check(c) == 1
+    [red] = [v for v in product.verdicts(c) if v["package"] == "kt-nocompile"]
+    assert (red["state"], red["fix"]) == ("source-missing", "dkms add kt-nocompile/1.0")
+    c.start_product()
+    said = product.wait("it is said", lambda: [e for e in product.events(c) if e["KNETSTATD_EVENT"] == "package-gone"])
+    assert [e["KNETSTATD_PACKAGE"] for e in said] == ["kt-nocompile"]
+    c.run(["systemctl", "restart", "knetstatd"], check=True)
+    shown = c.run(["knetstatctl", "repair", "--all", "--dry-run"])
+    assert (shown.returncode, "dkms add kt-nocompile/1.0" in shown.stdout) == (1, True)
+    c.run(["knetstatctl", "repair", "--all", "--yes"], timeout=300)
+    assert "kt-nocompile" in c.output("dkms", "status")
+    c.run(["dkms", "remove", "kt-good/1.0", "--all"], check=True)
+    product.wait("it is red while its source is there", lambda: product.check(c) == 1 and "kt-good" in status(c))
+    c.run(["rm", "-r", "/usr/src/kt-good-1.0"], check=True)
+    product.wait("it is forgotten", lambda: "kt-good" not in status(c))
+    assert product.kinds(c).count("package-gone") == 2
+
+
+def status(c: Container) -> set[str]:
+    shown: list[str] = json.loads(c.output("cat", "/run/knetstatd/status.json"))["packages"]
+    return set(shown)

@@ -193,6 +193,25 @@ def test_a_source_that_a_package_owns_is_brought_back(bookworm: Container) -> No
     product.right_module(c, kernel, "kt_good")
 
 
+def test_who_keeps_a_kernel_half_configured_is_named(machine: Container) -> None:
+    """A guarded package that fails in dkms's hook: only a person can say which way out is right."""
+    c = machine
+    _, second = c.kernels()[:2]
+    c.add_fixture("nocompile")
+    product.install(c, ["kt-nocompile"])
+    assert c.install_kernel(second, check=False).returncode == 100
+    assert c.run(["knetstatctl", "build", second.release], timeout=300).returncode == 1
+    done = c.run(["knetstatctl", "repair", second.release, "--yes"], timeout=300)
+    assert done.returncode == 1
+    assert "Nothing to repair." not in done.stdout
+    assert "kt-nocompile is in the way" in done.stdout
+    [decide] = [line for line in done.stdout.splitlines() if "AUTOINSTALL" in line]
+    c.run(["sh", "-c", decide.partition(": ")[2].partition(" && ")[0]], check=True)
+    assert repaired(c, second.release) == ["configure"]
+    assert c.package_state(second.image) == c.package_state(second.headers) == "ii"
+    assert c.path(f"/boot/initrd.img-{second.release}").exists()
+
+
 def test_a_half_configured_kernel_is_finished(machine: Container) -> None:
     """A module of somebody else's does not compile, and its failure leaves the kernel without an initrd and apt broken."""
     c = machine

@@ -221,7 +221,116 @@ def test_a_faulty_configuration_at_a_reload(machine: Container) -> None:
     assert show(c, "ActiveState") == "active"
     assert product.kinds(c).count("started") == 1
     [said] = [e for e in product.events(c) if e["KNETSTATD_EVENT"] == "config-rejected"]
-    assert "did you mean settle_seconds?" in said["KNETSTATD_EVIDENCE"]
+    fault = "/etc/knetstatd/knetstatd.toml.d/50.toml:1: 'settle_second' is not a setting; did you mean settle_seconds?"
+    assert fault in said["MESSAGE"]
+    old = "an old configuration is in force, the new one is faulty"
+    product.wait("the status line says it", lambda: show(c, "StatusText").startswith(f"{old}: {fault}"), 10)
+    assert f"{old}: {fault}" in c.output("cat", "/run/knetstatd/motd")
     c.path("/etc/knetstatd/knetstatd.toml.d/50.toml").unlink()
     c.run(["systemctl", "reload", "knetstatd"], check=True)
     product.wait("it is taken", lambda: "config-loaded" in product.kinds(c), 10)
+    product.wait("nothing is said any more", lambda: old not in show(c, "StatusText"), 10)
+    assert c.run(["test", "-e", "/run/knetstatd/motd"]).returncode == 1
+
+
+def test_a_configuration_that_not_everybody_may_read(machine: Container) -> None:
+    """root's commands could read it, the daemon could not: both refuse it in the same words."""
+    c = machine
+    c.add_fixture("good", autoinstall=False)
+    product.start(c, ["kt-good"])
+    for mode in (0o000, 0o600, 0o640):
+        c.path("/etc/knetstatd/knetstatd.toml").chmod(mode)
+        assert c.run(["systemctl", "reload", "knetstatd"]).returncode != 0
+        done = c.run(["knetstatctl", "config"])
+        assert (done.returncode, "run chmod a+r /etc/knetstatd/knetstatd.toml" in done.stderr) == (78, True)
+        said = [e["MESSAGE"] for e in product.events(c) if e["KNETSTATD_EVENT"] == "config-rejected"]
+        assert "/etc/knetstatd/knetstatd.toml: cannot be read by everybody" in said[-1]
+
+
+FILL = """\
+#!/bin/sh
+# What a compilation may leave behind, and fill: everywhere it tries.
+for d in /dev/shm /run/lock /tmp /var/tmp "$CACHE_DIRECTORY" /var/lib /var/log /run; do echo x >$d/kt-mark 2>/dev/null; done
+mkdir -p $CACHE_DIRECTORY/left/closed && touch $CACHE_DIRECTORY/left/closed/file && chmod 555 $CACHE_DIRECTORY/left/closed
+mkdir $CACHE_DIRECTORY/result && touch $CACHE_DIRECTORY/result/file && chmod 0 $CACHE_DIRECTORY/result
+fallocate -l 100M $CACHE_DIRECTORY/big && echo 'fallocate is possible'
+dd if=/dev/zero of=/dev/shm/big bs=1M count=500 2>&1 | grep -q 'No space' && echo 'shm is full'
+chmod 500 $CACHE_DIRECTORY
+"""
+
+
+def test_a_compilation_is_confined_in_space_and_place(machine: Container) -> None:
+    """And what a hostile one leaves is in nobody's way."""
+    c = machine
+    c.add_fixture("good", autoinstall=False)
+    product.install(c, ["kt-good"])
+    kernel = c.kernels()[0].release
+    unit = units.instance("compile", kernel, "kt-good")
+    c.write("/usr/local/lib/fill", FILL, 0o755)
+    override = "/etc/systemd/system/knetstatd-compile@.service.d/probe.conf"
+    c.write(override, "[Service]\nExecStart=\nExecStart=/usr/local/lib/fill\n")
+    c.run(["systemctl", "daemon-reload"], check=True)
+    c.run(["systemctl", "start", "--", unit], check=True)
+    said = [e["MESSAGE"] for e in c.journal(unit)]
+    assert "shm is full" in said
+    assert "fallocate is possible" not in said
+    everywhere = ["find", "/run", "/dev/shm", "/tmp", "/var", "-name", "kt-mark"]
+    assert c.run(everywhere).stdout.split() == ["/var/cache/private/knetstatd-compile/kt-mark"]
+    c.path(override).unlink()
+    c.run(["systemctl", "daemon-reload"], check=True)
+    c.run(["knetstatctl", "build", kernel], check=True, timeout=300)
+    assert c.run(everywhere).stdout.split() == []
+    left = c.output("ls", "-A", "/var/cache/private/knetstatd-compile").split()
+    assert left == ["result"]
+
+
+def test_a_compilation_that_fills_the_disk_is_ended_before_it_harms_others(machine: Container) -> None:
+    c = machine
+    fill = "for i in 1 2 3 4 5 6 7 8 9; do dd if=/dev/zero of=$PWD/fill$i bs=1M count=200 2>/dev/null; done"
+    c.add_fixture("good", autoinstall=False)
+    makefile = c.path("/usr/src/kt-good-1.0/Makefile")
+    makefile.write_text(f"$(shell {fill})\n{makefile.read_text()}")
+    product.install(c, ["kt-good"])
+    c.run(["mkdir", "-p", "/var/cache/private"], check=True)
+    c.run(["mount", "-t", "tmpfs", "-o", "size=1G,mode=700", "tmpfs", "/var/cache/private"], check=True)
+    watching = c.start(["sh", "-c", "while sleep 0.02; do stat -f -c %a /var/cache/private; done"])
+    kernel = c.kernels()[0].release
+    assert c.run(["knetstatctl", "build", kernel], timeout=300).returncode == 1
+    free = min(map(int, watching.output().split())) * 4096
+    watching.kill()
+    assert free > 64 << 20, "others had room all the time"
+    attempt = json.loads(c.path(f"/var/lib/knetstatd/kernels/{kernel}/kt-good.json").read_text())
+    assert (attempt["kind"], "must stay free for others" in attempt["reason"]) == ("disk", True)
+    assert int(c.output("du", "-sm", "/var/cache/private").split()[0]) < 5, "and it is taken back"
+
+
+def test_a_source_with_directories_that_cannot_be_written(machine: Container) -> None:
+    c = machine
+    c.add_fixture("good", autoinstall=False)
+    source = c.path("/usr/src/kt-good-1.0")
+    (source / "docs/deep").mkdir(parents=True)
+    (source / "docs/deep/readme").write_text("x\n")
+    (source / "docs/deep").chmod(0o555)
+    (source / "docs").chmod(0o555)
+    product.install(c, ["kt-good"])
+    kernel = c.kernels()[0]
+    for _ in range(2):
+        c.run(["knetstatctl", "build", kernel.release], check=True, timeout=300)
+        product.right_module(c, kernel, "kt_good")
+        c.run(["dkms", "remove", "kt-good/1.0", "--all"], check=True)
+        c.run(["dkms", "add", "kt-good/1.0"], check=True)
+    assert c.output("ls", "-A", "/var/cache/private/knetstatd-compile").split() == ["result"]
+
+
+def test_a_build_by_hand_makes_files_as_dkms_does(bookworm: Container) -> None:
+    c = bookworm
+    c.add_fixture("good", autoinstall=False)
+    product.install(c, ["kt-good"])
+    kernel = c.kernels()[0]
+    c.run(["sh", "-c", f"umask 077; exec knetstatctl build {kernel.release}"], check=True, timeout=300)
+    built = c.module_file(kernel, "kt_good")
+    assert built is not None
+    assert built.stat().st_mode & 0o777 == 0o644
+    closed = c.output("find", f"/lib/modules/{kernel.release}/", "/var/lib/dkms/", "/run/knetstatd/", "!", "-perm", "-004", "-print")
+    assert set(closed.split()) <= {"/run/knetstatd/builder.lock", "/var/lib/dkms/mok.key"}
+    assert c.run(["setpriv", "--reuid=4711", "--clear-groups", "knetstatctl", "check"]).returncode == 0

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from knetstatd.core import config
-from knetstatd.repair import find
+from knetstatd.repair import find, repairs
 from knetstatd.verdict.observe import Machine
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ BASE = {
 }
 
 
-def plan(root: Path, kernel: str | None = None, guarded: tuple[str, ...] = ()) -> dict[str, find.Repair]:
+def plan(root: Path, kernel: str | None = None, guarded: tuple[str, ...] = ()) -> dict[str, repairs.Repair]:
     machine = Machine(root, config.Config(modules=guarded))
     machine.refresh()
     return {found.kind: found for found in find.plan(machine, kernel)}
@@ -51,7 +51,7 @@ RUNS = {
 }  # fmt: skip
 
 
-def override(root: Path) -> tuple[Machine, find.Repair | None]:
+def override(root: Path) -> tuple[Machine, repairs.Repair | None]:
     """The override for a module that compiles for the kernel that runs, where K does."""
     machine = Machine(root, config.Config(modules=("m",)))
     machine.running = K

@@ -127,7 +127,7 @@ def test_what_leads_elsewhere_is_not_read(root: Path, replace: object) -> None:
 
 
 def test_what_the_unit_says_of_the_source(root: Path) -> None:
-    machinetree.outcome(root, error={"what": "it has\x1b no source", "fix": "bring it"})
+    machinetree.outcome(root, error={"kind": "dkms-conf", "what": "it has\x1b no source", "fix": "bring it"})
     error = refused(root)
     assert (error.kind, error.what, error.fix) == (Kind.CONF, "it has? no source", "bring it")
 

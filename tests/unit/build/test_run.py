@@ -127,7 +127,7 @@ def test_a_publication_keeps_the_lock_while_dkms_lives(root: Path, told: machine
     """Were the builder killed, dkms would go on."""
     machinetree.tell(root, "dkms install", 'ls -l /proc/$$/fd >"$root/held"')
     manual(machinetree.machine(root), told)
-    assert "build.lock" in (root / "held").read_text()
+    assert "builder.lock" in (root / "held").read_text()
 
 
 def test_a_failure_that_cannot_be_remembered_is_told_to_the_daemon(root: Path, told: machinetree.Told) -> None:

@@ -214,6 +214,26 @@ def test_a_file_that_is_too_large_or_too_deep(tree: Tree) -> None:
     assert faults(tree({MAIN: "a = " + "[" * 100000})) == [f"/{MAIN}: nested too deeply"]
 
 
+@pytest.mark.parametrize("mode", [0o000, 0o600, 0o640, 0o660])
+def test_a_file_that_not_everybody_may_read_is_refused_also_to_root(tree: Tree, mode: int) -> None:
+    root = tree({MAIN: "settle_seconds = 1\n"})
+    (root / MAIN).chmod(mode)
+    assert faults(root) == [
+        f"/{MAIN}: cannot be read by everybody, which the daemon and `check` need: run chmod a+r /{MAIN}"
+    ]
+    (root / MAIN).chmod(mode | 0o444)
+    assert config.load(root).settle_seconds == 1
+
+
+@pytest.mark.parametrize("place", ["etc/knetstatd", "etc/knetstatd/knetstatd.toml.d"])
+def test_a_directory_that_not_everybody_may_list_is_refused_also_to_root(tree: Tree, place: str) -> None:
+    root = tree({MAIN: "", "etc/knetstatd/knetstatd.toml.d/1.toml": "settle_seconds = 1\n"})
+    (root / place).chmod(0o750)
+    [fault] = faults(root)
+    assert fault.startswith(f"/{place}: cannot be listed by everybody")
+    assert fault.endswith(f"run chmod a+rx /{place}")
+
+
 def test_undecodable_bytes(tmp_path: Path) -> None:
     (tmp_path / "etc/knetstatd/knetstatd.toml.d").mkdir(parents=True)
     (tmp_path / MAIN).write_bytes(b"kernels = \xff")

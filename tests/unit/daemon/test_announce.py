@@ -96,3 +96,12 @@ def test_a_faulty_configuration_is_shown_unless_a_daemon_runs_all_the_same(tmp_p
     announce.not_started(places)
     assert "does not run: its configuration is faulty" in motd.read_text()
     announce.not_started(paths.places(tmp_path / "nowhere"))  # a machine where /run cannot be written has other worries
+
+
+def test_a_rejected_configuration_is_shown_until_one_is_taken() -> None:
+    fault = "/etc/knetstatd/knetstatd.toml:3: modules is 7"
+    lines = announce.motd([BAD], fault).splitlines()
+    assert lines[0] == f"knetstatd: an old configuration is in force, the new one is faulty: {fault}"
+    assert lines[1] == "  To do: correct it, then: systemctl reload knetstatd"
+    assert "\n".join(lines[2:]) + "\n" == announce.motd([BAD])
+    assert announce.motd([GOOD], fault).splitlines() == lines[:2]

@@ -130,6 +130,7 @@ def test_a_file_with_everything(tree: Tree) -> None:
     assert conf.faults == ()
 
 
+@pytest.mark.spawns
 @pytest.mark.parametrize(
     ("line", "left"),
     [
@@ -235,6 +236,7 @@ def test_a_module_without_a_name_is_called_like_the_package(tree: Tree) -> None:
     assert conf.faults == ()
 
 
+@pytest.mark.spawns
 @pytest.mark.parametrize(
     ("text", "command"),
     [

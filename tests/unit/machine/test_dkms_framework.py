@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from knetstatd.core.config import Config
 from knetstatd.machine import busy, dkms_framework, dkms_tree, paths
 from knetstatd.machine.dkms_framework import Framework, framework
-from knetstatd.repair import apply, find
+from knetstatd.repair import apply, find, repairs
 from knetstatd.verdict.observe import Machine
 
 if TYPE_CHECKING:
@@ -168,11 +168,11 @@ class TestAMovedTree:
         machine = Machine(root, Config(modules=()))
         machine.refresh()
         [dead] = [repair for repair in find.plan(machine, None) if repair.kind == "dead-kernel"]
-        assert dead.acts[0] == find.Delete(f"/srv/dkms/m/1/{GONE}", "what was built")
+        assert dead.acts[0] == repairs.Delete(f"/srv/dkms/m/1/{GONE}", "what was built")
         apply.carry_out(machine, dead, ())
         assert not os.path.lexists(root / f"srv/dkms/m/kernel-{GONE}-{A}")
         assert (root / f"srv/dkms/m/1/{K}/{A}/module/m.ko").exists()
-        outside = find.Repair("x", "x", "x", "x", (find.Delete(f"/var/lib/dkms/m/1/{GONE}"),))
+        outside = repairs.Repair("x", "x", "x", "x", (repairs.Delete(f"/var/lib/dkms/m/1/{GONE}"),))
         with pytest.raises(AssertionError):
             apply.carry_out(machine, outside, ())
 

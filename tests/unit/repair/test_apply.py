@@ -17,7 +17,7 @@ from repairtree import BASE, GONE, HEADERS, RUNS, K, override, plan, status
 from knetstatd.core import config, names
 from knetstatd.core.errors import KnetstatdError, UsageError
 from knetstatd.core.model import Attempt, Kind
-from knetstatd.repair import apply, find
+from knetstatd.repair import apply, repairs
 from knetstatd.state import attempts
 from knetstatd.verdict.observe import Machine
 
@@ -35,13 +35,13 @@ def test_nothing_else_is_ever_deleted(tree: Make, path: str) -> None:
     root = tree({**BASE, "etc/passwd": "", "var/lib/x": ""})
     machine = Machine(root, config.Config(modules=()))
     with pytest.raises(AssertionError):
-        apply.carry_out(machine, find.Repair("x", "x", "x", "x", (find.Delete(path),)), ())
+        apply.carry_out(machine, repairs.Repair("x", "x", "x", "x", (repairs.Delete(path),)), ())
 
 
 def test_a_link_is_deleted_and_not_what_it_leads_to(tree: Make) -> None:
     root = tree({**BASE, "var/lib/dkms/m/kernel-x": "-> /usr/src/m-1"})
     machine = Machine(root, config.Config(modules=()))
-    apply.carry_out(machine, find.Repair("x", "x", "x", "x", (find.Delete("/var/lib/dkms/m/kernel-x"),)), ())
+    apply.carry_out(machine, repairs.Repair("x", "x", "x", "x", (repairs.Delete("/var/lib/dkms/m/kernel-x"),)), ())
     assert not os.path.lexists(root / "var/lib/dkms/m/kernel-x")
     assert (root / "usr/src/m-1/dkms.conf").exists()
 
@@ -147,12 +147,12 @@ def test_what_happens_while_it_asks(
 
 def test_all_is_shown() -> None:
     acts = (
-        find.Run(("dpkg", "--configure", "linux-image"), hold=True),
-        find.Delete("/var/lib/dkms/x", "what was built"),
-        find.Write("/etc/dkms/m.conf", "a\nb\n"),
-        find.Prove("m", "1", K),
+        repairs.Run(("dpkg", "--configure", "linux-image"), hold=True),
+        repairs.Delete("/var/lib/dkms/x", "what was built"),
+        repairs.Write("/etc/dkms/m.conf", "a\nb\n"),
+        repairs.Prove("m", "1", K),
     )
-    text = "\n".join(apply.lines(find.Repair("x", "x", "what", "why\x1b", acts), 1))
+    text = "\n".join(apply.lines(repairs.Repair("x", "x", "what", "why\x1b", acts), 1))
     assert text.startswith("1. what\n   because why?\n")
     hold = "dpkg --configure linux-image  (meanwhile /etc/dkms/no-autoinstall keeps"
     for words in (hold, "delete  /var/lib/dkms/x  (what was built)", "| a\n", "| b\n", f"m/1 -k {K}"):
@@ -160,8 +160,8 @@ def test_all_is_shown() -> None:
     assert all(names.clean(line) == line for line in text.splitlines())
 
 
-def repair(*acts: find.Run | find.Delete | find.Write | find.Prove, kind: str = "x") -> find.Repair:
-    return find.Repair(kind, "m", "what", "why", acts)
+def repair(*acts: repairs.Run | repairs.Delete | repairs.Write | repairs.Prove, kind: str = "x") -> repairs.Repair:
+    return repairs.Repair(kind, "m", "what", "why", acts)
 
 
 @pytest.fixture
@@ -180,11 +180,11 @@ def machine(root: Path) -> Machine:
 
 
 def test_programs_run_with_the_switch_where_that_is_asked_for(root: Path) -> None:
-    switch = root / find.HOLD[1:]
+    switch = root / repairs.HOLD[1:]
     for hold in (True, False):
         does = f'ls "{switch}" >"$root/there" 2>&1; echo "$DEBIAN_FRONTEND" >"$root/frontend"'
         machinetree.tell(root, "dpkg --configure", does)
-        apply.carry_out(machine(root), repair(find.Run(("dpkg", "--configure", "linux-image"), hold=hold)), ())
+        apply.carry_out(machine(root), repair(repairs.Run(("dpkg", "--configure", "linux-image"), hold=hold)), ())
         assert ("No such file" not in (root / "there").read_text()) is hold
         assert not switch.exists()
     assert machinetree.ran(root, "dpkg") == ["--configure linux-image"] * 2
@@ -192,23 +192,23 @@ def test_programs_run_with_the_switch_where_that_is_asked_for(root: Path) -> Non
 
 
 def test_the_administrators_own_switch_stays(root: Path) -> None:
-    switch = machinetree.write(root / find.HOLD[1:], "mine")
-    apply.carry_out(machine(root), repair(find.Run(("dpkg", "--configure", "x"), hold=True)), ())
+    switch = machinetree.write(root / repairs.HOLD[1:], "mine")
+    apply.carry_out(machine(root), repair(repairs.Run(("dpkg", "--configure", "x"), hold=True)), ())
     assert switch.read_text() == "mine"
 
 
 def test_a_program_that_fails_ends_the_repair(root: Path) -> None:
     machinetree.tell(root, "dpkg --configure", "echo 'broken hook'; exit 1")
-    acts = (find.Run(("dpkg", "--configure", "x"), hold=True), find.Run(("depmod", K)))
+    acts = (repairs.Run(("dpkg", "--configure", "x"), hold=True), repairs.Run(("depmod", K)))
     with pytest.raises(KnetstatdError, match="ended with 1:\n  broken hook"):
         apply.carry_out(machine(root), repair(*acts), ())
-    assert not (root / find.HOLD[1:]).exists()
+    assert not (root / repairs.HOLD[1:]).exists()
     assert machinetree.ran(root, "depmod") == []
 
 
 def test_knetstatctl_is_started_as_it_was_itself(root: Path) -> None:
     machinetree.program(root / "usr/bin/ours", root, "")
-    apply.carry_out(machine(root), repair(find.Run(("knetstatctl", "build", K), ours=True)), ("ours", "-x"))
+    apply.carry_out(machine(root), repair(repairs.Run(("knetstatctl", "build", K), ours=True)), ("ours", "-x"))
     assert machinetree.ran(root, "ours") == [f"-x build {K}"]
 
 

@@ -13,7 +13,7 @@ from repairtree import BASE, CONF, GONE, HEADERS, RUNS, K, override, plan, statu
 
 from knetstatd.core import config
 from knetstatd.machine import dkms_tree
-from knetstatd.repair import apply, find
+from knetstatd.repair import apply, find, repairs
 from knetstatd.verdict.observe import Machine
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def test_what_dkms_does_not_get_rid_of(tree: Make) -> None:
     })  # fmt: skip
     found = plan(root)
     assert list(found) == ["source", "dead-kernel", "stuck", "leftover"]
-    assert found["stuck"].acts == (find.Delete(f"/var/lib/dkms/m/1/{K}/x86_64"),)
-    assert [act.path for act in found["dead-kernel"].acts if isinstance(act, find.Delete)] == [
+    assert found["stuck"].acts == (repairs.Delete(f"/var/lib/dkms/m/1/{K}/x86_64"),)
+    assert [act.path for act in found["dead-kernel"].acts if isinstance(act, repairs.Delete)] == [
         f"/var/lib/dkms/m/1/{GONE}", f"/var/lib/dkms/m/kernel-{GONE}-x86_64",
     ]  # fmt: skip
     assert list(plan(root, K)) == ["source", "stuck", "leftover"]
@@ -62,7 +62,7 @@ def test_a_source_of_a_package(tree: Make) -> None:
         "var/lib/dpkg/info/gone-dkms.list": "/.\n/usr/src/gone-1/dkms.conf\n",
         "var/lib/dpkg/status": status("base", "gone-dkms"),
     })  # fmt: skip
-    assert plan(root)["source"].acts == (find.Run(("apt-get", "install", "--reinstall", "-y", "gone-dkms")),)
+    assert plan(root)["source"].acts == (repairs.Run(("apt-get", "install", "--reinstall", "-y", "gone-dkms")),)
 
 
 def test_a_source_that_our_services_do_not_see_is_not_gone(tree: Make) -> None:
@@ -75,7 +75,7 @@ def test_an_unlisted_module(tree: Make) -> None:
     names = ("m.ko", "m.ko.bak", "link.ko")
     root = tree({**BASE, **{f"usr/lib/modules/{K}/updates/dkms/{name}": "" for name in names[:2]}})
     (root / f"usr/lib/modules/{K}/updates/dkms/{names[2]}").symlink_to("nowhere")
-    assert plan(root)["depmod"].acts == (find.Run(("depmod", K)),)
+    assert plan(root)["depmod"].acts == (repairs.Run(("depmod", K)),)
     (root / f"usr/lib/modules/{K}/modules.dep").write_text("updates/dkms/m.ko:\n")
     assert plan(root) == {}
 
@@ -128,7 +128,7 @@ def test_rpm_is_asked(tree: Make, says: str, orphan: bool) -> None:
 
 
 def test_a_switch_that_a_killed_repair_left(tree: Make) -> None:
-    root = tree({**BASE, "etc/dkms/no-autoinstall": find.HOLD_TEXT})
+    root = tree({**BASE, "etc/dkms/no-autoinstall": repairs.HOLD_TEXT})
     apply.carry_out(Machine(root, config.Config(modules=())), plan(root)["hold"], ())
     assert not (root / "etc/dkms/no-autoinstall").exists()
     assert plan(tree({"etc/dkms/no-autoinstall": ""})) == {}, "one of the administrator's"
@@ -141,8 +141,8 @@ def test_no_override_that_nothing_can_prove(tree: Make) -> None:
     tree({f"usr/src/h/{name}": text for name, text in HEADERS.items()})
     _, found = override(root)
     assert found is not None
-    assert [type(act) for act in found.acts] == [find.Write, find.Prove]
-    assert found.acts[1] == find.Prove("m", "1", K)
+    assert [type(act) for act in found.acts] == [repairs.Write, repairs.Prove]
+    assert found.acts[1] == repairs.Prove("m", "1", K)
 
 
 @pytest.fixture
@@ -152,14 +152,14 @@ def machine(tmp_path: Path) -> Machine:
     return machinetree.machine(tmp_path)
 
 
-def planned(machine: Machine, kernel: str | None = None) -> dict[str, find.Repair]:
+def planned(machine: Machine, kernel: str | None = None) -> dict[str, repairs.Repair]:
     machine.refresh()
     return {repair.kind: repair for repair in find.plan(machine, kernel)}
 
 
 def test_what_a_build_would_cure_is_built(machine: Machine) -> None:
     build = planned(machine)["build"]
-    run = find.Run(("knetstatctl", "build", machinetree.KERNEL, "--module=demo"), ours=True)
+    run = repairs.Run(("knetstatctl", "build", machinetree.KERNEL, "--module=demo"), ours=True)
     assert (build.why, build.acts) == ("there is none", (run,))
     assert "build" not in planned(machine, "6.2")
     tree = machine.root / f"usr/lib/modules/{machinetree.KERNEL}"
@@ -180,7 +180,7 @@ def test_a_package_is_configured_when_the_modules_are_good(machine: Machine) -> 
     package = half_configured(machine)
     assert "configure" not in planned(machine), "its hook may be what fails"
     kerneltree.add(machine.root / f"usr/lib/modules/{machinetree.KERNEL}", "updates/dkms/demo.ko", machinetree.GOOD)
-    assert planned(machine)["configure"].acts == (find.Run(("dpkg", "--configure", package)),)
+    assert planned(machine)["configure"].acts == (repairs.Run(("dpkg", "--configure", package)),)
     half_configured(machine, "half-installed")
     assert "configure" not in planned(machine), "that needs the package itself"
 
@@ -211,11 +211,11 @@ def test_a_module_that_fails_the_hook_is_kept_out_of_it(
     if hook:
         machinetree.program(root / "etc/kernel/postinst.d/dkms", root, "")
     repair = planned(machine)["configure"]
-    assert repair.acts[-1] == find.Run(("dpkg", "--configure", package), hold=culprit)
+    assert repair.acts[-1] == repairs.Run(("dpkg", "--configure", package), hold=culprit)
     assert len(repair.acts) == 1 + culprit
     if culprit:
         write = repair.acts[0]
-        assert isinstance(write, find.Write)
+        assert isinstance(write, repairs.Write)
         assert write.path == f"/etc/dkms/bad-1-{machinetree.KERNEL}.conf"
         assert 'AUTOINSTALL=""' in write.text
         assert "its hook builds bad 1, and that fails: b.c line 1: expected ';'" in repair.why

@@ -73,7 +73,7 @@ def test_both(places: Places) -> None:
 def test_empty_directories_go_and_ours_stay(places: Places) -> None:
     leftovers.forget(places, (), ())
     assert sorted(os.listdir(places.state)) == ["stage"], "a publication is at work there"
-    assert sorted(os.listdir(places.runtime)) == ["build.lock", "motd", "status.json"]
+    assert sorted(os.listdir(places.runtime)) == ["builder.lock", "motd", "status.json"]
 
 
 def test_names_that_are_nobodys_are_left_alone(places: Places) -> None:

@@ -22,7 +22,7 @@ def test_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
     places = paths.places(tmp_path)
     assert places.attempt(K, "m") == tmp_path / f"var/lib/knetstatd/kernels/{K}/m.json"
-    assert places.build_lock == tmp_path / "run/knetstatd/build.lock"
+    assert places.build_lock == tmp_path / "run/knetstatd/builder.lock"
     assert places.compile_cache == tmp_path / "var/cache/private/knetstatd-compile"
     monkeypatch.setenv("STATE_DIRECTORY", "/srv/state")
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/srv/run")
@@ -57,7 +57,7 @@ _WHOLE = re.compile(
     r"(?:/?var/(?:lib|cache/private)/|/?run/|^)knetstatd(?:-compile|-rehearse)?(?:/[^ ]*)?|(?:STATE|RUNTIME)_DIRECTORY"
 )
 _PIECES = {
-    "kernels", "stage", "rehearsals", "initrd", "loads", "refused", "build.lock", "daemon.lock", "status.json", "motd",
+    "kernels", "stage", "rehearsals", "initrd", "loads", "refused", "builder.lock", "guard.lock", "status.json", "motd",
     "rehearsal.json", "rehearsal.ko", "result", "outcome.json", "answer.json", ".publish.",
 }  # fmt: skip
 
@@ -90,6 +90,6 @@ def test_no_other_file_writes_a_path_of_ours(path: Path) -> None:
 
 
 def test_the_search_finds_them(tmp_path: Path) -> None:
-    assert {"/var/lib/knetstatd", "kernels", "build.lock", "STATE_DIRECTORY"} <= set(written(PACKAGE / "state/paths.py"))
+    assert {"/var/lib/knetstatd", "kernels", "builder.lock", "STATE_DIRECTORY"} <= set(written(PACKAGE / "state/paths.py"))
     (tmp_path / "x.py").write_text('a = state / "stage" / f"{k}/x"\nb = Path("/run/knetstatd/motd")\nc = "refused"\n')
     assert sorted(written(tmp_path / "x.py")) == ["/run/knetstatd/motd", "stage"]

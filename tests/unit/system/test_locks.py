@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import stat
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -11,10 +13,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from knetstatd.core.errors import KnetstatdError
+from knetstatd.state.paths import places
 from knetstatd.system import locks, process
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+LOCK = "a.lock"
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
 
 
 def test_one_holds_it_and_others_see_that(tmp_path: Path) -> None:
@@ -82,3 +95,50 @@ def test_a_program_that_inherits_the_descriptor_holds_it(tmp_path: Path) -> None
     process.run(["/bin/true"], timeout=10)
     assert not os.get_inheritable(fd)
     os.close(fd)
+
+
+@pytest.mark.usefixtures("umask")
+def test_only_the_owner_can_open_a_lock_and_everybody_can_look(tmp_path: Path) -> None:
+    runtime = tmp_path / "run/ours"
+    with locks.locked(runtime / LOCK, 0.0):
+        assert stat.S_IMODE((runtime / LOCK).stat().st_mode) & 0o077 == 0
+        assert stat.S_IMODE(runtime.stat().st_mode) == 0o755
+
+
+def test_a_lock_file_of_before_that_everybody_can_hold_does_not_matter(tmp_path: Path) -> None:
+    ours = places(tmp_path)
+    ours.runtime.mkdir(parents=True)
+    before = [os.open(ours.runtime / name, os.O_CREAT | os.O_RDWR, 0o644) for name in ("build.lock", "daemon.lock")]
+    for fd in before:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    for lock in (ours.build_lock, ours.daemon_lock):
+        assert not locks.held(lock)
+        os.close(locks.hold(lock))
+    for fd in before:
+        os.close(fd)
+
+
+def test_a_user_who_may_not_open_it_finds_its_holder_in_the_kernels_list(tmp_path: Path) -> None:
+    path = tmp_path / LOCK
+    with locks.locked(tmp_path / LOCK, 0.0):
+        assert locks._listed(path)
+        assert not locks._listed(path, tmp_path / "no-such-list")
+        assert not locks._listed(tmp_path / "no-such-lock")
+    assert not locks._listed(path)
+
+
+def test_the_list_is_compared_by_device_and_inode(tmp_path: Path) -> None:
+    path, listing = tmp_path / "lock", tmp_path / "locks"
+    path.touch()
+    status = os.stat(path)
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    for line, held in (
+        (f"1: FLOCK  ADVISORY  WRITE 7 {device}:{status.st_ino} 0 EOF", True),
+        (f"1: FLOCK  ADVISORY  READ 7 {device}:{status.st_ino} 0 EOF", False),
+        (f"1: POSIX  ADVISORY  WRITE 7 {device}:{status.st_ino} 0 EOF", False),
+        (f"1: -> FLOCK  ADVISORY  WRITE 7 {device}:{status.st_ino} 0 EOF", False),
+        (f"1: FLOCK  ADVISORY  WRITE 7 fe:01:{status.st_ino} 0 EOF", False),
+        (f"1: FLOCK  ADVISORY  WRITE 7 {device}:{status.st_ino + 1} 0 EOF", False),
+    ):
+        listing.write_text(f"{line}\n")
+        assert locks._listed(path, listing) is held, line

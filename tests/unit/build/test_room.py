@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The room that a compilation may take, and that what it leaves can be removed whatever it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from knetstatd.build.room import Room, clear
+from knetstatd.core.errors import BuildError
+from knetstatd.core.model import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.spawns
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, 16 MiB and 64 files."""
+    made = tmp_path / "disk"
+    made.mkdir()
+    argv = ["mount", "-t", "tmpfs", "-o", "size=16M,nr_inodes=64", "tmpfs", made]
+    if os.geteuid() or subprocess.run(argv, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield made
+    subprocess.run(["umount", "--lazy", made], check=True)
+
+
+def test_half_of_a_small_disk_stays_free(disk: Path) -> None:
+    room = Room((disk, disk / "absent"))
+    (disk / "a").write_bytes(bytes(7 << 20))
+    room.check()
+    (disk / "b").write_bytes(bytes(2 << 20))
+    with pytest.raises(BuildError, match=r"only 7 MiB of .* are free; 8 MiB must stay free for others") as e:
+        room.check()
+    assert (e.value.kind, e.value.fix) == (Kind.DISK, f"df -h -i {disk}")
+
+
+def test_files_are_counted_too(disk: Path) -> None:
+    room = Room((disk,))
+    for number in range(55):
+        (disk / f"{number}").touch()
+    with pytest.raises(BuildError, match=r"only 8 more files fit on .*; 15 must stay free"):
+        room.check()
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o555, 0o700])
+def test_everything_can_be_removed(tmp_path: Path, mode: int) -> None:
+    """By an owner without root's privileges, as in the unit."""
+    base = tmp_path / "cache"
+    for name in ("a/b/c", "a/d"):
+        (base / name).mkdir(parents=True)
+        (base / name / "file").touch()
+    (base / "a/outside").symlink_to(tmp_path)
+    (tmp_path / "mine").touch()
+    for where, _, _ in os.walk(base / "a", topdown=False):
+        os.chmod(where, mode)
+    code = "import sys; sys.path.append(sys.argv[1]); from pathlib import Path; from knetstatd.build.room import clear; "
+    code += "print(clear(Path(sys.argv[2])))"
+    argv = ["/usr/bin/python3", "-c", code, os.fspath(Path(__file__).parents[3]), os.fspath(base / "a")]
+    bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"] if not os.geteuid() else []
+    done = subprocess.run([*bare, *argv], capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
+    assert not (base / "a").exists()
+    assert (tmp_path / "mine").exists()
+
+
+def test_any_depth_can_be_removed(tmp_path: Path) -> None:
+    place = tmp_path / "deep"
+    place.mkdir()
+    here = os.open(place, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("x", dir_fd=here)
+        below = os.open("x", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    assert clear(place)
+    assert clear(place), "also what is not there"
+    (tmp_path / "file").touch()
+    assert clear(tmp_path / "file")
