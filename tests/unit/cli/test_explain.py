@@ -61,7 +61,10 @@ def test_a_good_module_and_each_of_its_checks(root: Path, capsys: pytest.Capture
     assert (row["state"], row["last_failure"]) == ("ready", None)
 
 
-def test_the_last_failure_with_its_lines(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_failure_with_its_lines(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", "/somewhere/else")  # systemd says it of this machine
     lines = ("demo.c:3: error", "make: 2")
     remember(root, NEWER, Attempt(Kind.COMPILE, 1, reason="demo.c line 3: 'x' undeclared", evidence=lines, log="/l.log"))
     shown = text(root, capsys, NEWER)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from kerneltree import KERNEL
 from systems import LINKABLE, MOVABLE, NEWER
 
 from knetstatd.cli.main import main
+from knetstatd.rehearsal.vm import CpioFile, cpio
 from knetstatd.state.paths import places as paths_of
 from knetstatd.system import files, locks
 
@@ -128,10 +130,13 @@ def test_nothing_of_this_machine_is_opened_and_nothing_is_written(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, paths: list[str]
 ) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", "/somewhere/else")  # systemd's words are about this machine
-    systems.write(root / f"boot/initrd.img-{KERNEL}", b"")
+    disk = cpio([CpioFile(f"usr/lib/modules/{KERNEL}/kernel/x.ko", stat.S_IFREG | 0o644, b"x")])
+    systems.write(root / f"boot/initrd.img-{KERNEL}", disk)  # the digests of an initrd are kept, on a machine that runs
+    (root / "var/lib/knetstatd").mkdir()
     for verb in ("status", "check", "verify", "explain", "config"):  # what is imported for the first time is read here
         main(["--root", os.fspath(root), verb])
     before = systems.snapshot(root)
+    assert not list((root / "var/lib/knetstatd").iterdir())
     paths.clear()
     for verb in ("status", "check", "verify", "explain", "config"):
         main(["--root", os.fspath(root), verb])
@@ -146,7 +151,9 @@ def test_locks_and_transactions_are_not_asked_for(root: Path, capsys: pytest.Cap
     places = paths_of(root)
     with locks.locked(places.build_lock, 0.0), locks.locked(places.daemon_lock, 0.0):
         [verdict] = asked(capsys, "--root", os.fspath(root), "check")["verdicts"]
+        [other] = asked(capsys, "--root", os.fspath(root), "check", NEWER, code=1)["verdicts"]
     assert (verdict["state"], verdict["in_progress"]) == ("ready", False)
+    assert other["state"] == "not-built", "nobody builds it"
     stanza = f"Package: linux-image-{KERNEL}\nStatus: install ok half-configured\n\n"
     systems.write(root / "var/lib/dpkg/status", stanza)
     systems.relink(root, "var/lib/dpkg")
