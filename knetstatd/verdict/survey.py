@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What there is on a machine: its kernels, its packages, who is at work, and what DKMS knows of each module.
+
+Rule 1: nothing is remembered but answers that are pure functions of files, together with the identities of those files;
+        when one of them changes, the answer is computed again.
+Rule 2: `root` is where the machine's files are; only the running kernel, the clock and our own locks are not below it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from knetstatd.core import names
+from knetstatd.core.model import (
+    KernelState,
+    Limits,
+    Proof,
+)
+from knetstatd.machine import bootloader, busy, dkms_conf, dkms_tree, dpkg_status, host, kernels, paths
+from knetstatd.machine.loaded_modules import Live
+from knetstatd.state import guarded, rehearsal_results
+from knetstatd.state import paths as places
+from knetstatd.system import files
+from knetstatd.verify.proof_cache import Look, Proofs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from knetstatd.core.config import Config
+    from knetstatd.verify.proof_cache import InChild
+
+
+class Survey:
+    """One machine's kernels and guarded modules, as they were at the last `refresh`."""
+
+    def __init__(self, root: Path, config: Config, in_child: InChild | None = None, *, running: str | None = None) -> None:
+        """in_child: see proof_cache.  running: its kernel's release, None: ours, "": it does not run, nobody works on it."""
+        self.root = root
+        self.config = config
+        self.running = kernels.running() if running is None else running
+        self.places = places.places(root, runs=bool(self.running))
+        self.kernels = kernels.Directories((), ())
+        self.next = self.next_why = ""
+        self._registered: dict[str, dkms_tree.Package] = {}
+        self.missing = guarded.Missing({}, {})
+        self._files: dict[tuple[str, str], list[tuple[dkms_tree.Package, dkms_tree.Version, Path]]] = {}
+        self._refused: list[tuple[str, str]] = []
+        self._states: dict[str, KernelState] = {}
+        self._transaction = self._foreign = ""
+        self._unfinished: tuple[object, tuple[dpkg_status.Unfinished, ...]] = ((), ())
+        self._proofs = Proofs(root, in_child)
+        self._live = Live(root)
+        self._confs: dict[tuple[str, str], dkms_conf.Conf] = {}
+        self._host: host.Host | None = None
+        self._changed: dict[str, float] = {}
+        self._arguments: dict[str, tuple[str, ...]] = {}
+        self.no_rehearsal = ""
+
+    @property
+    def limits(self) -> Limits:
+        """The configuration's part in the planner's decisions."""
+        c, install = self.config, self.config.headers == "install"
+        return Limits(c.settle_seconds, c.retry_first_seconds, c.retry_longest_seconds, install, c.unloaded == "reload")
+
+    # -- the machine ------------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> str:
+        """Reads which kernels there are, which is next, and what DKMS knows; returns the same as `refresh_locks`."""
+        self.kernels = kernels.directories(self.root)
+        self._states = {k: kernels.state(self.root, k) for k in self.kernels.kernels}
+        bootable = [k for k, state in self._states.items() if state is KernelState.BOOTABLE]
+        # One whose directory is left alone may be next all the same: then none of the others is.
+        alone = [name for name, _ in self.kernels.refused if names.is_kernel(name) and kernels.image(self.root, name)]
+        found = bootloader.next_kernel(self.root, [*bootable, *alone])
+        self.next = found.release if found and found.release not in alone else ""
+        self.next_why = found.source if found else ""
+        tree = dkms_tree.registered(self.root)
+        self._registered = tree.packages
+        self.missing = guarded.missing(self.root, self.places, tree.packages)
+        self._files = dkms_tree.installed(self.root, tree.packages.values())
+        reason = "not a DKMS module name or version; a name like this could be run as a command by dkms"
+        self._refused = [*self.kernels.refused, *((path, reason) for path in tree.refused)]
+        self._proofs.keep_only(self._states)
+        self._host = host.facts(self.root, self.places.initrds if self.running else None)
+        self._changed = {}
+        self._arguments = {}
+        self.no_rehearsal = rehearsal_results.missing(self.root)
+        return self.refresh_locks()
+
+    def refresh_locks(self) -> str:
+        """Begins to observe anew: who is at work on packages (returned, "" for nobody) and in DKMS."""
+        self._confs = {}
+        if self.running:
+            self._transaction = busy.package(self.root) or ""
+            self._foreign = busy.foreign_dkms(self.root, os.getpid()) or ""
+        mark = tuple(files.identity(files.inside(self.root, f"/var/lib/dpkg/{name}")) for name in ("status", "updates"))
+        if self._unfinished[0] != mark:
+            self._unfinished = (mark, dpkg_status.unfinished(self.root))
+        return self._transaction
+
+    def unfinished(self, kernel: str) -> tuple[dpkg_status.Unfinished, ...]:
+        """The packages of a kernel that were left half-way; none while a transaction is still at work on them."""
+        return () if self._transaction else dpkg_status.of_kernel(self._unfinished[1], kernel)
+
+    def refused(self) -> list[tuple[str, str]]:
+        """Names that are left alone, each with the reason."""
+        return self._refused
+
+    def state_of(self, kernel: str) -> KernelState:
+        """What the directory of `kernel` is."""
+        return self._states.get(kernel, KernelState.NOT_A_KERNEL)
+
+    def packages(self) -> tuple[str, ...]:
+        """The guarded DKMS packages, `*` replaced by all that are registered, or should be (see state/guarded)."""
+        every = sorted({*self._registered, *self.missing.names})
+        return tuple(dict.fromkeys(one for name in self.config.modules for one in (every if name == "*" else (name,))))
+
+    def registered(self) -> frozenset[str]:
+        """The DKMS packages that are registered, guarded or not."""
+        return frozenset(self._registered)
+
+    def wanted(self) -> set[str]:
+        """The guarded kernels: `next` and `running`, and what the configuration adds."""
+        bootable = [k for k in self.kernels.kernels if self._states[k] is KernelState.BOOTABLE]
+        match self.config.kernels:
+            case "all":
+                return set(bootable)
+            case int(count):
+                more = bootable[-count:]
+            case _:
+                more = []
+        return {*more, *(k for k in (self.next, self.running) if k in self._states)}
+
+    def module_names(self) -> set[str]:
+        """The names of all modules that the guarded packages make for the running kernel, as that kernel calls them."""
+        return {names.canonical(made) for name in self.packages() for made in self._made(self.running, name)}
+
+    def watched(self) -> Iterable[tuple[str, Path]]:
+        """The directories to watch, each with a label: see paths.watched."""
+        modules = self.packages()
+        sources = [one.highest.source for name, one in {**self.missing.sources, **self._registered}.items() if name in modules]
+        return paths.watched(self.root, self.kernels.kernels, modules, sources, self.wanted())
+
+    # -- proofs -----------------------------------------------------------------------------------------------------------
+
+    def look(self, kernel: str, modules: Sequence[str] | None = None) -> Look:
+        """A new look at a kernel, to be shared by all modules (None: the guarded ones) that are observed on it now."""
+        return Look(self.root, kernel, self._host, self.packages() if modules is None else modules)
+
+    def prove_file(self, look: Look, path: Path, others: Sequence[Path] = ()) -> Proof:
+        """What `verify` says of a module file for a kernel. others: the modules that come with it, and may export to it."""
+        return self._proofs.file(look, path, others)
+
+    def prove_installed(self, look: Look, *modules: str) -> tuple[Proof, ...]:
+        """What `verify` says of the modules that modprobe would load, for those of the packages' that are installed."""
+        return tuple(proof for _, proof in self._installed(look, *modules))
+
+    def prove_all(self, look: Look, package: str) -> tuple[Proof, ...]:
+        """The same for every module that a package makes: what is not installed fails."""
+        return tuple(proof for _, proof in self._proofs.installed(look, self._named(look, package)))
+
+    def _installed(self, look: Look, *modules: str) -> tuple[tuple[str, Proof], ...]:
+        return tuple((n, proof) for n, proof in self._proofs.installed(look, self._named(look, *modules)) if proof.is_installed)
+
+    def _named(self, look: Look, *modules: str) -> dict[str, host.Origin | None]:
+        """The modules that packages make for a kernel, with what DKMS knows of each."""
+        return {
+            names.canonical(name): self._origin(look.kernel, package, name)
+            for package in modules
+            for name in self._made(look.kernel, package)
+        }
+
+    def _origin(self, kernel: str, package: str, name: str) -> host.Origin | None:
+        """What DKMS knows of an installed module of a package."""
+        known = self._registered.get(package)
+        if known is None:
+            return None
+        if known.name not in self._changed:
+            self._changed[known.name] = kernels.changed(known.highest.source)
+        changed = self._changed[known.name]
+        rivals = tuple(
+            host.Rival(f"{other.name}/{its.version}", path, other.name in self.packages())
+            for other, its, path in self._files.get((kernel, names.canonical(name)), ())
+            if other.name != known.name
+        )
+        if (installed := known.installed(kernel)) is None:
+            return host.Origin(known.highest.version, "", None, changed, rivals, self._conf(known, kernel).excludes(kernel))
+        version, build = installed
+        copy = host.copy_of(self.root, name, build.directory / "module", build.files)
+        return host.Origin(known.highest.version, version.version, copy, changed, rivals)
+
+    def guarded(self) -> dict[str, guarded.Guarded] | None:
+        """What to remember of the guarded packages; None while somebody is at work on packages or in DKMS."""
+        at_work = self._transaction or self._foreign
+        return None if at_work else guarded.now(self.root, self.places, self.packages(), self._registered, self.missing)
+
+    def _made(self, kernel: str, package: str) -> tuple[str, ...]:
+        """The names of the modules that a package makes for a kernel: dkms.conf says, or what was built."""
+        if (known := self._registered.get(package) or self.missing.sources.get(package)) is None:
+            return (package,)
+        conf = self._conf(known, kernel)
+        if conf.knows("BUILT_MODULE_NAME") and conf.knows("DEST_MODULE_NAME") and conf.modules:
+            return tuple(made.dest_name for made in conf.modules)
+        built = known.highest.build(kernel)
+        return tuple(map(names.module_of, built.files)) if built is not None and built.files else (package,)
+
+    def _conf(self, package: dkms_tree.Package, kernel: str) -> dkms_conf.Conf:
+        """A package's dkms.conf for a kernel, read once for each `refresh_locks`."""
+        key = (package.name, kernel)
+        if key not in self._confs:
+            self._confs[key] = dkms_tree.conf(self.root, package.name, package.highest, kernel, os.uname().machine)
+        return self._confs[key]
+
+    def rehearsal(self, kernel: str, package: str, installed: Iterable[tuple[str, Proof]]) -> rehearsal_results.Subject | None:
+        """What a rehearsal of the installed modules would be about; None where there is nothing to start, or to insert."""
+        return rehearsal_results.subject_of(self.root, kernel, package, (p for _, p in installed), self.arguments(kernel))
+
+    def arguments(self, kernel: str) -> tuple[str, ...]:
+        """What decides about modules on the command line that a kernel will get, read once for each `refresh`."""
+        if kernel not in self._arguments:
+            self._arguments[kernel] = rehearsal_results.arguments(self.root, kernel)
+        return self._arguments[kernel]
