@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.build import room
-from knetstatd.machine import dkms_tree
+from knetstatd.dkms import dkms_tree
 from knetstatd.state import staged
 from knetstatd.system import files, process
 

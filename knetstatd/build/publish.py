@@ -25,7 +25,8 @@ from knetstatd.build import sign as signing
 from knetstatd.core.errors import BuildError
 from knetstatd.core.model import ELSEWHERE, Kind
 from knetstatd.diagnosis import build_log
-from knetstatd.machine import dkms_framework, dkms_tree, host, kernels
+from knetstatd.dkms import dkms_framework, dkms_tree
+from knetstatd.machine import host, kernels
 from knetstatd.state.paths import PUBLISHING
 from knetstatd.system import files, process
 from knetstatd.verify import install_checks

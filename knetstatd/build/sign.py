@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from knetstatd.core.errors import BuildError
 from knetstatd.core.model import Kind
-from knetstatd.machine import dkms_framework, signature_policy
+from knetstatd.dkms import dkms_framework
+from knetstatd.machine import signature_policy
 from knetstatd.system import files, process
 
 _TOKEN = "pkcs11:"

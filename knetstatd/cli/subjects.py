@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from knetstatd.core import config, names
 from knetstatd.core.errors import UnknownError, UsageError
-from knetstatd.machine import dkms_tree
+from knetstatd.dkms import dkms_tree
 from knetstatd.state import attempts
 from knetstatd.system import files
 from knetstatd.verdict import judge

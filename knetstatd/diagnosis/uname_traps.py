@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
 
-    from knetstatd.machine.dkms_conf import Conf
+    from knetstatd.dkms.dkms_conf import Conf
 
 
 class RunningKernelRead(NamedTuple):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
-from knetstatd.machine import dkms_framework
+from knetstatd.dkms import dkms_framework
 from knetstatd.system import files
 
 if TYPE_CHECKING:

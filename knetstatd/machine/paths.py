@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knetstatd.core import names
-from knetstatd.machine import dkms_framework, dkms_tree
+from knetstatd.dkms import dkms_framework, dkms_tree
 from knetstatd.system import files
 
 if TYPE_CHECKING:

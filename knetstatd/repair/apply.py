@@ -22,7 +22,8 @@ from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError, UsageError
 from knetstatd.core.model import Result
 from knetstatd.diagnosis import build_log
-from knetstatd.machine import busy, dkms_framework, dkms_tree
+from knetstatd.dkms import dkms_framework, dkms_tree
+from knetstatd.machine import busy
 from knetstatd.repair import find, repairs
 from knetstatd.state import attempts
 from knetstatd.system import files, locks, process

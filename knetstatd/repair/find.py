@@ -21,7 +21,8 @@ from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.model import Action, Artefact, Headers, KernelState, Why
 from knetstatd.diagnosis import uname_traps
-from knetstatd.machine import dkms_framework, dkms_tree, dpkg_status, kernels
+from knetstatd.dkms import dkms_framework, dkms_tree
+from knetstatd.machine import dpkg_status, kernels
 from knetstatd.repair import half_configured
 from knetstatd.repair.repairs import HOLD, HOLD_TEXT, Delete, Prove, Repair, Run, Write
 from knetstatd.state import attempts

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from knetstatd.core import names
 from knetstatd.core.model import Action, Artefact, KernelState
 from knetstatd.diagnosis import build_log, compare_kernels
-from knetstatd.machine import dkms_tree, dpkg_status
+from knetstatd.dkms import dkms_tree
+from knetstatd.machine import dpkg_status
 from knetstatd.repair.repairs import Advise, Repair, Run, Write
 from knetstatd.state import attempts
 from knetstatd.system import files

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
-from knetstatd.machine import dkms_framework, dkms_sources, dpkg_status
+from knetstatd.dkms import dkms_framework, dkms_sources
+from knetstatd.machine import dpkg_status
 from knetstatd.system import documents, files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from knetstatd.machine.dkms_tree import Package
+    from knetstatd.dkms.dkms_tree import Package
     from knetstatd.state.paths import Places
 
 SCHEMA = 1

@@ -18,7 +18,8 @@ from knetstatd.core.model import (
     Rehearsed,
     Source,
 )
-from knetstatd.machine import dkms_conf, dkms_tree, kernels
+from knetstatd.dkms import dkms_conf, dkms_tree
+from knetstatd.machine import kernels
 from knetstatd.state import attempts, load_history, rehearsal_results, staged
 from knetstatd.system import locks
 from knetstatd.verdict.survey import Survey

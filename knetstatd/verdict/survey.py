@@ -17,7 +17,8 @@ from knetstatd.core.model import (
     Limits,
     Proof,
 )
-from knetstatd.machine import bootloader, busy, dkms_conf, dkms_tree, dpkg_status, host, kernels, paths
+from knetstatd.dkms import dkms_conf, dkms_tree
+from knetstatd.machine import bootloader, busy, dpkg_status, host, kernels, paths
 from knetstatd.machine.loaded_modules import Live
 from knetstatd.state import guarded, rehearsal_results
 from knetstatd.state import paths as places

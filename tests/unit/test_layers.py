@@ -14,7 +14,7 @@ import knetstatd
 PACKAGE = Path(knetstatd.__file__).parent
 # A folder imports from the levels before its own; two folders of one level do not import each other.
 LINE = (
-    {"core"}, {"system"}, {"formats"}, {"machine"}, {"state", "verify", "diagnosis"}, {"verdict"},
+    {"core"}, {"system"}, {"formats"}, {"dkms"}, {"machine"}, {"state", "verify", "diagnosis"}, {"verdict"},
     {"rehearsal", "daemon", "repair"}, {"build"}, {"cli"},
 )  # fmt: skip
 LEVEL = {folder: level for level, folders in enumerate(LINE) for folder in folders}

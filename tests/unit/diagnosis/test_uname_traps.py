@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from knetstatd.diagnosis import uname_traps
-from knetstatd.machine import dkms_conf
+from knetstatd.dkms import dkms_conf
 
 if TYPE_CHECKING:
     from collections.abc import Callable

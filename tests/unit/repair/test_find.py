@@ -12,7 +12,7 @@ import pytest
 from repairtree import BASE, CONF, GONE, HEADERS, RUNS, K, override, plan, status
 
 from knetstatd.core import config
-from knetstatd.machine import dkms_tree
+from knetstatd.dkms import dkms_tree
 from knetstatd.repair import apply, find, repairs
 from knetstatd.verdict.observe import Machine
 

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from knetstatd.dkms import dkms_conf
+from knetstatd.dkms.dkms_conf import Conf, Make, Module
 from knetstatd.formats import shell_assignments
-from knetstatd.machine import dkms_conf
-from knetstatd.machine.dkms_conf import Conf, Make, Module
 
 if TYPE_CHECKING:
     from collections.abc import Callable

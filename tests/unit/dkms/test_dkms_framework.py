@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from knetstatd.core.config import Config
-from knetstatd.machine import busy, dkms_framework, dkms_tree, paths
-from knetstatd.machine.dkms_framework import Framework, framework
+from knetstatd.dkms import dkms_framework, dkms_tree
+from knetstatd.dkms.dkms_framework import Framework, framework
+from knetstatd.machine import busy, paths
 from knetstatd.repair import apply, find, repairs
 from knetstatd.verdict.observe import Machine
 

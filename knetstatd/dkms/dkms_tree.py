@@ -17,7 +17,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
-from knetstatd.machine import dkms_conf, dkms_framework
+from knetstatd.dkms import dkms_conf, dkms_framework
 from knetstatd.system import files
 
 if TYPE_CHECKING:

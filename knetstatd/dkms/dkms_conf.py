@@ -19,8 +19,8 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
+from knetstatd.dkms import dkms_framework, kernel_pattern
 from knetstatd.formats.shell_assignments import Shell
-from knetstatd.machine import dkms_framework, kernel_pattern
 from knetstatd.system import files
 
 if TYPE_CHECKING:

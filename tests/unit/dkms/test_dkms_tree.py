@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from knetstatd.core.errors import NameRefused
-from knetstatd.machine import dkms_tree
+from knetstatd.dkms import dkms_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,8 +11,8 @@ import os
 from typing import TYPE_CHECKING
 
 from knetstatd.core import names
-from knetstatd.machine import dkms_conf, dkms_framework, dkms_tree
-from knetstatd.machine.dkms_tree import Package, Version
+from knetstatd.dkms import dkms_conf, dkms_framework, dkms_tree
+from knetstatd.dkms.dkms_tree import Package, Version
 from knetstatd.system import files
 
 if TYPE_CHECKING:
