@@ -89,7 +89,7 @@ def _prove(job: Job, artefact: staged.Staged, prove: Callable[[Path, Sequence[Pa
         proof = prove(path, artefact.modules)
         release = next((check for check in proof.checks if check.name == "release"), None)
         foreign = release is not None and release.result is not Result.PASS
-        if proof.holds(UNPUBLISHED) and not foreign:
+        if proof.holds(UNPUBLISHED, linked=True) and not foreign:
             continue
         worst = proof.first(UNPUBLISHED)
         kept = _keep_log(job, files.text(artefact.log) or "", "")

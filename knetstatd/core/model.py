@@ -70,10 +70,11 @@ class Proof(NamedTuple):
         """Whether it was made for this very kernel, from the source that is registered."""
         return all(c.result is not Result.WARN for c in self.checks if c.name in ("release", "origin"))
 
-    def holds(self, but: frozenset[str] = frozenset()) -> bool:
-        """Whether nothing stands against loading it, apart from the checks `but`."""
+    def holds(self, but: frozenset[str] = frozenset(), *, linked: bool = False) -> bool:
+        """Whether nothing stands against it, apart from the checks `but`. linked: it is fresh from its linker, form and all."""
+        remarks = REMARKS | {"form", "btf"} if linked else REMARKS
         bad = (c for c in self.checks if c.result in (Result.FAIL, Result.UNKNOWN) and c.name not in but)
-        return bool(self.path) and all(c.result is Result.UNKNOWN and c.name in REMARKS for c in bad)
+        return bool(self.path) and all(c.result is Result.UNKNOWN and c.name in remarks for c in bad)
 
     @property
     def worst(self) -> Check | None:

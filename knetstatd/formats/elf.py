@@ -2,8 +2,12 @@
 """Relocatable ELF files (elf(5)), 32 and 64 bits, both byte orders: sections and symbols, read piece by piece.
 
 Rule 1: the file is hostile. Every offset and size is checked against the file, every fault is a Damaged.
-Rule 2: what the kernel refuses for its form is refused here (kernel/module/main.c, elf_validity_cache_copy() of 6.12).
+Rule 2: what the kernel refuses for its form is refused here. Kernels differ; the strictest of 5.10 to 7.3 decides. Functions
+        are those of kernel/module/main.c, in 5.10 kernel/module.c: elf_validity_check() until 6.1 is what later ones do in
+        the parts of elf_validity_cache_copy().
 Rule 3: only the pieces asked for are read; a driver may be 100 MB, what is wanted of it is a few KB.
+Rule 4: a file that no linker writes (sections that overlap, text that cannot be executed) is refused too, though a kernel
+        may take it, and die of it: of 15,000 modules of four Debian kernels not one is like that.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import os
 import struct
 import sys
 from array import array
+from itertools import pairwise
 from typing import NamedTuple
 
 from knetstatd.core.errors import Damaged
@@ -29,9 +34,9 @@ _MACHINES = {
     243: "riscv",
     258: "loongarch",
 }
-NULL, SYMTAB, STRTAB, NOBITS = 0, 2, 3, 8  # sh_type
-ALLOC = 2  # sh_flags
-UNDEF, ABS, COMMON = 0, 0xFFF1, 0xFFF2  # st_shndx
+NULL, SYMTAB, STRTAB, RELA, NOBITS, REL = 0, 2, 3, 4, 8, 9  # sh_type
+WRITE, ALLOC, EXEC = 1, 2, 4  # sh_flags
+UNDEF, LIVEPATCH, ABS, COMMON = 0, 0xFF20, 0xFFF1, 0xFFF2  # st_shndx
 WEAK = 2  # ELF_ST_BIND
 
 
@@ -67,8 +72,16 @@ class Source:
         return data
 
 
+def words(kind: str, data: bytes, *, little: bool) -> array[int]:
+    """`data` as integers of one kind (array's letters)."""
+    values = array(kind, data)
+    if little != (sys.byteorder == "little"):
+        values.byteswap()
+    return values
+
+
 class Section(NamedTuple):
-    """One row of the section table. name: offset into the section names."""
+    """One row of the section table. name: offset into the section names.  info: of relocations, the section they change."""
 
     name: int
     kind: int
@@ -76,6 +89,8 @@ class Section(NamedTuple):
     offset: int
     size: int
     link: int
+    info: int
+    align: int
 
 
 class Elf:
@@ -100,6 +115,9 @@ class Elf:
         self._names = self.data(self.sections[names])
         if not self._names.endswith(b"\0"):
             raise Damaged("is damaged: its section names do not end")
+        # elf_validity_cache_secstrings(); until 6.1 of sections in memory alone, elf_validity_check().
+        if any(section.name >= len(self._names) for section in self.sections if section.kind != NULL):
+            raise Damaged("is damaged: a section's name lies outside the names")
 
     def unpack(self, form: str, data: bytes) -> tuple[int, ...]:
         """`data` as integers, in the file's byte order (struct's letters)."""
@@ -114,11 +132,19 @@ class Elf:
             raise Damaged("is damaged: it has no section table")
         if start + count * entry > size:
             raise Damaged("is truncated or damaged: its section table lies outside the file")
-        sections = []
-        for name, kind, flags, _, offset, length, link, *_ in form.iter_unpack(self._source.at(start, count * entry)):
+        sections: list[Section] = []
+        for name, kind, flags, address, offset, length, link, info, align, _ in form.iter_unpack(
+            self._source.at(start, count * entry)
+        ):
+            if not sections and (kind or flags or address or length):
+                raise Damaged("is damaged: its section 0 is not empty")  # elf_validity_cache_sechdrs()
             if kind not in (NULL, NOBITS) and offset + length > size:
                 raise Damaged("is truncated or damaged: a section lies outside the file")
-            sections.append(Section(name, kind, flags, offset, length, link))
+            sections.append(Section(name, kind, flags, offset, length, link, info, align))
+        taken = [(s.offset, s.offset + s.size) for s in sections if s.kind not in (NULL, NOBITS) and s.size]
+        taken = sorted([*taken, (0, len(header)), (start, start + count * entry)])
+        if any(end > following for (_, end), (following, _) in pairwise(taken)):
+            raise Damaged("is damaged: two of its sections overlap")
         return sections, names
 
     def data(self, section: Section) -> bytes:
@@ -156,13 +182,14 @@ class Symbols:
         self.names = self._column("I", 0)
         self.sections = self._column("H", 6 if elf.wide else 14)
         self._info = self._table[4 if elf.wide else 12 :: self._row]
-        if max(self.names, default=0) >= len(self.strings):
+        if max(self.names, default=0) >= len(self.strings):  # elf_validity_cache_strtab() of 7.3
             raise Damaged("is damaged: a symbol's name lies outside the names")
+        # simplify_symbols() of 7.3; older ones read what lies behind the section table.
+        if any(section >= len(elf.sections) for section in set(self.sections) - {LIVEPATCH, ABS, COMMON}):
+            raise Damaged("is damaged: a symbol is of a section that it does not have")
 
     def _column(self, kind: str, offset: int) -> array[int]:
-        values = array(kind, self._table)
-        if self._elf.machine.little != (sys.byteorder == "little"):
-            values.byteswap()
+        values = words(kind, self._table, little=self._elf.machine.little)
         return values[offset // values.itemsize :: self._row // values.itemsize]
 
     def bind(self, row: int) -> int:
@@ -179,6 +206,10 @@ class Symbols:
         wide = self._elf.wide
         start = row * self._row + (8 if wide else 4)
         return self._elf.unpack("Q" if wide else "I", self._table[start : start + (8 if wide else 4)])[0]
+
+    def values(self) -> array[int]:
+        """st_value of every row."""
+        return self._column("Q", 8) if self._elf.wide else self._column("I", 4)
 
     def target(self, row: int) -> bytes:
         """What a row names, up to the end of its section; none where it names nothing in the file."""

@@ -15,11 +15,12 @@ import os
 import re
 import stat
 import struct
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import Damaged, ModuleFileError
-from knetstatd.formats import compression, elf
+from knetstatd.formats import compression, elf, form
 from knetstatd.formats.symvers import Export
 from knetstatd.system import files
 
@@ -51,7 +52,9 @@ class Module(NamedTuple):
     common: names that no kernel accepts.  exports: what this module exports.  struct_size: bytes of its struct module.
     signature: PKCS#7 data, or what was appended in its place, None where the kernel sees none.  compiler: as it names itself.
     build_id: of the linker, in hex; it stays when a module is signed, stripped or compressed.  aliases: what udev or the
-    kernel may ask for to get it.  btf: whether its type information begins as such, None where it has none.
+    kernel may ask for to get it.  btf: whether its type information begins as such, None where it has none.  hooks: where its
+    struct module has its functions.  form: what stands against the file's form, "" for nothing; None where it was not asked
+    for, or is not known for this machine.
     """
 
     name: str
@@ -75,6 +78,8 @@ class Module(NamedTuple):
     build_id: str
     aliases: tuple[str, ...]
     btf: bool | None
+    hooks: Mapping[str, int]
+    form: str | None = None
 
     @property
     def signed(self) -> bool:
@@ -92,8 +97,11 @@ class Module(NamedTuple):
         return self.vermagic[len(self.release) :]
 
 
-def from_path(path: Path) -> Module:
-    """The module in `path`, which may be compressed (gzip, xz, zstd, by content). Raises ModuleFileError."""
+def from_path(path: Path, *, formed: bool = False) -> Module:
+    """The module in `path`, which may be compressed (gzip, xz, zstd, by content). Raises ModuleFileError.
+
+    formed: looks at its form too, for which its code and its data are read.
+    """
     try:
         # O_NONBLOCK: a FIFO in this place must not stop the daemon.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -102,7 +110,7 @@ def from_path(path: Path) -> Module:
     except (OSError, ValueError) as e:
         raise ModuleFileError(f"cannot be opened: {e}", names.show(os.fspath(path))) from e
     try:
-        return _parse_open(fd, os.path.basename(path))
+        return _parse_open(fd, os.path.basename(path), formed=formed)
     except OSError as e:
         raise ModuleFileError(f"cannot be read: {e.strerror}", os.fspath(path)) from e
     except Damaged as e:
@@ -133,7 +141,7 @@ def unsigned(data: bytes) -> bytes:
     return data[: _unsigned_size(elf.Source(-1, 0, data))]
 
 
-def _parse_open(fd: int, filename: str) -> Module:
+def _parse_open(fd: int, filename: str, *, formed: bool) -> Module:
     st = os.fstat(fd)
     if not stat.S_ISREG(st.st_mode):
         raise Damaged("is not a regular file")
@@ -144,10 +152,10 @@ def _parse_open(fd: int, filename: str) -> Module:
     source = elf.Source(fd, st.st_size)
     if compression.is_packed(source.at(0, min(6, source.size))):
         source = elf.Source(fd, 0, compression.unpack(source.at(0, source.size)))
-    return _module(source, filename)
+    return _module(source, filename, formed=formed)
 
 
-def _module(source: elf.Source, filename: str) -> Module:
+def _module(source: elf.Source, filename: str, *, formed: bool = False) -> Module:
     end = _unsigned_size(source)
     file = elf.Elf(source, end)
     sections = _sections(file)
@@ -159,6 +167,7 @@ def _module(source: elf.Source, filename: str) -> Module:
     symbols = elf.Symbols(file)
     open_ends = [row for row, section in enumerate(symbols.sections) if section == elf.UNDEF and row]
     name = info.get("name", [filename.partition(".ko")[0]])[0]
+    labels = _labels(symbols)
     return Module(
         name=names.canonical(name),
         vermagic=info.get("vermagic", [""])[0],
@@ -173,7 +182,7 @@ def _module(source: elf.Source, filename: str) -> Module:
         undefined=tuple(symbols.name(row) for row in open_ends if symbols.bind(row) != elf.WEAK),
         weak=tuple(symbols.name(row) for row in open_ends if symbols.bind(row) == elf.WEAK),
         common=_common(symbols),
-        exports=_exports(file, symbols, name),
+        exports=_exports(file, symbols, labels, name),
         struct_size=struct_module.size,
         machine=file.machine,
         signature=_signature(source, end),
@@ -181,6 +190,8 @@ def _module(source: elf.Source, filename: str) -> Module:
         build_id=note[16:].hex(),  # after three words and "GNU\0" (elf(5), "Notes")
         aliases=tuple(info.get("alias", ())),
         btf=_btf(file, sections[b".BTF"]) if b".BTF" in sections else None,
+        hooks=form.hooks(file, symbols, struct_module),
+        form=form.fault(file, symbols, struct_module, name, labels) if formed else None,
     )
 
 
@@ -206,22 +217,30 @@ def _signature(source: elf.Source, end: int) -> bytes | None:
 
 
 def _sections(file: elf.Elf) -> dict[bytes, elf.Section]:
-    """The sections that say what the module is. Like the kernel's find_sec(): one that is not loaded does not count."""
+    """The sections that say what the module is. Like the kernel's find_sec(): one that is not loaded does not count.
+
+    find_any_unique_sec() (6.8 on) counts those too.
+    """
     found: dict[bytes, elf.Section] = {}
+    count: Counter[bytes] = Counter()
     for section in file.sections:
         if section.kind == elf.NULL:
             continue
         name = file.name(section)
         if name in _NOTED:
             found.setdefault(name, section)
-        elif name in _SECTIONS and section.flags & elf.ALLOC:
-            if name in found:
+        elif name in _SECTIONS:
+            count[name] += 1
+            if count[name] > 1:
                 raise Damaged(f"is damaged: it has two sections {name.decode()}")
-            found[name] = section
+            if section.flags & elf.ALLOC:
+                found[name] = section
     return found
 
 
 def _modinfo(data: bytes) -> dict[str, list[str]]:
+    if data and not data.endswith(b"\0"):
+        raise Damaged("is damaged: its .modinfo does not end")
     found: dict[str, list[str]] = {}
     for entry in data.split(b"\0"):
         key, equals, value = entry.partition(b"=")
@@ -275,12 +294,14 @@ def _common(symbols: elf.Symbols) -> tuple[str, ...]:
     return tuple(name for name in map(symbols.name, rows) if not name.startswith("__gnu_lto"))
 
 
-def _exports(file: elf.Elf, symbols: elf.Symbols, module: str) -> dict[str, Export]:
-    """What the module exports, from the labels that EXPORT_SYMBOL() leaves (linux/export.h, linux/export-internal.h)."""
+def _labels(symbols: elf.Symbols) -> dict[str, int]:
+    """The labels that EXPORT_SYMBOL() leaves (linux/export.h, linux/export-internal.h): each one's row."""
     wanted = {match.start(1) for match in _EXPORT.finditer(symbols.strings)}
-    if not wanted:
-        return {}
-    labels = {symbols.name(row): row for row, name in enumerate(symbols.names) if name in wanted}
+    return {symbols.name(row): row for row, name in enumerate(symbols.names) if name in wanted} if wanted else {}
+
+
+def _exports(file: elf.Elf, symbols: elf.Symbols, labels: dict[str, int], module: str) -> dict[str, Export]:
+    """What the module exports, from those labels."""
 
     def target(label: str) -> bytes:
         return symbols.target(labels[label]) if label in labels else b""

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _INTEGER, _BITS, _OCTETS, _OID, _SEQUENCE, _SET = 0x02, 0x03, 0x04, 0x06, 0x30, 0x31
 _RSA = bytes.fromhex("2a864886f70d010101")
+_SIGNED_DATA, _DATA = bytes.fromhex("2a864886f70d010702"), bytes.fromhex("2a864886f70d010701")
+_ML_DSA = bytes.fromhex("6086480165030403")  # 2.16.840.1.101.3.4.3, then the number of the set of parameters
+_DAMAGED = "its signature or certificate is damaged"
 _COMMON_NAME, _SKID = b"\x55\x04\x03", b"\x55\x1d\x0e"
 _SHA = bytes.fromhex("608648016503040200")[:-1]  # 2.16.840.1.101.3.4.2, then the number of the digest
 _DIGESTS = {_SHA + bytes([n]): name for n, name in ((1, "sha256"), (2, "sha384"), (3, "sha512"), (4, "sha224"))} | {
@@ -79,13 +82,13 @@ def _items(data: bytes) -> list[_Item]:
     while at < len(data):
         start = at + 2
         if start > len(data) or data[at] & 0x1F == 0x1F:
-            raise Damaged("its signature or certificate is damaged")
+            raise Damaged(_DAMAGED)
         length = data[at + 1]
         if length & 0x80:
             start += length & 0x7F
             length = int.from_bytes(data[at + 2 : start], "big") if at + 2 < start <= min(at + 6, len(data)) else len(data)
         if start + length > len(data):
-            raise Damaged("its signature or certificate is damaged")
+            raise Damaged(_DAMAGED)
         found.append(_Item(data[at], data[start : start + length], data[at : start + length]))
         at = start + length
     return found
@@ -94,8 +97,16 @@ def _items(data: bytes) -> list[_Item]:
 def _take(items: list[_Item], *tags: int) -> _Item:
     """Takes the next element, which must be of one of the tags."""
     if not items or items[0].tag not in tags:
-        raise Damaged("its signature or certificate is damaged")
+        raise Damaged(_DAMAGED)
     return items.pop(0)
+
+
+def _only(items: list[_Item], *tags: int) -> _Item:
+    """The same of the last one."""
+    found = _take(items, *tags)
+    if items:
+        raise Damaged(_DAMAGED)
+    return found
 
 
 def _skip(items: list[_Item], *tags: int) -> None:
@@ -104,26 +115,63 @@ def _skip(items: list[_Item], *tags: int) -> None:
 
 
 def signature(data: bytes) -> Signature:
-    """The first signer in PKCS#7 data; modules have one. Raises Damaged."""
-    outer = _items(_take(_items(data), _SEQUENCE).data)
-    _take(outer, _OID)
-    signed = _items(_take(_items(_take(outer, 0xA0).data), _SEQUENCE).data)
-    for tag in (_INTEGER, _SET, _SEQUENCE):
-        _take(signed, tag)
+    """The first signer in PKCS#7 data; modules have one. Raises Damaged for what the kernel refuses whatever the key.
+
+    That is asn1_ber_decoder() with pkcs7.asn1, and pkcs7_verify(), which takes no attributes but an ML-DSA key's (from 7.2 on).
+    """
+    outer = _items(_only(_items(data), _SEQUENCE).data)
+    if _take(outer, _OID).data != _SIGNED_DATA:
+        raise Damaged(_DAMAGED)
+    signed = _items(_only(_items(_only(outer, 0xA0).data), _SEQUENCE).data)
+    version = _take(signed, _INTEGER).data
+    _algorithms(_take(signed, _SET).data)
+    if version not in (b"\1", b"\3") or _only(_items(_take(signed, _SEQUENCE).data), _OID).data != _DATA:
+        raise Damaged(_DAMAGED)
     _skip(signed, 0xA0, 0xA1)  # certificates, revocation lists
-    info = _items(_take(_items(_take(signed, _SET).data), _SEQUENCE).data)
-    _take(info, _INTEGER)
-    who = _take(info, _SEQUENCE, 0x80)
+    signers = [_signer(item, version) for item in _items(_only(signed, _SET).data)]
+    if not signers:
+        raise Damaged(_DAMAGED)
+    return signers[0]
+
+
+def _signer(item: _Item, version: bytes) -> Signature:
+    info = _items(_only([item], _SEQUENCE).data)
+    if _take(info, _INTEGER).data != version:
+        raise Damaged(_DAMAGED)
+    who = _take(info, _SEQUENCE if version == b"\1" else 0x80)
     if who.tag == _SEQUENCE:
         parts = _items(who.data)
-        key = Key(_take(parts, _SEQUENCE).whole, _take(parts, _INTEGER).data, b"")
+        key = Key(_take(parts, _SEQUENCE).whole, _only(parts, _INTEGER).data, b"")
+        for name in _items(_items(key.issuer)[0].data):
+            for pair in _items(_only([name], _SET).data):
+                named = _items(_only([pair], _SEQUENCE).data)
+                if len(named) != 2 or named[0].tag != _OID:
+                    raise Damaged(_DAMAGED)
     else:
         key = Key(b"", b"", who.data)
-    oid = _take(_items(_take(info, _SEQUENCE).data), _OID).data
+    oid = _algorithm(_take(info, _SEQUENCE))
     bare = bool(info) and info[0].tag != 0xA0  # with signed attributes it is they that are signed
     _skip(info, 0xA0)
-    _take(info, _SEQUENCE)
-    return Signature(key, _DIGESTS.get(oid, "") if bare else "", oid, _take(info, _OCTETS).data)
+    if not _algorithm(_take(info, _SEQUENCE)).startswith(_ML_DSA) and not bare:
+        raise Damaged("its signature has attributes, which a module's must not have")
+    value = _take(info, _OCTETS).data
+    _skip(info, 0xA1)
+    if info:
+        raise Damaged(_DAMAGED)
+    return Signature(key, _DIGESTS.get(oid, "") if bare else "", oid, value)
+
+
+def _algorithms(data: bytes) -> None:
+    for item in _items(data):
+        _algorithm(item)
+
+
+def _algorithm(item: _Item) -> bytes:
+    """The OID of an AlgorithmIdentifier."""
+    oid, *parameters = _items(_only([item], _SEQUENCE).data) or [item]
+    if oid.tag != _OID or len(parameters) > 1:
+        raise Damaged(_DAMAGED)
+    return oid.data
 
 
 def certificate(data: bytes) -> Certificate:
@@ -132,7 +180,7 @@ def certificate(data: bytes) -> Certificate:
         try:
             data = binascii.a2b_base64(armour[1])
         except binascii.Error as e:
-            raise Damaged("its signature or certificate is damaged") from e
+            raise Damaged(_DAMAGED) from e
     body = _items(_take(_items(_take(_items(data), _SEQUENCE).data), _SEQUENCE).data)
     _skip(body, 0xA0)  # version
     serial = _take(body, _INTEGER).data

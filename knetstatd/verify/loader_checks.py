@@ -73,11 +73,28 @@ def vermagic(module: Module, facts: Target) -> Check:
     return Check("vermagic", Result.FAIL, expected, found, _magic(module, facts), rebuild(facts))
 
 
+def form(module: Module, facts: Target) -> Check:
+    """The ELF file itself: whether the kernel would lay it out, and relocate it, as its linker meant it."""
+    expected = "an ELF file as a linker writes it"
+    if module.form is None:
+        reason = f"What a kernel refuses in relocations for {module.machine} is not known here"
+        return Check("form", Result.UNKNOWN, expected, "", reason)
+    if not module.form:
+        return Check("form", Result.PASS, found=expected)
+    reason = f"The file is damaged: {names.clean(module.form, 200)}"
+    return Check("form", Result.FAIL, expected, "damaged", reason, rebuild(facts))
+
+
 def struct_module(module: Module, facts: Target) -> Check:
     """The size of struct module, which depends on the kernel's configuration; 6.12 compares it first, 6.1 not at all."""
     if facts.witness is None:
         return Check("struct-module", Result.UNKNOWN, "", f"{module.struct_size} bytes", _NO_WITNESS)
     expected, found = f"{facts.struct_size} bytes", f"{module.struct_size} bytes"
+    moved = [name for name, at in module.hooks.items() if facts.hooks.get(name, at) != at]
+    if moved:
+        reason = f"Compiled for another struct module, or damaged: {names.clean(moved[0])} is at another place in it"
+        expected, found = (f"at byte {at[moved[0]]}" for at in (facts.hooks, module.hooks))
+        return Check("struct-module", Result.FAIL, expected, found, reason, rebuild(facts))
     if module.struct_size == facts.struct_size:
         return Check("struct-module", Result.PASS, expected, found)
     reason = (
@@ -88,11 +105,18 @@ def struct_module(module: Module, facts: Target) -> Check:
 
 
 def btf(module: Module, facts: Target) -> Check:
-    """The type information (BTF), which a kernel may read before it loads the module. Only how it begins is looked at."""
+    """The type information (BTF), which a kernel may read before it loads the module. Only how it begins is looked at.
+
+    What follows, btf_parse_module() checks against the kernel's own types, which are not at hand.
+    """
     if module.btf is None:
         return Check("btf", Result.NOT_APPLICABLE, reason="It has no type information")
-    if module.btf:
+    insists = not facts.configured or (_BTF in facts.options and _BTF_MISMATCH not in facts.options)
+    if module.btf and (module.intree or not insists):
         return Check("btf", Result.PASS, found="begins as type information does")
+    if module.btf:
+        reason = "This kernel refuses a module if its type information is damaged; only a rehearsal tells whether it is"
+        return Check("btf", Result.UNKNOWN, "type information (BTF)", "begins as type information does", reason)
     expected, found = "type information (BTF)", "damaged"
     if not facts.configured:
         reason = "Whether this kernel reads it (CONFIG_DEBUG_INFO_BTF_MODULES) cannot be seen"

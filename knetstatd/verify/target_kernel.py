@@ -32,7 +32,7 @@ _OPTIONS = (
     *signature_policy.OPTIONS,
 )
 # Of so many modules, spread over the list, the smallest are read; with 4,200 modules that costs 0.3 ms and finds one of 10 KB.
-_SAMPLE, _TRIES = 48, 6
+_SAMPLE, _TRIES = 48, 12
 
 
 class Target(NamedTuple):
@@ -43,7 +43,7 @@ class Target(NamedTuple):
     modversions: whether checksums decide; None where neither a module nor a configuration tells.
     symvers: its Module.symvers, None where the headers are not installed.  options: of CONFIG_*, the ones set to `y`.
     configured: whether a configuration was found.  compiler: as that has it, "" where it does not say.
-    signature: PKCS#7 data of the witness, b"" where it is not signed.
+    signature: PKCS#7 data of the witness, b"" where it is not signed.  hooks: where its struct module has its functions.
     """
 
     kernel: str
@@ -59,6 +59,7 @@ class Target(NamedTuple):
     configured: bool
     compiler: str
     signature: bytes
+    hooks: Mapping[str, int]
 
 
 def facts(root: Path, kernel: str) -> Target:
@@ -72,7 +73,7 @@ def facts(root: Path, kernel: str) -> Target:
         modversions = "MODVERSIONS" in options if options is not None else None
         known = options is not None
         return Target(
-            kernel, tables, None, "", 0, None, {}, modversions, symvers, options or frozenset(), known, compiler, b""
+            kernel, tables, None, "", 0, None, {}, modversions, symvers, options or frozenset(), known, compiler, b"", {}
         )
     path, module = found
     crcs = module.crcs or module.ext_crcs or {}
@@ -91,12 +92,16 @@ def facts(root: Path, kernel: str) -> Target:
         configured=options is not None,
         compiler=compiler,
         signature=module.signature or b"",
+        hooks=module.hooks,
     )
 
 
 def _witness(tables: modules_dep.Tables, kernel: str) -> tuple[Path, module_file.Module] | None:
-    """One of the kernel's own modules, a small one. One that something else put there (no `intree`) is no witness."""
-    sizes = []
+    """One of the kernel's own modules, a small one. One that something else put there (no `intree`) is no witness.
+
+    One with an init and an exit function is preferred: it tells where these are in struct module.
+    """
+    first, sizes = None, []
     for name in tables.in_tree(_SAMPLE):
         for suffix in names.SUFFIXES if not tables.found else ("",):
             try:
@@ -111,8 +116,10 @@ def _witness(tables: modules_dep.Tables, kernel: str) -> tuple[Path, module_file
         except ModuleFileError:
             continue
         if module.intree and module.release == kernel:
-            return tables.tree / name, module
-    return None
+            first = first or (tables.tree / name, module)
+            if len(module.hooks) == 2:
+                return tables.tree / name, module
+    return first
 
 
 def _configuration(root: Path, kernel: str) -> tuple[frozenset[str] | None, str]:

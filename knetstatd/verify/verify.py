@@ -141,7 +141,7 @@ def _unreadable(path: Path, what: str) -> Proof:
 def _ask(facts: Target, path: Path, others: Iterable[Path], *before: Check) -> _Asked | Proof:
     """Does the checks that need the module's own file only; `before` are those already done."""
     try:
-        module = module_file.from_path(path)
+        module = module_file.from_path(path, formed=True)
     except ModuleFileError as e:
         if isinstance(e.__cause__, PermissionError):
             unread = _unreadable(path, "whether it loads")
@@ -153,6 +153,7 @@ def _ask(facts: Target, path: Path, others: Iterable[Path], *before: Check) -> _
         *before,
         Check("file", Result.PASS, found=" ".join(names.clean(word) for word in (module.name, module.version) if word)),
         loader_checks.machine(module, facts),
+        loader_checks.form(module, facts),
         loader_checks.release(module, facts),
         loader_checks.vermagic(module, facts),
         loader_checks.struct_module(module, facts),
@@ -271,7 +272,7 @@ class _Before:
             return out
         if path in added:
             proof = verify(self._root, self._facts.kernel, path, others=added, facts=self._facts, host=self._host)
-            return None if proof.loads else proof.worst
+            return None if proof.holds(linked=True) else proof.worst
         try:
             if path.stat().st_size:
                 return None

@@ -69,6 +69,16 @@ def test_a_kernels_own_modules_load(kernels: Kernels) -> None:
             assert proof.worst is None, (release, path.name, proof.worst)
 
 
+def test_no_module_of_a_kernel_has_another_form_than_its_linker_gave_it(kernels: Kernels) -> None:
+    """All of them: what is strict with a damaged file must not be so with a good one."""
+    count = 0
+    for release in kernels.releases:
+        for path in kernels.modules(release, 1):
+            assert module_file.from_path(path, formed=True).form == "", path
+            count += 1
+    assert count > 5000
+
+
 def test_read_as_modinfo_and_modprobe_read(kernels: Kernels) -> None:
     for release in kernels.releases:
         for path in kernels.modules(release, 40):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-ALLOC = 2
-PROGBITS, SYMTAB, STRTAB, NOBITS = 1, 2, 3, 8
+WRITE, ALLOC, EXEC = 1, 2, 4
+PROGBITS, SYMTAB, STRTAB, RELA, NOBITS, REL = 1, 2, 3, 4, 8, 9
 ABS, COMMON = 0xFFF1, 0xFFF2
 LOCAL, GLOBAL, WEAK = 0, 1, 2
 MAGIC = "6.1.0-1-amd64 SMP preempt mod_unload modversions "
@@ -19,12 +19,15 @@ MARKER = b"~Module signature appended~\n"
 
 
 class Sec(NamedTuple):
-    """A section. link: of a symbol table, the number of its names; filled in by `file`."""
+    """A section. info: of relocations, the name of the section that they change."""
 
     name: str
     data: bytes
     flags: int = ALLOC
     kind: int = PROGBITS
+    info: str = ""
+    align: int = 1
+    size: int | None = None  # in place of the data's
 
 
 class Sym(NamedTuple):
@@ -73,9 +76,12 @@ def file(
     body, headers = b"", struct.pack(order + ("64x" if wide else "40x"))
     form = order + ("IIQQQQIIQQ" if wide else "IIIIIIIIII")
     for section, start in zip(every, starts, strict=True):
-        size = len(section.data)
-        linked = link if section.kind == SYMTAB else 0
-        headers += struct.pack(form, start, section.kind, section.flags, 0, at + len(body), size, linked, 0, 1, 0)
+        size = len(section.data) if section.size is None else section.size
+        linked = {SYMTAB: link, RELA: link + 1, REL: link + 1}.get(section.kind, 0)
+        info = number[section.info] if section.info else 0
+        headers += struct.pack(
+            form, start, section.kind, section.flags, 0, at + len(body), size, linked, info, section.align, 0
+        )
         if section.kind != NOBITS:
             body += section.data
     ident = b"\x7fELF" + bytes([2 if wide else 1, 1 if little else 2, 1]) + bytes(9)
@@ -95,6 +101,17 @@ def versions(crcs: Mapping[str, int], *, bits: int = 64, little: bool = True) ->
     """The contents of a __versions section."""
     form = ("<" if little else ">") + ("Q56s" if bits == 64 else "I60s")
     return b"".join(struct.pack(form, crc, name.encode()) for name, crc in crcs.items())
+
+
+def relocations(target: str, *rows: tuple[int, int, int, int]) -> Sec:
+    """The relocations of a section. rows: offset, kind, row of the symbol table, addend; 64 bits, little endian."""
+    return Sec(f".rela{target}", b"".join(struct.pack("<QIIq", *row) for row in rows), 0, RELA, target)
+
+
+def this_module(name: str, size: int, bits: int = 64) -> Sec:
+    """struct module as modpost leaves it."""
+    data = bytes(24 if bits == 64 else 12) + name.encode()
+    return Sec(".gnu.linkonce.this_module", data.ljust(size, b"\0")[:size], WRITE | ALLOC)
 
 
 def module(
@@ -117,17 +134,23 @@ def module(
     compiler: str = COMPILER,
     build_id: str = "",
     more: Sequence[Sec] = (),
+    more_symbols: Sequence[Sym] = (),
+    hook: int = 320,
     signature: bytes | None = None,
 ) -> bytes:
     """A kernel module. exports: checksum, kind (`""`, `_gpl` by section, `flag` by a flag) and namespace of each name.
 
-    old_exports: checksums as kernels before 5.19 write them.  None for vermagic, license, crcs: not there.
+    old_exports: checksums as kernels before 5.19 write them.  hook: where struct module has the init function; 0 for none.
+    more_symbols: their rows begin with 3.  None for vermagic, license, crcs: not there.
     """
     order = "<" if little else ">"
     values = {"license": license, "vermagic": vermagic, "name": name}
     data = modinfo(**{key: value for key, value in values.items() if value is not None}, **(info or {}))
-    sections = [Sec(".modinfo", data), Sec(".gnu.linkonce.this_module", bytes(struct_size)), *more]
-    symbols = [Sym("__this_module", ".gnu.linkonce.this_module")]
+    sections = [Sec(".modinfo", data), this_module(name, struct_size, bits), *more]
+    symbols = [Sym("__this_module", ".gnu.linkonce.this_module"), Sym("init_module", ABS), *more_symbols]
+    if hook and bits == 64 and little and struct_size >= hook + 8:
+        sections += [Sec(".init.text", bytes(16), ALLOC | EXEC), relocations(".gnu.linkonce.this_module", (hook, 1, 2, 0))]
+        symbols[1] = Sym("init_module", ".init.text")
     symbols += [Sym(symbol) for symbol in undefined] + [Sym(symbol, bind=WEAK) for symbol in weak]
     symbols += [Sym(symbol, COMMON, 8) for symbol in common]
     sections.append(Sec(".comment", b"\0" + compiler.encode() + b"\0", 0))

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 # Two primes of 384 bits: a modulus that a SHA-256 with its padding fits into.
 _P = 2**384 - 317
 _Q = 2**383 - 31
-_RSA, _SHA256 = bytes.fromhex("2a864886f70d010101"), bytes.fromhex("608648016503040201")
+RSA, ML_DSA = bytes.fromhex("2a864886f70d010101"), bytes.fromhex("608648016503040311")
+_SHA256 = bytes.fromhex("608648016503040201")
+_PKCS7 = bytes.fromhex("2a864886f70d0107")  # then 1 for data, 2 for signed data
 _EFI_X509 = bytes.fromhex("a159c0a5e494a74a87b5ab155c2bf072")
 VARIABLES = "sys/firmware/efi/efivars"
 GUIDS = {
@@ -59,7 +61,7 @@ class Key(NamedTuple):
 
     @property
     def certificate(self) -> bytes:
-        algorithm = tlv(0x30, tlv(6, _RSA), tlv(5))
+        algorithm = tlv(0x30, tlv(6, RSA), tlv(5))
         public = tlv(0x30, algorithm, tlv(3, b"\0", tlv(0x30, number(self.modulus), number(65537))))
         extension = tlv(0x30, tlv(6, b"\x55\x1d\x0e"), tlv(4, tlv(4, self.skid)))
         body = tlv(
@@ -68,8 +70,17 @@ class Key(NamedTuple):
         )  # fmt: skip
         return tlv(0x30, body, algorithm, tlv(3, b"\0sig"))
 
-    def signature(self, contents: bytes, *, by_skid: bool = False, attributes: bool = False) -> bytes:
-        """PKCS#7 data as sign-file makes it."""
+    def signature(
+        self,
+        contents: bytes,
+        *,
+        by_skid: bool = False,
+        attributes: bool = False,
+        kind: bytes = RSA,
+        more: bytes = b"",
+        signers: int = 1,
+    ) -> bytes:
+        """PKCS#7 data as sign-file makes it. kind: what it says that it is.  more: follows it.  signers: how many."""
         inner = tlv(0x30, tlv(6, _SHA256), tlv(5))
         info = tlv(0x30, inner, tlv(4, hashlib.sha256(contents).digest()))
         size = (self.modulus.bit_length() + 7) // 8
@@ -77,11 +88,11 @@ class Key(NamedTuple):
         private = pow(65537, -1, (_P - 1) * (_Q - 1))
         value = pow(int.from_bytes(padded, "big"), private, self.modulus).to_bytes(size, "big")
         who = tlv(0x80, self.skid) if by_skid else tlv(0x30, self.issuer, number(self.serial))
-        signer = tlv(
-            0x30, number(1), who, inner, tlv(0xA0) if attributes else b"", tlv(0x30, tlv(6, _RSA), tlv(5)), tlv(4, value)
-        )
-        signed = tlv(0x30, number(1), tlv(0x31, inner), tlv(0x30, tlv(6, b"\x2a")), tlv(0xA0), tlv(0x31, signer))
-        return tlv(0x30, tlv(6, b"\x2a\x03"), tlv(0xA0, signed))
+        version = number(3 if by_skid else 1)
+        extra = tlv(0xA0) if attributes else b""
+        signer = tlv(0x30, version, who, inner, extra, tlv(0x30, tlv(6, kind), tlv(5)), tlv(4, value), more)
+        signed = tlv(0x30, version, tlv(0x31, inner), tlv(0x30, tlv(6, _PKCS7, b"\1")), tlv(0xA0), tlv(0x31, signer * signers))
+        return tlv(0x30, tlv(6, _PKCS7, b"\2"), tlv(0xA0, signed))
 
     def sign(self, made: bytes) -> bytes:
         """A module, signed."""
@@ -90,9 +101,7 @@ class Key(NamedTuple):
 
 def signature_list(*certificates: bytes) -> bytes:
     """An EFI_SIGNATURE_LIST for each."""
-    return b"".join(
-        _EFI_X509 + struct.pack("<III", 28 + 16 + len(c), 0, 16 + len(c)) + bytes(16) + c for c in certificates
-    )
+    return b"".join(_EFI_X509 + struct.pack("<III", 28 + 16 + len(c), 0, 16 + len(c)) + bytes(16) + c for c in certificates)
 
 
 def variable(root: Path, name: str, value: bytes, attributes: int = 6) -> None:

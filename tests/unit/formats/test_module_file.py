@@ -30,7 +30,11 @@ FULL: dict[str, Any] = {
     "weak": ["maybe"],
     "crcs": {"module_layout": 0x11223344, "printk": 0xFFFFFFFF, "kfree": 0},
     "info": {
-        "depends": "a,b-c", "import_ns": ["ONE", "TWO"], "srcversion": "ABC", "version": "1.0", "intree": "Y",
+        "depends": "a,b-c",
+        "import_ns": ["ONE", "TWO"],
+        "srcversion": "ABC",
+        "version": "1.0",
+        "intree": "Y",
         "alias": ["net-pf-1", "x"],
     },
     "build_id": "00ff",
@@ -73,6 +77,7 @@ def test_everything_is_read(tmp_path: Path, bits: int, little: bool) -> None:
         build_id="00ff",
         aliases=("net-pf-1", "x"),
         btf=None,
+        hooks={"init_module": 320} if (bits, little) == (64, True) else {},
     )
     assert module.machine == (62, bits, little)
     assert module.release == "6.1.0-1-amd64"
@@ -92,7 +97,7 @@ def test_what_is_not_there_is_empty(tmp_path: Path) -> None:
 
 
 def test_sections_without_contents_are_empty(tmp_path: Path) -> None:
-    empty = elf.Sec(".modinfo", b"vermagic=1", kind=elf.NOBITS)
+    empty = elf.Sec(".modinfo", b"vermagic=1\0", kind=elf.NOBITS)
     assert read(tmp_path, elf.file([empty, elf.Sec(".gnu.linkonce.this_module", bytes(64))])).vermagic == ""
 
 
@@ -128,10 +133,10 @@ def test_export_labels_that_lead_nowhere(tmp_path: Path) -> None:
         elf.Sym("__ksymtab_short", "__ksymtab"),
         elf.Sym("__crc_short", "__kcrctab"),
         elf.Sym("__ksymtab_far", "__ksymtab"),
-        elf.Sym("__crc_far", 4000),
+        elf.Sym("__crc_far", "__kcrctab", 4000),
         elf.Sym("__kstrtabns_far", "__ksymtab", 1 << 40),
         elf.Sym("__ksymtab_bare", "__ksymtab"),
-        elf.Sym("__ksymtab_outside", 4000),
+        elf.Sym("__kstrtabns_bare", elf.ABS),
         elf.Sym("__ksymtab_undefined"),
     ]
     module = read(tmp_path, elf.file(sections, labels))
@@ -246,7 +251,8 @@ THIS = elf.Sec(".gnu.linkonce.this_module", bytes(64))
         (elf.file([THIS], [elf.Sym("x" * 40), elf.Sym("y")], strings=b"\0\0"), "symbol's name lies outside"),
         (elf.file([THIS], section_names=b"\0open"), "section names do not end"),
         (elf.file([THIS], section_names=b""), "section names do not end"),
-        (elf.file([THIS], section_names=b"\0\0"), "is not a kernel module"),
+        (elf.file([THIS], section_names=b"\0\0"), "a section's name lies outside the names"),
+        (elf.file([THIS, elf.Sec(".modinfo", b"name=demo")]), "its .modinfo does not end"),
         (elf.module(more=[elf.Sec("__versions", b"x" * 64)]), "a name in its checksum table does not end"),
         (elf.module(more=[elf.Sec("__version_ext_crcs", b"")]), "half of its extended checksum table"),
         (elf.module(more=[elf.Sec("__version_ext_names", b"")]), "half of its extended checksum table"),
@@ -281,18 +287,40 @@ def test_damaged_headers(tmp_path: Path) -> None:
     table = start + 64 * (strings - 1)
     for link in (0, 1, count):
         refused(tmp_path, patched(made, table + 40, "<I", link), "its symbols have no names")
-    # A name outside the names is no name: the section is not found.
-    refused(tmp_path, patched(made, start + 64 * 2, "<I", 1 << 31), "is not a kernel module")
+    refused(tmp_path, patched(made, start + 64 * 2, "<I", 1 << 31), "a section's name lies outside")
+    refused(tmp_path, patched(made, start + 64 * 2, "<I", 0), "is not a kernel module")
+    for member, form in ((4, "<I"), (8, "<Q"), (16, "<Q"), (32, "<Q")):
+        refused(tmp_path, patched(made, start + member, form, 1), "its section 0 is not empty")
+    assert read(tmp_path, patched(made, start + 40, "<I", 1))
 
 
 def test_a_section_too_large_to_be_true(tmp_path: Path) -> None:
     made = elf.module()
     (start,) = struct.unpack_from("<Q", made, 40)
     path = tmp_path / "demo.ko"
+    made = patched(made, start + 64 + 24, "<Q", len(made))
     path.write_bytes(patched(made, start + 64 + 32, "<Q", 100 << 20))
     os.truncate(path, 200 << 20)
     with pytest.raises(ModuleFileError, match="a section that is a few KB"):
         module_file.from_path(path)
+
+
+def test_sections_that_overlap(tmp_path: Path) -> None:
+    made = elf.module()
+    (start,) = struct.unpack_from("<Q", made, 40)
+    (offset,) = struct.unpack_from("<Q", made, start + 64 + 24)
+    for at in (0, 63, offset + 1, start - 1, start):
+        refused(tmp_path, patched(made, start + 64 + 24, "<Q", at), "two of its sections overlap")
+    # One that is empty may lie anywhere.
+    empty = patched(made, start + 64 + 32, "<Q", 0)
+    assert read(tmp_path, patched(empty, start + 64 + 24, "<Q", offset + 1))
+
+
+def test_symbols_of_sections_that_are_not_there(tmp_path: Path) -> None:
+    for section in (200, 0xFF00, 0xFFFF):
+        refused(tmp_path, elf.file([THIS], [elf.Sym("x", section)]), "a section that it does not have")
+    for section in (0, 1, 0xFF20, elf.ABS, elf.COMMON):
+        assert read(tmp_path, elf.file([THIS], [elf.Sym("x", section)]))
 
 
 def test_every_truncation_is_seen(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from keys import Key, signature_list, tlv
+from keys import ML_DSA, Key, signature_list, tlv
 
 from knetstatd.core.errors import Damaged
 from knetstatd.formats import pkcs7
@@ -44,7 +44,8 @@ def test_the_contents_are_what_was_signed() -> None:
     assert pkcs7.is_genuine(signed._replace(value=b"\1"), certificate, lambda: b"contents") is False
     for odd in (certificate._replace(modulus=0), certificate._replace(exponent=1 << 40)):
         assert pkcs7.is_genuine(signed, odd, lambda: b"contents") is None
-    assert pkcs7.is_genuine(pkcs7.signature(US.signature(b"x", attributes=True)), certificate, lambda: b"x") is None
+    unlike = pkcs7.signature(US.signature(b"x", attributes=True, kind=ML_DSA))
+    assert pkcs7.is_genuine(unlike, certificate, lambda: b"x") is None
 
 
 @pytest.mark.spawns
@@ -67,12 +68,56 @@ def test_as_openssl_writes_them(tmp_path: Path, kind: str, more: list[str]) -> N
         assert pkcs7.certificate((tmp_path / "c.pem").read_bytes()) == certificate
     with pytest.raises(Damaged):
         pkcs7.certificate((tmp_path / "c.pem").read_bytes().replace(b"-----\nMII", b"-----\nMI"))
+    if attributes == []:
+        with pytest.raises(Damaged, match="has attributes"):
+            pkcs7.signature((tmp_path / "p7").read_bytes())
+        return
     signed = pkcs7.signature((tmp_path / "p7").read_bytes())
     assert signed.key.is_same(certificate.key)
     assert str(certificate.key).startswith("Test key (")
-    checkable = kind != "ec" and bool(attributes)
+    checkable = kind != "ec"
     assert pkcs7.is_genuine(signed, certificate, lambda: b"contents") is (True if checkable else None)
     assert pkcs7.is_genuine(signed, certificate, lambda: b"others") is (False if checkable else None)
+
+
+SHA256 = tlv(0x30, tlv(6, bytes.fromhex("608648016503040201")), tlv(5))
+NULL = tlv(5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (bytes.fromhex("06092a864886f70d010702"), bytes.fromhex("06092a864886f70d010703")),  # signed data
+        (bytes.fromhex("06092a864886f70d010701"), bytes.fromhex("06092a864886f70d010702")),  # over data
+        (b"\2\1\1\x31", b"\2\1\2\x31"),  # version
+        (b"\2\1\1\x30", b"\2\1\3\x30"),  # the signer's, which is to be the same
+        (b"\2\1\1\x31", b"\2\1\3\x31"),
+        (SHA256, SHA256[:-2] + b"\5\1"),  # lengths
+        (SHA256, SHA256.replace(b"\x06\x09", b"\x05\x09")),  # an algorithm without an identifier
+        (b"\x06\x03\x55\x04\x03", b"\x05\x03\x55\x04\x03"),  # in the issuer's name
+        (b"\x31\x0b\x30", b"\x30\x0b\x30"),
+        (b"\x30\x0d\x31\x0b", b"\x31\x0d\x31\x0b"),
+    ],
+)
+def test_what_the_kernel_does_not_parse(old: bytes, new: bytes) -> None:
+    whole = US.signature(b"x")
+    assert pkcs7.signature(whole)
+    assert old in whole
+    with pytest.raises(Damaged):
+        pkcs7.signature(whole.replace(old, new))
+
+
+def test_nothing_follows_a_signature() -> None:
+    whole = US.signature(b"x")
+    for odd in (US.signature(b"x", more=NULL), US.signature(b"x", signers=0)):
+        with pytest.raises(Damaged):
+            pkcs7.signature(odd)
+    assert pkcs7.signature(US.signature(b"x", more=tlv(0xA1), signers=2)).key == pkcs7.signature(whole).key
+    for bad in (whole + b"\0", whole + NULL, whole[:-1], whole[:-70]):
+        with pytest.raises(Damaged):
+            pkcs7.signature(bad)
+    with pytest.raises(Damaged, match="has attributes"):
+        pkcs7.signature(US.signature(b"x", attributes=True))
 
 
 def test_lists_of_the_firmware() -> None:

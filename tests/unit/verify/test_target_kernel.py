@@ -131,6 +131,24 @@ def test_only_the_kernels_own_modules_are_witnesses(tmp_path: Path) -> None:
     assert target_kernel.facts(tmp_path, KERNEL).witness == tree / "kernel/fs/big.ko"
 
 
+def test_a_witness_tells_where_struct_module_has_its_functions(tmp_path: Path) -> None:
+    """A small one without them, or a damaged one, is no better for being smaller."""
+    tree = kerneltree.make(tmp_path)
+    lib, big = tree / "kernel/lib/my-lib.ko", tree / "kernel/fs/big.ko"
+    assert target_kernel.facts(tmp_path, KERNEL).hooks == {"init_module": 320}
+    both = elf.relocations(".gnu.linkonce.this_module", (320, 1, 2, 0), (400, 1, 3, 0))
+    more = [elf.Sec("x", bytes(2000)), both]
+    big.write_bytes(elf.module("big", info={"intree": "Y"}, hook=0, more=more, more_symbols=[elf.Sym("cleanup_module", "x")]))
+    for smaller in (lib.read_bytes(), elf.module("my-lib", info={"intree": "Y"}, hook=0), b"damaged"):
+        lib.write_bytes(smaller)
+        facts = target_kernel.facts(tmp_path, KERNEL)
+        assert (facts.witness, facts.hooks) == (big, {"init_module": 320, "cleanup_module": 400})
+    big.unlink()
+    lib.write_bytes(elf.module("my-lib", info={"intree": "Y"}, hook=0))
+    facts = target_kernel.facts(tmp_path, KERNEL)
+    assert (facts.witness, facts.hooks) == (lib, {})
+
+
 def test_extended_table_of_the_witness(tmp_path: Path) -> None:
     tree = kerneltree.make(tmp_path)
     made = elf.module(ext_crcs={"printk": 1}, info={"intree": "Y"}, struct_size=64)

@@ -30,8 +30,8 @@ OTHER = elf.MAGIC.replace("6.1.0-1", "6.1.0-2")
 NO_CRCS = elf.MAGIC.replace("modversions ", "")
 FORCE = "CONFIG_MODULE_FORCE_LOAD=y\n"
 NAMES = (
-    "file", "machine", "release", "vermagic", "struct-module", "btf", "symbols", "exports", "depends", "crcs", "compiler",
-    "signature",
+    "file", "machine", "form", "release", "vermagic", "struct-module", "btf", "symbols", "exports", "depends", "crcs",
+    "compiler", "signature",
 )  # fmt: skip
 
 
@@ -145,6 +145,13 @@ def test_forced_loading(tmp_path: Path) -> None:
     assert "taints the kernel" in named(proof, "crcs").reason
 
 
+def test_where_struct_module_has_its_functions(root: Path) -> None:
+    check = named(judge(root, kerneltree.module(hook=328)), "struct-module")
+    assert (check.result, check.expected, check.found) == (FAIL, "at byte 320", "at byte 328")
+    assert "init_module is at another place" in check.reason
+    assert results(judge(root, kerneltree.module(hook=0)))["struct-module"] is PASS  # it has none
+
+
 def test_struct_module(root: Path) -> None:
     check = named(judge(root, kerneltree.module(struct_size=896)), "struct-module")
     assert (check.result, check.expected, check.found) == (FAIL, "1280 bytes", "896 bytes")
@@ -165,7 +172,7 @@ def test_type_information(tmp_path: Path, config: str | None, result: Result) ->
     for data, expected in (
         (None, NA),
         (b"", NA),
-        (whole, PASS),
+        (whole, UNKNOWN if result in (FAIL, UNKNOWN) else PASS),  # if the kernel insists, only a rehearsal tells of the rest
         (b"XX" + whole[2:], result),
         (whole[:2] + b"\2" + whole[3:], result),
         (whole[:3] + b"\1" + whole[4:], result),
@@ -174,7 +181,11 @@ def test_type_information(tmp_path: Path, config: str | None, result: Result) ->
         (b"\0", result),
     ):
         more = [elf.Sec(".BTF", data, 0)] if data is not None else []
-        assert results(judge(tmp_path, kerneltree.module(more=more)))["btf"] is expected, data
+        proof = judge(tmp_path, kerneltree.module(more=more))
+        assert results(proof)["btf"] is expected, data
+        assert proof.holds(linked=True) == (expected is not FAIL)
+        if data == whole:  # of the kernel's own it is taken for granted
+            assert results(judge(tmp_path, kerneltree.module(more=more, info={"intree": "Y"})))["btf"] is PASS
 
 
 def test_missing_symbols(root: Path) -> None:
@@ -350,7 +361,9 @@ def test_headers_of_another_build(root: Path) -> None:
 def test_a_kernel_that_tells_nothing(tmp_path: Path) -> None:
     proof = judge(tmp_path, kerneltree.module())
     unknown = ("machine", "vermagic", "struct-module", "symbols", "crcs", "compiler")
-    assert results(proof) == dict.fromkeys(unknown, UNKNOWN) | {"file": PASS, "release": PASS, "btf": NA, "signature": NA}
+    assert results(proof) == dict.fromkeys(unknown, UNKNOWN) | {
+        "file": PASS, "form": PASS, "release": PASS, "btf": NA, "signature": NA
+    }  # fmt: skip
     assert results(judge(tmp_path, kerneltree.module(vermagic=OTHER)))["release"] is UNKNOWN
 
 
