@@ -46,7 +46,8 @@ class Rival(NamedTuple):
 class Origin(NamedTuple):
     """What DKMS knows of an installed module. registered: the version that a kernel is to have.  installed: the one it has.
 
-    copy: DKMS's own file of it.  changed: when the source last was, in seconds since the epoch.
+    copy: DKMS's own file of it.  digest: what that file was when we published it.
+    changed: when the source last was, in seconds since the epoch.
     rivals: what other packages have installed under its name.  left: the package is not meant for this kernel.
     """
 
@@ -56,6 +57,7 @@ class Origin(NamedTuple):
     changed: float = 0.0
     rivals: tuple[Rival, ...] = ()
     left: bool = False
+    digest: files.Digest | None = None
 
     @property
     def copies(self) -> tuple[Path, ...]:

@@ -6,6 +6,7 @@
                        stage/KERNEL/PACKAGE/           a package's modules, compiled and proven, not published yet
                              .publish.*/               a publication at work
                        rehearsals/KERNEL/PACKAGE.json  the kernel's answer to a rehearsal
+                       digests/KERNEL/PACKAGE.json     what a package's modules were when they were published
                        initrd/KERNEL.json              the digests of the modules in a kernel's initrd
                        guard/packages.json             the packages that the daemon guarded at its last look
     /run/knetstatd/builder.lock, guard.lock            held by a builder, and by the daemon
@@ -63,6 +64,10 @@ class Places(NamedTuple):
         """The answer to a rehearsal of one package on one kernel."""
         return self.state / "rehearsals" / kernel / f"{package}.json"
 
+    def digests(self, kernel: str, package: str) -> Path:
+        """What the modules of one package for one kernel were when they were published."""
+        return self.state / "digests" / kernel / f"{package}.json"
+
     @property
     def guarded(self) -> Path:
         """The packages that the daemon guarded at its last look."""
@@ -75,7 +80,8 @@ class Places(NamedTuple):
 
     def of_kernels(self) -> Iterator[tuple[str, Path]]:
         """All that is kept for kernels: the kernel, and a file or a directory."""
-        for parent in (self.state / "kernels", self.stages, self.state / "rehearsals", self.initrds):
+        below = (self.state / name for name in ("kernels", "rehearsals", "digests"))
+        for parent in (*below, self.stages, self.initrds):
             for name in files.names(parent):
                 if names.is_kernel(kernel := name.removesuffix(".json") if parent == self.initrds else name):
                     yield kernel, parent / name

@@ -35,6 +35,13 @@ class Identity(NamedTuple):
     ctime_ns: int
 
 
+class Digest(NamedTuple):
+    """SHA-256 of a module, in hex. file: as it lies there, maybe packed and signed.  contents: what a signature is over."""
+
+    file: str
+    contents: str
+
+
 def identity(path: Path) -> Identity | None:
     """The identity of the file that `path` leads to, None if there is none."""
     try:

@@ -117,7 +117,7 @@ class Machine(Survey):
         mark = kernels.fingerprint(self.root, source, look.headers.path)
         artefact = staged.find(self.places, o.kernel, o.package, version, mark)
         proofs = [self.prove_file(look, path, artefact.modules) for path in artefact.modules] if artefact is not None else []
-        good = all(proof.holds(UNPUBLISHED) and proof.is_current for proof in proofs)
+        good = all(proof.holds(UNPUBLISHED, linked=True) and proof.is_current for proof in proofs)
         o = o._replace(
             staged=Artefact.NONE if artefact is None else Artefact.GOOD if good else Artefact.BAD,
             hook_builds=bool(conf.autoinstall) and dkms_tree.hook_present(self.root),

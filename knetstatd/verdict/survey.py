@@ -20,7 +20,7 @@ from knetstatd.core.model import (
 from knetstatd.dkms import dkms_conf, dkms_tree
 from knetstatd.machine import bootloader, busy, dpkg_status, host, kernels, paths
 from knetstatd.machine.loaded_modules import Live
-from knetstatd.state import guarded, rehearsal_results
+from knetstatd.state import digests, guarded, rehearsal_results
 from knetstatd.state import paths as places
 from knetstatd.system import files
 from knetstatd.verify.proof_cache import Look, Proofs
@@ -190,7 +190,8 @@ class Survey:
             return host.Origin(known.highest.version, "", None, changed, rivals, self._conf(known, kernel).excludes(kernel))
         version, build = installed
         copy = host.copy_of(self.root, name, build.directory / "module", build.files)
-        return host.Origin(known.highest.version, version.version, copy, changed, rivals)
+        kept = digests.of(self.places, kernel, package, copy)
+        return host.Origin(known.highest.version, version.version, copy, changed, rivals, digest=kept)
 
     def guarded(self) -> dict[str, guarded.Guarded] | None:
         """What to remember of the guarded packages; None while somebody is at work on packages or in DKMS."""

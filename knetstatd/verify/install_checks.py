@@ -2,13 +2,13 @@
 """The checks of a module where it is installed: is it the right file, and will anything come between it and the kernel?
 
 Rule: no new build of the module changes what `winner`, `modprobe` and `initrd` answer (model.ELSEWHERE): they have a fix of
-their own. `origin` warns: such a module loads, but it is not what DKMS has registered.
+their own. `origin` warns: such a module loads, but it is not what DKMS has registered. `contents` decides: of a file that was
+changed after it was built no other check can say what a kernel would do with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import filecmp
 import os
 import re
 from typing import TYPE_CHECKING
@@ -19,7 +19,8 @@ from knetstatd.core.model import Check, Result
 from knetstatd.formats import initrd, module_file
 from knetstatd.machine import modprobe_conf, paths
 from knetstatd.system import files
-from knetstatd.verify import initrd_digests
+from knetstatd.verify import initrd_digests, module_contents
+from knetstatd.verify.module_contents import are_same
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,8 +56,8 @@ def winner(tables: Tables, module: str, file: Path, origin: Origin | None) -> Ch
             return Check("depmod", Result.FAIL, os.fspath(loser), os.fspath(file), why, fix)
         why = "depmod prefers the kernel's own module: see `search` and `override` in /etc/depmod.d"
         return Check("winner", Result.FAIL, os.fspath(loser), os.fspath(file), why, "Put `updates` before `built-in` there")
-    if origin is not None and origin.copy is not None and not is_copy(file, origin.copy):
-        right = next((path for path in added if is_copy(path, origin.copy)), None)
+    if origin is not None and origin.copy is not None and not are_same(file, origin.copy):
+        right = next((path for path in added if are_same(path, origin.copy)), None)
         if right is not None:
             why = "Another file of the same name is taken in the place of the one that DKMS installed"
             return Check("winner", Result.FAIL, os.fspath(right), os.fspath(file), why, remove)
@@ -74,8 +75,10 @@ def origin(file: Path, known: Origin | None, kernel: str) -> Check:
         return Check("origin", Result.WARN, known.registered, known.installed, reason, fix)
     if known.copy is None:
         return Check("origin", Result.UNKNOWN, known.registered, "", "DKMS's own copy of it is gone", fix)
-    if not is_copy(file, known.copy):
+    if not are_same(file, known.copy):
         reason = "The installed file is not the one that DKMS built"
+        if known.digest is not None and module_contents.has(file, known.digest):
+            reason = "DKMS's own copy of it is damaged"
         if (rival := _rival(file, known)) is not None:
             reason = f"The installed file is of {rival.package}, which makes a module of this name too"
             fix = fix if not rival.guarded else ""
@@ -86,29 +89,38 @@ def origin(file: Path, known: Origin | None, kernel: str) -> Check:
     return Check("origin", Result.PASS, known.registered, "the file that DKMS built")
 
 
+def contents(file: Path, known: Origin | None, kernel: str) -> Check:
+    """Whether the file is, byte for byte, the one that dkms or we built: unpacked, and with its signature taken off."""
+    if known is None or not known.installed or _WEAK in os.fspath(file) or _rival(file, known) is not None:
+        return Check("contents", Result.NOT_APPLICABLE, reason="There is nothing of DKMS's to compare it with")
+    fix = f"Run: knetstatctl build {kernel}"
+    if known.copy is None:
+        reason = "DKMS's own copy of it is gone, so that there is nothing to compare it with"
+        return Check("contents", Result.UNKNOWN, "the file that was built", os.fspath(file), reason, fix)
+    if known.digest is not None:
+        if module_contents.has(file, known.digest):
+            return Check("contents", Result.PASS, found="as they were published")
+        both = " DKMS's copy is too." if are_same(file, known.copy) else ""
+        reason = f"The file is damaged, or somebody has changed it: its contents are not what was published.{both}"
+        return Check("contents", Result.FAIL, f"SHA-256 {known.digest.contents[:16]}", os.fspath(file), reason, fix)
+    if are_same(file, known.copy):
+        return Check("contents", Result.PASS, found="as in DKMS's copy")
+    reason = "The file is damaged, or somebody has changed it: its contents are not those of DKMS's copy"
+    return Check("contents", Result.FAIL, os.fspath(known.copy), os.fspath(file), reason, fix)
+
+
 def _rival(file: Path, known: Origin) -> Rival | None:
     """The other package whose file the installed one is."""
-    if not known.rivals or (known.copy is not None and is_copy(file, known.copy)):
+    if not known.rivals or (known.copy is not None and are_same(file, known.copy)):
         return None
-    return next((rival for rival in known.rivals if is_copy(file, rival.copy)), None)
+    return next((rival for rival in known.rivals if are_same(file, rival.copy)), None)
 
 
 def is_replaced(tables: Tables, module: str, file: Path, known: Origin) -> bool:
     """Whether a file is the kernel's own, in whose place DKMS is to install another, which is nowhere."""
     if known.left or tables.added(module) or file not in tables.shipped(module):
         return False
-    return known.copy is None or not is_copy(file, known.copy)
-
-
-def is_copy(file: Path, other: Path) -> bool:
-    """Whether two files are of one build: byte for byte, or, where one was signed, stripped or compressed, by build ID."""
-    try:
-        if filecmp.cmp(file, other, shallow=False):
-            return True
-        one, two = module_file.from_path(file), module_file.from_path(other)
-    except (OSError, ModuleFileError):
-        return False
-    return bool(one.build_id) and one.build_id == two.build_id
+    return known.copy is None or not are_same(file, known.copy)
 
 
 # An `install` command that gives the module to the kernel after all.

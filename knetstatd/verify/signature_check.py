@@ -93,9 +93,9 @@ def _unsigned(facts: Target, rules: Policy, expected: str) -> Check:
 def _altered(facts: Target, rules: Policy, found: str, *, trusted: bool) -> Check:
     reason = "The contents are not what was signed"
     if not trusted and not rules.enforced:
-        reason += "; the kernel does not know the key, so it cannot tell, and loads the module"
-        return Check("signature", Result.WARN, "the contents as signed", f"{found}, then changed", reason, rebuild(facts))
-    reason += ": 'Key was rejected by service'"
+        reason += "; a kernel that does not know the key cannot tell, and would load what is left of the module"
+    else:
+        reason += ": 'Key was rejected by service'"
     return Check("signature", Result.FAIL, "the contents as signed", f"{found}, then changed", reason, rebuild(facts))
 
 

@@ -183,9 +183,18 @@ def _answers(
             signature = signature_check.check(one.module, facts, rules, host.firmware, _intact(one.path), shipped=shipped)
             more = [loader_checks.compiler(one.module, facts), signature]
             more += _placed(root, facts, host, rules, one, origins.get(one.installed)) if one.installed else []
-            proof = proof._replace(checks=(*before.judged(one, proof.checks), *more))
+            proof = _linked(proof._replace(checks=(*before.judged(one, proof.checks), *more)))
         proofs.append(proof)
     return proofs
+
+
+def _linked(proof: Proof) -> Proof:
+    """A proof in which an unknown form is no question if the file is the one that was built: its linker gave it that form."""
+    if not any(check.name == "contents" and check.result is Result.PASS for check in proof.checks):
+        return proof
+    reason = "It was not looked at in full; the contents are those that were built"
+    settled = {name: Check(name, Result.NOT_APPLICABLE, reason=reason) for name in ("form", "btf")}
+    return proof._replace(checks=tuple(settled.get(c.name, c) if c.result is Result.UNKNOWN else c for c in proof.checks))
 
 
 def _placed(root: Path, facts: Target, host: Host, rules: Policy, one: _Asked, origin: Origin | None) -> list[Check]:
@@ -194,6 +203,7 @@ def _placed(root: Path, facts: Target, host: Host, rules: Policy, one: _Asked, o
     return [
         install_checks.winner(facts.tables, name, one.path, origin),
         install_checks.origin(one.path, origin, facts.kernel),
+        install_checks.contents(one.path, origin, facts.kernel),
         install_checks.configuration(name, host.rules, rules, one.module.name),
         install_checks.boot(name, one.module, host.rules),
         install_checks.ramdisk(root, facts.tables, name, one.path, one.module, host.initrds),

@@ -146,7 +146,7 @@ def test_what_our_services_cannot_see(machine: Container) -> None:
 
 
 def test_a_hook_that_changes_what_was_installed(bookworm: Container) -> None:
-    """Without a build ID nothing tells that it is the same: once, and not again and again."""
+    """What is more than a signature is another file: it is built once, and not again and again."""
     c = bookworm
     strip = "#!/bin/sh\nobjcopy --strip-debug /lib/modules/$kernelver/updates/dkms/kt_strip.ko\n"
     register(c, "kt-strip", "kt_strip", more='POST_INSTALL="strip.sh"\n', files={"strip.sh": strip})

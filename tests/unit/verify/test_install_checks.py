@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import os
 import stat
 import time
@@ -19,7 +20,7 @@ from knetstatd.machine import host, paths
 from knetstatd.machine.host import Origin, Rival
 from knetstatd.rehearsal.vm import CpioFile, cpio
 from knetstatd.system import files
-from knetstatd.verify import verify
+from knetstatd.verify import module_contents, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -367,6 +368,84 @@ class TestOrigin:
     def test_which_of_the_built_files(self, tmp_path: Path) -> None:
         assert host.copy_of(tmp_path, "my_mod", tmp_path, ("a.ko", "my-mod.ko.xz")) == tmp_path / "my-mod.ko.xz"
         assert host.copy_of(tmp_path, "b", tmp_path, ("a.ko",)) is None
+
+
+class TestContents:
+    """An installed file is the one that was built, byte for byte."""
+
+    @pytest.fixture
+    def copy(self, root: Path, tree: Path) -> Path:
+        kerneltree.add(tree, MINE, OURS)
+        return write(root, "var/lib/dkms/demo/1.0/demo.ko", OURS)
+
+    def contents(self, root: Path, origin: Origin | None) -> Check:
+        return checks(root, origin)["contents"]
+
+    def test_the_same(self, root: Path, tree: Path, copy: Path) -> None:
+        known = Origin("1.0", "1.0", copy)
+        for installed, kept in itertools.product((OURS, elf.sign(OURS, b"p7"), gzip.compress(elf.sign(OURS, b"p7"))), repeat=2):
+            kerneltree.add(tree, MINE, installed)
+            copy.write_bytes(kept)
+            assert self.contents(root, known).result is PASS
+            assert self.contents(root, known._replace(digest=module_contents.digest(copy))).result is PASS
+
+    def test_every_byte_counts(self, root: Path, tree: Path, copy: Path) -> None:
+        known = Origin("1.0", "1.0", copy)
+        digest = module_contents.digest(copy)
+        for at in range(0, len(OURS), 97):
+            damaged = OURS[:at] + bytes([OURS[at] ^ 1]) + OURS[at + 1 :]
+            (tree / MINE).write_bytes(damaged)
+            for origin in (known, known._replace(digest=digest)):
+                proof = verify.prove(root, KERNEL, ["demo"], origins={"demo": origin})[0]
+                assert not proof.loads, at
+                if found := [check for check in proof.checks if check.name == "contents"]:  # where it still is a module
+                    assert (found[0].result, found[0].fix) == (FAIL, f"Run: knetstatctl build {KERNEL}")
+
+    def test_the_same_build_id_is_not_the_same(self, root: Path, copy: Path) -> None:
+        copy.write_bytes(kerneltree.module("demo", build_id="aaaa", info={"version": "2"}))
+        assert "not those of DKMS's copy" in self.contents(root, Origin("1.0", "1.0", copy)).reason
+
+    def test_both_copies_are_damaged(self, root: Path, tree: Path, copy: Path) -> None:
+        known = Origin("1.0", "1.0", copy, digest=module_contents.digest(copy))
+        for path in (tree / MINE, copy):
+            path.write_bytes(OURS.replace(b"gcc", b"gcd").replace(b"GCC", b"GCD"))
+        assert self.contents(root, known._replace(digest=None)).result is PASS
+        found = self.contents(root, known)
+        assert (found.result, "DKMS's copy is too" in found.reason) == (FAIL, True)
+
+    def test_the_copy_alone_is_damaged(self, root: Path, copy: Path) -> None:
+        known = Origin("1.0", "1.0", copy, digest=module_contents.digest(copy))
+        copy.write_bytes(OTHERS)
+        found = checks(root, known)
+        assert found["contents"].result is PASS
+        assert (found["origin"].result, found["origin"].reason) == (WARN, "DKMS's own copy of it is damaged")
+
+    def test_nothing_to_compare_with(self, root: Path, tree: Path, copy: Path) -> None:
+        assert self.contents(root, None).result is NA
+        assert self.contents(root, Origin("1.0")).result is NA
+        assert self.contents(root, Origin("1.0", "1.0", None)).result is UNKNOWN
+        copy.unlink()
+        assert self.contents(root, Origin("1.0", "1.0", copy)).result is FAIL
+        (tree / MINE).unlink()
+        kerneltree.add(tree, "weak-updates/demo.ko", OTHERS)
+        assert self.contents(root, Origin("1.0", "1.0", copy)).result is NA
+
+    def test_another_packages_file_is_not_damaged(self, root: Path, tree: Path, copy: Path) -> None:
+        rival = Rival("other/3", write(root, "var/lib/dkms/other/3/demo.ko", OTHERS), guarded=False)
+        kerneltree.add(tree, MINE, OTHERS)
+        assert self.contents(root, Origin("1.0", "1.0", copy, rivals=(rival,))).result is NA
+
+    def test_what_was_built_has_the_form_that_its_linker_gave_it(self, root: Path, tree: Path, copy: Path) -> None:
+        """Of another machine, whose relocations are not known here."""
+        arm = kerneltree.module("demo", build_id="aaaa", machine=183)
+        for path in (tree / MINE, copy):
+            path.write_bytes(arm)
+        assert checks(root, Origin("1.0", "1.0", copy))["form"].result is NA
+        assert checks(root, None)["form"].result is UNKNOWN
+        loose = verify.verify(root, KERNEL, copy)
+        assert [check.name for check in loose.checks if check.result is UNKNOWN] == ["form"]
+        whole = loose._replace(checks=tuple(check for check in loose.checks if check.name != "machine"))
+        assert (whole.loads, whole.holds(linked=True)) == (False, True)
 
 
 class TestModprobe:

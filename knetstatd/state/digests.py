@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the modules that we published are: a digest for each, kept apart from DKMS's own copy.
+
+Rule 1: losing these files changes no verdict by itself: the installed file is then compared with DKMS's copy alone.
+Rule 2: a digest counts for as long as DKMS's copy is the file that it was. Who builds anew by dkms makes another one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from knetstatd.system import documents, files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from knetstatd.state.paths import Places
+
+SCHEMA = 1
+
+
+def save(places: Places, kernel: str, package: str, copies: Mapping[Path, files.Digest]) -> None:
+    """Keeps the digests of DKMS's copies, durably. Raises OSError if the state directory cannot be written."""
+    target = places.digests(kernel, package)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    document = {copy.name: {**known._asdict(), "copy": _mark(copy)} for copy, known in copies.items()}
+    files.write_json(target, {"schema": SCHEMA, "modules": document})
+
+
+def of(places: Places, kernel: str, package: str, copy: Path) -> files.Digest | None:
+    """What was kept of one of DKMS's copies; None if there is nothing, or it was another file."""
+    document = documents.read(places.digests(kernel, package))
+    try:
+        if document is None or document.integer("schema") != SCHEMA:
+            return None
+        known = document.get("modules").get(copy.name)
+        found = files.Digest(known.text("file"), known.text("contents"))
+        return found if known.text("copy") == _mark(copy) else None
+    except documents.Malformed:
+        return None
+
+
+def _mark(copy: Path) -> str:
+    """What changes if somebody writes the file. The number of its device may be another one after a boot."""
+    seen = files.identity(copy)
+    return "" if seen is None else " ".join(str(part) for part in seen[1:])
