@@ -95,8 +95,16 @@ def _odd(section: Section, name: bytes) -> bool:
 
 
 def _names(file: Elf) -> str:
-    """What the names of its sections in memory say: they become files of one directory, /sys/module/NAME/sections."""
-    names = [file.name(section) for section in file.sections if section.flags & elf.ALLOC and section.size]
+    """What the names of its sections in memory say: they become files of one directory, /sys/module/NAME/sections.
+
+    layout_symtab() puts the symbols, and their names, into memory too.
+    """
+    links = {section.link for section in file.sections if section.kind == elf.SYMTAB}
+    names = [
+        file.name(section)
+        for row, section in enumerate(file.sections)
+        if section.size and (section.flags & elf.ALLOC or section.kind == elf.SYMTAB or row in links)
+    ]
     if b"" in names:
         return "a section in memory has no name"
     if len(set(names)) < len(names):

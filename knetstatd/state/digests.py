@@ -28,8 +28,10 @@ def save(places: Places, kernel: str, package: str, copies: Mapping[Path, files.
     files.write_json(target, {"schema": SCHEMA, "modules": document})
 
 
-def of(places: Places, kernel: str, package: str, copy: Path) -> files.Digest | None:
+def of(places: Places, kernel: str, package: str, copy: Path | None) -> files.Digest | None:
     """What was kept of one of DKMS's copies; None if there is nothing, or it was another file."""
+    if copy is None:
+        return None
     document = documents.read(places.digests(kernel, package))
     try:
         if document is None or document.integer("schema") != SCHEMA:

@@ -83,6 +83,10 @@ def test_names_of_sections_in_memory_are_different(tmp_path: Path) -> None:
     one, other = sec("x", DATA), sec("x", elf.ALLOC)
     assert form(tmp_path, having(one, other)) == "it has two sections x"
     assert form(tmp_path, having(one, other._replace(flags=0))) == ""
+    for name in (".symtab", ".strtab"):
+        assert form(tmp_path, having(sec(name, DATA))) == f"it has two sections {name}"
+        assert form(tmp_path, having(sec(name, 0))) == ""
+    assert form(tmp_path, having(sec(".shstrtab", DATA))) == ""
     assert form(tmp_path, having(one, other._replace(data=b""))) == ""
 
 

@@ -36,6 +36,7 @@ def test_kept(tmp_path: Path, places: Places, copy: Path) -> None:
     assert digests.of(places, K, P, copy) == KNOWN
     assert digests.of(places, K, P, tmp_path / "other.ko") is None
     assert digests.of(places, K, "other", copy) is None
+    assert digests.of(places, K, P, None) is None
     assert digests.of(places, "6.2", P, copy) is None
 
 

@@ -539,7 +539,7 @@ class TestInstalled:
     def test_the_order_of_its_checks(self, root: Path, tree: Path) -> None:
         path = kerneltree.add(tree, "updates/demo.ko", kerneltree.module(), "kernel/lib/my-lib.ko")
         [proof] = verify.prove(root, KERNEL, ["demo"])
-        placed = ("winner", "origin", "modprobe", "boot", "initrd")
+        placed = ("winner", "origin", "contents", "modprobe", "boot", "initrd")
         assert set(results(proof)) == {"depmod", *NAMES, *placed}
         assert (proof.path, proof.needed) == (str(path), (str(tree / "kernel/lib/my-lib.ko"),))
         path.write_bytes(b"junk")
