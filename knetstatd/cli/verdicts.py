@@ -11,6 +11,7 @@ from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError, UsageError
 from knetstatd.core.exits import Exit
 from knetstatd.core.model import Result, Why
+from knetstatd.machine.bootloader import Basis
 from knetstatd.system import locks
 from knetstatd.verdict import judge
 from knetstatd.verdict.states import State
@@ -50,7 +51,8 @@ def check(arguments: argparse.Namespace) -> Exit:
     if arguments.json:
         terminal.show_document(judge.document(machine, verdicts) | {"exit": code})
     elif not arguments.quiet:
-        print(f"{_WORDS[code]}: {summary(machine, arguments.kernel, verdicts)}")
+        assumed = arguments.kernel == "next" and machine.next_basis is Basis.ASSUMED
+        print(f"{_WORDS[code]}: {summary(machine, arguments.kernel, verdicts)}{f' ({machine.next_why})' if assumed else ''}")
         for v in _not_ready(verdicts) if code != Exit.IN_PROGRESS else ():
             print(f"  {v.title}: {v.fix or v.reason or v.state}")
     return code
@@ -86,7 +88,7 @@ def summary(machine: Machine, word: str, verdicts: Sequence[judge.Verdict]) -> s
     if not verdicts:
         if not machine.packages():
             return "no module is guarded; set `modules` in /etc/knetstatd/knetstatd.toml"
-        return f"no kernel is {word}"
+        return f"the next kernel is not known: {machine.next_why}" if word == "next" else f"no kernel is {word}"
     bad = _not_ready(verdicts)
     if not bad:
         return ", ".join(f"{v.title} is ready" + (f": {v.reason}" if v.reason else "") for v in verdicts)

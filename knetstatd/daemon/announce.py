@@ -183,7 +183,7 @@ def headline(machine: Machine, verdicts: Sequence[judge.Verdict]) -> str:
         parts.append(f"{len(bad) - 1} more not ready")
     mine = [v for v in verdicts if v.kernel == machine.next]
     if not machine.next:
-        parts.insert(0, "no kernel to boot next was found")
+        parts.insert(0, f"the next kernel is not known: {machine.next_why}")
     elif mine and all(v.ready for v in mine):
         label = judge.role(machine, machine.next)
         parts.insert(0, f"{', '.join(v.package for v in mine)} ready for {machine.next} ({label})")

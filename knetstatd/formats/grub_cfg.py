@@ -1,255 +1,171 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""GRUB's menu and its default, from the text of grub.cfg and grubenv.
+"""Which entry GRUB starts when nobody touches a key, from the text of grub.cfg and of the files beside it.
 
-Rule 1: nothing is executed. grub.cfg is a script; what decides the menu is evaluated here (assignments, `[` tests,
-        menu entries, submenus, blscfg). What is inside a function sets nothing.
-Rule 2: a branch whose condition cannot be known (a file test, a command's answer) sets nothing; its entries count.
-Rule 3: no text raises. Damaged text gives a smaller menu.
+Rule 1: the answer is GRUB's. A default that leads nowhere is the first entry, as it is for GRUB.
+Rule 2: an answer that hangs on something unknown is Undecided, never a guess.
 
-Sources: GRUB manual ("Writing full configuration files directly", "default", "The GRUB environment block") and
-grub-core/normal/menu.c for how the default is found.
+Source, GRUB 2.06 and 2.12: grub-core/normal/menu.c.
 """
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from knetstatd.core import names
+from knetstatd.core.errors import Damaged
+from knetstatd.formats import grub_script
+from knetstatd.formats.grub_run import ROOT, Ended, Script
+from knetstatd.formats.grub_state import UNKNOWN, Entry, Start, State, Undecided, component, number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-# Possessive, so that hostile bytes cannot make the match backtrack.
-_TOKEN = re.compile(r"#[^\n]*|\n|;|(?:'[^']*+'|\"(?:\\.|[^\"\\])*+\"|\\.|[^\s;'\"\\])++|.", re.DOTALL)
-_PART = re.compile(r"'([^']*+)'|\"((?:\\.|[^\"\\])*+)\"|((?:\\.|[^'\"\\])++)|.", re.DOTALL)
-_VARIABLE = re.compile(r"\\(.)|\$(?:\{(\w+)\}|(\w+))", re.DOTALL)
-_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
-# More than any real menu; what is nested deeper ends the reading.
-_DEEPEST = 64
+# grub_menu_execute_entry opens a context for each; real menus have two.
+_DEEPEST = 20
 
 
-class Entry(NamedTuple):
-    """A menu entry, or a submenu (`children` is not None). arguments: the kernel's command line."""
-
-    title: str
-    id: str
-    image: str = ""
-    children: list[Entry] | None = None
-    arguments: str = ""
-
-
-def environment(text: str) -> dict[str, str]:
-    """The environment block: `name=value` lines; a backslash takes the next character as it is."""
-    lines = re.findall(r"^([^#=\n][^=\n]*)=((?:\\.|[^\\\n])*+)", text, re.DOTALL | re.MULTILINE)
-    return {name: re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for name, value in lines}
-
-
-def choose(entries: Sequence[Entry], default: str) -> tuple[str, str]:
-    """The image that `default` leads to, and the way there in words.
-
-    As GRUB finds it: an index, an id or a title, then `>` and the same for the submenu; what does not exist is the
-    first entry. The image is "" where the entry starts none.
-    """
-    way: list[str] = []
-    while entries:
-        # A single > leads into a submenu; a doubled one belongs to the title.
-        wanted, _, default = re.sub(r"(?<!>)>(?!>)", "\0", default, count=1).partition("\0")
-        wanted = wanted.replace(">>", ">")
-        entry = entries[0]
-        if re.fullmatch(r"[0-9]{1,6}", wanted):
-            fits = entries[int(wanted) : int(wanted) + 1]
-        else:
-            fits = [e for e in entries if wanted in (e.title, e.id)] if wanted else entries
-        if fits:
-            entry = fits[0]
-        else:
-            way.append(f"no entry {names.show(wanted, 80)}, so GRUB takes the first")
-        way.append(names.clean(entry.title, 120))
-        if entry.children is None:
-            return entry.image, " > ".join(way)
-        entries = entry.children
-    return "", " > ".join([*way, "an empty submenu"])
-
-
-def flat(entries: Sequence[Entry]) -> Iterator[Entry]:
-    """All entries that start something, those of the submenus too."""
-    for entry in entries:
-        yield from [entry] if entry.children is None else flat(entry.children)
-
-
-def _commands(script: str) -> Iterator[list[str]]:
-    """The script's commands, their words still quoted. `{` ends a command; `}`, then, else and do are commands."""
-    words: list[str] = []
-    for token in _TOKEN.findall(script):
-        if token in ("\n", ";", "}") or (token in ("then", "else", "do") and not words):
-            if words:
-                yield words
-            words = []
-            if token not in ("\n", ";"):
-                yield [token]
-        elif token == "{":
-            yield [*words, token]
-            words = []
-        elif not token.isspace() and not token.startswith("#"):
-            words.append(token)
-    if words:
-        yield words
-
-
-def _expand(word: str, env: dict[str, str]) -> str:
-    """One word without its quotes, with its variables; cut, so that a variable that doubles itself stays small."""
-
-    def variable(match: re.Match[str]) -> str:
-        return (match[1] if match[1] != "\n" else "") if match[1] else env.get(match[2] or match[3], "")
-
-    return "".join(
-        part[1] if part[1] is not None else _VARIABLE.sub(variable, part[2] or part[3] or "")
-        for part in _PART.finditer(word[:8192])
-    )[:1024]
-
-
-def menu(script: str, env: dict[str, str], bls: Sequence[Entry] = ()) -> list[Entry]:
-    """The menu that grub.cfg makes.
-
-    env: the variables, first those of grubenv and GRUB's own; gets what the script sets outside menu entries.
-    bls: the Boot Loader Specification's entries, put where the command blscfg stands.
-    """
-    top: list[Entry] = []
-    menus = [top]
-    blocks: list[_Block] = []
-    for raw in _commands(script):
-        if len(blocks) > _DEEPEST:
-            break
-        command = raw[0]
-        inner = blocks[-1] if blocks else _Block("")
-        conditions = [block.taken for block in blocks if block.kind == "if"]
-        kinds = [block.kind for block in blocks]
-        if command in ("if", "while", "until", "for"):
-            taken = _test(raw[1:], env) if command == "if" else None
-            blocks.append(_Block("if", taken, taken))
-        elif command in ("elif", "else") and inner.kind == "if":
-            taken = _test(raw[1:], env) if command == "elif" else True
-            before = None if inner.seen is None else not inner.seen
-            blocks[-1] = _Block("if", _all([before, taken]), _any([inner.seen, taken]))
-        elif command in ("fi", "done") and inner.kind == "if":
-            blocks.pop()
-        elif command == "}":
-            _close(blocks, menus)
-        elif "skip" in kinds or False in conditions:
-            if raw[-1] == "{":
-                blocks.append(_Block("skip"))
-        elif "entry" in kinds:
-            if raw[-1] == "{":
-                blocks.append(_Block("skip"))
-            elif not menus[-1][-1].image and (image := _image([_expand(word, env) for word in raw[:2]])):
-                arguments = " ".join(_expand(word, env) for word in raw[2:])
-                menus[-1][-1] = menus[-1][-1]._replace(image=image, arguments=arguments)
-        elif raw[-1] == "{":
-            kind = {"menuentry": "entry", "submenu": "menu"}.get(command, "skip")
-            if kind != "skip":
-                menus[-1].append(_entry([_expand(word, env) for word in raw[1:-1]]))
-            if kind == "menu":
-                children: list[Entry] = []
-                menus[-1][-1] = menus[-1][-1]._replace(children=children)
-                menus.append(children)
-            blocks.append(_Block(kind))
-        elif command == "blscfg":
-            menus[-1] += bls
-        elif "menu" not in kinds and None not in conditions:
-            _assign(raw, env)
-    return top
-
-
-class _Block(NamedTuple):
-    """What is open: an entry's, a submenu's ("menu") or another ("skip") brace, or an `if`.
-
-    taken: whether this branch of the `if` runs.  seen: whether any branch so far did.  None: cannot be known.
-    """
-
-    kind: str
-    taken: bool | None = True
-    seen: bool | None = True
-
-
-def _close(blocks: list[_Block], menus: list[list[Entry]]) -> None:
-    """A `}`: closes the innermost brace and each `if` that was left open in it."""
-    while blocks:
-        kind = blocks.pop().kind
-        if kind == "menu":
-            menus.pop()
-        if kind != "if":
-            return
-
-
-def _assign(raw: list[str], env: dict[str, str]) -> None:
-    for word in raw[1:] if raw[0] == "set" else raw[:1]:
-        if match := _ASSIGNMENT.fullmatch(word):
-            env[match[1]] = _expand(match[2], env)
-
-
-def _image(words: list[str]) -> str:
-    """The path of the image that a command in an entry starts, "" for other commands."""
-    match words:
-        case ["linux" | "linux16" | "linuxefi" | "kernel" | "chainloader", path]:
-            return path
-        case ["module" | "module2", path] if path.rpartition("/")[2].startswith("vmlinu"):  # Xen's kernel
-            return path
-    return ""
-
-
-def _entry(words: list[str]) -> Entry:
-    title, identifier, option = "", "", ""
-    for word in words:
-        if option:
-            identifier = word if option == "--id" else identifier
-            option = ""
-        elif word in ("--id", "--class", "--users", "--hotkey", "--source"):
-            option = word
-        elif word.startswith("--"):
-            identifier = word[5:] if word.startswith("--id=") else identifier
-        elif not title:
-            title = word
-    return Entry(title, identifier)
-
-
-def _any(values: list[bool | None]) -> bool | None:
-    return True if True in values else None if None in values else False
-
-
-def _all(values: list[bool | None]) -> bool | None:
-    return False if False in values else None if None in values else True
-
-
-def _test(raw: list[str], env: dict[str, str]) -> bool | None:
-    """The truth of `[ … ]`, None where it cannot be known (files, other commands)."""
-    if not raw or raw[0] not in ("[", "test"):
+def bls_entry(title: str, identifier: str, image: str, options: str, initrds: Sequence[str]) -> Entry | None:
+    """The entry that the command blscfg makes of an entry file: its options are words of a script. None for damaged ones."""
+    lines = [f"linux {image} {options}", *([f"initrd {' '.join(initrds)}"] if initrds else [])]
+    try:
+        return Entry(title, identifier, grub_script.parse("\n".join(lines)))
+    except Damaged:
         return None
-    words = [_expand(word, env) for word in raw[1:]]
-    if raw[0] == "[":
-        words = words[: words.index("]")] if "]" in words else words
-    choices: list[list[list[str]]] = [[[]]]
-    for word in words:
-        if word == "-o":
-            choices.append([[]])
-        elif word == "-a":
-            choices[-1].append([])
-        else:
-            choices[-1][-1].append(word)
-    return _any([_all([_atom(atom) for atom in choice]) for choice in choices])
 
 
-def _atom(words: list[str]) -> bool | None:
-    match words:
-        case ["!", *rest]:
-            found = _atom(rest)
-            return None if found is None else not found
-        case [text]:
-            return bool(text)
-        case ["-n" | "-z" as test, text]:
-            return bool(text) is (test == "-n")
-        case [left, "=" | "==", right]:
-            return left == right
-        case [left, "!=", right]:
-            return left != right
-    return None
+class Menu:
+    """The menu that a grub.cfg makes.
+
+    read: the contents of a file beside grub.cfg, by its name; None where there is none. May raise Undecided.
+    platform: "pc" or "efi".  missing: whether an image, as an entry names it, is nowhere on this machine.
+    bls: what the command blscfg adds.
+
+    default: the value of $default.  missed: whether it led to no entry, in the last menu that was shown.
+    waits: whether a menu waits for a key; what it starts then is what Enter starts.
+    """
+
+    def __init__(
+        self, read: Callable[[str], bytes | None], platform: str, missing: Callable[[str], bool], bls: Sequence[Entry] = ()
+    ) -> None:
+        self._script = Script(read, platform, bls)
+        self._missing = missing
+        # What would be started, were its image there.
+        self._failed = Start()
+        self.default = ""
+        self.waits = False
+        self.missed = False
+
+    def next(self) -> Start | None:
+        """What is started; None where grub.cfg makes no menu. Raises Undecided."""
+        top = self._script.state
+        try:
+            self._script.source("grub.cfg")
+        except Ended:
+            return _known(top.start)
+        self.default = top.env.get("default", "")
+        return (self._show(top, ()) or self._failed) if top.menu else None
+
+    def every(self) -> Iterator[Start]:
+        """What each entry starts, in the menu's order. What cannot be known is left out."""
+        top = self._script.state
+        try:
+            self._script.source("grub.cfg")
+        except (Ended, Undecided):
+            pass
+        yield from self._every(top, 0)
+
+    def _every(self, state: State, depth: int) -> Iterator[Start]:
+        for entry in list(state.menu) if depth < _DEEPEST else ():
+            try:
+                after = self._script.enter(state.copy(), entry)
+                start = _known(after.start)
+            except (Undecided, Ended):
+                continue
+            if start.image:
+                yield start
+            if entry.is_submenu:
+                yield from self._every(after, depth + 1)
+
+    def _show(self, state: State, way: tuple[str, ...]) -> Start | None:
+        """menu.c, run_menu and grub_menu_execute_with_fallback. None where all that it tries fail."""
+        at, self.missed = _number(state.menu, state.env.get("default"))
+        timeout = state.env.get("timeout", "")
+        # grub_menu_get_timeout: without one it waits for a key, and what a key starts has no fallback.
+        waits = number(timeout)[0] is None
+        self.waits = self.waits or waits
+        while True:
+            if found := self._execute(state, state.menu[at], way):
+                return found
+            # get_and_remove_first_entry_number
+            fallback = state.env.get("fallback", "")
+            following, rest = number(fallback)
+            if UNKNOWN in fallback or (fallback and UNKNOWN in timeout):
+                raise Undecided("falls back to an entry that cannot be known from here")
+            if following is None or waits:
+                return None
+            at, state.env["fallback"] = following, rest.lstrip(" \t\r\n")
+            if at >= len(state.menu):
+                raise Undecided(f"falls back to an entry {at}, which it does not have")
+            _certain(state.menu[: at + 1])
+
+    def _execute(self, state: State, entry: Entry, way: tuple[str, ...]) -> Start | None:
+        """menu.c, grub_menu_execute_entry. None where the entry starts nothing."""
+        way = (*way, entry.title.replace(UNKNOWN, "?"))
+        if len(way) > _DEEPEST:
+            raise Undecided("has submenus without end")
+        before = {name: state.env.get(name) for name in ("default", "chosen")}
+        try:
+            after = self._script.enter(state, entry)
+        except Ended:
+            return _known(self._script.state.start)._replace(way=way)
+        start = _known(after.start)._replace(way=way)
+        after.start = Start()
+        if start.image and not self._missing(start.image):
+            return start
+        if start.image and state.env.get("fallback") and after.env.get("root") != ROOT:
+            raise Undecided(f"starts {names.show(start.image, 80)}, which is not on this disk, or falls back to another entry")
+        if not self._failed.image:
+            self._failed = start
+        found = self._show(after, way) if entry.is_submenu and after.menu else None
+        for name, value in before.items():
+            state.env.pop(name, None)
+            if value is not None:
+                state.env[name] = value
+        return found
+
+
+def _known(start: Start) -> Start:
+    if UNKNOWN in start.image:
+        raise Undecided("starts an image that cannot be known from here")
+    return start._replace(arguments=start.arguments.replace(UNKNOWN, ""))
+
+
+def _number(menu: Sequence[Entry], default: str | None) -> tuple[int, bool]:
+    """The entry that $default leads to, 0 where it leads to none; whether it leads to none: menu.c, get_entry_number."""
+    if default is None:
+        return _certain(menu[:1]), False
+    if UNKNOWN in default:
+        raise Undecided("has a default that cannot be known from here")
+    value, _ = number(default)
+    if value is None:
+        wanted = component(default)[0]
+        for i, entry in enumerate(menu):
+            if wanted in (entry.title, entry.id):
+                _certain([entry])
+                return i, False
+            if UNKNOWN in entry.title + entry.id:
+                raise Undecided("has a title that cannot be known from here")
+        return _certain(menu[:1]), True
+    # A number that does not fit is none on i386-pc, and is cut on 64 bits.
+    cut = value % (1 << 32)
+    if (1 << 32) <= value < (1 << 64) and 0 < cut < len(menu):
+        raise Undecided(f"has the default {value}, which is {cut} on some platforms and 0 on others")
+    missed = value >= len(menu)
+    return _certain(menu[: 1 if missed else value + 1]), missed
+
+
+def _certain(entries: Sequence[Entry]) -> int:
+    """The last one's index. Raises Undecided where one of them may not be there."""
+    if any(entry.maybe for entry in entries):
+        raise Undecided("may or may not have the entry that is wanted")
+    return len(entries) - 1

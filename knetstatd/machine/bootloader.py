@@ -1,107 +1,223 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which kernel the boot loader will start, read from its files.
+"""Which kernel the next reboot starts.
 
-Rule 1: the answer is the loader's, not ours. It may name a kernel that has no module tree; that is said
-        (`has_modules`), never quietly replaced by a kernel that has one.
-Rule 2: where the loader cannot be understood, the newest installed kernel is taken, and `detail` says why.
-Rule 3: nothing raises. A file that cannot be read is not there.
+Rule 1: the answer is the loader's, not ours. It may name a kernel that has no module tree; that is said (`has_modules`),
+        never quietly replaced by a kernel that has one.
+Rule 2: what cannot be decided is Basis.UNKNOWN, with the reason; no kernel is named then. Where no loader is found at all,
+        the newest installed kernel is Basis.ASSUMED.
+Rule 3: nothing raises.
 
-Sources: grub.py for GRUB; the UAPI Group's Boot Loader Specification (UAPI.1: entry files, sorting, boot counting);
-systemd-boot(7), loader.conf(5) and systemd's Boot Loader Interface (the EFI variables).
+Sources: grub_cfg and systemd_boot for the two loaders that are read; systemctl(1), reboot, for kexec and /run/nextroot;
+systemd's Boot Loader Interface and the UEFI specification, 3.3, for the EFI variables.
 """
 
 from __future__ import annotations
 
-import fnmatch
+import contextlib
+import enum
 import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
+from knetstatd.formats.grub_state import Undecided
+from knetstatd.machine import grub, systemd_boot
 from knetstatd.system import files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from knetstatd.formats import grub_cfg
-
 _LOADER_GUID = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+_GLOBAL_GUID = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 _ESP = ("efi", "boot/efi", "boot")
 _IMAGE = re.compile(r"(?:vmlinu[xz]|kernel|linux|[Ii]mage|bzImage)-(.+?)(?:\.efi)?(?:\.signed)?", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 _COUNTER = re.compile(r"\+([0-9]{1,6})(?:-[0-9]{1,6})?$")
+_VERSION = re.compile(rb"#### LoaderInfo: systemd-boot ([0-9]{1,4})")
+# Loaders that are recognised and not read, by a file of theirs; `*` stands for the ESP.
+_BESIDE = {
+    "boot/extlinux/extlinux.conf": "extlinux", "boot/extlinux.conf": "extlinux", "extlinux/extlinux.conf": "extlinux",
+    "boot/syslinux/syslinux.cfg": "syslinux", "boot/syslinux.cfg": "syslinux", "*/EFI/syslinux/syslinux.cfg": "syslinux",
+    "boot/isolinux/isolinux.cfg": "isolinux", "boot/refind_linux.conf": "rEFInd", "*/EFI/refind/refind.conf": "rEFInd",
+    "*/EFI/BOOT/refind.conf": "rEFInd", "boot/boot.scr": "U-Boot", "boot/boot.scr.uimg": "U-Boot", "boot/uEnv.txt": "U-Boot",
+    "boot/armbianEnv.txt": "U-Boot", "boot/firmware/config.txt": "the Raspberry Pi's firmware",
+    "boot/config.txt": "the Raspberry Pi's firmware", "boot/firmware/cmdline.txt": "the Raspberry Pi's firmware",
+    "boot/limine.conf": "Limine", "boot/limine.cfg": "Limine", "boot/limine/limine.conf": "Limine", "*/limine.conf": "Limine",
+    "*/EFI/elilo/elilo.conf": "elilo", "*/EFI/CLOVER/config.plist": "Clover", "*/EFI/OC/config.plist": "OpenCore",
+    "etc/zipl.conf": "zipl", "boot/bootmap": "zipl", "etc/yaboot.conf": "yaboot", "boot/yaboot.conf": "yaboot",
+    "etc/kboot.conf": "petitboot", "boot/petitboot.conf": "petitboot",
+}  # fmt: skip
+# The same, of packages that leave their configuration behind: only where there is no other loader.
+_LEFT_BEHIND = {
+    "etc/lilo.conf": "LILO", "boot/grub/menu.lst": "GRUB 0.97", "boot/grub/grub.conf": "GRUB 0.97", "etc/elilo.conf": "elilo",
+    "etc/flash-kernel/db": "flash-kernel",
+}  # fmt: skip
+
+
+class Basis(enum.Enum):
+    """What an answer rests on. Only LOADER is proof; ASSUMED is a guess that is said, UNKNOWN names no kernel."""
+
+    LOADER = "loader"
+    ASSUMED = "assumed"
+    UNKNOWN = "unknown"
 
 
 class Next(NamedTuple):
-    """The kernel that the next boot starts.
+    """The kernel that the next reboot starts.
 
-    source: what decided, e.g. "grub saved entry".  detail: the entry's title, and what was odd; may be empty.
-    has_modules: whether the kernel is one of those installed; if not, the machine boots into a kernel without modules.
+    release: "" where it is not known.  source: what decided, e.g. "grub saved entry".  detail: the entry's title, and what
+    was odd, or why nothing is known; may be empty.  has_modules: whether the kernel is one of those installed; if not, the
+    machine boots into a kernel without modules.  arguments: the entry's command line.  initrds: where those that the entry
+    names lie, or would.
     """
 
     release: str
     source: str
     detail: str = ""
     has_modules: bool = True
+    basis: Basis = Basis.LOADER
+    arguments: str = ""
+    initrds: tuple[Path, ...] = ()
+
+    @property
+    def why(self) -> str:
+        """One phrase for people: what decided; or why it is not known."""
+        return self.source if self.basis is Basis.LOADER else self.detail
 
 
-def next_kernel(root: Path, installed: Sequence[str]) -> Next | None:
-    """The kernel that the machine under `root` will boot next; None where no kernel is known at all.
+class _Choice(NamedTuple):
+    """What a loader starts. image: as the loader names it.  path: where the file lies, or would."""
 
-    installed: the releases that have a module tree, in any order. Raises nothing: what cannot be read is not there.
+    image: str
+    source: str
+    detail: str
+    path: Path
+    arguments: str
+    initrds: tuple[Path, ...]
+
+
+def next_kernel(root: Path, installed: Sequence[str]) -> Next:
+    """The kernel that the machine under `root` will start at the next `systemctl reboot`. Raises nothing.
+
+    installed: the releases that have a module tree, in any order.
     """
-    newest = max(installed, key=names.version_key, default="")
-    uses_systemd_boot = _efi_variable(root, "LoaderInfo").startswith("systemd-boot")
-    loaders = (_systemd_boot, _grub) if uses_systemd_boot else (_grub, _systemd_boot)
-    for loader in loaders:
-        if (found := loader(root)) is None:
-            continue
-        image, source, detail = found
-        release = _release(root, image, installed)
-        if release and release in installed:
-            return Next(release, source, detail)
-        if release:
-            return Next(release, source, f"{detail}; it has no modules in /lib/modules", has_modules=False)
-        what = f"starts {names.show(image, 80)}, whose release is unknown" if image else "starts no Linux"
-        return Next(newest, "newest installed", f"the {source} ({detail}) {what}") if newest else None
-    return Next(newest, "newest installed") if newest else None
+    try:
+        choice = None if (reason := _other_way(root)) else _loader(root)
+    except Undecided as error:
+        reason = str(error)
+    if reason:
+        return _unknown(reason)
+    if choice is None:
+        newest = max(installed, key=names.version_key, default="")
+        detail = "no boot loader was found; this is the newest installed kernel"
+        return Next(newest, "newest installed", detail, basis=Basis.ASSUMED) if newest else _unknown("no kernel was found")
+    release = _release(root, choice.image, installed) or _own_release(choice.path)
+    if release:
+        known = release in installed
+        detail = choice.detail if known else f"{choice.detail}; it has no modules in /lib/modules"
+        return Next(release, choice.source, detail, known, Basis.LOADER, choice.arguments, choice.initrds)
+    what = f"starts {names.show(choice.image, 80)}, whose release is unknown" if choice.image else "starts no Linux"
+    return _unknown(f"the {choice.source} ({choice.detail}) {what}")
 
 
-def command_lines(root: Path, kernel: str) -> list[str]:
-    """The kernel command lines that the boot loaders' entries give to `kernel`; none where none of them can be read."""
-    entries: list[tuple[str, str]] = []
-    menu = _grub_menu(root)
-    if menu is not None:
-        from knetstatd.formats import grub_cfg
-
-        entries += [(entry.image, entry.arguments) for entry in grub_cfg.flat(menu[0])]
-    for place in ("boot", *_ESP[:2]):
-        entries += [(entry.image, entry.options) for entry in _bls(root, f"/{place}/loader/entries")]
-    return [arguments for image, arguments in entries if arguments and _release(root, image, [kernel]) == kernel]
+def _unknown(reason: str) -> Next:
+    return Next("", "unknown", reason, has_modules=False, basis=Basis.UNKNOWN)
 
 
-def command_line(root: Path, kernel: str) -> str:
-    """What `kernel` will be told when the boot loader starts it; where no entry names it, what the running one was told.
-
-    The first entry of a kernel is the usual one, its recovery entry comes later. GRUB's variables are those that it saved.
-    """
-    found = command_lines(root, kernel)
-    if not found:
-        return (files.text(files.of_kernel(root, "/proc/cmdline"), 65536) or "").strip()
-    saved: dict[str, str] = {}
-    for directory in ("boot/grub", "boot/grub2"):
-        block = files.text(files.inside(root, f"/{directory}/grubenv"), 4096) or ""
-        saved |= dict(line.partition("=")[::2] for line in block.splitlines() if not line.startswith("#"))
-    return _VARIABLE.sub(lambda match: saved.get(match[1], ""), found[0])
+# -- what comes before the loader -------------------------------------------------------------------------------------------
 
 
-def inputs(root: Path) -> tuple[Path, ...]:
-    """The files, and the directories of files, on which command lines depend; also those that do not exist."""
-    grub = [files.inside(root, f"/boot/{name}/{file}") for name in ("grub", "grub2") for file in ("grub.cfg", "grubenv")]
-    entries = [files.inside(root, f"/{d}/loader/entries") for d in ("boot", *_ESP)]
-    return (*grub, *entries, *(place / name for place in entries for name in files.names(place)))
+def _other_way(root: Path) -> str:
+    """Why the next `systemctl reboot` does not ask the loader's configuration, "" where it does."""
+    # systemctl-logind.c and logind-dbus.c (257); systemctl-start-special.c (252 looks at kexec alone).
+    if (files.text(files.of_kernel(root, "/sys/kernel/kexec_loaded"), 16) or "").strip() == "1":
+        return "a kernel is loaded for kexec, and `systemctl reboot` starts that one"
+    if any(os.path.lexists(files.inside(root, f"/run/nextroot/{name}")) for name in ("etc/os-release", "usr/lib/os-release")):
+        return "/run/nextroot holds a system, and `systemctl reboot` starts that one without a new kernel"
+    kexec = files.text(files.inside(root, "/etc/default/kexec"), 65536) or ""
+    script = files.inside(root, "/etc/init.d/kexec-load")
+    if re.search(r"^\s*LOAD_KEXEC=[\"']?true", kexec, re.MULTILINE) and os.path.exists(script):
+        return "kexec-tools (LOAD_KEXEC in /etc/default/kexec) loads a kernel of its own at each reboot"
+    chosen = _efi_variable(root, "BootNext", _GLOBAL_GUID)
+    if chosen and chosen != _efi_variable(root, "BootCurrent", _GLOBAL_GUID):
+        return "the firmware is told to start another entry once (BootNext; see efibootmgr)"
+    return ""
+
+
+# -- loaders ----------------------------------------------------------------------------------------------------------------
+
+
+def _loader(root: Path) -> _Choice | None:
+    """What the loader of this machine chooses; None where there is none. Raises Undecided."""
+    info = _efi_text(root, "LoaderInfo")
+    if info.startswith("systemd-boot"):
+        if found := _systemd_boot(root, info):
+            return found
+        raise Undecided("systemd-boot started this system, and none of its entries is found; is the ESP mounted?")
+    if info and not info.startswith("GRUB"):
+        raise Undecided(f"{names.clean(info, 40)} started this system, and its configuration is not read")
+    unread = _recognised(root, _BESIDE) if not info else ""
+    found = None if unread else _grub(root) or _systemd_boot(root, "")
+    unread = unread or ("" if found else _recognised(root, _LEFT_BEHIND))
+    if unread:
+        raise Undecided(f"{unread} is here, and its configuration is not read")
+    if found is None and _efi_text(root, "StubInfo"):
+        raise Undecided("the firmware itself started a unified kernel image, and its choice is not read")
+    return found
+
+
+def _recognised(root: Path, known: dict[str, str]) -> str:
+    """A loader that is not read, and its file; "" where there is none."""
+    for pattern, name in known.items():
+        for esp in _ESP if pattern.startswith("*") else ("",):
+            path = pattern.replace("*", esp, 1)
+            if os.path.lexists(files.inside(root, f"/{path}")):
+                return f"{name} (/{path})"
+    return ""
+
+
+def _grub(root: Path) -> _Choice | None:
+    found = grub.choose(root)
+    if found is None:
+        return None
+    start = found.start
+    image, *initrds = (grub.find(root, name) for name in (start.image, *start.initrds))
+    return _Choice(start.image, found.source, found.detail, image, start.arguments, tuple(initrds))
+
+
+def _systemd_boot(root: Path, info: str) -> _Choice | None:
+    """systemd-boot's choice; None where it has no entries. Raises Undecided."""
+    esps, boot = [files.inside(root, f"/{d}") for d in _ESP], files.inside(root, "/boot")
+    esp = next((place for place in esps if os.path.exists(place / "loader/loader.conf")), None)
+    esp = esp or next((place for place in esps if os.path.isdir(place / "loader/entries")), boot)
+    places = list(dict.fromkeys((esp, boot)))
+    variables = systemd_boot.Variables(*(_efi_text(root, f"LoaderEntry{n}") for n in ("OneShot", "Default", "LastBooted")))
+    try:
+        found = systemd_boot.choose(places, variables, _version(esp, info))
+    except Undecided as error:
+        raise Undecided(f"systemd-boot {error}") from None
+    if found is None:
+        return None
+    entry, by = found
+    image, *initrds = (entry.place / name.replace("\\", "/").lstrip("/") for name in (entry.image, *entry.initrds))
+    detail = names.clean(entry.title or entry.name, 120)
+    return _Choice(entry.image, f"systemd-boot {by} entry", detail, image, entry.options, tuple(initrds))
+
+
+def _version(esp: Path, info: str) -> int:
+    """The version of the systemd-boot on the ESP, else of the one that started this system; 0 where neither is known."""
+    for directory in ("EFI/systemd", "EFI/BOOT"):
+        for name in files.names(esp / directory):
+            with contextlib.suppress(OSError, KnetstatdError):
+                if match := _VERSION.search(files.read(esp / directory / name, 1 << 20)):
+                    return int(match[1])
+    match = _VERSION.search(f"#### LoaderInfo: {info}".encode())
+    return int(match[1]) if match else 0
+
+
+# -- the release of an image ------------------------------------------------------------------------------------------------
 
 
 def _release(root: Path, image: str, installed: Sequence[str], depth: int = 0) -> str:
@@ -134,136 +250,71 @@ def _release(root: Path, image: str, installed: Sequence[str], depth: int = 0) -
     return ""
 
 
-def _grub(root: Path) -> tuple[str, str, str] | None:
-    """GRUB's choice as (image, source, detail); None where there is no GRUB menu."""
-    found = _grub_menu(root)
-    if found is None:
-        return None
-    from knetstatd.formats import grub_cfg
+def _own_release(path: Path) -> str:
+    """The release that an image itself names: its header, else what ukify wrote into it; "" where it names none.
 
-    menu, env, saved, script = found
-    default = env.get("default") or "0"
-    source = "grub default entry"
-    for name, text in (("saved_entry", "grub saved entry"), ("next_entry", "grub next entry")):
-        if saved.get(name) == default and name in script:
-            source = text
-    image, detail = grub_cfg.choose(menu, default)
-    return image, source, detail
-
-
-def _grub_menu(root: Path) -> tuple[list[grub_cfg.Entry], dict[str, str], dict[str, str], str] | None:
-    """GRUB's menu, its variables, those that were saved, and the script; None where there is no menu."""
-    from knetstatd.formats import grub_cfg  # large, and not every machine has GRUB
-
-    for directory in ("/boot/grub", "/boot/grub2"):
-        script = files.text(files.inside(root, f"{directory}/grub.cfg"), 4 << 20)
-        if script is None:
-            continue
-        saved = grub_cfg.environment(files.text(files.inside(root, f"{directory}/grubenv"), 4096) or "")
-        platform = "efi" if os.path.isdir(files.of_kernel(root, "/sys/firmware/efi")) else "pc"
-        env = {"grub_platform": platform, "feature_menuentry_id": "y", "menuentry_id_option": "--id"} | saved
-        # GRUB orders the entries by file name alone.
-        bls = sorted(_bls(root, "/boot/loader/entries"), key=lambda e: names.version_key(e.id), reverse=True)
-        menu = grub_cfg.menu(script, env, [grub_cfg.Entry(e.title, e.id, e.image, None, e.options) for e in bls])
-        if menu:
-            return menu, env, saved, script
-    return None
-
-
-class _BootEntry(NamedTuple):
-    """An entry of the Boot Loader Specification. `id` is the file's name without .conf and without boot counting."""
-
-    id: str
-    title: str
-    image: str
-    version: str
-    sort_key: str
-    machine: str
-    options: str
-    bad: bool
-
-
-def _bls(root: Path, directory: str) -> list[_BootEntry]:
-    """The entry files of a directory, unsorted."""
-    entries = []
-    for name in files.names(files.inside(root, directory)):
-        text = files.text(files.inside(root, f"{directory}/{name}"), 65536) if name.endswith(".conf") else None
-        if text is None:
-            continue
-        fields: dict[str, str] = {}
-        for line in text.splitlines():
-            key, _, value = line.strip().replace("\t", " ").partition(" ")
-            fields.setdefault(key, value.strip())
-        image = fields.get("linux") or fields.get("uki") or fields.get("efi") or ""
-        entries.append(_boot_entry(name.removesuffix(".conf"), image, fields))
-    return entries
-
-
-def _boot_entry(stem: str, image: str, fields: dict[str, str]) -> _BootEntry:
-    count = _COUNTER.search(stem)
-    return _BootEntry(
-        stem[: count.start()] if count else stem,
-        fields.get("title", ""),
-        image,
-        fields.get("version", "")[:256],
-        fields.get("sort-key", ""),
-        fields.get("machine-id", ""),
-        fields.get("options", ""),
-        count is not None and int(count[1]) == 0,
-    )
-
-
-def _sorted(entries: list[_BootEntry]) -> list[_BootEntry]:
-    """The entries as the specification orders a menu: first the one to boot."""
-    entries = sorted(entries, key=lambda e: names.version_key(e.id), reverse=True)
-    keyed = sorted((e for e in entries if e.sort_key), key=lambda e: names.version_key(e.version), reverse=True)
-    keyed.sort(key=lambda e: (e.sort_key, e.machine))
-    return sorted([*keyed, *(e for e in entries if not e.sort_key)], key=lambda e: e.bad)
-
-
-def _systemd_boot(root: Path) -> tuple[str, str, str] | None:
-    """systemd-boot's choice as (image, source, detail); None where it has no entries."""
-    esp = next((f"/{d}" for d in _ESP if os.path.exists(files.inside(root, f"/{d}/loader/loader.conf"))), "")
-    esp = esp or next((f"/{d}" for d in _ESP if files.names(files.inside(root, f"/{d}/loader/entries"))), "/boot")
-    found: dict[str, _BootEntry] = {}
-    for place in (esp, "/boot"):
-        images = [name for name in files.names(files.inside(root, f"{place}/EFI/Linux")) if name.endswith(".efi")]
-        unified = [_boot_entry(name.removesuffix(".efi"), f"/EFI/Linux/{name}", {}) for name in images]
-        for entry in _bls(root, f"{place}/loader/entries") + unified:
-            found.setdefault(entry.id, entry)
-    if not found:
-        return None
-    entries = _sorted(list(found.values()))
-    settings = dict(
-        line.replace("\t", " ").partition(" ")[::2]
-        for line in (files.text(files.inside(root, f"{esp}/loader/loader.conf"), 65536) or "").splitlines()
-    )
-    default = settings.get("default", "").strip()
-    if default == "@saved":
-        default = _efi_variable(root, "LoaderEntryLastBooted")
-    for pattern, source in (
-        (_efi_variable(root, "LoaderEntryOneShot"), "systemd-boot one-shot entry"),
-        (_efi_variable(root, "LoaderEntryDefault"), "systemd-boot default entry"),
-        (default, "systemd-boot default entry"),
-    ):
-        wanted = pattern.lower().removesuffix(".conf").removesuffix(".efi")
-        for entry in entries:
-            if wanted and fnmatch.fnmatchcase(entry.id.lower(), wanted):
-                return entry.image, source, names.clean(entry.title or entry.id, 120)
-    entry = entries[0]
-    return entry.image, "systemd-boot first entry", names.clean(entry.title or entry.id, 120)
-
-
-def _efi_variable(root: Path, name: str) -> str:
-    """A variable of the Boot Loader Interface: four bytes of attributes, then UTF-16 with a NUL. "" where unset."""
+    Linux's Documentation/arch/x86/boot.rst: HdrS at 0x202, and at 0x20e where the version stands, less 0x200.
+    """
     try:
-        data = files.read(files.of_kernel(root, f"/sys/firmware/efi/efivars/{name}-{_LOADER_GUID}"), 4096)
-    except (OSError, KnetstatdError):
+        with open(path, "rb") as f:
+            data = f.read(0x10300)
+        at = int.from_bytes(data[0x20E:0x210], "little") + 0x200
+        text = data[at : at + 128] if data[0x202:0x206] == b"HdrS" else b""
+        if not text:
+            text = systemd_boot.pe_sections(path).get(".uname", b"")
+    except (OSError, ValueError, Undecided):
         return ""
-    return data[4:].decode("utf-16-le", "replace").partition("\0")[0]
+    release = re.split(rb"[\0\s]", text, maxsplit=1)[0].decode("ascii", "replace")
+    return release if names.is_kernel(release) else ""
+
+
+# -- command lines ----------------------------------------------------------------------------------------------------------
+
+
+def command_lines(root: Path, kernel: str) -> list[str]:
+    """The kernel command lines that the boot loaders' entries give to `kernel`; none where none of them can be read."""
+    found = [(start.image, start.arguments) for start in grub.starts(root)]
+    for place in ("boot", *_ESP[:2]):
+        with contextlib.suppress(Undecided):
+            entries = systemd_boot.entries(files.inside(root, f"/{place}"), present=False)
+            found += [(entry.image, entry.options) for entry in entries]
+    return [arguments for image, arguments in found if arguments and _release(root, image, [kernel]) == kernel]
+
+
+def command_line(root: Path, kernel: str) -> str:
+    """What `kernel` will be told when the boot loader starts it; where no entry names it, what the running one was told.
+
+    The first entry of a kernel is the usual one, its recovery entry comes later. GRUB's variables are those that it saved.
+    """
+    found = command_lines(root, kernel)
+    if not found:
+        return (files.text(files.of_kernel(root, "/proc/cmdline"), 65536) or "").strip()
+    saved = grub.saved(root)
+    return _VARIABLE.sub(lambda match: saved.get(match[1], ""), found[0])
+
+
+def inputs(root: Path) -> tuple[Path, ...]:
+    """The files, and the directories of files, on which command lines depend; also those that do not exist."""
+    beside = ("grub.cfg", "grubenv", "custom.cfg")
+    menus = [files.inside(root, f"/{directory}/{name}") for directory in grub.DIRECTORIES for name in beside]
+    entries = [files.inside(root, f"/{d}/loader/entries") for d in ("boot", *_ESP)]
+    return (*menus, *entries, *(place / name for place in entries for name in files.names(place)))
 
 
 def parameter(word: str) -> str:
     """A word of the command line as the kernel compares it: in a name `-` is `_` (kernel/params.c, parameq())."""
     name, equals, value = word.partition("=")
     return name.replace("-", "_") + equals + value
+
+
+def _efi_variable(root: Path, name: str, guid: str) -> bytes:
+    """A variable's contents, without the four bytes of attributes; empty where unset."""
+    try:
+        return files.read(files.of_kernel(root, f"/sys/firmware/efi/efivars/{name}-{guid}"), 4096)[4:]
+    except (OSError, KnetstatdError):
+        return b""
+
+
+def _efi_text(root: Path, name: str) -> str:
+    """A variable of the Boot Loader Interface: UTF-16 with a NUL. "" where unset."""
+    return _efi_variable(root, name, _LOADER_GUID).decode("utf-16-le", "replace").partition("\0")[0]

@@ -139,6 +139,7 @@ def document(machine: Machine, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "schema": SCHEMA,
         "next": machine.next,
         "next_why": machine.next_why,
+        "next_basis": machine.next_basis.value,
         "running": machine.running,
         "ready": machine.next in {v.kernel for v in verdicts} and all(v.ready for v in verdicts if v.kernel == machine.next),
         "packages": list(machine.packages()),

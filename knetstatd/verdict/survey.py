@@ -43,7 +43,7 @@ class Survey:
         self.running = kernels.running() if running is None else running
         self.places = places.places(root, runs=bool(self.running))
         self.kernels = kernels.Directories((), ())
-        self.next = self.next_why = ""
+        self.next, self.next_why, self.next_basis = "", "", bootloader.Basis.UNKNOWN
         self._registered: dict[str, dkms_tree.Package] = {}
         self.missing = guarded.Missing({}, {})
         self._files: dict[tuple[str, str], list[tuple[dkms_tree.Package, dkms_tree.Version, Path]]] = {}
@@ -75,8 +75,8 @@ class Survey:
         # One whose directory is left alone may be next all the same: then none of the others is.
         alone = [name for name, _ in self.kernels.refused if names.is_kernel(name) and kernels.image(self.root, name)]
         found = bootloader.next_kernel(self.root, [*bootable, *alone])
-        self.next = found.release if found and found.release not in alone else ""
-        self.next_why = found.source if found else ""
+        self.next = "" if found.release in alone else found.release
+        self.next_why, self.next_basis = found.why, found.basis if self.next else bootloader.Basis.UNKNOWN
         tree = dkms_tree.registered(self.root)
         self._registered = tree.packages
         self.missing = guarded.missing(self.root, self.places, tree.packages)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""GRUB's menu from its script. The samples have the structure that grub-mkconfig gives them, in fewer words."""
+"""Which entry GRUB starts: menu.c's rules. What real GRUBs start is asked in tests/vm/test_bootloaders.py."""
 
 from __future__ import annotations
 
@@ -9,203 +9,246 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knetstatd.formats import grub_cfg
-from knetstatd.formats.grub_cfg import Entry
+from knetstatd.formats.grub_cfg import Menu, bls_entry
+from knetstatd.formats.grub_state import Entry, Start, Undecided
 
 HEAD = """
 if [ -s $prefix/grubenv ]; then
+  set have_grubenv=true
   load_env
 fi
 if [ "${next_entry}" ] ; then
    set default="${next_entry}"
    set next_entry=
    save_env next_entry
+   set boot_once=true
 else
    set default="%s"
 fi
-function remember {
-  if [ -z "${once}" ]; then
-    saved_entry="${chosen}"
-    default=99
-  fi
-}
+if [ x"${feature_menuentry_id}" = xy ]; then
+  menuentry_id_option="--id"
+else
+  menuentry_id_option=""
+fi
+export menuentry_id_option
+if [ "${prev_saved_entry}" ]; then
+  set saved_entry="${prev_saved_entry}"
+fi
+set timeout=5
 """
-MENU = r"""
-menuentry 'Debian' --class debian --users '' $menuentry_id_option 'simple' {
-        load_video
-        if [ x$grub_platform = xxen ]; then insmod xzio; fi
-        echo    'Loading Linux 6.12 ...'
-        linux   /boot/vmlinuz-6.12.1-amd64 root=UUID=1 ro quiet
-        initrd  /boot/initrd.img-6.12.1-amd64
+MENU = """
+menuentry 'Debian' --class debian $menuentry_id_option 'simple' { linux /a root=x; initrd /i }
+submenu 'Advanced options' $menuentry_id_option 'advanced' {
+  menuentry 'Linux 6.12' $menuentry_id_option 'new' { linux /b; }
+  menuentry 'Linux 6.1' $menuentry_id_option 'old' { linux /c; }
+  submenu 'Deeper > still' { menuentry 'x' { linux /d; }
+    menuentry 'y' { linux /e; }
+  }
 }
-submenu 'Other options > here' $menuentry_id_option 'more' {
-        menuentry 'Linux 6.12' --id=a { linux /boot/vmlinuz-6.12.1-amd64 }
-        menuentry 'Bob'\''s 6.1' --unrestricted --hotkey=b --id b {
-                linux16 /boot/vmlinuz-6.1.0-9-amd64 # an old one
-        }
-        submenu "Deeper" { menuentry 'Xen' { multiboot2 /boot/xen.gz
-                module2 /boot/vmlinuz-6.1.0-9-amd64 placeholder
-                module2 /boot/initrd.img }
-        }
-        set default=77
-}
-menuentry 'Memory test' { linux16 /boot/memtest86+.bin }
+menuentry '6.1 LTS' --id lts { linux /f; }
+menuentry 'Bob'\\''s' { linux /g; }
 """
+GENERATED = HEAD % "%s" + MENU.replace("%", "%%")
+BLOCK = "# GRUB Environment Block\n"
 
 
-def choose(default: str, script: str = HEAD % "0" + MENU, **env: str) -> str:
-    env = {"menuentry_id_option": "--id", **env}
-    menu = grub_cfg.menu(script, env)
-    return grub_cfg.choose(menu, default or env["default"])[0].rpartition("/")[2]
+def menu(script: str, block: str | None = None, gone: str = "", bls: list[Entry] | None = None) -> Menu:
+    files = {"grub.cfg": script.encode(), "custom.cfg": b"menuentry custom { linux /custom; }"}
+    if block is not None:
+        files["grubenv"] = block.encode()
+    return Menu(files.get, "pc", lambda image: image[1:] in gone.split(), bls or [])
+
+
+def image(script: str, block: str | None = None, gone: str = "") -> str:
+    start = menu(script, block, gone).next()
+    assert start
+    return start.image[1:]
 
 
 @pytest.mark.parametrize(
-    ("default", "image"),
+    ("default", "started"),
     [
-        ("0", "vmlinuz-6.12.1-amd64"),
-        ("2", "memtest86+.bin"),
-        ("Memory test", "memtest86+.bin"),
-        ("simple", "vmlinuz-6.12.1-amd64"),
-        ("1", "vmlinuz-6.12.1-amd64"),  # a submenu without a way in it: its first entry
-        ("1>1", "vmlinuz-6.1.0-9-amd64"),
-        ("more>b", "vmlinuz-6.1.0-9-amd64"),
-        ("Other options >> here>Bob's 6.1", "vmlinuz-6.1.0-9-amd64"),
-        ("1>2>0", "vmlinuz-6.1.0-9-amd64"),
-        ("1>Deeper>Xen", "vmlinuz-6.1.0-9-amd64"),
-        ("9", "vmlinuz-6.12.1-amd64"),
-        ("1>nothing", "vmlinuz-6.12.1-amd64"),
-        ("99999999999999999999999", "vmlinuz-6.12.1-amd64"),
+        # get_entry_number: the number that it begins with, after blanks; only then a title or an id.
+        ("0", "a"), ("2", "f"), (" 2", "f"), ("2nd kernel", "f"), ("2 (LTS)", "f"), ("0x2", "f"), ("02", "f"), ("0x", "a"),
+        ("-1", "a"),
+        ("99", "a"), ("99999999999999999999999", "a"), ("6.1 LTS", "a"), ("lts", "f"), ("Bob's", "g"), ("bob's", "a"), ("",
+        "a"),
+        ("gone", "a"), (" lts", "a"), ("lts ", "a"), ("simple", "a"), ("3\t", "g"),
+        # grub_menu_execute_entry: what follows the first lone > is the submenu's default.
+        ("1", "b"), ("1>1", "c"), ("1> 1", "c"), ("1 > 1", "c"), ("1 >1", "c"), ("1>0x1", "c"), ("1>2>1", "e"), ("1>9", "b"),
+        ("1>", "b"),
+        ("1>2", "d"), ("advanced>old", "c"), ("Advanced options>Linux 6.1", "c"), ("Advanced options > Linux 6.1", "a"),
+        ("advanced> old", "b"), ("1>Deeper >> still>y", "e"), ("1>Deeper > still>y", "b"), ("0>1", "a"), ("1>>1", "b"),
+        ("gone>1", "a"),
+        (">1", "a"), ("1>gone>1", "b"),
     ],
-)
-def test_default_is_an_index_a_title_or_an_id_and_a_way_through_submenus(default: str, image: str) -> None:
-    assert choose(default) == image
-
-
-def test_what_does_not_exist_is_said() -> None:
-    image, way = grub_cfg.choose([Entry("first", "", "/vmlinuz-1")], "gone\n")
-    assert (image, way) == ("/vmlinuz-1", "no entry 'gone\\n', so GRUB takes the first > first")
-    assert grub_cfg.choose([Entry("empty", "", children=[])], "0") == ("", "empty > an empty submenu")
-    assert grub_cfg.choose([Entry("Firmware", "")], "0") == ("", "Firmware")
-
-
-def test_next_entry_wins_over_the_default() -> None:
-    assert choose("", next_entry="2") == "memtest86+.bin"
-    assert choose("") == "vmlinuz-6.12.1-amd64"
-    assert choose("", HEAD % "${saved_entry}" + MENU, saved_entry="more>b") == "vmlinuz-6.1.0-9-amd64"
+)  # fmt: skip
+def test_default(default: str, started: str) -> None:
+    assert image(GENERATED % default) == started
+    # The same, saved.
+    assert image(GENERATED % "${saved_entry}", f"{BLOCK}saved_entry={default}\n####") == started
+    assert image(GENERATED % "0", f"{BLOCK}saved_entry=3\nnext_entry={default or '0'}\n##") == started
 
 
 @pytest.mark.parametrize(
-    ("condition", "truth"),
+    ("block", "started"),
     [
-        ('[ "$yes" ]', True),
-        ('[ "${no}" ]', False),
-        ('[ -n "$yes" ]', True),
-        ('[ -z "$yes" ]', False),
-        ('[ ! -z "$yes" ]', True),
-        ('[ "$yes" = "1" ]', True),
-        ("[ x$yes == x1 ]", True),
-        ('[ "$yes" != 1 ]', False),
-        ('test "$yes" = 1', True),
-        ('[ "$yes" = 2 -o "$yes" = 1 ]', True),
-        ('[ -n "$yes" -a "$yes" = 2 ]', False),
-        ('[ "$yes" = 2 -o -f /file ]', None),
-        ('[ -n "$no" -a -f /file ]', False),
-        ("[ -s $prefix/file ]", None),
-        ("[ ! -s $prefix/file ]", None),
-        ("[ 1 -lt 2 ]", None),
-        ("[ ]", None),
-        ('[ "$yes" = 1', True),
-        ("loadfont unicode", None),
-        ("", None),
+        (None, "a"), ("", "a"), ("\0" * 1024, "a"), (BLOCK, "a"), ("saved_entry=2\n", "a"), (f"{BLOCK}saved_entry=2", "a"),
+        (f"{BLOCK}saved_entry=2\n", "f"), (f"{BLOCK}saved_entry=2\nprev_saved_entry=3\n", "a"),
+        (f"{BLOCK}next_entry=\nsaved_entry=2\n", "f"),
+        (f"{BLOCK}next_entry=3\nsaved_entry=2\n", "g"), (f"{BLOCK}saved_entry=2\r\n", "f"), (f"{BLOCK}saved_entry=lts\r\n",
+        "a"),
+        (f"{BLOCK}# a comment\nsaved_entry=lts\n", "f"), (f"{BLOCK}saved_entry=1\nsaved_entry=2\n", "f"),
     ],
-)
-def test_conditions(condition: str, truth: bool | None) -> None:
-    script = f"""
-    set default=before
-    if {condition}; then set default=then; menuentry T {{ }}; else set default=else; menuentry E {{ }}; fi
-    """
-    env = {"yes": "1"}
-    titles = [entry.title for entry in grub_cfg.menu(script, env)]
-    # Of an unknown condition neither branch sets anything, and the entries of both count.
-    assert env["default"] == {True: "then", False: "else", None: "before"}[truth]
-    assert titles == {True: ["T"], False: ["E"], None: ["T", "E"]}[truth]
+)  # fmt: skip
+def test_the_environment_block_s_states(block: str | None, started: str) -> None:
+    # default is set before prev_saved_entry is looked at, so that one counts for the boot after (00_header).
+    if block and "prev" in block:
+        started = "f"
+    assert image(GENERATED % "${saved_entry}", block) == started
 
 
-def test_only_one_branch_of_an_elif_chain_runs() -> None:
-    script = "if {}; then d=1; elif [ b = b ]; then d=2; elif [ c = c ]; then d=3; else d=4; fi"
-    for condition, expected in (("[ a = a ]", "1"), ("[ a = b ]", "2"), ("[ -f x ]", "")):
-        env: dict[str, str] = {}
-        grub_cfg.menu(script.format(condition), env)
-        assert env.get("d", "") == expected
-    env = {}
-    grub_cfg.menu("if [ a = b ]; then if [ a = a ]; then d=1; fi; elif [ -f x ]; then d=2; else d=3; fi; d=$d-end", env)
-    assert env["d"] == "-end"
+def test_disabled_submenus_and_lost_ids() -> None:
+    flat = "menuentry A --id a { linux /a; }\nmenuentry B --id b { linux /b; }\n"
+    assert image("default='Advanced options>b'\n" + flat) == "a"
+    assert image("default=b\n" + flat) == "b"
+    # Where it is not exported, entries in submenus have no ids: only exported variables are seen there.
+    assert image((GENERATED % "advanced>old").replace("export menuentry_id_option", "")) == "b"
+    assert image((GENERATED % "advanced>Linux 6.1").replace("export menuentry_id_option", "")) == "c"
 
 
-def test_loops_and_functions_set_nothing() -> None:
-    env: dict[str, str] = {}
-    script = "for i in 1 2; do set d=1; done; while true; do d=2; done; until x; do d=3; done; function f { d=4; { d=5; }; }"
-    assert grub_cfg.menu(script, env) == []
-    assert env == {}
+def test_a_submenu_s_own_default() -> None:
+    script = "set default='0>1'\nset timeout=0\nsubmenu S {{ {} menuentry A {{ linux /a; }}\nmenuentry B {{ linux /b; }}\n}}"
+    assert image(script.format("")) == "b"
+    assert image(script.format("set default=0;")) == "a"
 
 
-def test_nested_braces_and_entries_in_a_branch_that_is_not_taken() -> None:
-    script = """
-    if [ a = b ]; then menuentry no { linux /no }; submenu no { menuentry no { linux /no } }; fi
-    menuentry yes { function f { linux /no; }; { linux /no2; }; if [ -f x ]; then linux /vmlinuz-1; }
-    set default=1
-    """
-    env: dict[str, str] = {}
-    assert grub_cfg.menu(script, env) == [Entry("yes", "", "/vmlinuz-1")]
-    assert env["default"] == "1"
+@pytest.mark.parametrize(
+    ("head", "started"),
+    [
+        # get_and_remove_first_entry_number: numbers, blanks between them; and only where nobody touched a key.
+        ("fallback=1", "b"), ("fallback='2 1'", "b"), ("fallback=' 0x1'", "b"), ("fallback=B", "gone"), ("fallback='1>0'", "b"),
+        ("fallback=2", "gone"), ("fallback=0", "gone"), ("", "gone"), ("fallback=1; timeout=-1", "gone"),
+        ("fallback=1; unset timeout", "gone"),
+        ("fallback=3", "c"), ("default='3>1'; fallback='0 1'", "b"), ("default='3>1'", "gone"),
+    ],
+)  # fmt: skip
+def test_fallback(head: str, started: str) -> None:
+    entries = "menuentry A { linux /gone; }\nmenuentry B { linux /b; }\nmenuentry C { linux /gone; }\n"
+    entries += "submenu S { menuentry D { linux /c; }\nmenuentry E { linux /gone; }\n}\n"
+    assert image(f"timeout=0\n{head}\n{entries}", gone="gone") == started
 
 
-def test_damage_gives_a_smaller_menu() -> None:
-    assert grub_cfg.menu("} fi if [ a = a ]; then }\nmenuentry title argument { linux /k }", {}) == [Entry("title", "", "/k")]
+def test_a_fallback_that_cannot_be_known() -> None:
+    entry = "menuentry A {{ {} linux /gone; }}\nmenuentry B {{ linux /b; }}\n"
+    script = "timeout=0\nfallback={}\n" + entry
+    with pytest.raises(Undecided, match="not on this disk, or falls back"):
+        image(script.format(1, "search --set=root -f /gone;"), gone="gone")
+    with pytest.raises(Undecided, match="does not have"):
+        image(script.format(7, ""), gone="gone")
+    with pytest.raises(Undecided, match="cannot be known"):
+        image("search --set=fallback x\n" + script.format("$fallback", ""), gone="gone")
 
 
-def test_blscfg_puts_the_entry_files_into_the_menu() -> None:
-    entries = [Entry("two", "2", "/vmlinuz-2"), Entry("one", "1", "/vmlinuz-1")]
-    assert grub_cfg.menu("menuentry a { }\ninsmod blscfg\nblscfg\nmenuentry b { }", {}, entries) == [
-        Entry("a", ""), *entries, Entry("b", ""),
-    ]  # fmt: skip
+@pytest.mark.parametrize("timeout", ["0", "5", "-1", "", "x", "10s"])
+@pytest.mark.parametrize("style", ["menu", "hidden", "countdown", "x", ""])
+def test_timeouts_change_nothing_but_who_waits(timeout: str, style: str) -> None:
+    made = menu((GENERATED % "1>1").replace("timeout=5", f"timeout={timeout}\nset timeout_style={style}"))
+    start = made.next()
+    assert start
+    assert (start.image, made.waits) == ("/c", timeout in ("-1", "", "x"))
 
 
-def test_quotes_escapes_and_continued_lines() -> None:
-    env: dict[str, str] = {}
-    grub_cfg.menu('a="x \\"y\\" \\$z $b"; b=\'$a\'; set c=one\\ two\\\nthree d=4 e\nf=$a\\', env)
-    assert env == {"a": 'x "y" $z ', "b": "$a", "c": "one twothree", "d": "4", "f": 'x "y" $z '}
+def test_custom_cfg_beside_it() -> None:
+    source = "if [ -f ${config_directory}/custom.cfg ]; then source ${config_directory}/custom.cfg; fi\n"
+    assert image("default=custom\n" + MENU + source) == "custom"
+    assert image("default=4\n" + MENU + source) == "custom"
+    assert image("default=4\n" + MENU + source.replace("custom.cfg", "none.cfg")) == "a"
 
 
-def test_the_environment_block() -> None:
-    block = "# GRUB Environment Block\nsaved_entry=a>b\nkernelopts=root=x ro\nodd=back\\\\slash\nempty=\n" + "#" * 900
-    assert grub_cfg.environment(block) == {
-        "saved_entry": "a>b", "kernelopts": "root=x ro", "odd": "back\\slash", "empty": "",
-    }  # fmt: skip
-    assert grub_cfg.environment("no equals sign\n=x\n\0") == {}
+UNCERTAIN = """
+menuentry A { linux /a; }
+if fwsetup --is-supported; then menuentry F --id f { fwsetup; }; fi
+menuentry C { linux /c; }
+"""
 
 
-def test_a_variable_that_doubles_itself_stays_small() -> None:
-    env: dict[str, str] = {}
-    grub_cfg.menu("a=xxxxxxxx\n" + 'a="$a$a"\n' * 200, env)
-    assert len(env["a"]) == 1024
+@pytest.mark.parametrize(("default", "started"), [("0", "a"), ("A", "a"), ("C", "c"), ("gone", "a"), ("9", "a"), ("1", None),
+("2", None), ("f", None)])
+def test_an_entry_that_may_not_be_there(default: str, started: str | None) -> None:
+    script = f"default={default}\n{UNCERTAIN}"
+    if started:
+        assert image(script) == started
+    else:
+        with pytest.raises(Undecided, match="may or may not have"):
+            image(script)
 
 
-def test_a_menu_that_is_nested_without_end() -> None:
-    started = time.process_time()
-    assert len(grub_cfg.menu("submenu a {\n" * 20000, {})) == 1
-    assert time.process_time() - started < 2
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("search --set=default x\nmenuentry A { linux /a; }", "a default that cannot be known"),
+        ("if cmostest 1; then default=1; else default=0; fi\nmenuentry A { linux /a; }", "a default that cannot be known"),
+        ("search --set=t x\ndefault=B\nmenuentry $t { linux /a; }\nmenuentry B { linux /b; }", "a title that cannot be known"),
+        ("menuentry A { search --set=i x; linux $i; }", "an image that cannot be known"),
+        ("menuentry A { configfile /x; }", "another file"), ("menuentry A { }", "syntax error"), ("menuentry A {\n",
+        "syntax error"),
+        ("default=4294967297\nmenuentry A { linux /a; }\nmenuentry B { linux /b; }", "on some platforms"), ("\0", "NUL"),
+        ("submenu A { " * 30 + "linux /a" + "\n}" * 30, "levels deep"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_decided(script: str, why: str) -> None:
+    with pytest.raises(Undecided, match=why):
+        menu(script).next()
 
 
-PIECES = st.sampled_from(
-    ["menuentry", "submenu", "{", "}", "if", "[", "]", ";", "then", "else", "elif", "fi", "function", "linux", "blscfg", "set"]
-) | st.sampled_from(["default=1", "'a b'", '"$x"', "\\", "'", '"', "#", ">", "=", "\n", "do", "done", "\0"])
+def test_what_starts_no_linux() -> None:
+    assert menu("").next() is None
+    assert menu("set default=0\nset timeout=5\n").next() is None
+    assert menu("menuentry A { fwsetup; }").next() == Start(end="fwsetup", way=("A",))
+    assert menu("menuentry A { echo; }").next() == Start(way=("A",))
+    assert menu("submenu A { echo; }").next() == Start(way=("A",))
+    assert menu("halt").next() == Start(end="halt")
 
 
-@given(st.lists(PIECES).map(" ".join) | st.text(), st.text())
-def test_no_text_raises(script: str, default: str) -> None:
-    menu = grub_cfg.menu(script, {}, [Entry("bls", "id", "/vmlinuz-1")])
-    image, way = grub_cfg.choose(menu, default)
-    assert isinstance(image, str)
-    assert "\n" not in way
-    grub_cfg.environment(script)
+def test_the_way_is_told() -> None:
+    made = menu(GENERATED % "1>gone")
+    start = made.next()
+    assert start
+    assert (start.way, made.default, made.missed) == (("Advanced options", "Linux 6.12"), "1>gone", True)
+    first = menu(GENERATED % "0").next()
+    assert first == Start("/a", "root=x", ("/i",), "", ("Debian",))
+
+
+def test_every_entry() -> None:
+    assert [start.image for start in menu(GENERATED % "0").every()] == ["/a", "/b", "/c", "/d", "/e", "/f", "/g"]
+    assert next(menu("menuentry A { search --set=i x; linux $i; }\n" + MENU).every()).image == "/a"
+
+
+def test_entry_files_of_blscfg() -> None:
+    entry = bls_entry("Fedora 42", "abc-6", "/vmlinuz-6", "$kernelopts ro", ["/i", "/j"])
+    assert entry
+    made = menu("default=abc-6\nkernelopts='a b'\nmenuentry A { linux /a; }\nblscfg\n", bls=[entry])
+    assert made.next() == Start("/vmlinuz-6", "a b ro", ("/i", "/j"), "", ("Fedora 42",))
+    assert bls_entry("x", "y", "/v", "'", []) is None
+
+
+@pytest.mark.parametrize("script", ["menuentry A { linux /a; }\n" * 20_000, "a=b\n" * 99_999, "{" * 999_999, "if a; " * 9999])
+def test_hostile_menus_end_quickly(script: str) -> None:
+    start = time.process_time()
+    try:
+        assert menu(script).next()
+    except Undecided:
+        pass
+    assert time.process_time() - start < 20
+
+
+@given(st.binary(max_size=200), st.binary(max_size=80))
+def test_no_bytes_raise_anything_else(script: bytes, block: bytes) -> None:
+    start = b"load_env\nset default=$d\nmenuentry x { linux /a; }\n"
+    files = {"grub.cfg": start + script, "grubenv": BLOCK.encode() + b"d=" + block}
+    try:
+        Menu(files.get, "efi", lambda _: False).next()
+    except Undecided as error:
+        assert "\n" not in str(error)
+    list(Menu(files.get, "efi", lambda _: False).every())

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""GRUB as it is installed on this machine: its menu, read from /boot/grub or /boot/grub2.
+
+Rule: what exists and cannot be read is Undecided. Only what is not there is not there.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from knetstatd.core import names
+from knetstatd.core.errors import KnetstatdError
+from knetstatd.formats.grub_state import Undecided, environment
+from knetstatd.machine import systemd_boot
+from knetstatd.system import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from knetstatd.formats import grub_cfg
+    from knetstatd.formats.grub_state import Entry, Start
+
+DIRECTORIES = ("boot/grub", "boot/grub2")
+_PLATFORMS = ("i386-pc", "x86_64-efi", "i386-efi", "arm64-efi", "arm-efi", "riscv64-efi", "powerpc-ieee1275", "loongarch64-efi")
+# A grub.cfg of a hundred kernels has 200 KB.
+_LARGEST = 1 << 20
+
+
+class Choice(NamedTuple):
+    """What GRUB starts, "" for no Linux; what decided; and the way there."""
+
+    start: Start
+    source: str
+    detail: str
+
+
+def choose(root: Path) -> Choice | None:
+    """What GRUB starts; None where GRUB is not here. Raises Undecided, with a whole sentence."""
+    found = []
+    for directory in DIRECTORIES:
+        if not os.path.lexists(root / directory / "grub.cfg"):
+            continue
+        try:
+            choice = _choose(root, directory)
+        except Undecided as error:
+            raise Undecided(f"GRUB's menu (/{directory}/grub.cfg) {error}") from None
+        found.append(choice)
+    if len({choice.start.image for choice in found}) > 1:
+        raise Undecided("there are two GRUB menus, in /boot/grub and /boot/grub2, and they start different kernels")
+    if not found and (left := next((f"/{d}" for d in DIRECTORIES if _is_installed(files.inside(root, f"/{d}"))), "")):
+        raise Undecided(f"GRUB is installed in {left}, and has no grub.cfg there")
+    return found[0] if found else None
+
+
+def _is_installed(directory: Path) -> bool:
+    """Whether grub-install was here."""
+    return os.path.exists(directory / "grubenv") or any(os.path.exists(directory / name) for name in _PLATFORMS)
+
+
+def _choose(root: Path, directory: str) -> Choice:
+    menu = _menu(root, directory)
+    start = menu.next()
+    if start is None:
+        raise Undecided("has no entries")
+    script = _read(root, directory, "grub.cfg") or b""
+    saved = environment(_read(root, directory, "grubenv") or b"")
+    source = "grub default entry"
+    for name, text in (("saved_entry", "grub saved entry"), ("next_entry", "grub next entry")):
+        if saved.get(name) == menu.default != "" and name.encode() in script:
+            source = text
+    way = [names.clean(title, 120) for title in start.way]
+    if menu.missed and menu.default:
+        way.insert(0, f"no entry {names.show(menu.default, 80)}, so GRUB takes the first")
+    return Choice(start, source, " > ".join(way) + ("; the menu waits for a key" if menu.waits else ""))
+
+
+def starts(root: Path) -> Iterator[Start]:
+    """What each entry of each menu starts; nothing where a menu cannot be read."""
+    for directory in DIRECTORIES:
+        try:
+            yield from _menu(root, directory).every()
+        except Undecided:
+            continue
+
+
+def saved(root: Path) -> dict[str, str]:
+    """The variables that GRUB saved."""
+    found: dict[str, str] = {}
+    for directory in DIRECTORIES:
+        try:
+            found |= environment(_read(root, directory, "grubenv") or b"")
+        except Undecided:
+            continue
+    return found
+
+
+def places_of(root: Path, image: str) -> Iterator[Path]:
+    """Where an image that GRUB names may lie: its path begins at some disk's top, which may be mounted anywhere above it."""
+    parts = (image.partition(")")[2] if image.startswith("(") else image).split("/")
+    for i in range(len(parts)):
+        rest = "/".join(parts[i:])
+        if rest:
+            yield files.inside(root, f"/{rest}")
+            yield files.inside(root, f"/boot/{rest}")
+
+
+def find(root: Path, image: str) -> Path:
+    """Where an image that GRUB names lies; where none of its places has it, the first."""
+    places = list(places_of(root, image.replace("\0", "")))
+    return next(filter(os.path.isfile, places), places[0] if places else root / "boot")
+
+
+def _menu(root: Path, directory: str) -> grub_cfg.Menu:
+    from knetstatd.formats import grub_cfg  # large, and not every machine has GRUB
+
+    def missing(image: str) -> bool:
+        try:
+            return not any(os.path.lexists(path) for path in places_of(root, image))
+        except ValueError:
+            return True
+
+    platform = "efi" if os.path.isdir(files.of_kernel(root, "/sys/firmware/efi")) else "pc"
+    entries = list(_entries(root)) if b"blscfg" in (_read(root, directory, "grub.cfg") or b"") else []
+    return grub_cfg.Menu(lambda name: _read(root, directory, name), platform, missing, entries)
+
+
+def _entries(root: Path) -> Iterator[Entry]:
+    """What Fedora's command blscfg adds: the entry files, newest first by their names alone."""
+    from knetstatd.formats import grub_cfg
+
+    found = systemd_boot.entries(files.inside(root, "/boot"), present=False)
+    for entry in sorted(found, key=lambda entry: names.version_key(entry.name.removesuffix(".conf")), reverse=True):
+        made = grub_cfg.bls_entry(entry.title, entry.name.removesuffix(".conf"), entry.image, entry.options, entry.initrds)
+        if made:
+            yield made
+
+
+def _read(root: Path, directory: str, name: str) -> bytes | None:
+    """A file beside grub.cfg, None where there is none."""
+    try:
+        return files.read(files.inside(root, f"/{directory}/{name}"), _LARGEST)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KnetstatdError) as error:
+        raise Undecided(f"cannot be read: {error}") from None
