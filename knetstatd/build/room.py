@@ -66,6 +66,6 @@ def clear(path: Path) -> bool:
     for argv in (["chmod", "-R", "u+rwx", "--"], ["rm", "-rf", "--"]):
         if not os.path.lexists(path):
             return True
-        if argv[0] == "rm" or os.path.isdir(path) and not os.path.islink(path):
+        if argv[0] == "rm" or (os.path.isdir(path) and not os.path.islink(path)):
             process.run([*argv, os.fspath(path)], timeout=600, limit=4096)
     return not os.path.lexists(path)

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.formats.shell_assignments import Shell
-from knetstatd.machine import dkms_framework, kernel_pattern
-from knetstatd.system import files
+from knetstatd.machine import dkms_framework
+from knetstatd.system import files, kernel_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

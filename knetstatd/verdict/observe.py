@@ -91,8 +91,6 @@ class Machine:
         c, install = self.config, self.config.headers == "install"
         return Limits(c.settle_seconds, c.retry_first_seconds, c.retry_longest_seconds, install, c.unloaded == "reload")
 
-    # -- the machine ------------------------------------------------------------------------------------------------------
-
     def refresh(self) -> str:
         """Reads which kernels there are, which is next, and what DKMS knows; returns the same as `refresh_locks`."""
         self.kernels = kernels.directories(self.root)

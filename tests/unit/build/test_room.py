@@ -25,7 +25,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, 16 MiB and 64 files."""
     made = tmp_path / "disk"
     made.mkdir()
-    argv = ["mount", "-t", "tmpfs", "-o", "size=16M,nr_inodes=64", "tmpfs", made]
+    argv = ["mount", "-t", "tmpfs", "-o", "size=16M,nr_inodes=64", "tmpfs", os.fspath(made)]
     if os.geteuid() or subprocess.run(argv, check=False).returncode:
         pytest.skip("nothing can be mounted here")
     yield made
