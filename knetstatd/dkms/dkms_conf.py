@@ -19,9 +19,9 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
-from knetstatd.dkms import dkms_framework, kernel_pattern
+from knetstatd.dkms import dkms_framework
 from knetstatd.formats.shell_assignments import Shell
-from knetstatd.system import files
+from knetstatd.system import files, kernel_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -21,7 +21,7 @@ from knetstatd.dkms import dkms_conf, dkms_framework
 from knetstatd.system import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 # Where kernel packages run hooks: Debian's (its packages from 2025 on have the second), and kernel-install's.
@@ -137,9 +137,26 @@ def installed(root: Path, packages: Iterable[Package]) -> dict[tuple[str, str], 
     return modules
 
 
-def without_builds(root: Path, source: Path, version: str) -> Version:
-    """A version that dkms does not know, by its source."""
-    return Version(version, source, _unusable(root, source), (), ())
+def unregistered(root: Path, registered: Mapping[str, Package]) -> dict[str, Package]:
+    """The packages with a source NAME-VERSION in dkms's source_tree, of which dkms knows no version; each with its highest.
+
+    Another directory is no source that dkms would take: it was unpacked by hand, or is a template.
+    """
+    known = {f"{name}-{version.version}" for name, package in registered.items() for version in package.versions}
+    there: dict[str, list[Version]] = {}
+    place = files.inside(root, dkms_framework.framework(root).source_tree)
+    for directory in files.names(place):
+        source = place / directory
+        if directory in known or not os.path.isfile(source / "dkms.conf"):
+            continue
+        conf = dkms_conf.evaluate(source, root)
+        name, version = conf.package_name, conf.package_version
+        if f"{name}-{version}" == directory and names.is_package(name) and names.is_package(version) and name not in registered:
+            there.setdefault(name, []).append(Version(version, source, _unusable(root, source), (), ()))
+    return {
+        name: Package(name, (max(versions, key=lambda v: (names.version_key(v.version), v.version)),))
+        for name, versions in sorted(there.items())
+    }
 
 
 def conf(root: Path, name: str, version: Version, kernel: str = "", arch: str = "") -> dkms_conf.Conf:

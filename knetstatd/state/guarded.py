@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
-from knetstatd.dkms import dkms_framework, dkms_sources
+from knetstatd.dkms import dkms_framework, dkms_tree
 from knetstatd.machine import dpkg_status
 from knetstatd.system import documents, files
 
@@ -72,7 +72,7 @@ class Missing(NamedTuple):
 
 def missing(root: Path, places: Places, registered: Mapping[str, Package]) -> Missing:
     """What dkms does not know and should."""
-    sources = dkms_sources.unregistered(root, registered)
+    sources = dkms_tree.unregistered(root, registered)
     left = {name: one for name, one in load(places).items() if name not in registered and name not in sources and one.owner}
     return Missing(sources, {name: one for name, one in left.items() if not dpkg_status.is_removed(root, one.owner)})
 

@@ -286,7 +286,7 @@ def test_a_compilation_is_confined_in_space_and_place(machine: Container) -> Non
 
 def test_a_compilation_that_fills_the_disk_is_ended_before_it_harms_others(machine: Container) -> None:
     c = machine
-    fill = "for i in 1 2 3 4 5 6 7 8 9; do dd if=/dev/zero of=$PWD/fill$i bs=1M count=200 2>/dev/null; done"
+    fill = "for i in 1 2 3 4 5 6 7 8 9; do dd if=/dev/zero of=$$PWD/fill$$i bs=1M count=200 2>/dev/null; done"
     c.add_fixture("good", autoinstall=False)
     makefile = c.path("/usr/src/kt-good-1.0/Makefile")
     makefile.write_text(f"$(shell {fill})\n{makefile.read_text()}")
@@ -331,7 +331,7 @@ def test_a_build_by_hand_makes_files_as_dkms_does(bookworm: Container) -> None:
     built = c.module_file(kernel, "kt_good")
     assert built is not None
     assert built.stat().st_mode & 0o777 == 0o644
-    places = (f"/lib/modules/{kernel.release}/", "/var/lib/dkms/", "/run/knetstatd/")
+    places = [f"/lib/modules/{kernel.release}/", "/var/lib/dkms/", "/run/knetstatd/"]
     closed = c.output("find", *places, "!", "-perm", "-004", "-print")
     assert set(closed.split()) <= {"/run/knetstatd/builder.lock", "/var/lib/dkms/mok.key"}
     assert c.run(["setpriv", "--reuid=4711", "--clear-groups", "knetstatctl", "check"]).returncode == 0

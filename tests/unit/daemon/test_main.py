@@ -11,7 +11,6 @@ import systems
 from knetstatd import __version__
 from knetstatd.core.exits import Exit
 from knetstatd.daemon import main
-from knetstatd.state.paths import places
 from knetstatd.system import locks
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def test_a_faulty_configuration_ends_it_and_a_login_says_so(root: Path) -> None:
 
 
 def test_a_second_one_does_not_start(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with locks.locked(places(root).daemon_lock, 0.0):
+    with locks.locked(root / "run/knetstatd/guard.lock", 0.0):
         assert main.start(root) == Exit.FAILED
     said = capsys.readouterr().err
     assert said.startswith("knetstatd: ")

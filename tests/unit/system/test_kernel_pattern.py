@@ -9,7 +9,7 @@ import time
 import pytest
 
 from knetstatd.core import names
-from knetstatd.dkms import kernel_pattern
+from knetstatd.system import kernel_pattern
 
 KERNELS = ("6.1.0-9-amd64", "6.12.117+deb12-cloud-amd64", "5.10.0-46-rt-amd64", "7.3")
 PATTERNS = (
