@@ -137,6 +137,9 @@ class TestWholeAnswers:
         whole(gone, UNKNOWN, "2", "", "DKMS's own copy of it is gone", fix=self.BUILD)
         changed = checks(root, known._replace(changed=4e9))["origin"]
         whole(changed, WARN, "2, as the source is now", "compiled before", "changed after it was compiled", fix=self.BUILD)
+        os.utime(copy, (1.7e9, 1.7e9))
+        assert checks(root, known._replace(changed=1.7e9))["origin"].result is PASS, "as old as its source"
+        assert checks(root, known._replace(changed=1.7e9 + 1))["origin"].result is WARN
         # Of one size and one time, and without a build ID: the contents tell.
         for file, text in ((path, b"a"), (copy, b"b")):
             file.write_bytes(kerneltree.module("demo", more=[elf.Sec("text", text)]))
@@ -206,6 +209,7 @@ class TestWholeAnswers:
 
         cure = f"Run: dracut --force /boot/initrd.img-{KERNEL} {KERNEL}"
         whole(told(), PASS, "", "no copy in it")
+        assert (root / "state").exists(), "what was read is kept where the caller said"
         whole(told((MINE, path.read_bytes())), PASS, "", "the same copy in it")
         other = kerneltree.module("demo", build_id="cd" * 20)
         whole(told((MINE, other)), FAIL, f"build {'ab' * 6}", f"build {'cd' * 6}", f"{image} has another copy", fix=cure)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import kerneltree
 import pytest
 from kerneltree import KERNEL
+from keys import variable
 
+from knetstatd.core.model import Result
 from knetstatd.machine.host import Origin
 from knetstatd.verify.proof_cache import Look, Proofs
 
@@ -162,6 +164,18 @@ class TestWhatIsAskedAgain:
         assert Proofs(tmp_path).file(look, file).loads
         assert not Proofs(tmp_path).file(late, file).loads
         assert Proofs(tmp_path).installed(look, {"demo": None})[0][1].loads
+
+    def test_the_machine_and_what_dkms_knows_are_those_of_the_look(self, tmp_path: Path) -> None:
+        options = "CONFIG_MODULE_SIG=y\nCONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y\n"
+        tree, file = kerneltree.make(tmp_path, config=options), tmp_path / "copy.ko"
+        file.write_bytes(kerneltree.module())
+        kerneltree.add(tree, "updates/demo.ko", kerneltree.module())
+        look = Look(tmp_path, KERNEL)
+        variable(tmp_path, "SecureBoot", b"\1")
+        assert Proofs(tmp_path).file(look, file).loads
+        assert not Proofs(tmp_path).file(Look(tmp_path, KERNEL), file).loads
+        [(_, proof)] = Proofs(tmp_path).installed(look, {"demo": Origin("1", "1", file)})
+        assert {check.name: check.result for check in proof.checks}["origin"] is Result.PASS
 
     def test_a_kernel_is_looked_at_once(self, tmp_path: Path, tree: Path) -> None:
         look = Look(tmp_path, KERNEL, together=["demo"])

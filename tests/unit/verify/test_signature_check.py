@@ -113,6 +113,7 @@ class TestWholeAnswers:
 
     def says(self, check: Check, result: Result, expected: str, found: str, *reason: str, fix: str = "") -> None:
         assert check == (check.name, result, expected, found, check.reason, fix)
+        assert check.name in ("signature", "key")
         assert bool(check.reason) == bool(reason)
         for words in reason:
             assert words in check.reason
@@ -155,7 +156,9 @@ class TestWholeAnswers:
         machine, altered = Firmware(own=self.MINE), "signed by ours (02), then changed"
         check = self.ask(facts, OURS.sign(PLAIN), self.INSISTS, machine, False)
         self.says(check, FAIL, "the contents as signed", altered, "'Key was rejected by service'", fix=self.BUILD)
+        assert check.reason.startswith("The contents are not what was signed")
         check = self.ask(facts, OURS.sign(PLAIN), self.LENIENT, machine, False)
+        assert check.reason.startswith("The contents are not what was signed")
         self.says(check, check.result, "the contents as signed", altered, "does not know the key", fix=self.BUILD)
 
     def test_not_enrolled(self, facts: Target) -> None:

@@ -664,6 +664,11 @@ class TestBefore:
         assert wrong.reason.startswith("other, which is loaded first, does not go in: Compiled for a kernel with another")
         assert wrong.fix == f"Run: knetstatctl build {KERNEL}"
 
+    def test_a_warning_about_it_is_none_about_the_module(self, root: Path, tree: Path) -> None:
+        exports = {"fn": (7, "", "")}
+        (tree / "updates/other.ko").write_bytes(kerneltree.module("other", vermagic=OTHER, exports=exports))
+        assert results(self.proof(root))["depends"] is PASS
+
     def test_one_that_needs_another_of_those_before_it(self, root: Path, tree: Path) -> None:
         """What goes in first is judged with all that goes in before it."""
         uses = kerneltree.module("other", undefined=["gn"], crcs={**CRCS, "gn": 8}, exports={"fn": (7, "", "")})
