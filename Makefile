@@ -72,7 +72,7 @@ unit: setup-test  ## unit tests and linters (seconds)
 	$(PYTEST) tests/unit $(ARGS)
 
 # The planner and everything that reads what others wrote.
-PARSERS := core/names core/config core/planner system/files formats/* dkms/* machine/* verify/* diagnosis/build_log diagnosis/compare_kernels \
+PARSERS := core/names core/config core/planner system/files formats/* boot/* dkms/* machine/* verify/* diagnosis/build_log diagnosis/compare_kernels \
 	diagnosis/uname_traps state/load_history state/digests
 comma := ,
 coverage: setup-test  ## unit tests; fails unless the planner and all parsers are covered by branch

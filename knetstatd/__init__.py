@@ -3,7 +3,7 @@
 
 The folders stand in one line; each imports only from those to its left, and those in braces do not import each other:
 
-    core < system < formats < dkms < machine < { state, verify, diagnosis } < verdict
+    core < system < formats < { boot, dkms } < machine < { state, verify, diagnosis } < verdict
          < { rehearsal, daemon, repair } < build < cli
 
 docs/architecture.md has the picture, and a sentence for each file.

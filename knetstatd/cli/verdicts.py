@@ -6,12 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from knetstatd.boot.bootloader import Basis
 from knetstatd.cli import render, subjects, terminal
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError, UsageError
 from knetstatd.core.exits import Exit
 from knetstatd.core.model import Result, Why
-from knetstatd.machine.bootloader import Basis
 from knetstatd.system import locks
 from knetstatd.verdict import judge
 from knetstatd.verdict.states import State

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from knetstatd.boot import bootloader
 from knetstatd.core import names
-from knetstatd.machine import bootloader, modprobe_conf, signature_policy
+from knetstatd.machine import modprobe_conf, signature_policy
 from knetstatd.system import files
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ import itertools
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from knetstatd.boot import bootloader
 from knetstatd.core.errors import Damaged, KnetstatdError
 from knetstatd.dkms import dkms_framework
 from knetstatd.formats import pkcs7
-from knetstatd.machine import bootloader
 from knetstatd.system import files
 
 if TYPE_CHECKING:

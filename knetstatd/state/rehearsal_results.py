@@ -18,8 +18,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from knetstatd.boot import bootloader
 from knetstatd.core.model import Answer, Check, Outcome, Rehearsed, Result
-from knetstatd.machine import bootloader, kernels, signature_policy
+from knetstatd.machine import kernels, signature_policy
 from knetstatd.system import documents, files
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from knetstatd.boot import bootloader
 from knetstatd.core import names
 from knetstatd.core.model import (
     KernelState,
@@ -18,7 +19,7 @@ from knetstatd.core.model import (
     Proof,
 )
 from knetstatd.dkms import dkms_conf, dkms_tree
-from knetstatd.machine import bootloader, busy, dpkg_status, host, kernels, paths
+from knetstatd.machine import busy, dpkg_status, host, kernels, paths
 from knetstatd.machine.loaded_modules import Live
 from knetstatd.state import digests, guarded, rehearsal_results
 from knetstatd.state import paths as places

@@ -47,7 +47,7 @@ def make(root: Path, kernel: str = KERNEL, config: str = 'modules = ["demo"]\nlo
         write(headers / ".config", "")
         write(root / f"boot/vmlinuz-{release}", b"image")
     write(root / "boot/grub/grub.cfg", _menu(KERNEL) + _menu(NEWER) + 'load_env\nset default="${saved_entry}"\n')
-    write(root / "boot/grub/grubenv", f"# GRUB Environment Block\nsaved_entry={kernel}\n")
+    write(root / "boot/grub/grubenv", f"# GRUB Environment Block\nsaved_entry=gnulinux-{kernel}\n")
     write(root / "etc/knetstatd/knetstatd.toml", config)
     write(root / "etc/modprobe.d/demo.conf", "blacklist demo\n")
     write(root / "etc/dkms/framework.conf", "mok_signing_key=/etc/key\nmok_certificate=/etc/certificate\n")
@@ -65,7 +65,7 @@ def make(root: Path, kernel: str = KERNEL, config: str = 'modules = ["demo"]\nlo
 
 
 def _menu(kernel: str) -> str:
-    return f"menuentry 'Linux {kernel}' --id {kernel} {{\nlinux /boot/vmlinuz-{kernel} root=/dev/vda1 quiet\n}}\n"
+    return f"menuentry 'Linux {kernel}' --id gnulinux-{kernel} {{\nlinux /boot/vmlinuz-{kernel} root=/dev/vda1 quiet\n}}\n"
 
 
 def relink(root: Path, place: str) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from knetstatd.machine import bootloader
-from knetstatd.machine.bootloader import Basis
+from knetstatd.boot import bootloader
+from knetstatd.boot.bootloader import Basis
 from tests.vm import bootloaders, grub_menus, systemd_boot_menus
 
 if TYPE_CHECKING:

@@ -79,7 +79,7 @@ def test_the_line_names_the_worst_and_counts_the_others(machine: Machine) -> Non
     waits = GOOD._replace(reason="it will be loaded")
     assert verdicts.summary(machine, "next", [waits]).endswith(" is ready: it will be loaded")
     assert verdicts.summary(machine, "next", [UNREAD]) == f"unread 1.0 for {KERNEL} (next) is unknown: x.c line 3"
-    assert verdicts.summary(machine, "next", []) == "no kernel is next"
+    assert verdicts.summary(machine, "next", []).startswith("the next kernel is not known")
 
 
 @pytest.mark.parametrize(

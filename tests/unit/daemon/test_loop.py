@@ -167,7 +167,7 @@ def test_a_kernel_that_comes_and_becomes_the_next(rig: Rig) -> None:
     rig.daemon.open()
     rig.start()
     rig.journal.received()
-    systems.write(rig.root / "boot/grub/grubenv", f"# GRUB Environment Block\nsaved_entry={NEWER}\n")
+    systems.write(rig.root / "boot/grub/grubenv", f"# GRUB Environment Block\nsaved_entry=gnulinux-{NEWER}\n")
     rig.wait(lambda: "" in rig.daemon.due)
     rig.clock.at += 3.0
     rig.run()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from keys import Key, signature_list, variable
 
-from knetstatd.machine import bootloader, signature_policy
+from knetstatd.boot import bootloader
+from knetstatd.machine import signature_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -441,7 +441,7 @@ class TestTheMachine:
         assert (machine.next_why != "", machine.state_of("6.9.9-none")) == (True, KernelState.NOT_A_KERNEL)
         (root / f"boot/vmlinuz-{KERNEL}").unlink()
         machine.refresh()
-        assert (machine.next, machine.next_why, machine.state_of(KERNEL)) == ("", "", KernelState.NO_IMAGE)
+        assert (machine.next, machine.next_why, machine.state_of(KERNEL)) == ("", "no kernel was found", KernelState.NO_IMAGE)
 
     def test_names_that_are_left_alone(self, root: Path, machine: Machine) -> None:
         assert machine.refused() == []

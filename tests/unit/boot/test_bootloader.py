@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from knetstatd.machine import bootloader
-from knetstatd.machine.bootloader import Basis, Next, next_kernel
+from knetstatd.boot import bootloader
+from knetstatd.boot.bootloader import Basis, Next, next_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable

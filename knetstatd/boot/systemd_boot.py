@@ -15,10 +15,10 @@ import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from knetstatd.boot import boot_entries
+from knetstatd.boot.boot_entries import Entry, lines, lower, matches
+from knetstatd.boot.grub_state import Undecided
 from knetstatd.core.errors import KnetstatdError
-from knetstatd.formats import boot_entries
-from knetstatd.formats.boot_entries import Entry, lines, lower, matches
-from knetstatd.formats.grub_state import Undecided
 from knetstatd.system import files
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knetstatd.formats.grub_state import UNKNOWN, Entry, Start, State, component, environment, number, test
+from knetstatd.boot.grub_state import UNKNOWN, Entry, Start, State, component, environment, number, test
 
 HEAD = b"# GRUB Environment Block\n"
 truth = test  # pytest takes a function named `test` for a test of this module

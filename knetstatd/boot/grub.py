@@ -9,18 +9,18 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from knetstatd.boot import systemd_boot
+from knetstatd.boot.grub_state import Undecided, environment
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
-from knetstatd.formats.grub_state import Undecided, environment
-from knetstatd.machine import systemd_boot
 from knetstatd.system import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from knetstatd.formats import grub_cfg
-    from knetstatd.formats.grub_state import Entry, Start
+    from knetstatd.boot import grub_cfg
+    from knetstatd.boot.grub_state import Entry, Start
 
 DIRECTORIES = ("boot/grub", "boot/grub2")
 _PLATFORMS = ("i386-pc", "x86_64-efi", "i386-efi", "arm64-efi", "arm-efi", "riscv64-efi", "powerpc-ieee1275", "loongarch64-efi")
@@ -40,8 +40,8 @@ def choose(root: Path) -> Choice | None:
     """What GRUB starts; None where GRUB is not here. Raises Undecided, with a whole sentence."""
     found = []
     for directory in DIRECTORIES:
-        if not os.path.lexists(root / directory / "grub.cfg"):
-            continue
+        if not os.path.lexists(files.inside(root, f"/{directory}") / "grub.cfg"):
+            continue  # a link to nothing is a menu that cannot be read, and none is none
         try:
             choice = _choose(root, directory)
         except Undecided as error:
@@ -113,7 +113,7 @@ def find(root: Path, image: str) -> Path:
 
 
 def _menu(root: Path, directory: str) -> grub_cfg.Menu:
-    from knetstatd.formats import grub_cfg  # large, and not every machine has GRUB
+    from knetstatd.boot import grub_cfg  # large, and not every machine has GRUB
 
     def missing(image: str) -> bool:
         try:
@@ -128,7 +128,7 @@ def _menu(root: Path, directory: str) -> grub_cfg.Menu:
 
 def _entries(root: Path) -> Iterator[Entry]:
     """What Fedora's command blscfg adds: the entry files, newest first by their names alone."""
-    from knetstatd.formats import grub_cfg
+    from knetstatd.boot import grub_cfg
 
     found = systemd_boot.entries(files.inside(root, "/boot"), present=False)
     for entry in sorted(found, key=lambda entry: names.version_key(entry.name.removesuffix(".conf")), reverse=True):

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from knetstatd.boot import grub_script
+from knetstatd.boot.grub_run import ROOT, Ended, Script
+from knetstatd.boot.grub_state import UNKNOWN, Entry, Start, State, Undecided, component, number
 from knetstatd.core import names
 from knetstatd.core.errors import Damaged
-from knetstatd.formats import grub_script
-from knetstatd.formats.grub_run import ROOT, Ended, Script
-from knetstatd.formats.grub_state import UNKNOWN, Entry, Start, State, Undecided, component, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from knetstatd.boot.grub_script import Command, For, Function, If, Part, While, parse
 from knetstatd.core.errors import Damaged
-from knetstatd.formats.grub_script import Command, For, Function, If, Part, While, parse
 
 
 def words(text: str) -> list[list[tuple[str, bool, bool]]]:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knetstatd.formats.grub_cfg import Menu, bls_entry
-from knetstatd.formats.grub_state import Entry, Start, Undecided
+from knetstatd.boot.grub_cfg import Menu, bls_entry
+from knetstatd.boot.grub_state import Entry, Start, Undecided
 
 HEAD = """
 if [ -s $prefix/grubenv ]; then

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from knetstatd.formats.grub_run import PREFIX, Ended, Script
-from knetstatd.formats.grub_state import UNKNOWN, Entry, Start, State, Undecided
+from knetstatd.boot.grub_run import PREFIX, Ended, Script
+from knetstatd.boot.grub_state import UNKNOWN, Entry, Start, State, Undecided
 
 
 def nothing(name: str) -> None:

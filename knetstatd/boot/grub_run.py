@@ -15,10 +15,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from knetstatd.boot import grub_script
+from knetstatd.boot.grub_script import Body, Command, For, Function, If, Statement, Word
+from knetstatd.boot.grub_state import UNKNOWN, Entry, Start, State, Undecided, component, environment, number, test
 from knetstatd.core.errors import Damaged
-from knetstatd.formats import grub_script
-from knetstatd.formats.grub_script import Body, Command, For, Function, If, Statement, Word
-from knetstatd.formats.grub_state import UNKNOWN, Entry, Start, State, Undecided, component, environment, number, test
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from knetstatd.formats.grub_state import Undecided
-from knetstatd.machine import grub
+from knetstatd.boot import grub
+from knetstatd.boot.grub_state import Undecided
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from knetstatd.formats.grub_script import Body
+    from knetstatd.boot.grub_script import Body
 
 # A value that holds it is not known; no script can write it.
 UNKNOWN = "\0"

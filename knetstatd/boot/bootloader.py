@@ -19,10 +19,10 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from knetstatd.boot import grub, systemd_boot
+from knetstatd.boot.grub_state import Undecided
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
-from knetstatd.formats.grub_state import Undecided
-from knetstatd.machine import grub, systemd_boot
 from knetstatd.system import files
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knetstatd.formats.boot_entries import Entry, compare, compare_versions, lines, matches
+from knetstatd.boot.boot_entries import Entry, compare, compare_versions, lines, matches
 
 PLACE = Path("/efi")
 

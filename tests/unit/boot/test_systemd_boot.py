@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from knetstatd.formats.grub_state import Undecided
-from knetstatd.machine.systemd_boot import Variables, choose, entries, pe_sections, unified
+from knetstatd.boot.grub_state import Undecided
+from knetstatd.boot.systemd_boot import Variables, choose, entries, pe_sections, unified
 
 if TYPE_CHECKING:
     from collections.abc import Callable
