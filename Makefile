@@ -11,9 +11,9 @@ SOURCE := /usr/src/knetstat-$(VERSION)
 MODULE_FILES := Kbuild Makefile compat.h dkms.conf knetstat.c
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300
 
-RUN_PACKAGES := python3 python3-venv python3-systemd python3-pyudev python3-sdnotify dkms kmod openssl zstd xz-utils
+RUN_PACKAGES := python3 python3-venv python3-systemd python3-pyudev python3-sdnotify python3-zstandard dkms kmod openssl zstd xz-utils
 TEST_PACKAGES := $(RUN_PACKAGES) git gcc libc6-dev mmdebstrap systemd-container apt-utils dpkg-dev qemu-system-x86 busybox-static cpio \
-	util-linux procps xz-utils scdoc groff-base bash zsh fish mtools ovmf
+	bzip2 lz4 lzop python3-lzo initramfs-tools-core util-linux procps xz-utils scdoc groff-base bash zsh fish mtools ovmf
 
 .PHONY: help setup setup-test module-install module-uninstall run man test unit coverage container container-slow faults demo test-vm test-sanitizers bench \
 	mutants clean install install-python install-scripts install-data install-module uninstall deb deb-tree

@@ -281,6 +281,27 @@ def command_lines(root: Path, kernel: str) -> list[str]:
     return [arguments for image, arguments in found if arguments and _release(root, image, [kernel]) == kernel]
 
 
+def initrds(root: Path, kernel: str) -> tuple[Path, ...] | None:
+    """Where what the boot entry of `kernel` loads as its initrd lies, or would; None if no entry of it can be read.
+
+    The entry that the next boot starts, if it is one of that kernel; else the first. A unified image has it inside (UAPI.5).
+    """
+    with contextlib.suppress(Undecided):
+        choice = _loader(root)
+        if choice is not None and _release(root, choice.image, [kernel]) == kernel:
+            inside = (choice.path,) if choice.image.endswith(".efi") else ()
+            return choice.initrds or inside
+    for start in grub.starts(root):
+        if _release(root, start.image, [kernel]) == kernel:
+            return tuple(grub.find(root, name) for name in start.initrds)
+    for place in ("boot", *_ESP[:2]):
+        with contextlib.suppress(Undecided):
+            for entry in systemd_boot.entries(files.inside(root, f"/{place}"), present=False):
+                if _release(root, entry.image, [kernel]) == kernel:
+                    return tuple(entry.place / name.replace("\\", "/").lstrip("/") for name in entry.initrds)
+    return None
+
+
 def command_line(root: Path, kernel: str) -> str:
     """What `kernel` will be told when the boot loader starts it; where no entry names it, what the running one was told.
 

@@ -18,6 +18,7 @@ from knetstatd.build import sign as signing
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.model import Kind
 from knetstatd.diagnosis import build_log
+from knetstatd.formats import compression
 from knetstatd.system import files, process
 
 if TYPE_CHECKING:
@@ -65,9 +66,10 @@ def archive(job: Job, artefact: staged.Staged, key: signing.Key | None, work: Pa
     (registered / "source").symlink_to(job.source)
     for module in artefact.modules:
         copy = place / "module" / module.name
-        copy.write_bytes(_untrusted(module))
-        if key is not None:
-            _sign(copy, key, work)
+        copy.write_bytes(data := _untrusted(module))
+        # dkms before 3.1 packs with CRC64, which no kernel unpacks: an upgrade to a kmod that leaves it to the kernel loses it.
+        if key is not None or compression.refused(data[:8]):
+            _repack(job.root, copy, key, work)
     (place / "log" / "make.log").write_text(files.text(artefact.log) or "")
     path = work / ARCHIVE
     done = process.run(
@@ -91,10 +93,10 @@ def _untrusted(path: Path) -> bytes:
     return data
 
 
-def _sign(path: Path, key: signing.Key, work: Path) -> None:
-    """Signs a module in place; a compressed one is unpacked for it and packed again."""
+def _repack(root: Path, path: Path, key: signing.Key | None, work: Path) -> None:
+    """Signs a module in place, if there is a key. A compressed one is unpacked for it, and packed as the kernel takes it."""
     plain = path.with_name(path.name.partition(".ko")[0] + ".ko")
-    env = process.environment(root=key.root)
+    env = process.environment(root=root)
     match path.suffix:
         case ".xz":
             plain.write_bytes(lzma.decompress(path.read_bytes()))
@@ -102,7 +104,8 @@ def _sign(path: Path, key: signing.Key, work: Path) -> None:
             plain.write_bytes(gzip.decompress(path.read_bytes()))
         case ".zst":
             process.run(["zstd", "-dqf", os.fspath(path), "-o", os.fspath(plain)], timeout=60, env=env)
-    signing.sign(plain, key, work)
+    if key is not None:
+        signing.sign(plain, key, work)
     match path.suffix:
         case ".xz":
             path.write_bytes(lzma.compress(plain.read_bytes(), check=lzma.CHECK_CRC32, filters=_XZ))

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from knetstatd.build import initrd, pack, publish, stage
 from knetstatd.build import load as loading
-from knetstatd.build import pack, publish, stage
 from knetstatd.build.compile import Job
 from knetstatd.build.failures import Failures, classified
 from knetstatd.core.errors import BuildError, KnetstatdError
@@ -26,7 +26,7 @@ from knetstatd.state import attempts, load_history, rehearsal_results, staged
 from knetstatd.system import process
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from knetstatd.core.model import Answer, Proof
     from knetstatd.state.rehearsal_results import Subject
@@ -122,6 +122,25 @@ class Builder:
             os.unlink(job.places.log(o.kernel, o.package))
         took = time.monotonic() - begin
         self._say(Event.PUBLISHED, seen, f"published and verified from the disk in {took:.1f} s", duration_usec=int(took * 1e6))
+        if self.machine.config.initrd == "update" and initrd.wrong(prove()) is not None:
+            self._make_initrd(seen, prove)
+
+    def _make_initrd(self, seen: Seen, prove: Callable[[], tuple[Proof, ...]]) -> None:
+        """Has the initrd made anew. A failure is none of the publication's: the verdict says what is wrong, and the cure."""
+        kernel, timeout = seen.observation.kernel, self.machine.config.publish_timeout_seconds
+        self.progress.phase(f"Making the initrd of {kernel}")
+        try:
+            with process.undisturbed():
+                initrd.make(self.machine.root, kernel, timeout, [self.lock], self.progress.tick)
+        except BuildError as e:
+            words = "\n".join(e.evidence)
+            self._say(Event.INITRD_FAILED, seen, f"the initrd was not made: {e.what}", reason=e.what, fix=e.fix, evidence=words)
+            return
+        if (check := initrd.wrong(prove())) is None:
+            self._say(Event.INITRD_MADE, seen, "the initrd was made anew, as the configuration asks")
+            return
+        text = f"the initrd was made anew, and is still wrong: {check.reason}"
+        self._say(Event.INITRD_FAILED, seen, text, reason=check.reason, fix=check.fix)
 
     def _rehearse(self, seen: Seen) -> Answer:
         assert seen.subject is not None, "the planner rehearses what is installed, on a kernel with an image"

@@ -39,6 +39,7 @@ class Config(NamedTuple):
     compile_timeout_seconds: float = 1800.0
     publish_timeout_seconds: float = 300.0
     headers: str = "report"
+    initrd: str = "report"
     inhibit: str = "delay"
     inhibit_longest_seconds: float = 300.0
     rehearse: str = "auto"
@@ -138,6 +139,12 @@ SETTINGS = (
         "headers",
         ("report", "install"),
         "What to do for a kernel whose headers are missing: report the package that has them, or install it.",
+    ),
+    _word(
+        "initrd",
+        ("report", "update"),
+        "What to do after a publication if the kernel's initrd has another copy of the module, or lacks one that it is to "
+        "hold: report the command that makes it anew, or run it.",
     ),
     _word(
         "inhibit",

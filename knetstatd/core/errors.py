@@ -70,3 +70,11 @@ class BuildError(KnetstatdError):
 
 class Damaged(Exception):
     """The bytes of a file are not what its format asks for. The text goes on after the file's name: "ends too early"."""
+
+
+class LibraryMissing(Damaged):
+    """A file cannot be unpacked because a library is not installed; nothing is known of the file. package: Debian's."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        super().__init__(f"is compressed with {kind}, and {package} is not installed")
+        self.package = package

@@ -31,8 +31,8 @@ class Check(NamedTuple):
 # Checks of the machine, whose answer no new build of the module changes; those that a file passes only once it is published;
 # and those that decide nothing while they are unknown.
 ELSEWHERE = frozenset({"key", "modprobe", "winner", "initrd", "depends"})
-UNPUBLISHED = ELSEWHERE | {"signature"}
-REMARKS = frozenset({"compiler", "origin", "initrd"})
+UNPUBLISHED = ELSEWHERE | {"signature", "compression"}
+REMARKS = frozenset({"compiler", "origin"})
 
 
 class Proof(NamedTuple):

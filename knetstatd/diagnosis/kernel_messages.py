@@ -35,6 +35,8 @@ _REFUSALS = (
     (r"failed to validate module \[[^]]*\] BTF", "btf", "its type information (BTF) is damaged, or made for another build"),
     (r"Unknown symbol (\S+)", "symbols", "that kernel has no symbol {1} for it"),
     (r"exports duplicate symbol (\S+)", "exports", "it exports {1}, which the kernel has already"),
+    # kernel/module/decompress.c
+    (r"decompression failed with|-compressed data has|not an? \w+ compressed module", "compression", "it cannot unpack it"),
     (r"[Mm]odule \S+ is blacklisted", "denied", "module_blacklist= on the kernel's command line denies it"),
     (
         r"Loading of .* is rejected|loading is restricted|Key was rejected|Required key not available",

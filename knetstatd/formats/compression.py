@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Compressed files: gzip, xz and zstd, told apart by their first bytes, unpacked in memory up to a limit.
+"""Compressed files, told apart by their first bytes and unpacked in pieces, up to a limit.
 
-Rule 1: the input is hostile. Every fault of the data is a Damaged that says which; nothing else is raised.
+Rule 1: the input is hostile. Every fault of the data is a Damaged that says which; nothing else is raised. LibraryMissing,
+        which is one too, says that the fault is this machine's: a library is not installed.
 Rule 2: a file is whole or it is refused: a stream that stops early, or is followed by something else, is a fault.
+Rule 3: a library is imported when the first file of its kind is met: most machines have files of one kind.
+
+Sources: RFC 1952; xz-file-format.txt; RFC 8878; lz4_Frame_format.md (legacy frame); lzop 1.04, lzop.c; the kernel's
+lib/decompress*.c, which take one stream each.
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
 from typing import TYPE_CHECKING, Any
 
-from knetstatd.core.errors import Damaged
+from knetstatd.core.errors import Damaged, LibraryMissing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,191 +22,247 @@ if TYPE_CHECKING:
 GZIP = b"\x1f\x8b"
 XZ = b"\xfd7zXZ\x00"
 ZSTD = b"\x28\xb5\x2f\xfd"
-LZ4 = b"\x02\x21\x4c\x18"  # the legacy format, the one that the kernel reads (lz4_Frame_format.md)
+LZ4 = b"\x02\x21\x4c\x18"  # the legacy format, the one that the kernel reads
+LZO = b"\x89LZO\x00\r\n\x1a\n"
+# As the kernel does (lib/decompress.c, compressed_formats); what follows these bytes is the decompressor's matter.
+_KINDS = {GZIP: "gzip", b"BZ": "bzip2", b"\x5d\x00": "lzma", XZ[:2]: "xz", LZO[:2]: "lzo", LZ4[:2]: "lz4", ZSTD[:2]: "zstd"}
 
 # The largest module of a distribution's kernel is 20 MiB, the largest unstripped out-of-tree driver known here 400 MiB.
 LIMIT = 512 << 20
-_ZSTD_STEP = 1 << 17
+# `xz -9` needs 65 MiB to unpack (xz(1)); more is an attack. The kernel and libzstd keep to the same for zstd's window.
+_MEMORY = 128 << 20
+_PIECE = 1 << 20
+_BLOCK = 1 << 16
 _LZ4_BLOCK = 8 << 20
+_LZO_BLOCK = 256 << 10
+_CHECKS = {4: "CRC64", 10: "SHA-256"}
+
+
+def kind(head: bytes) -> str:
+    """How a file that begins with `head` (2 bytes or more) is compressed; "" if it is not, or in a way that no kernel reads."""
+    return _KINDS.get(head[:2], "")
 
 
 def is_packed(head: bytes) -> bool:
-    """Whether a file that begins with `head` (6 bytes or more) is compressed."""
+    """Whether a module file that begins with `head` (6 bytes or more) is compressed: kmod knows three kinds."""
     return head.startswith((GZIP, XZ, ZSTD))
 
 
-def unpack(data: bytes, limit: int = LIMIT) -> bytes:
-    """The contents of compressed `data`; `data` itself where it is not compressed. At most `limit` bytes, else Damaged."""
-    if data.startswith(GZIP):
-        plain = _gunzip(data, limit)
-    elif data.startswith(XZ):
-        plain = _unxz(data, limit)
-    elif data.startswith(ZSTD):
-        plain = _unzstd(data, limit)
-    else:
-        plain = data
-    if len(plain) > limit:
-        raise Damaged(f"unpacks to more than {limit} bytes")
-    return plain
+def refused(head: bytes) -> str:
+    """Why the kernel's own decompressor refuses a stream that begins with `head` (8 bytes) and others take; "" if it does not.
 
-
-def stream(head: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
-    """What the file that begins with `head` unpacks to, in pieces: an archive of which little is wanted is 200 MB.
-
-    read: gives at most so many bytes of what follows `head`, none at its end. Raises Damaged, also for another format.
+    lib/xz/xz_dec_stream.c, dec_stream_header(): no check, or CRC32. kernel/module/decompress.c and lib/decompress_inflate.c
+    pass over a name in gzip's header, and over nothing else.
     """
-    if head.startswith(GZIP):
-        import zlib
+    if head.startswith(XZ) and len(head) > 7 and (check := head[7]) > 1:
+        return f"its check is {_CHECKS.get(check, f'number {check}')}, and the kernel takes CRC32 alone"
+    if head.startswith(GZIP) and len(head) > 3 and head[3] & 0x16:
+        return "its header has fields that the kernel does not pass over"
+    return ""
 
-        return _pieces(zlib.decompressobj(wbits=31), head, read)
-    if head.startswith(XZ):
-        import lzma
 
-        return _pieces(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=128 << 20), head, read)
-    if head.startswith(ZSTD):
-        return _zstd_pieces(head, read)
-    if head.startswith(LZ4):
-        return _lz4_pieces(head, read)
+def unpack(data: bytes, limit: int = LIMIT) -> bytes:
+    """The contents of a compressed module; `data` itself where it is not compressed. At most `limit` bytes, else Damaged."""
+    if not is_packed(data):
+        if len(data) > limit:
+            raise Damaged(f"unpacks to more than {limit} bytes")
+        return data
+    parts, size, rest = [], 0, data
+    while rest:
+        stream = Stream(kind(data), rest)
+        for piece in stream:
+            parts.append(piece)
+            if (size := size + len(piece)) > limit:
+                raise Damaged(f"unpacks to more than {limit} bytes")
+        rest = stream.rest
+        if rest and data.startswith(XZ):
+            # Between xz streams, and at the end, there may be zero bytes, four or a multiple (xz-file-format 2.2).
+            behind = rest.lstrip(b"\0")
+            rest = behind if (len(rest) - len(behind)) % 4 == 0 else rest
+    return b"".join(parts)
+
+
+class Stream:
+    """One compressed stream, of a kind that `kind` gives, to be iterated over once: what it unpacks to, in pieces.
+
+    head: its beginning.  read: gives at most so many bytes of what follows that, none at the end.  rest: when the last piece
+    was given, what was read and does not belong to the stream. Iteration raises Damaged.
+    """
+
+    def __init__(self, kind: str, head: bytes, read: Callable[[int], bytes] = lambda size: b"") -> None:
+        self.kind = kind
+        self.rest = b""
+        self._head = head
+        self._read = read
+
+    def __iter__(self) -> Iterator[bytes]:
+        unpacker, data = _unpacker(self.kind), self._head
+        while not unpacker.eof:
+            try:
+                piece = unpacker.decompress(data, _PIECE)
+            except Exception as e:  # the libraries' errors have no other base
+                raise Damaged(f"has damaged {self.kind} data ({e})") from e
+            data = getattr(unpacker, "unconsumed_tail", b"")
+            if piece:
+                yield piece
+            elif not unpacker.eof and not data and not (data := self._read(_BLOCK)):
+                if getattr(unpacker, "may_end", False):
+                    break
+                raise Damaged(f"has {self.kind} data that ends too early")
+        self.rest = unpacker.unused_data
+
+
+def _unpacker(kind: str) -> Any:
+    """An object like zlib.decompressobj() or lzma.LZMADecompressor()."""
+    match kind:
+        case "gzip":
+            import zlib
+
+            return zlib.decompressobj(wbits=31)
+        case "xz" | "lzma":
+            import lzma
+
+            return lzma.LZMADecompressor(lzma.FORMAT_XZ if kind == "xz" else lzma.FORMAT_ALONE, memlimit=_MEMORY)
+        case "bzip2":
+            import bz2
+
+            return bz2.BZ2Decompressor()
+        case "zstd":
+            return _Zstd()
+        case "lz4":
+            return _Lz4()
+        case "lzo":
+            return _Lzo()
     raise Damaged("is compressed in a way that is not known here")
 
 
-def _pieces(decompressor: Any, data: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
-    while not decompressor.eof:
+class _Zstd:
+    """One zstd frame. The standard library reads zstd only from Python 3.14 on."""
+
+    def __init__(self) -> None:
         try:
-            piece = decompressor.decompress(data, 1 << 20)
-        except Exception as e:  # zlib.error and lzma.LZMAError have no other base
-            raise Damaged(f"its compressed data is damaged ({e})") from e
-        data = getattr(decompressor, "unconsumed_tail", b"")
-        if not piece and not data and not (data := read(1 << 16)):
-            raise Damaged("its compressed data ends too early")
-        yield piece
+            import zstandard
+        except ImportError as e:
+            raise LibraryMissing("zstd", "python3-zstandard") from e
+        self._frame = zstandard.ZstdDecompressor(max_window_size=_MEMORY).decompressobj()
+        self._left = memoryview(b"")
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._frame.eof)
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._frame.unused_data) + bytes(self._left)
+
+    def decompress(self, data: bytes, _: int) -> bytes:
+        """In steps of 1 KiB, which unpack to 32 MiB at most: a block of 4 bytes can stand for 128 KiB."""
+        self._left = memoryview(data) if data else self._left
+        piece = b""
+        while self._left and not piece and not self._frame.eof:
+            step, self._left = self._left[:1024], self._left[1024:]
+            piece = self._frame.decompress(step)
+        return piece
 
 
-def _zstd_pieces(data: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
-    library = _libzstd()
-    zstd = library.ZSTD_createDStream()
-    room = ctypes.create_string_buffer(_ZSTD_STEP)
-    left = 1
-    try:
-        while data:
-            source = _Buffer(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data), 0)
-            full = False
-            while source.pos < source.size or full:
-                target = _Buffer(ctypes.cast(room, ctypes.c_void_p), _ZSTD_STEP, 0)
-                left = library.ZSTD_decompressStream(zstd, ctypes.byref(target), ctypes.byref(source))
-                if library.ZSTD_isError(left):
-                    raise Damaged(f"its zstd data is damaged ({library.ZSTD_getErrorName(left).decode()})")
-                full = target.pos == _ZSTD_STEP
-                yield room.raw[: target.pos]
-            data = read(1 << 16)
-        if left:
-            raise Damaged("its zstd data ends too early")
-    finally:
-        library.ZSTD_freeDStream(zstd)
+class _Blocks:
+    """A stream of blocks with their lengths before them. eof: its end was met.  may_end: it may end here without one."""
+
+    def __init__(self) -> None:
+        self.eof = self.may_end = False
+        self.unused_data = b""
+
+    def decompress(self, data: bytes, _: int) -> bytes:
+        self.unused_data += data
+        pieces, at = [], 0
+        while not self.eof and (done := self._next(memoryview(self.unused_data)[at:])) is not None:
+            pieces.append(done[1])
+            at += done[0]
+        self.unused_data = self.unused_data[at:]
+        self.may_end = self.may_end and not self.unused_data
+        return b"".join(pieces)
+
+    def _next(self, data: memoryview) -> tuple[int, bytes] | None:
+        """How many bytes of `data` the next block has, and what it unpacks to; None if it is not complete."""
+        raise NotImplementedError
 
 
-def _lz4_pieces(data: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
-    try:
-        library = ctypes.CDLL("liblz4.so.1")  # libsystemd's own
-    except OSError as e:
-        raise Damaged("it is compressed with lz4, and liblz4.so.1 is not installed") from e
-    room = ctypes.create_string_buffer(_LZ4_BLOCK)
+class _Lz4(_Blocks):
+    """lib/decompress_unlz4.c: the magic number may come again; a length of 0 ends it, and so does the end of the file."""
 
-    def take(size: int) -> bytes:
-        nonlocal data
-        while len(data) < size and (more := read(size - len(data))):
-            data += more
-        taken, data = data[:size], data[size:]
-        return taken
+    def __init__(self) -> None:
+        super().__init__()
+        import ctypes
 
-    while len(word := take(4)) == 4:
-        if word == LZ4:
-            continue
-        size = int.from_bytes(word, "little")
-        block = take(min(size, 2 * _LZ4_BLOCK))
-        made = library.LZ4_decompress_safe(block, room, len(block), _LZ4_BLOCK) if len(block) == size else -1
+        try:
+            self._library = ctypes.CDLL("liblz4.so.1")  # apt's own and libsystemd's; no Python library reads legacy frames
+        except OSError as e:
+            raise LibraryMissing("lz4", "liblz4-1") from e
+        self._room = ctypes.create_string_buffer(_LZ4_BLOCK)
+        self.may_end = True
+
+    def _next(self, data: memoryview) -> tuple[int, bytes] | None:
+        self.may_end = True
+        if len(data) < 4:
+            return None
+        size = int.from_bytes(data[:4], "little")
+        if data[:4] == LZ4:
+            return 4, b""
+        if not size:
+            self.eof = True
+            return 0, b""
+        if size > 2 * _LZ4_BLOCK:
+            raise ValueError(f"a block of {size} bytes")
+        if len(data) < 4 + size:
+            return None
+        made = self._library.LZ4_decompress_safe(bytes(data[4 : 4 + size]), self._room, size, _LZ4_BLOCK)
         if made < 0:
-            raise Damaged("its lz4 data is damaged")
-        yield room.raw[:made]
+            raise ValueError("a block does not unpack")
+        return 4 + size, self._room.raw[:made]
 
 
-def _gunzip(data: bytes, limit: int) -> bytes:
-    import zlib  # here and below: loaded only where a file of this kind is met
+class _Lzo(_Blocks):
+    """lib/decompress_unlzo.c: a header, then blocks, each with both lengths and a checksum of what it unpacks to."""
 
-    parts, room = [], limit + 1
-    while data and room > 0:
-        stream = zlib.decompressobj(wbits=31)
+    def __init__(self) -> None:
+        super().__init__()
         try:
-            parts.append(stream.decompress(data, room))
-        except zlib.error as e:
-            raise Damaged(f"its gzip data is damaged ({e})") from e
-        room -= len(parts[-1])
-        if not stream.eof and room > 0:
-            raise Damaged("its gzip data ends too early")
-        data = stream.unused_data
-    return b"".join(parts)
+            import lzo
+        except ImportError as e:
+            raise LibraryMissing("lzo", "python3-lzo") from e
+        self._unpack: Callable[[bytes, bool, int], bytes] = lzo.decompress
+        self._flags: int | None = None
 
+    def _next(self, data: memoryview) -> tuple[int, bytes] | None:
+        if self._flags is None:
+            return self._header(data)
+        if len(data) < 4:
+            return None
+        size = int.from_bytes(data[:4], "big")
+        if not size:
+            self.eof = True
+            return 4, b""
+        if len(data) < 8:
+            return None
+        packed = int.from_bytes(data[4:8], "big")
+        if not 0 < packed <= size <= _LZO_BLOCK:
+            raise ValueError(f"a block of {packed} bytes for {size}")
+        start = 12 if self._flags & 0x101 else 8
+        if packed < size and self._flags & 0x202:
+            start += 4
+        if len(data) < start + packed:
+            return None
+        block = bytes(data[start : start + packed])
+        return start + packed, block if packed == size else self._unpack(block, False, size)
 
-def _unxz(data: bytes, limit: int) -> bytes:
-    import lzma
-
-    parts, room = [], limit + 1
-    while data and room > 0:
-        # 128 MiB: `xz -9` needs 65 MiB to unpack (xz(1)); more is an attack.
-        stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=128 << 20)
-        try:
-            parts.append(stream.decompress(data, room))
-        except lzma.LZMAError as e:
-            raise Damaged(f"its xz data is damaged ({e})") from e
-        room -= len(parts[-1])
-        if not stream.eof and room > 0:
-            raise Damaged("its xz data ends too early")
-        data = stream.unused_data.lstrip(b"\0")  # padding between streams is zero bytes (xz-file-format 2.2)
-    return b"".join(parts)
-
-
-class _Buffer(ctypes.Structure):
-    """ZSTD_inBuffer and ZSTD_outBuffer (zstd.h)."""
-
-    _fields_ = [("at", ctypes.c_void_p), ("size", ctypes.c_size_t), ("pos", ctypes.c_size_t)]
-
-
-@functools.cache
-def _libzstd() -> ctypes.CDLL:
-    """libzstd, which kmod itself needs for .ko.zst. The standard library reads zstd only from Python 3.14 on."""
-    try:
-        library = ctypes.CDLL("libzstd.so.1")
-    except OSError as e:
-        raise Damaged("it is compressed with zstd, and libzstd.so.1 is not installed") from e
-    library.ZSTD_createDStream.restype = ctypes.c_void_p
-    library.ZSTD_freeDStream.argtypes = [ctypes.c_void_p]
-    library.ZSTD_decompressStream.argtypes = [ctypes.c_void_p, ctypes.POINTER(_Buffer), ctypes.POINTER(_Buffer)]
-    library.ZSTD_decompressStream.restype = ctypes.c_size_t
-    library.ZSTD_isError.argtypes = [ctypes.c_size_t]
-    library.ZSTD_getErrorName.argtypes = [ctypes.c_size_t]
-    library.ZSTD_getErrorName.restype = ctypes.c_char_p
-    return library
-
-
-def _unzstd(data: bytes, limit: int) -> bytes:
-    library = _libzstd()
-    stream = library.ZSTD_createDStream()
-    if not stream:
-        raise Damaged("there is no memory to unpack zstd")
-    try:
-        plain, room = bytearray(), ctypes.create_string_buffer(_ZSTD_STEP)
-        source = _Buffer(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data), 0)
-        while len(plain) <= limit:
-            target = _Buffer(ctypes.cast(room, ctypes.c_void_p), _ZSTD_STEP, 0)
-            # What is left of the frame: 0 at its end; frames may follow each other.
-            left = library.ZSTD_decompressStream(stream, ctypes.byref(target), ctypes.byref(source))
-            if library.ZSTD_isError(left):
-                raise Damaged(f"its zstd data is damaged ({library.ZSTD_getErrorName(left).decode()})")
-            plain += room.raw[: target.pos] if target.pos < _ZSTD_STEP else room.raw
-            if source.pos == len(data) and not left:
-                break
-            if source.pos == len(data) and target.pos < _ZSTD_STEP:
-                raise Damaged("its zstd data ends too early")
-        return bytes(plain)
-    finally:
-        library.ZSTD_freeDStream(stream)
+    def _header(self, data: memoryview) -> tuple[int, bytes] | None:
+        if len(data) < 35:
+            return None
+        if data[: len(LZO)] != LZO or int.from_bytes(data[9:11], "big") < 0x0940:
+            raise ValueError("its header is not lzop's")
+        flags = int.from_bytes(data[17:21], "big")
+        name = 33 + (4 if flags & 0x800 else 0)
+        if len(data) <= name or len(data) < (end := name + 1 + data[name] + 4):
+            return None
+        self._flags = flags
+        return end, b""

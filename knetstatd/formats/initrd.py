@@ -1,41 +1,50 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The added modules that lie inside a kernel's initial RAM disk: at boot it is those that are loaded, not the installed ones.
 
-Rule: an initrd is read as a stream. Only an added module's own file is ever held in memory.
+Rule 1: an initrd is read as a stream, to its end. Only an added module's own file is ever held in memory.
+Rule 2: what the kernel would not unpack is Damaged. What could not be read, or not be unpacked here, is not.
 
-Format: cpio archives in a row, with zero bytes between them, the last of them compressed (Documentation/driver-api/
-early-userspace/buffer-format.rst). `lsinitramfs` gives names alone, `unmkinitramfs` writes 200 MB to the disk.
+Format: cpio archives in a row, with zero bytes between them; any of them may be compressed, each with its archives whole
+(init/initramfs.c, unpack_to_rootfs(); Documentation/driver-api/early-userspace/buffer-format.rst). Several files that a boot
+loader names are one after the other. `lsinitramfs` gives names alone, `unmkinitramfs` writes 200 MB to the disk.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import struct
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import Damaged, ModuleFileError
 from knetstatd.formats import compression, module_file
-from knetstatd.system import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+# What of a kernel's configuration makes it unpack which kind (usr/Kconfig).
+OPTIONS = {kind: f"RD_{kind.upper()}" for kind in ("gzip", "bzip2", "lzma", "xz", "lzo", "lz4", "zstd")}
 _CPIO = (b"070701", b"070702")
 _HEADER = 110
 _LONGEST_NAME = 4096
-_MODULE = re.compile(rf"(?:\./)?(?:usr/)?lib/modules/[^/]+/(kernel/)?.*?([^/]+){names.KO}")
+_BLOCK = 1 << 16
+_MODULE = re.compile(rf"(?:\./)?(?:usr/)?lib/modules/([^/]+)/(kernel/)?.*?([^/]+){names.KO}", re.DOTALL)
 
 
 class Inside(NamedTuple):
     """What is in an initrd. builds: the added modules' build IDs, or `mark`s, by name; "" for one that cannot be read.
 
     own: the names of the kernel's own modules, each between spaces: thousands, of which few are ever asked for.
+    refused: of the added modules that are compressed, why the kernel would not unpack them.  init: whether there is a program
+    to start: where the end is cut off between two archives, all else is gone without a trace.
     """
 
     builds: Mapping[str, str]
     own: str
+    refused: Mapping[str, str]
+    init: bool
 
     def has_own(self, module: str) -> bool:
         """Whether the kernel's own module of that name is in it."""
@@ -49,45 +58,78 @@ def mark(contents: bytes) -> str:
     return hashlib.sha256(contents).hexdigest()
 
 
-def contents(initrd: Path) -> Inside:
-    """The modules in a file. Raises Damaged."""
-    found, own = {}, []
-    try:
-        with open(initrd, "rb") as f:
-            for name, data in _modules(f):
-                if data is None:
-                    own.append(names.canonical(name))
+def contents(initrds: Sequence[Path], kernel: str, kinds: Sequence[str] = tuple(OPTIONS)) -> Inside:
+    """The modules of `kernel` in the files that are its initrd, from the first to the last. Raises OSError, Damaged.
+
+    kinds: those that the kernel unpacks.
+    """
+    builds: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    own, init = [], False
+    for path in initrds:
+        with open(path, "rb") as f:
+            size = _section(f) if f.read(2) == b"MZ" else None
+            if size is None:
+                f.seek(0)
+            source = _Source(_pieces(f, size))
+            if not source.head(1):
+                raise Damaged("is empty")
+            for name, data in _files(source, kinds):
+                init = init or name in ("init", "./init")
+                match = _MODULE.fullmatch(name)
+                if match is None or match[1] != kernel:
                     continue
+                module = names.canonical(match[3])
+                if data is None:
+                    own.append(module)
+                    continue
+                refused.pop(module, None)
+                if compression.is_packed(data) and (why := compression.refused(data[:8])):
+                    refused[module] = why
                 try:
-                    found[names.canonical(name)] = module_file.parse(data, name).build_id or mark(module_file.unsigned(data))
-                except ModuleFileError:
-                    found[names.canonical(name)] = ""
-    except OSError as e:
-        raise Damaged(f"cannot be read: {e.strerror}") from e
-    return Inside(found, f" {' '.join(own)} ")
+                    builds[module] = module_file.parse(data, match[3]).build_id or mark(module_file.unsigned(data))
+                except (ModuleFileError, Damaged):
+                    builds[module] = ""
+    return Inside(builds, f" {' '.join(own)} ", refused, init)
 
 
-def _modules(file: BinaryIO) -> Iterator[tuple[str, bytes | None]]:
-    while head := file.read(6):
-        if head.startswith(b"\0"):
-            start = file.tell() - len(head)
-            zeros = head + file.read(4096)
-            file.seek(start + len(zeros) - len(zeros.lstrip(b"\0")))
-        elif head.startswith(_CPIO):
-            file.seek(-len(head), os.SEEK_CUR)
-            yield from _archive(_Stream(iter(lambda: file.read(1 << 16), b""), file))
-        else:
-            yield from _archive(_Stream(compression.stream(head, file.read)))
-            return
+def _pieces(file: BinaryIO, size: int | None) -> Iterator[bytes]:
+    """What follows in the file, `size` bytes or all."""
+    while data := file.read(_BLOCK if size is None else min(_BLOCK, size)):
+        size = None if size is None else size - len(data)
+        yield data
 
 
-class _Stream:
-    """Bytes that come in pieces, taken in order. file: where they come from without being unpacked, to be left in place."""
+def _section(file: BinaryIO) -> int:
+    """Goes to the initrd in a unified kernel image, and says how long it is (UAPI.5; the PE format's section table)."""
+    try:
+        file.seek(0x3C)
+        (start,) = struct.unpack("<I", file.read(4))
+        file.seek(start)
+        signature, count, optional = struct.unpack("<4s2xH12xH2x", file.read(24))
+        file.seek(optional, os.SEEK_CUR)
+        for _ in range(count if signature == b"PE\0\0" else 0):
+            name, size, _, stored, offset = struct.unpack("<8sIIII16x", file.read(40))
+            if name == b".initrd\0":
+                file.seek(offset)
+                return int(min(size, stored))
+    except (struct.error, OSError) as e:
+        raise Damaged("is damaged: its section table does not parse") from e
+    raise Damaged("has no initrd inside")
 
-    def __init__(self, pieces: Iterator[bytes], file: BinaryIO | None = None) -> None:
+
+class _Source:
+    """Bytes that come in pieces, taken in order."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
         self._rest = memoryview(b"")
-        self._file = file
+
+    def head(self, size: int) -> bytes:
+        """The next `size` bytes, which stay where they are; fewer at the end."""
+        while len(self._rest) < size and (piece := next(self._pieces, None)) is not None:
+            self._rest = memoryview(bytes(self._rest) + piece)
+        return bytes(self._rest[:size])
 
     def take(self, size: int, *, keep: bool = True) -> bytes:
         """The next `size` bytes; none of them where they are only to be passed over."""
@@ -104,39 +146,55 @@ class _Stream:
                 parts.append(part)
         return b"".join(parts)
 
-    def close(self) -> None:
-        """Gives back to the file what was read of it and not taken."""
-        if self._file is not None:
-            self._file.seek(-len(self._rest), os.SEEK_CUR)
+    def skip_zeros(self) -> None:
+        """Passes over the zero bytes that come next in what is at hand."""
+        rest = bytes(self._rest)
+        self._rest = memoryview(rest.lstrip(b"\0"))
+
+    def unpacked(self, kind: str) -> Iterator[bytes]:
+        """What the compressed stream that begins here unpacks to; then this goes on behind it."""
+        stream = compression.Stream(kind, bytes(self._rest), lambda _: next(self._pieces, b""))
+        yield from stream
+        self._rest = memoryview(stream.rest)
 
 
-def _archive(stream: _Stream) -> Iterator[tuple[str, bytes | None]]:
-    """The modules of one archive; the added ones with their contents."""
+def _files(source: _Source, kinds: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
+    """The regular files of all archives; the contents of added modules. kinds: those that may be compressed here."""
+    while head := source.head(8):
+        if not head[0]:
+            source.skip_zeros()
+        elif head.startswith(_CPIO):
+            yield from _archive(source)
+        elif (kind := compression.kind(head)) and kind in kinds:
+            if why := compression.refused(head):
+                raise Damaged(f"cannot be unpacked by the kernel: {why}")
+            yield from _files(_Source(source.unpacked(kind)), ())
+        elif kind and kinds:
+            raise Damaged(f"is compressed with {kind}, which this kernel does not unpack")
+        else:
+            raise Damaged("is damaged: this is no cpio archive, and not compressed in a way that a kernel knows")
+
+
+def _archive(source: _Source) -> Iterator[tuple[str, bytes | None]]:
+    """The regular files of one archive."""
     while True:
-        header = stream.take(_HEADER)
+        header = source.take(_HEADER)
         try:
-            size, named = int(header[54:62], 16), int(header[94:102], 16)
+            mode, size, named = (int(header[at : at + 8], 16) for at in (14, 54, 94))
         except ValueError:
-            size, named = 0, 0
+            mode = size = named = 0
         if not header.startswith(_CPIO) or not 0 < named <= _LONGEST_NAME:
             raise Damaged("is damaged: this is no cpio archive")
-        name = stream.take(named)[:-1].decode("utf-8", "surrogateescape")
-        stream.take(-(_HEADER + named) % 4, keep=False)
+        name = source.take(named)[:-1].decode("utf-8", "surrogateescape")
+        source.take(-(_HEADER + named) % 4, keep=False)
         match = _MODULE.fullmatch(name)
-        added = match is not None and not match[1]
+        added = match is not None and not match[2]
         if added and size > compression.LIMIT:
             raise Damaged(f"has a module larger than {compression.LIMIT} bytes")
-        data = stream.take(size, keep=added)
+        data = source.take(size, keep=added)
         if name == "TRAILER!!!":
-            stream.close()
             return
-        stream.take(-size % 4, keep=False)
-        if match and size:
-            yield match[2], data if added else None
-
-
-def fix(root: Path, kernel: str, initrd: Path) -> str:
-    """The command that makes `initrd` anew on this distribution."""
-    if files.inside(root, "/usr/sbin/update-initramfs").exists():
-        return f"Run: update-initramfs -u -k {kernel}"
-    return f"Run: dracut --force /{initrd.relative_to(root)} {kernel}"
+        source.take(-size % 4, keep=False)
+        # A link to another place has its target for contents, which is no module: `builds` has it as one that cannot be read.
+        if size or mode & 0o170000 == 0o120000 or name.endswith("init"):
+            yield name, data if added else None

@@ -64,11 +64,34 @@ def directories(root: Path) -> Directories:
 
 def image(root: Path, kernel: str) -> Path | None:
     """The kernel's boot image, None if there is none. Debian up to 6.12: /boot/vmlinuz-K; 7.x, Fedora: with the modules."""
-    for place in (f"/boot/vmlinuz-{kernel}", f"/lib/modules/{kernel}/vmlinuz", f"/boot/vmlinux-{kernel}"):
-        path = files.inside(root, place)
-        if os.path.isfile(path):
-            return path
-    return None
+    return next(filter(_is_whole, _images(root, kernel)), None)
+
+
+def is_torn(root: Path, kernel: str) -> bool:
+    """Whether the kernel has a boot image that is empty or cut off, and no other."""
+    return image(root, kernel) is None and any(map(os.path.isfile, _images(root, kernel)))
+
+
+def _images(root: Path, kernel: str) -> list[Path]:
+    places = (f"/boot/vmlinuz-{kernel}", f"/lib/modules/{kernel}/vmlinuz", f"/boot/vmlinux-{kernel}")
+    return [files.inside(root, place) for place in places]
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is a boot image that was written to its end, as far as that can be told.
+
+    x86's header has its length (Documentation/arch/x86/boot.rst, setup_sects and syssize); of others that they are not empty.
+    """
+    try:
+        with open(path, "rb") as f:
+            head, size = f.read(0x206), os.fstat(f.fileno()).st_size
+    except PermissionError:
+        return os.path.isfile(path) and os.path.getsize(path) > 0
+    except (OSError, ValueError):
+        return False
+    if head[0x202:] != b"HdrS":
+        return size > 0
+    return size >= 512 * ((head[0x1F1] or 4) + 1) + 16 * int.from_bytes(head[0x1F4:0x1F8], "little")
 
 
 def state(root: Path, kernel: str) -> KernelState:

@@ -26,7 +26,7 @@ from knetstatd.core.errors import Damaged, KnetstatdError, ModuleFileError
 from knetstatd.core.model import Answer, Outcome, Result
 from knetstatd.diagnosis import kernel_messages
 from knetstatd.formats import compression, elf, module_file
-from knetstatd.rehearsal import probe, vm
+from knetstatd.rehearsal import insertions, probe, vm
 from knetstatd.rehearsal.vm import Ending
 from knetstatd.state import rehearsal_results
 from knetstatd.state.paths import ANSWER
@@ -60,11 +60,13 @@ _FORMAT = "invalid module format"
 
 
 class Files(NamedTuple):
-    """The files of a rehearsal as they were read. inputs: their identities before.  hashes: of the image, then the modules."""
+    """The files of a rehearsal as they were read. inputs: their identities before.  hashes: of the image, then the modules.
+    modules: each with its unpacked contents.  packed: the compressed ones as they lie on the disk."""
 
     inputs: list[list[Any]]
     hashes: tuple[str, ...]
     modules: Mapping[Path, tuple[module_file.Module, bytes]]
+    packed: Mapping[Path, bytes]
 
 
 def inputs(subject: Subject) -> Files:
@@ -72,16 +74,18 @@ def inputs(subject: Subject) -> Files:
     inputs = rehearsal_results.identities(subject)
     try:
         hashes = [hashlib.sha256(files.read(subject.image, _IMAGE_LIMIT)).hexdigest()]
-        modules = {}
+        modules, packed = {}, {}
         for path in subject.files:
             data = files.read(path, compression.LIMIT)
             hashes.append(hashlib.sha256(data).hexdigest())
             modules[path] = (module_file.from_path(path), compression.unpack(data))
+            if compression.is_packed(data):
+                packed[path] = data
     except OSError as e:
         raise KnetstatdError(f"cannot be read: {e.strerror}", os.fspath(e.filename)) from e
     except Damaged as e:
         raise ModuleFileError(str(e), subject.package) from e
-    return Files(inputs, tuple(hashes), modules)
+    return Files(inputs, tuple(hashes), modules, packed)
 
 
 def rehearsed(
@@ -118,11 +122,8 @@ def carry_out(
 ) -> Answer:
     """As `rehearsed`, here and now, and not in the unit. The machine itself has no privileges in either case."""
     _able(root, read_before)
-    plan = vm.Plan(
-        tuple(vm.Module(module.name, data) for module, data in read_before.modules.values()),
-        probe.program(module.name for module, _ in read_before.modules.values()),
-        probe.FILES,
-    )
+    modules = insertions.modules(root, subject.kernel, read_before.modules, read_before.packed)
+    plan = vm.Plan(modules, probe.program(module.name for module in modules), probe.FILES)
     begin = time.monotonic()
 
     def ask(arguments: tuple[str, ...]) -> tuple[Answer, str]:

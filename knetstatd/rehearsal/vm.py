@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core.errors import KnetstatdError
+from knetstatd.rehearsal import finit
 from knetstatd.state import rehearsal_results
 from knetstatd.system import process
 
@@ -65,11 +66,12 @@ class Ending(enum.Enum):
 
 
 class Module(NamedTuple):
-    """A module to insert: the kernel's name of it, its uncompressed file, and parameters for it."""
+    """A module to insert: the kernel's name of it, its file, and parameters. packed: the kernel unpacks it, as under kmod."""
 
     name: str
     data: bytes
     parameters: tuple[str, ...] = ()
+    packed: bool = False
 
 
 class Program(NamedTuple):
@@ -147,6 +149,7 @@ def initramfs(busybox: bytes, plan: Plan, mark: str) -> bytes:
         CpioFile("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
         CpioFile("bin/busybox", executable, busybox),
         *(CpioFile(f"bin/{name}", stat.S_IFLNK | 0o777, b"busybox") for name in APPLETS),
+        CpioFile("bin/finit", executable, finit.program()),
         CpioFile("init", executable, script(plan, mark).encode()),
     ]
     entries += [CpioFile(f"modules/{i}.ko", stat.S_IFREG | 0o644, module.data) for i, module in enumerate(plan.modules)]
@@ -167,9 +170,10 @@ def script(plan: Plan, mark: str) -> str:
         f'end() {{ echo; echo "{mark} end $1 $2"; }}',
         f'off() {{ section log dmesg -c; echo "{mark} off"; sync; reboot -f; sleep 60; }}',
         'section() { begin "$1"; n=$1; shift; "$@" 2>&1; end "$n" $?; }',
-        # insert NUMBER NAME PARAMETER...: how it ended says insmod, whether it is there says /sys/module.
+        # insert PROGRAM NUMBER NAME PARAMETER...: how it ended says insmod, whether it is there says /sys/module.
         "insert() {",
-        '    i=$1; m=$2; shift 2; section insert-$i insmod /modules/$i.ko "$@"; section words-$i dmesg -c',
+        '    by=$1 i=$2 m=$3; shift 3; [ $by = insmod ] || set -- "$*"',
+        '    section insert-$i $by /modules/$i.ko "$@"; section words-$i dmesg -c',
         '    state=absent; { read -r state </sys/module/"$m"/initstate; } 2>/dev/null',
         f'    echo "{mark} state-$i $state"; [ "$state" = live ] || fine=',
         "}",
@@ -177,7 +181,8 @@ def script(plan: Plan, mark: str) -> str:
         "fine=yes; dmesg -c >/dev/null",
     ]
     lines += [
-        f"insert {i} {shlex.join([sys_name(module.name), *module.parameters])}" for i, module in enumerate(plan.modules)
+        f"insert {'finit' if module.packed else 'insmod'} {i} {shlex.join([sys_name(module.name), *module.parameters])}"
+        for i, module in enumerate(plan.modules)
     ]
     if plan.program:
         lines.append(f'[ "$fine" ] && section program /program {shlex.join(plan.program.arguments)}')
@@ -251,7 +256,7 @@ def interpret(console: bytes, plan: Plan, mark: str, *, timed_out: bool, elapsed
 def _insertion(module: Module, i: int, parts: Mapping[str, tuple[int | None, str]], text: str, mark: str) -> Insertion:
     code, said = parts[f"insert-{i}"]
     words = kernel_lines(parts.get(f"words-{i}", (None, ""))[1])
-    why = message(said) or f"insmod ended with status {code}" if code else ""
+    why = message(said) or (finit.words(code) if module.packed else f"insmod ended with status {code}") if code else ""
     return Insertion(module.name, f"\n{mark} state-{i} live\n" in text, why, tuple(words), code is not None)
 
 

@@ -200,6 +200,8 @@ def _orphans(machine: Machine, kernel: str | None) -> Iterator[Repair]:
     for release in machine.kernels.kernels:
         if kernel not in (None, release) or release == machine.running or machine.state_of(release) is KernelState.BOOTABLE:
             continue
+        if kernels.is_torn(machine.root, release):
+            continue
         tree = base / release
         inside = _files(tree, tree)
         foreign = [name for name in inside if name in _KERNELS_OWN or (".ko" in name and not name.startswith("updates/"))]

@@ -72,7 +72,8 @@ class Survey:
         """Reads which kernels there are, which is next, and what DKMS knows; returns the same as `refresh_locks`."""
         self.kernels = kernels.directories(self.root)
         self._states = {k: kernels.state(self.root, k) for k in self.kernels.kernels}
-        bootable = [k for k, state in self._states.items() if state is KernelState.BOOTABLE]
+        # A boot loader starts an image that is cut off all the same.
+        bootable = [k for k, is_ in self._states.items() if is_ is KernelState.BOOTABLE or kernels.is_torn(self.root, k)]
         # One whose directory is left alone may be next all the same: then none of the others is.
         alone = [name for name, _ in self.kernels.refused if names.is_kernel(name) and kernels.image(self.root, name)]
         found = bootloader.next_kernel(self.root, [*bootable, *alone])

@@ -1,30 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The checks of a module where it is installed: is it the right file, and will anything come between it and the kernel?
 
-Rule: no new build of the module changes what `winner`, `modprobe` and `initrd` answer (model.ELSEWHERE): they have a fix of
+Rule: no new build of the module changes what `winner` and `modprobe` answer (model.ELSEWHERE): they have a fix of
 their own. `origin` warns: such a module loads, but it is not what DKMS has registered. `contents` decides: of a file that was
 changed after it was built no other check can say what a kernel would do with it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from typing import TYPE_CHECKING
 
 from knetstatd.core import names
-from knetstatd.core.errors import Damaged, ModuleFileError
 from knetstatd.core.model import Check, Result
-from knetstatd.formats import initrd, module_file
-from knetstatd.machine import modprobe_conf, paths
+from knetstatd.machine import modprobe_conf
 from knetstatd.system import files
-from knetstatd.verify import initrd_digests, module_contents
+from knetstatd.verify import module_contents
 from knetstatd.verify.module_contents import are_same
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from knetstatd.formats import module_file
     from knetstatd.formats.modules_dep import Tables
     from knetstatd.machine.host import Origin, Rival
     from knetstatd.machine.modprobe_conf import Rules
@@ -183,36 +181,6 @@ def boot(name: str, module: module_file.Module, rules: Rules) -> Check:
         return Check("boot", Result.PASS, found=f"loaded when it is asked for: {names.clean(module.aliases[0], 80)}")
     reason = "Nothing loads it by itself but knetstatd, where its configuration names it in `load`; see modules-load.d(5)"
     return Check("boot", Result.NOT_APPLICABLE, reason=reason)
-
-
-def ramdisk(root: Path, tables: Tables, name: str, file: Path, module: module_file.Module, initrds: Path | None) -> Check:
-    """Whether a copy in the initrd, which is the one that is loaded at boot, is the installed module (`file`, of that name)."""
-    kernel = tables.tree.name
-    path = paths.initrd(root, kernel)
-    if path is None:
-        return Check("initrd", Result.NOT_APPLICABLE, reason="The kernel has no initrd")
-    try:
-        inside = initrd_digests.modules(path, kernel, initrds)
-    except Damaged as e:
-        reason = f"Whether it has a copy is not known: it {e}"
-        return Check("initrd", Result.UNKNOWN, "no other copy in it", os.fspath(path), reason)
-    build, mine = inside.builds.get(name), module.build_id
-    if build is None and inside.has_own(name) and (shipped := tables.shipped(name)) and file not in shipped:
-        reason = f"{path} has the kernel's own module of that name, and that one is loaded at boot"
-        return Check("initrd", Result.FAIL, os.fspath(file), "the kernel's own", reason, initrd.fix(root, kernel, path))
-    if build is None:
-        return Check("initrd", Result.PASS, found="no copy in it")
-    if build and not mine:
-        with contextlib.suppress(OSError, ModuleFileError):
-            mine = initrd.mark(module_file.contents(file))
-    if not build or not mine:
-        reason = "It has a copy, which cannot be compared: it cannot be read"
-        return Check("initrd", Result.UNKNOWN, "the installed module", os.fspath(path), reason, initrd.fix(root, kernel, path))
-    if build == mine:
-        return Check("initrd", Result.PASS, found="the same copy in it")
-    reason = f"{path} has another copy, and that one is loaded at boot"
-    fix = initrd.fix(root, kernel, path)
-    return Check("initrd", Result.FAIL, f"build {mine[:12]}", f"build {build[:12]}", reason, fix)
 
 
 def _is_same(path: Path, other: Path) -> bool:

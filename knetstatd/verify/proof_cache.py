@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from knetstatd.core.model import Check, Proof, Result
 from knetstatd.machine import host, kernels, paths
 from knetstatd.system import files
+from knetstatd.verify import initramfs, kmod
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
@@ -39,7 +40,8 @@ class Look:
         self.host = machine or host.facts(root)
         self.headers = kernels.headers(root, kernel)
         # What every proof for this kernel depends on, besides the module's own file.
-        self.inputs = tuple(map(files.identity, paths.inputs(root, kernel)))
+        inputs = (*paths.inputs(root, kernel), *initramfs.inputs(root, kernel), *kmod.inputs(root))
+        self.inputs = tuple(map(files.identity, inputs))
         self.together = together
         self._facts: Target | None = None
 

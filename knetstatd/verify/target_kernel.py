@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import ModuleFileError
-from knetstatd.formats import module_file, modules_dep
+from knetstatd.formats import initrd, module_file, modules_dep
 from knetstatd.machine import kernels, paths, signature_policy
 from knetstatd.system import files
+from knetstatd.verify import compression_check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,6 +31,8 @@ _OPTIONS = (
     "DEBUG_INFO_BTF_MODULES",
     "MODULE_ALLOW_BTF_MISMATCH",
     *signature_policy.OPTIONS,
+    *compression_check.OPTIONS,
+    *initrd.OPTIONS.values(),
 )
 # Of so many modules, spread over the list, the smallest are read; with 4,200 modules that costs 0.3 ms and finds one of 10 KB.
 _SAMPLE, _TRIES = 48, 12

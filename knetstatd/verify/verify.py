@@ -11,13 +11,21 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
-from knetstatd.core.errors import KernelFileError, KnetstatdError, ModuleFileError
+from knetstatd.core.errors import KernelFileError, KnetstatdError, LibraryMissing, ModuleFileError
 from knetstatd.core.model import Check, Proof, Result
 from knetstatd.formats import module_file, modules_dep, pkcs7, symvers
 from knetstatd.machine import host as machine
 from knetstatd.machine import kernels, signature_policy
 from knetstatd.system import files
-from knetstatd.verify import install_checks, loader_checks, signature_check, target_kernel
+from knetstatd.verify import (
+    compression_check,
+    initrd_check,
+    install_checks,
+    kmod,
+    loader_checks,
+    signature_check,
+    target_kernel,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -146,8 +154,9 @@ def _ask(facts: Target, path: Path, others: Iterable[Path], *before: Check) -> _
         if isinstance(e.__cause__, PermissionError):
             unread = _unreadable(path, "whether it loads")
             return unread._replace(checks=(*before, *unread.checks))
-        fix = f"Run: knetstatctl build {facts.kernel}"
-        failed = Check("file", Result.FAIL, "a kernel module", e.what, f"It {e.what}", fix)
+        missing = e.__cause__ if isinstance(e.__cause__, LibraryMissing) else None
+        fix = f"Run: apt install {missing.package}" if missing else f"Run: knetstatctl build {facts.kernel}"
+        failed = Check("file", Result.UNKNOWN if missing else Result.FAIL, "a kernel module", e.what, f"It {e.what}", fix)
         return Proof(os.fspath(path), (*before, failed))
     done = (
         *before,
@@ -175,13 +184,14 @@ def _answers(
     except KernelFileError as e:
         fault = Check("", Result.UNKNOWN, "the kernel's Module.symvers", e.where, e.what, e.fix)
     rules = signature_policy.policy(root, facts.kernel, facts.options if facts.configured else None, host.firmware)
+    tools = kmod.found(root)
     proofs, before = [], _Before(root, facts, host, rules)
     for one in asked:
         proof = one if isinstance(one, Proof) else _proof(facts, one, exported, fault)
         if isinstance(one, _Asked):
             shipped = one.path in facts.tables.shipped(_name(one.path))
             signature = signature_check.check(one.module, facts, rules, host.firmware, _intact(one.path), shipped=shipped)
-            more = [loader_checks.compiler(one.module, facts), signature]
+            more = [compression_check.check(one.path, facts, tools), loader_checks.compiler(one.module, facts), signature]
             more += _placed(root, facts, host, rules, one, origins.get(one.installed)) if one.installed else []
             proof = _linked(proof._replace(checks=(*before.judged(one, proof.checks), *more)))
         proofs.append(proof)
@@ -206,7 +216,7 @@ def _placed(root: Path, facts: Target, host: Host, rules: Policy, one: _Asked, o
         install_checks.contents(one.path, origin, facts.kernel),
         install_checks.configuration(name, host.rules, rules, one.module.name),
         install_checks.boot(name, one.module, host.rules),
-        install_checks.ramdisk(root, facts.tables, name, one.path, one.module, host.initrds),
+        initrd_check.check(root, facts, host, name, one.path, one.module),
     ]
 
 

@@ -32,8 +32,8 @@ HERE = Path(__file__).parent
 
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "dkms", "gcc", "libc6-dev", "make", "kmod", "python3", "python3-systemd",
-    "python3-pyudev", "python3-sdnotify", "initramfs-tools", "linux-base", "openssl", "zstd", "xz-utils", "procps",
-    "util-linux",
+    "python3-pyudev", "python3-sdnotify", "python3-zstandard", "initramfs-tools", "linux-base", "openssl", "zstd", "xz-utils",
+    "procps", "util-linux",
 )  # fmt: skip
 
 # Cloud kernels: they are half the size of the others, and build the same modules.

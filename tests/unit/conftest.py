@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 from typing import TYPE_CHECKING
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 # No test is judged by its time: a busy machine is no fault of the code's.
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
-
-_LIBC, _PR_SET_CHILD_SUBREAPER = ctypes.CDLL(None), 36  # linux/prctl.h
 
 
 def _children() -> set[int]:
@@ -38,7 +35,6 @@ def settled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
     children, descriptors = _children(), set(os.listdir("/proc/self/fd"))
     yield
-    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)  # other tests' orphans are not this process's
     assert not _children() - children, "the test left a child behind"
     assert not set(os.listdir("/proc/self/fd")) - descriptors, "the test left a descriptor open"
 

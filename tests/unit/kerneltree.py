@@ -58,6 +58,7 @@ def make(
     if depmod:
         tables(tree, "kernel/fs/big.ko: kernel/lib/my-lib.ko", "kernel/lib/my-lib.ko:")
     options = "CONFIG_MODVERSIONS=y\n" if modversions else ""
+    options += "".join(f"CONFIG_RD_{kind}=y\n" for kind in ("GZIP", "BZIP2", "LZMA", "XZ", "LZO", "LZ4", "ZSTD"))
     (root / "boot" / f"config-{kernel}").write_text(f"#\n{COMPILER}{options}{config}")
     if headers:
         build = root / "usr/src" / f"linux-headers-{kernel}"
@@ -66,6 +67,13 @@ def make(
         (build / "Module.symvers").write_text(symvers(CRCS if modversions else {}))
         (tree / "build").symlink_to(f"/usr/src/linux-headers-{kernel}")
     return tree
+
+
+def kmod(root: Path, names: bytes = b"lzma_code ZSTD_isError") -> None:
+    """A kmod of which the names in it tell what it does, and the libraries that it may want; Debian 12's, if not said."""
+    for place, data in (("bin/kmod", names), ("lib/liblzma.so.5", b""), ("lib/libzstd.so.1", b""), ("lib/libz.so.1", b"")):
+        (root / "usr" / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / "usr" / place).write_bytes(data)
 
 
 def tables(tree: Path, *lines: str) -> None:

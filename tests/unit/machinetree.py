@@ -127,7 +127,7 @@ def make(root: Path, *, signed: bool = False, module: bytes = GOOD) -> Path:
     headers = root / f"usr/src/linux-headers-{KERNEL}"
     write(headers / "Makefile", "")
     write(headers / ".config", "CONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_HASH=\"sha512\"\n" if signed else "")
-    write(root / f"boot/vmlinuz-{KERNEL}", "")
+    write(root / f"boot/vmlinuz-{KERNEL}", "image")
     register(root, "1.0")
     for directory in ("ran", "told", MADE, "run", "proc", "dev", "sys/module"):
         (root / directory).mkdir(parents=True)

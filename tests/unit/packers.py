@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import lzma
+import subprocess
 
 
 def zstd(data: bytes) -> bytes:
@@ -16,3 +17,14 @@ def zstd(data: bytes) -> bytes:
 
 def xz(data: bytes) -> bytes:
     return lzma.compress(data, check=lzma.CHECK_CRC32)
+
+
+# What the kernel unpacks an initrd of, by the program that packs it.
+PROGRAMS = {
+    "gzip": ["gzip", "-c"], "bzip2": ["bzip2", "-c"], "lzma": ["xz", "--format=lzma", "-c"],
+    "xz": ["xz", "--check=crc32", "-c"], "lzo": ["lzop", "-c"], "lz4": ["lz4", "-lc"], "zstd": ["zstd", "-qc"],
+}  # fmt: skip
+
+
+def packed(kind: str, data: bytes) -> bytes:
+    return subprocess.run(PROGRAMS[kind], input=data, stdout=subprocess.PIPE, check=True).stdout

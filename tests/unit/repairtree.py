@@ -25,7 +25,7 @@ BASE = {
     "lib": "-> usr/lib",
     f"usr/lib/modules/{K}/modules.builtin": "",
     f"usr/lib/modules/{K}/modules.dep": "kernel/a.ko:\n",
-    f"boot/vmlinuz-{K}": "",
+    f"boot/vmlinuz-{K}": "image",
     "usr/src/m-1/dkms.conf": CONF,
     "var/lib/dkms/m/1/source": "-> /usr/src/m-1",
     "proc/self/mountinfo": "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n",

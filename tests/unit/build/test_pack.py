@@ -17,6 +17,7 @@ from machinetree import ARCH, GOOD, KERNEL
 from knetstatd.build import pack, sign
 from knetstatd.core.errors import BuildError
 from knetstatd.core.model import Kind
+from knetstatd.formats import compression
 from knetstatd.state import staged
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def test_a_link_in_the_stage_is_not_followed(root: Path) -> None:
         packed(root, artefact)
     module.unlink()
     os.mkfifo(module)  # whose reader would wait for ever
-    with pytest.raises(BuildError, match="is no regular file"):
+    with pytest.raises(OSError, match="Invalid argument"):
         packed(root, artefact)
     module.unlink()
     module.touch()
@@ -159,3 +160,17 @@ def test_a_module_that_cannot_be_signed_is_not_packed(root: Path) -> None:
     with pytest.raises(BuildError, match="sign-file failed"):
         packed(root, artefact)
     assert not (artefact.tree.parent / pack.ARCHIVE).exists()
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("check", [lzma.CHECK_CRC64, lzma.CHECK_SHA256, lzma.CHECK_CRC32])
+def test_an_unsigned_module_is_packed_as_the_kernel_takes_it(tmp_path: Path, check: int) -> None:
+    """dkms before 3.1 packs with CRC64. What is right already stays as it is."""
+    machinetree.make(tmp_path)
+    stored = lzma.compress(GOOD, check=check)
+    made = packed(tmp_path, stage(tmp_path, "demo.ko.xz", stored))
+    assert made is not None
+    assert not compression.refused(made["demo.ko.xz"][:8])
+    assert lzma.decompress(made["demo.ko.xz"]) == GOOD
+    assert (made["demo.ko.xz"] == stored) is (check == lzma.CHECK_CRC32)
+    assert [name for name in made if ".ko" in name] == ["demo.ko.xz"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import kerneltree
@@ -17,6 +18,7 @@ from machinetree import GOOD, KERNEL
 
 from knetstatd.core.model import Action, Answer, Artefact, Kind, Outcome, Rehearsed
 from knetstatd.rehearsal import rehearse
+from knetstatd.rehearsal.vm import CpioFile, cpio
 from knetstatd.state import attempts, load_history, rehearsal_results
 
 if TYPE_CHECKING:
@@ -133,6 +135,42 @@ class TestBuilding:
         assert log.exists()
         assert bench.step(Action.PUBLISH)
         assert not log.exists()
+
+    @pytest.mark.parametrize(("setting", "made", "events"), [
+        ("update", GOOD, ["initrd-made"]), ("update", b"nonsense", ["initrd-failed"]), ("update", None, ["initrd-failed"]),
+        ("report", GOOD, []),
+    ])  # fmt: skip
+    def test_an_initrd_that_is_to_hold_it(
+        self, tmp_path: Path, told: machinetree.Told, setting: str, made: bytes | None, events: list[str]
+    ) -> None:
+        machinetree.make(tmp_path)
+        bench, place = Bench(tmp_path, told, initrd=setting), f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko"
+        init = CpioFile("init", stat.S_IFREG | 0o755, b"#!")
+        machinetree.write(tmp_path / f"boot/initrd.img-{KERNEL}", cpio([init]))
+        machinetree.write(tmp_path / "etc/initramfs-tools/modules", "demo\n")
+        machinetree.write(tmp_path / "fresh", cpio([init, CpioFile(place, stat.S_IFREG | 0o644, made or b"")]))
+        machinetree.program(tmp_path / "usr/sbin/mkinitramfs", tmp_path, "")
+        make = f'cp "$root/fresh" "$root/boot/initrd.img-{KERNEL}"' if made is not None else "echo no space; exit 1"
+        machinetree.program(tmp_path / "usr/sbin/update-initramfs", tmp_path, make)
+        assert bench.step(Action.STAGE)
+        assert bench.step(Action.PUBLISH), "the publication itself has succeeded"
+        entries = told.entries()[4:]
+        assert [entry["event"] for entry in entries] == events
+        if made is None:
+            assert (entries[0]["reason"], entries[0]["evidence"]) == ("update-initramfs ended with 1", "no space")
+        ran = machinetree.ran(tmp_path, "update-initramfs") if events else []
+        assert ran == [f"-u -k {KERNEL}"] * len(events)
+        good = Artefact.GOOD if events == ["initrd-made"] else Artefact.DENIED
+        assert bench.seen().observation.installed is good
+
+    def test_an_initrd_that_is_right_is_left_alone(self, tmp_path: Path, told: machinetree.Told) -> None:
+        machinetree.make(tmp_path)
+        bench = Bench(tmp_path, told, initrd="update")
+        machinetree.write(tmp_path / f"boot/initrd.img-{KERNEL}", cpio([CpioFile("init", stat.S_IFREG | 0o755, b"#!")]))
+        machinetree.program(tmp_path / "usr/sbin/update-initramfs", tmp_path, "exit 1")
+        assert bench.step(Action.STAGE)
+        assert bench.step(Action.PUBLISH)
+        assert bench.told()[4:] == []
 
     def test_a_publication_that_leaves_nothing(self, bench: Bench) -> None:
         assert bench.step(Action.STAGE)

@@ -37,7 +37,7 @@ def test_it_works_without_any_file(tmp_path: Path) -> None:
     assert config.load(tmp_path) == Config()
     modules = ("knetstat",)
     assert Config() == (
-        modules, modules, "reload", "next+running", 3.0, 1800.0, 300.0, "report", "delay", 300.0,
+        modules, modules, "reload", "next+running", 3.0, 1800.0, 300.0, "report", "report", "delay", 300.0,
         "auto", 120.0, 30.0, 3600.0, 900.0,
     )  # fmt: skip
 
@@ -203,7 +203,8 @@ def test_describe_says_where_each_value_is_from(tree: Tree) -> None:
 
 def test_what_is_shown_can_be_written_into_a_file(tree: Tree) -> None:
     settings_ = Config(
-        ("a", "b"), ("a",), "report", 7, 0.25, 20.0, 10.0, "install", "block", 60.0, "require", 30.0, 5.0, 6.5, 86400.0
+        ("a", "b"), ("a",), "report", 7, 0.25, 20.0, 10.0, "install", "update", "block", 60.0, "require", 30.0, 5.0, 6.5,
+        86400.0,
     )
     rows = config.describe(settings_, {})
     assert config.load(tree({MAIN: "".join(f"{row.name} = {row.value}\n" for row in rows)})) == settings_

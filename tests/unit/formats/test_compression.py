@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import ctypes
 import gzip
+import io
+import lzma
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from packers import xz, zstd
+from packers import PROGRAMS, packed, xz, zstd
 
-from knetstatd.core.errors import Damaged
+from knetstatd.core.errors import Damaged, LibraryMissing
 from knetstatd.formats import compression
 
 if TYPE_CHECKING:
@@ -72,7 +75,7 @@ def test_damage_is_named(pack: Callable[[bytes], bytes]) -> None:
     packed = bytearray(pack(os.urandom(1000)))
     for at in range(6, 30):
         packed[at] ^= 0xFF
-    with pytest.raises(Damaged, match="data is damaged"):
+    with pytest.raises(Damaged, match=r"has damaged \w+ data"):
         compression.unpack(bytes(packed))
 
 
@@ -106,22 +109,81 @@ def test_one_wrong_byte(pack: Callable[[bytes], bytes], at: int, value: int) -> 
         assert str(e)
 
 
-class _Library:
-    """A libzstd without memory."""
+@pytest.mark.parametrize(("head", "library", "package"), [
+    (compression.ZSTD, "zstandard", "python3-zstandard"), (compression.LZO, "lzo", "python3-lzo"),
+])  # fmt: skip
+def test_a_library_that_is_missing(monkeypatch: pytest.MonkeyPatch, head: bytes, library: str, package: str) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(LibraryMissing, match=f"{package} is not installed") as raised:
+        list(compression.Stream(compression.kind(head), head))
+    assert raised.value.package == package
 
-    def ZSTD_createDStream(self) -> int | None:
-        return None
 
-
-def test_zstd_without_memory_or_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    compression._libzstd.cache_clear()
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: _missing(name))
-    with pytest.raises(Damaged, match=r"libzstd\.so\.1 is not installed"):
-        compression.unpack(compression.ZSTD)
-    monkeypatch.setattr(compression, "_libzstd", _Library)
-    with pytest.raises(Damaged, match="no memory"):
-        compression.unpack(compression.ZSTD)
+def test_lz4_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", _missing)
+    with pytest.raises(LibraryMissing, match="liblz4-1 is not installed"):
+        list(compression.Stream("lz4", compression.LZ4))
 
 
 def _missing(name: str) -> None:
     raise OSError(f"{name}: cannot open shared object file")
+
+
+TEXT = b"some text, and more of it " * 5000 + os.urandom(70000)
+@pytest.mark.spawns
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_every_kind_that_a_kernel_reads(kind: str) -> None:
+    data = packed(kind, TEXT)
+    assert compression.kind(data) == kind
+    for cut in (10, 40, len(data) - 4):
+        rest = io.BytesIO(data[cut:])
+        stream = compression.Stream(kind, data[:cut], rest.read)
+        assert b"".join(stream) == TEXT
+        assert stream.rest == b""
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_what_follows_a_stream_is_left(kind: str) -> None:
+    stream = compression.Stream(kind, packed(kind, TEXT) + bytes(4) + b"070701")
+    assert b"".join(stream) == TEXT
+    assert stream.rest == bytes(4) + b"070701"
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_a_stream_that_is_cut_off(kind: str) -> None:
+    data = packed(kind, TEXT)
+    for size in (2, 9, 20, 34, 40, 50, len(data) // 2, len(data) - 5):
+        with pytest.raises(Damaged):
+            list(compression.Stream(kind, data[:size]))
+
+
+def test_lz4_and_lzo_that_are_damaged() -> None:
+    lz4 = (b"\xff\xff\xff\x7f", b"\x03\0\0\0xxx")
+    header = compression.LZO + b"\x10\x30" + bytes(6) + bytes(16) + b"\0" + bytes(4)
+    lzo = (b"\0\0\0\x05\0\0\0\x06" + bytes(20), b"\0\xff\xff\xff\0\0\0\x01" + bytes(20), b"\0\0\0\x09\0\0\0\x03xxx")
+    filtered = header[:17] + b"\0\0\x08\0" + header[21:]
+    assert list(compression.Stream("lzo", header + bytes(4))) == list(compression.Stream("lzo", filtered + bytes(8))) == []
+    for data in (*(compression.LZ4 + block for block in lz4), *(header + block for block in lzo), b"\x89L" + bytes(40)):
+        with pytest.raises(Damaged, match=r"has damaged \w+ data"):
+            list(compression.Stream(compression.kind(data), data))
+    with pytest.raises(Damaged, match="not known"):
+        list(compression.Stream("", b"?"))
+
+
+def test_kinds() -> None:
+    heads = {b"\x1f\x8b": "gzip", b"BZh9": "bzip2", b"\x5d\0\0": "lzma", compression.ZSTD: "zstd", b"0707": "", b"": ""}
+    assert {head: compression.kind(head) for head in heads} == heads
+
+
+@pytest.mark.parametrize(("data", "why"), [
+    (lzma.compress(b"x", check=lzma.CHECK_CRC32), ""), (lzma.compress(b"x", check=lzma.CHECK_NONE), ""),
+    (lzma.compress(b"x"), "CRC64"), (lzma.compress(b"x", check=lzma.CHECK_SHA256), "SHA-256"),
+    (compression.XZ + b"\0\x07", "number 7"), (gzip.compress(b"x"), ""), (b"\x1f\x8b\x08\x08abcd", ""),
+    (b"\x1f\x8b\x08\x04abcd", "fields"), (b"\x1f\x8b\x08\x02abcd", "fields"), (b"\x1f\x8b\x08\x10abcd", "fields"),
+    (compression.ZSTD + bytes(8), ""), (b"plain....", ""), (b"", ""),
+], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
+def test_what_only_others_take(data: bytes, why: str) -> None:
+    assert why in compression.refused(data[:8])
+    assert bool(compression.refused(data[:8])) == bool(why)

@@ -5,101 +5,132 @@ from __future__ import annotations
 
 import ctypes
 import gzip
-import io
 import lzma
 import stat
-import subprocess
+import struct
 from typing import TYPE_CHECKING
 
 import elf
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from packers import packed
 
-from knetstatd.core.errors import Damaged
+from knetstatd.core.errors import Damaged, LibraryMissing
 from knetstatd.formats import compression, initrd
-from knetstatd.machine import paths
 from knetstatd.rehearsal.vm import CpioFile, cpio
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 K = "6.1.0-1-amd64"
-FILE, DIRECTORY = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
+FILE, DIRECTORY, LINK = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777
 EARLY = cpio([CpioFile("kernel", DIRECTORY), CpioFile("kernel/x86/microcode/a.bin", FILE, b"\1" * 70000)]) + bytes(512)
+OLD_XZ = lzma.compress(elf.module("packed", build_id="77"))
 MAIN = cpio([
     CpioFile("usr", DIRECTORY),
+    CpioFile("init", FILE, b"#!/bin/sh\n"),
     CpioFile(f"usr/lib/modules/{K}/kernel/net/own.ko", FILE, elf.module("own", build_id="aa")),
     CpioFile(f"usr/lib/modules/{K}/updates/dkms/my-mod.ko.gz", FILE, gzip.compress(elf.module("my-mod", build_id="0102"))),
     CpioFile("usr/lib/big", FILE, bytes(300001)),
     CpioFile(f"./lib/modules/{K}/extra/plain.ko", FILE, elf.module("plain")),
     CpioFile(f"lib/modules/{K}/updates/broken.ko.xz", FILE, b"nonsense"),
-    CpioFile(f"lib/modules/{K}/updates/link.ko", stat.S_IFLNK | 0o777, b""),
+    CpioFile(f"lib/modules/{K}/updates/packed.ko.xz", FILE, OLD_XZ),
+    CpioFile(f"lib/modules/{K}/updates/link.ko", LINK, b"/srv/link.ko"),
+    CpioFile("lib/modules/5.10.0-9-amd64/updates/other.ko", FILE, elf.module("other")),
 ])  # fmt: skip
-INSIDE = {"my_mod": "0102", "plain": initrd.mark(elf.module("plain")), "broken": ""}
+INSIDE = {"my_mod": "0102", "plain": initrd.mark(elf.module("plain")), "broken": "", "packed": "77", "link": ""}
+ALL = tuple(initrd.OPTIONS)
 
 
-def packed(program: str, *arguments: str, data: bytes = MAIN) -> bytes:
-    return subprocess.run([program, *arguments], input=data, stdout=subprocess.PIPE, check=True).stdout
-
-
-def legacy_lz4(data: bytes) -> bytes:
-    """In the form that the kernel takes, of literals alone (lz4_Block_format.md); `lz4 -l` makes it smaller."""
-    out = compression.LZ4
-    for at in range(0, len(data), 8 << 20):
-        block = data[at : at + (8 << 20)]
-        rest = len(block) - 15
-        coded = b"\xf0" + b"\xff" * (rest // 255) + bytes([rest % 255]) + block
-        out += len(coded).to_bytes(4, "little") + coded
-    return out
-
-
-def read(tmp_path: Path, data: bytes) -> dict[str, str]:
-    (tmp_path / "initrd").write_bytes(data)
-    return dict(initrd.contents(tmp_path / "initrd").builds)
+def inside(tmp_path: Path, *parts: bytes, kinds: tuple[str, ...] = ALL) -> initrd.Inside:
+    places = [tmp_path / f"initrd{i}" for i in range(len(parts))]
+    for place, data in zip(places, parts, strict=True):
+        place.write_bytes(data)
+    return initrd.contents(places, K, kinds)
 
 
 @pytest.mark.spawns
 @pytest.mark.parametrize("early", [b"", EARLY, bytes(1024) + EARLY + EARLY])
-def test_every_form(tmp_path: Path, early: bytes) -> None:
-    forms = [
-        MAIN, gzip.compress(MAIN), lzma.compress(MAIN, check=lzma.CHECK_CRC32), legacy_lz4(MAIN), packed("zstd", "-q19c"),
-        packed("zstd", "-qc", data=MAIN[:1000]) + packed("zstd", "-qc", data=MAIN[1000:]),
-    ]  # fmt: skip
-    for form in forms:
-        assert read(tmp_path, early + form) == INSIDE
+@pytest.mark.parametrize("kind", ["", *ALL])
+def test_every_form(tmp_path: Path, early: bytes, kind: str) -> None:
+    found = inside(tmp_path, early + (packed(kind, MAIN) if kind else MAIN))
+    assert dict(found.builds) == INSIDE
+    assert found.init
+    assert found.has_own("own")
+    assert not found.has_own("my_mod")
+    assert list(found.refused) == ["packed"]
 
 
 @pytest.mark.spawns
-def test_a_stream_to_its_end() -> None:
-    for form in (gzip.compress(MAIN), lzma.compress(MAIN), legacy_lz4(MAIN) + compression.LZ4, packed("zstd", "-qc")):
-        rest = io.BytesIO(form[6:])
-        assert b"".join(compression.stream(form[:6], rest.read)) == MAIN
+@pytest.mark.parametrize("kind", ALL)
+def test_archives_after_a_compressed_one(tmp_path: Path, kind: str) -> None:
+    later = cpio([CpioFile(f"lib/modules/{K}/updates/plain.ko", FILE, elf.module("plain", build_id="09"))])
+    assert dict(inside(tmp_path, packed(kind, MAIN) + bytes(12) + later).builds) == INSIDE | {"plain": "09"}
+    assert dict(inside(tmp_path, packed(kind, MAIN) + packed(kind, later)).builds) == INSIDE | {"plain": "09"}
 
 
-def test_nothing_in_it(tmp_path: Path) -> None:
-    assert read(tmp_path, EARLY) == {}
-    assert read(tmp_path, b"") == {}
+def test_several_files_are_one_after_the_other(tmp_path: Path) -> None:
+    fresh = lzma.compress(elf.module("packed", build_id="78"), check=lzma.CHECK_CRC32)
+    later = cpio([CpioFile(f"lib/modules/{K}/updates/packed.ko.xz", FILE, fresh)])
+    found = inside(tmp_path, EARLY, gzip.compress(MAIN), later)
+    assert (dict(found.builds), found.refused, found.init) == (INSIDE | {"packed": "78"}, {}, True)
 
 
 @pytest.mark.spawns
+@pytest.mark.parametrize("kind", ALL)
+def test_what_this_kernel_does_not_unpack(tmp_path: Path, kind: str) -> None:
+    others = tuple(each for each in ALL if each != kind)
+    with pytest.raises(Damaged, match=f"compressed with {kind}, which this kernel does not unpack"):
+        inside(tmp_path, EARLY + packed(kind, MAIN), kinds=others)
+    assert inside(tmp_path, EARLY + packed(kind, MAIN), kinds=(kind,)).init
+
+
+@pytest.mark.parametrize("form", [
+    lzma.compress(MAIN), lzma.compress(MAIN, check=lzma.CHECK_SHA256), b"\x04\x22\x4d\x18" + bytes(20), b"070707" + bytes(200),
+    gzip.compress(gzip.compress(MAIN)), gzip.compress(MAIN[:1000]) + gzip.compress(MAIN[1000:]), gzip.compress(b"no cpio" * 99),
+    MAIN[:-99] + b"x" * 200, MAIN + b"junk", gzip.compress(MAIN) + b"junk", b"", b"MZ" + bytes(9), b"\0" * 70000 + b"x",
+], ids=lambda form: form[:4].hex())  # fmt: skip
+def test_what_no_kernel_unpacks(tmp_path: Path, form: bytes) -> None:
+    with pytest.raises(Damaged):
+        inside(tmp_path, form)
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("kind", ["", *ALL])
+def test_one_that_is_cut_off(tmp_path: Path, kind: str) -> None:
+    form = packed(kind, MAIN) if kind else MAIN
+    for size in (7, len(form) // 2, len(form) - 140 if not kind else len(form) - 9):
+        with pytest.raises(Damaged):
+            inside(tmp_path, EARLY + form[:size])
+    assert not inside(tmp_path, EARLY).init, "cut off between two archives"
+
+
+def test_a_unified_kernel_image(tmp_path: Path) -> None:
+    body = gzip.compress(MAIN)
+
+    def image(*sections: tuple[bytes, int, int]) -> bytes:
+        rows = b"".join(struct.pack("<8sIIII16x", name, size, 0, size, at) for name, size, at in sections)
+        head = b"MZ" + bytes(58) + struct.pack("<I", 64) + struct.pack("<4s2xH12xH2x", b"PE\0\0", len(sections), 8) + bytes(8)
+        return (head + rows).ljust(512, b"\0") + body + b"after it"
+
+    assert dict(inside(tmp_path, image((b".linux\0\0", 9, 0), (b".initrd\0", len(body), 512))).builds) == INSIDE
+    for form in (image((b".linux\0\0", 9, 0)), image()[:80], b"MZ" + bytes(58) + struct.pack("<I", 9999)):
+        with pytest.raises(Damaged):
+            inside(tmp_path, form)
+
+
 def test_what_cannot_be_read(tmp_path: Path) -> None:
-    forms = (MAIN, gzip.compress(MAIN), lzma.compress(MAIN), legacy_lz4(MAIN), packed("zstd", "-qc"))
-    for form in forms:
-        with pytest.raises(Damaged):
-            read(tmp_path, EARLY + form[: len(form) // 2])
-    packed_badly = (compression.ZSTD + b"x" * 9, compression.XZ + b"x" * 9, compression.LZ4 + b"\3\0\0\0xxx", b"BZh91AY")
-    for form in (*packed_badly, gzip.compress(b"no archive" * 99), MAIN[:-99] + b"x" * 200):
-        with pytest.raises(Damaged):
-            read(tmp_path, form)
-    with pytest.raises(Damaged, match="cannot be read"):
-        initrd.contents(tmp_path)
+    with pytest.raises(IsADirectoryError):
+        initrd.contents([tmp_path], K)
+    with pytest.raises(FileNotFoundError):
+        initrd.contents([tmp_path / "absent"], K)
     huge = bytearray(MAIN)
     at = huge.find(b"usr/lib/modules") - 110
     huge[at + 54 : at + 62], name = b"FFFFFFFF", huge.find(b"kernel/net/own.ko")
     huge[name : name + 6] = b"extra/"
     with pytest.raises(Damaged, match="larger than"):
-        read(tmp_path, bytes(huge))
+        inside(tmp_path, bytes(huge))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
@@ -107,7 +138,7 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
 def test_hostile_bytes_are_damaged(tmp_path: Path, data: bytes, at: int, pack: bool) -> None:
     bad = MAIN[:at] + data + MAIN[at + len(data) :]
     try:
-        read(tmp_path, gzip.compress(bad) if pack else bad)
+        inside(tmp_path, gzip.compress(bad) if pack else bad)
     except Damaged:
         return
 
@@ -117,18 +148,7 @@ def test_a_library_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(name)
 
     monkeypatch.setattr(ctypes, "CDLL", absent)
-    with pytest.raises(Damaged, match="liblz4"):
-        read(tmp_path, legacy_lz4(MAIN))
+    with pytest.raises(LibraryMissing, match="liblz4"):
+        inside(tmp_path, EARLY + compression.LZ4 + bytes(9))
 
 
-def test_where_it_is_and_how_it_is_made_anew(tmp_path: Path) -> None:
-    (tmp_path / "boot").mkdir()
-    assert paths.initrd(tmp_path, K) is None
-    (tmp_path / f"boot/initramfs-{K}.img").touch()
-    assert paths.initrd(tmp_path, K) == tmp_path / f"boot/initramfs-{K}.img"
-    assert initrd.fix(tmp_path, K, tmp_path / f"boot/initramfs-{K}.img") == f"Run: dracut --force /boot/initramfs-{K}.img {K}"
-    (tmp_path / f"boot/initrd.img-{K}").touch()
-    assert paths.initrd(tmp_path, K) == tmp_path / f"boot/initrd.img-{K}"
-    (tmp_path / "usr/sbin").mkdir(parents=True)
-    (tmp_path / "usr/sbin/update-initramfs").touch()
-    assert initrd.fix(tmp_path, K, tmp_path / "any") == f"Run: update-initramfs -u -k {K}"

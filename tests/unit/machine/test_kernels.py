@@ -57,6 +57,9 @@ def test_no_modules_directory_is_no_kernel(tmp_path: Path) -> None:
         ({f"lib/modules/{K}/kernel/": "", f"boot/vmlinuz-{K}": "x"}, KernelState.BOOTABLE),
         ({f"lib/modules/{K}/modules.builtin": "", f"lib/modules/{K}/vmlinuz": "x"}, KernelState.BOOTABLE),
         ({f"lib/modules/{K}/kernel/": "", f"boot/vmlinuz-{K}": "-> nowhere"}, KernelState.NO_IMAGE),
+        ({f"lib/modules/{K}/kernel/": "", f"boot/vmlinuz-{K}": ""}, KernelState.NO_IMAGE),
+        ({f"lib/modules/{K}/kernel/": "", f"boot/vmlinuz-{K}": "", f"lib/modules/{K}/vmlinuz": "x"}, KernelState.BOOTABLE),
+        ({f"lib/modules/{K}/kernel/": "", f"boot/vmlinuz-{K}/": ""}, KernelState.NO_IMAGE),
         ({}, KernelState.NOT_A_KERNEL),
     ],
 )
@@ -161,3 +164,17 @@ def test_the_fingerprint_changes_with_source_headers_and_compiler(tree: Make) ->
     seen.append(mark())
     seen.append(kernels.fingerprint(root, source, None))
     assert len(set(seen)) == len(seen)
+
+
+def test_a_boot_image_that_is_cut_off(tmp_path: Path) -> None:
+    """Its header says how long it is: 2 sectors, and 16 times 100 bytes."""
+    path = tmp_path / f"boot/vmlinuz-{K}"
+    path.parent.mkdir()
+    head = bytes(0x1F1) + b"\1" + bytes(2) + (100).to_bytes(4, "little") + bytes(10) + b"HdrS"
+    whole = head + bytes(1024 + 1600 - len(head))
+    for data, there in ((whole, True), (whole + b"signature", True), (whole[:-1], False), (head, False)):
+        path.write_bytes(data)
+        assert (kernels.image(tmp_path, K) == path) is there
+        assert kernels.is_torn(tmp_path, K) is not there
+    path.unlink()
+    assert not kernels.is_torn(tmp_path, K)

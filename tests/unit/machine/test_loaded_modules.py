@@ -125,7 +125,7 @@ def test_the_cure_names_the_outdated_one(root: Path, outdated: str, cure: str) -
         kerneltree.add(tree, f"updates/{name}.ko", kerneltree.module(name, info={"srcversion": "ABC"}))
         load(root, name, "OLD" if name == outdated else "ABC")
     (root / "sys/module/kt_base/holders/kt_user").mkdir(parents=True)
-    (root / "boot" / f"vmlinuz-{kerneltree.KERNEL}").touch()
+    (root / "boot" / f"vmlinuz-{kerneltree.KERNEL}").write_text("image")
     (root / "usr/src/kt-1.0").mkdir()
     (root / "usr/src/kt-1.0/dkms.conf").write_text(conf)
     (root / "var/lib/dkms/kt/1.0").mkdir(parents=True)
@@ -235,7 +235,7 @@ def test_from_the_probe_to_the_journal(root: Path) -> None:
     """A machine that has booted into its kernel with the module, which is in, and one of whose files is another's."""
     tree = kerneltree.make(root)
     kerneltree.add(tree, "updates/dkms/knetstat.ko", kerneltree.module("knetstat", info={"srcversion": "ABC"}))
-    (root / "boot" / f"vmlinuz-{kerneltree.KERNEL}").touch()
+    (root / "boot" / f"vmlinuz-{kerneltree.KERNEL}").write_text("image")
     load(root, "knetstat")
     (root / "proc/net/udpstat").write_text("mine\n")
     machine = Machine(root, Config())
@@ -294,7 +294,7 @@ def test_what_the_running_kernel_has_refused_is_not_ready(root: Path, kind: Kind
     """Whatever the analysis says. What only modprobe's configuration keeps out is good."""
     tree = kerneltree.make(root)
     kerneltree.add(tree, "updates/dkms/knetstat.ko", kerneltree.module("knetstat", info={"srcversion": "ABC"}))
-    (root / "boot" / f"vmlinuz-{kerneltree.KERNEL}").touch()
+    (root / "boot" / f"vmlinuz-{kerneltree.KERNEL}").write_text("image")
     machine = Machine(root, Config(load=("knetstat",)))
     machine.running = kerneltree.KERNEL
     machine.refresh()

@@ -70,7 +70,9 @@ def test_initramfs() -> None:
 
 def test_script_quotes() -> None:
     text = script(PLAN, MARK)
-    assert "\ninsert 1 knet_stat 'a=b c'\n" in text
+    assert "\ninsert insmod 1 knet_stat 'a=b c'\n" in text
+    packed = script(Plan((Module("knet-stat", b"22", ("a=b c", "d=e"), packed=True),)), MARK)
+    assert "\ninsert finit 0 knet_stat 'a=b c' d=e\n" in packed
     assert "/program 'x y'" in text
 
 
@@ -145,6 +147,16 @@ def test_refused_without_a_word() -> None:
 def test_program_failed() -> None:
     answer = interpreted(INSERTED + section("program", "no\n", 3) + END)
     assert (answer.ending, answer.code, answer.output) == (Ending.FAILED, 3, "no\n")
+
+
+@pytest.mark.parametrize(("code", "words"), [
+    (8, "invalid module format"), (22, "Invalid argument"), (129, "Key was rejected by service"), (0, ""),
+])  # fmt: skip
+def test_a_module_that_the_kernel_unpacks(code: int, words: str) -> None:
+    plan = Plan((Module("dep", b"1", packed=True),))
+    said = UP + section("insert-0", "", code) + section("words-0", "", 0) + f"{MARK} state-0 absent\n" + END
+    answer = interpret(said.encode(), plan, MARK, timed_out=False, elapsed=5)
+    assert answer.insertions[0].message == words
 
 
 def test_inserted_but_not_there() -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 K = "6.1.0-9-amd64"
 MORE = "Version: 1\nArchitecture: all\nMaintainer: x <x@x.x>\nDescription: x\n\n"
 BASE = {
-    f"lib/modules/{K}/modules.builtin": "", f"lib/modules/{K}/modules.dep": "", f"boot/vmlinuz-{K}": "",
+    f"lib/modules/{K}/modules.builtin": "", f"lib/modules/{K}/modules.dep": "", f"boot/vmlinuz-{K}": "image",
     "usr/src/m-1/dkms.conf": 'PACKAGE_NAME="m"\nPACKAGE_VERSION="1"\nDEST_MODULE_LOCATION[0]="/updates"\nAUTOINSTALL=yes\n',
     "var/lib/dkms/m/1/source": "-> /usr/src/m-1", "proc/self/mountinfo": "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n",
     "proc/locks": "",

@@ -50,7 +50,7 @@ STATUS = "Package: {}\nStatus: install ok {}\nArchitecture: amd64\nVersion: 1\n\
 def machine(tmp_path: Path) -> Machine:
     """A machine with one kernel; it runs another."""
     kerneltree.make(tmp_path)
-    (tmp_path / f"boot/vmlinuz-{KERNEL}").touch()
+    (tmp_path / f"boot/vmlinuz-{KERNEL}").write_text("image")
     made = Machine(tmp_path, Config())
     made.refresh()
     made.running = "5.10.0-9-amd64"

@@ -68,7 +68,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (headers / "scripts").mkdir()
     write(headers / "Makefile", "")
     write(headers / ".config", CONFIG)
-    write(tmp_path / f"boot/vmlinuz-{KERNEL}", b"")
+    write(tmp_path / f"boot/vmlinuz-{KERNEL}", b"image")
     register(tmp_path, "1.0")
     write(tmp_path / f"var/lib/dkms/demo/1.0/{KERNEL}/x86_64/module/demo.ko", BUILT)
     (tmp_path / f"var/lib/dkms/demo/kernel-{KERNEL}-x86_64").symlink_to(f"1.0/{KERNEL}/x86_64")
@@ -219,7 +219,8 @@ def test_the_initrd(root: Path, machine: Machine) -> None:
     path = root / f"boot/initrd.img-{KERNEL}"
 
     def disk(module: bytes) -> None:
-        write(path, cpio([CpioFile(f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko", stat.S_IFREG | 0o644, module)]))
+        init = CpioFile("init", stat.S_IFREG | 0o755, b"#!")
+        write(path, cpio([CpioFile(f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko", stat.S_IFREG | 0o644, module), init]))
 
     stale = kerneltree.module("demo", build_id="bbbb")
     assert_becomes(machine, lambda: disk(stale), Artefact.DENIED, Step(Action.GIVE_UP, Why.DENIED), "another copy")
@@ -266,7 +267,7 @@ def test_which_kernels_are_guarded(tmp_path: Path, wanted: str | int, guarded: s
     for number, release in releases.items():
         kerneltree.make(tmp_path, release)
         if number != "5":
-            write(tmp_path / f"boot/vmlinuz-{release}", b"")
+            write(tmp_path / f"boot/vmlinuz-{release}", b"image")
     write(tmp_path / "boot/grub/grub.cfg", f"menuentry x {{\nlinux /vmlinuz-{releases['2']}\n}}\n")
     machine = Machine(tmp_path, Config(kernels=wanted))
     machine.running = releases["1"]
@@ -520,3 +521,18 @@ def test_a_kernel_that_is_left_alone_may_be_the_next(root: Path, machine: Machin
     text = render.status_text(machine, [judge.verdict(machine, seen, step)], enabled=False)
     assert f"'{newer}'  left alone" in text or f"{newer}  left alone" in text
     assert "Safe to reboot." not in text
+
+
+@pytest.mark.parametrize("menu", [f"menuentry x {{\nlinux /boot/vmlinuz-{KERNEL}\n}}\n", ""])
+def test_a_boot_image_that_is_empty(root: Path, machine: Machine, menu: str) -> None:
+    """It is next all the same, and not ready: not the older kernel, which is."""
+    older = "5.9.0-1-amd64"
+    kerneltree.make(root, older)
+    write(root / f"boot/vmlinuz-{older}", b"image")
+    if menu:
+        write(root / "boot/grub/grub.cfg", menu)
+    machine.refresh()
+    assert (machine.next, machine.state_of(KERNEL)) == (KERNEL, KernelState.BOOTABLE)
+    (root / f"boot/vmlinuz-{KERNEL}").write_bytes(b"")
+    machine.refresh()
+    assert (machine.next, machine.state_of(KERNEL)) == (KERNEL, KernelState.NO_IMAGE)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING
 import elf
 import pytest
 
-from knetstatd.core.errors import Damaged
 from knetstatd.rehearsal.vm import CpioFile, cpio
 from knetstatd.verify import initrd_digests
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from knetstatd.formats.initrd import Inside
 
 K = "6.1.0-1-amd64"
 FILE = stat.S_IFREG | 0o644
@@ -29,20 +31,36 @@ def archive(build_id: str) -> bytes:
     ])  # fmt: skip
 
 
+def modules(path: Path, ours: Path | None, kinds: tuple[str, ...] = ("gzip",)) -> Inside:
+    return initrd_digests.modules([path], K, kinds, ours)
+
+
 def test_it_is_read_once(tmp_path: Path) -> None:
     path, ours = tmp_path / "initrd", tmp_path / "state" / "initrd"
     path.write_bytes(archive("0102"))
-    inside = initrd_digests.modules(path, K, ours)
+    inside = modules(path, ours)
     assert inside.builds == {"my_mod": "0102"}
     assert inside.has_own("own")
     assert not inside.has_own("my_mod")
     kept = ours / f"{K}.json"
     kept.write_text(kept.read_text().replace("0102", "0304"))
-    assert initrd_digests.modules(path, K, ours).builds == {"my_mod": "0304"}, "it is what was kept"
-    assert initrd_digests.modules(path, K, ours).has_own("own")
+    assert modules(path, ours).builds == {"my_mod": "0304"}, "it is what was kept"
+    assert modules(path, ours).has_own("own")
     path.write_bytes(archive("0506") + bytes(4))
-    assert initrd_digests.modules(path, K, ours).builds == {"my_mod": "0506"}, "another initrd is read"
+    assert modules(path, ours).builds == {"my_mod": "0506"}, "another initrd is read"
     assert '"0506"' in kept.read_text(), "and its answer is kept in the place of the other"
+    before = kept.stat().st_mtime_ns
+    assert modules(path, ours, ("xz",)).builds == {"my_mod": "0506"}
+    assert kept.stat().st_mtime_ns != before, "by another kernel's configuration"
+
+
+def test_all_of_the_answer_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "initrd"
+    packed = lzma.compress(elf.module("packed", build_id="07"))
+    path.write_bytes(cpio([CpioFile(f"lib/modules/{K}/updates/packed.ko.xz", FILE, packed), CpioFile("init", FILE, b"#!")]))
+    first = modules(path, tmp_path / "ours")
+    assert (first.init, list(first.refused)) == (True, ["packed"])
+    assert modules(path, tmp_path / "ours") == first
 
 
 @pytest.mark.parametrize("damage", [
@@ -51,27 +69,27 @@ def test_it_is_read_once(tmp_path: Path) -> None:
 def test_a_damaged_answer_is_none(tmp_path: Path, damage: str) -> None:
     path, ours = tmp_path / "initrd", tmp_path / "state"
     path.write_bytes(archive("0102"))
-    initrd_digests.modules(path, K, ours)
+    modules(path, ours)
     (ours / f"{K}.json").write_text(damage)
-    assert initrd_digests.modules(path, K, ours).builds == {"my_mod": "0102"}
+    assert modules(path, ours).builds == {"my_mod": "0102"}
 
 
 @pytest.mark.parametrize(("key", "value"), [('"own": "', '"own": 5, "x": "'), ('"my_mod": "0102"', '"my_mod": [1]')])
 def test_a_wrong_value_in_the_right_identity_is_no_answer(tmp_path: Path, key: str, value: str) -> None:
     path, ours = tmp_path / "initrd", tmp_path / "state"
     path.write_bytes(archive("0102"))
-    initrd_digests.modules(path, K, ours)
+    modules(path, ours)
     kept = ours / f"{K}.json"
     assert key in kept.read_text()
     kept.write_text(kept.read_text().replace(key, value))
-    assert initrd_digests.modules(path, K, ours).builds == {"my_mod": "0102"}
+    assert modules(path, ours).builds == {"my_mod": "0102"}
 
 
 def test_without_a_place_to_keep_it(tmp_path: Path) -> None:
     path = tmp_path / "initrd"
     path.write_bytes(archive("0102"))
-    assert initrd_digests.modules(path, K, None).builds == {"my_mod": "0102"}
+    assert modules(path, None).builds == {"my_mod": "0102"}
     assert os.listdir(tmp_path) == ["initrd"]
-    assert initrd_digests.modules(path, K, path).builds == {"my_mod": "0102"}, "a file is in the directory's place"
-    with pytest.raises(Damaged):
-        initrd_digests.modules(tmp_path / "absent", K, tmp_path)
+    assert modules(path, path).builds == {"my_mod": "0102"}, "a file is in the directory's place"
+    with pytest.raises(FileNotFoundError):
+        modules(tmp_path / "absent", tmp_path)

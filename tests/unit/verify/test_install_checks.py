@@ -204,6 +204,7 @@ class TestWholeAnswers:
 
         def told(*inside: tuple[str, bytes]) -> Check:
             entries = [CpioFile(f"usr/lib/modules/{KERNEL}/{name}", stat.S_IFREG | 0o644, data) for name, data in inside]
+            entries.append(CpioFile("init", stat.S_IFREG | 0o755, b"#!"))
             write(root, f"boot/initrd.img-{KERNEL}", gzip.compress(cpio(entries)))
             return checks(root, initrds=root / "state")["initrd"]
 
@@ -218,7 +219,7 @@ class TestWholeAnswers:
         (tree / "modules.order").write_text("kernel/net/demo.ko\n")
         whole(told(("kernel/net/demo.ko", own.read_bytes())), FAIL, f"{path}", "the kernel's own", "own module", fix=cure)
         image.write_bytes(b"nonsense")
-        whole(checks(root)["initrd"], UNKNOWN, "no other copy in it", f"{image}", "is not known: it ")
+        whole(checks(root)["initrd"], FAIL, "a whole initrd", f"{image}", "The initrd is damaged", fix=cure)
 
 
 class TestWinner:
@@ -509,6 +510,7 @@ class TestModprobe:
 class TestInitrd:
     def check(self, root: Path, *inside: tuple[str, bytes]) -> Check:
         entries = [CpioFile(f"usr/lib/modules/{KERNEL}/{name}", stat.S_IFREG | 0o644, data) for name, data in inside]
+        entries.append(CpioFile("init", stat.S_IFREG | 0o755, b"#!"))
         write(root, f"boot/initrd.img-{KERNEL}", gzip.compress(cpio(entries)))
         return checks(root, initrds=root / "state")["initrd"]
 
@@ -547,8 +549,8 @@ class TestInitrd:
     def test_one_that_cannot_be_read(self, root: Path, tree: Path) -> None:
         kerneltree.add(tree, MINE, OURS)
         write(root, f"boot/initrd.img-{KERNEL}", b"BZh91AY")
-        assert checks(root)["initrd"].result is UNKNOWN
-        assert verify.prove(root, KERNEL, ["demo"])[0].loads  # it decides nothing
+        assert checks(root)["initrd"].result is FAIL
+        assert not verify.prove(root, KERNEL, ["demo"])[0].loads
 
     def test_it_is_an_input(self, root: Path, tree: Path) -> None:
         path = kerneltree.add(tree, MINE, OURS)

@@ -31,7 +31,7 @@ NO_CRCS = elf.MAGIC.replace("modversions ", "")
 FORCE = "CONFIG_MODULE_FORCE_LOAD=y\n"
 NAMES = (
     "file", "machine", "form", "release", "vermagic", "struct-module", "btf", "symbols", "exports", "depends", "crcs",
-    "compiler", "signature",
+    "compression", "compiler", "signature",
 )  # fmt: skip
 
 
@@ -69,6 +69,7 @@ def test_a_good_module(root: Path) -> None:
     assert proof.path == str(root / "staged.ko")
     assert results(proof) == dict.fromkeys(NAMES, PASS) | {"exports": NA, "btf": NA, "signature": NA}
     assert named(proof, "file").found == "demo 1.0"
+    kerneltree.kmod(root, b"gzread")
     assert judge(root, gzip.compress(kerneltree.module())).loads
 
 
@@ -362,7 +363,7 @@ def test_a_kernel_that_tells_nothing(tmp_path: Path) -> None:
     proof = judge(tmp_path, kerneltree.module())
     unknown = ("machine", "vermagic", "struct-module", "symbols", "crcs", "compiler")
     assert results(proof) == dict.fromkeys(unknown, UNKNOWN) | {
-        "file": PASS, "form": PASS, "release": PASS, "btf": NA, "signature": NA
+        "file": PASS, "form": PASS, "release": PASS, "btf": NA, "signature": NA, "compression": PASS,
     }  # fmt: skip
     assert results(judge(tmp_path, kerneltree.module(vermagic=OTHER)))["release"] is UNKNOWN
 

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Making a kernel's initrd anew after a publication, if the configuration says so: the distribution's own programs do it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from knetstatd.core.errors import BuildError
+from knetstatd.core.model import Kind, Result
+from knetstatd.diagnosis import build_log
+from knetstatd.system import process
+from knetstatd.verify import initramfs, initrd_check
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from knetstatd.core.model import Check, Proof
+
+
+def wrong(proofs: Iterable[Proof]) -> Check | None:
+    """What stands against the initrd that the modules would boot with; None for nothing."""
+    checks = (check for proof in proofs for check in proof.checks if check.name == initrd_check.NAME)
+    return next((check for check in checks if check.result in (Result.FAIL, Result.UNKNOWN)), None)
+
+
+def make(root: Path, kernel: str, timeout: float, inherit: Sequence[int], tick: Callable[[], None] | None = None) -> None:
+    """Makes it; raises BuildError. timeout: seconds for each program.  inherit: our lock."""
+    # Its work has some hundred megabytes: not in /tmp, which may be memory.
+    env = process.environment(root / "var/tmp", root=root)
+    for argv in initramfs.commands(root, kernel):
+        done = process.run(argv, timeout=timeout, env=env, keep=inherit, tick=tick)
+        if done.timed_out or done.code:
+            how = f"did not end within {timeout:g} s" if done.timed_out else f"ended with {done.code}"
+            evidence = build_log.last_lines(done.text, 4)
+            raise BuildError(Kind.PUBLISH, f"{argv[0]} {how}", "", f"Run: {' '.join(argv)}", evidence)

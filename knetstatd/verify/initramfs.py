@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which files a kernel's initrd is made of, and which modules this machine's own configuration puts into a new one.
+
+Rule 1: the boot entry decides which files they are. Only if no entry can be read, the usual place does.
+Rule 2: nothing is run. A hook in shell is read for what it says in plain words; a line that depends on a condition counts as
+        likely, and a name in a hook that adds what a variable says as possible.
+
+Sources: initramfs-tools 0.142 and 0.148, mkinitramfs(8), hook-functions, initramfs-tools(7); dracut.conf(5).
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from knetstatd.core import names
+from knetstatd.formats.shell_assignments import Shell
+from knetstatd.machine import bootloader, paths
+from knetstatd.system import files
+from knetstatd.verify import root_drivers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from knetstatd.formats.modules_dep import Tables
+
+_ETC, _SHARE = "/etc/initramfs-tools", "/usr/share/initramfs-tools"
+_HOOKS = (f"{_SHARE}/hooks", f"{_ETC}/hooks")
+_LISTS = (f"{_ETC}/modules", f"{_SHARE}/modules.d")
+_DRACUT = ("/usr/lib/dracut/dracut.conf.d", "/etc/dracut.conf", "/etc/dracut.conf.d")
+_MAKERS = ("/usr/sbin/mkinitramfs", "/usr/bin/dracut", "/usr/sbin/dracut")
+_SCRIPT = re.compile(r"[A-Za-z0-9._-]+")  # run-parts(8); set_initlist() in hook-functions
+_ADDS = re.compile(r"^(.*?)\b(manual_add_modules|force_load|copy_modules_dir)[ \t]+([^;&|)\n]*)", re.MULTILINE)
+_LIMIT = 1 << 18
+
+
+class Sure(enum.IntEnum):
+    """How sure it is that a new initrd holds a module."""
+
+    POSSIBLE = 1
+    LIKELY = 2
+    CERTAIN = 3
+
+
+class Wanted(NamedTuple):
+    """Why a new initrd would hold a module. where: the file that says so, or what the machine needs it for."""
+
+    where: str
+    sure: Sure
+
+
+class Files(NamedTuple):
+    """The files of a kernel's initrd. named: whether a boot entry names them; without one there may be none.
+
+    hidden: those about which nothing may be known here.
+    """
+
+    paths: tuple[Path, ...]
+    named: bool
+    hidden: tuple[Path, ...] = ()
+
+
+def initrds(root: Path, kernel: str) -> Files:
+    """What the boot entry of `kernel` loads, whether it is there or not; else what lies in the usual place."""
+    entry = bootloader.initrds(root, kernel)
+    if entry is None:
+        usual = paths.initrd(root, kernel)
+        return Files((usual,) if usual else (), named=False)
+    return Files(entry, named=True, hidden=tuple(path for path in entry if _there(path) is None))
+
+
+def _there(path: Path) -> bool | None:
+    """Whether a file is there; None if that may not be known."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return None
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def is_made_here(root: Path) -> bool:
+    """Whether this machine makes initrds, so that a kernel without one lacks it."""
+    return any(files.inside(root, maker).exists() for maker in _MAKERS)
+
+
+def inputs(root: Path, kernel: str) -> tuple[Path, ...]:
+    """The files on which the answers depend; also those that do not exist."""
+    configured = (files.inside(root, place) for place in (*_LISTS, *_HOOKS, *_DRACUT))
+    return (*initrds(root, kernel).paths, *configured, *_scripts(root))
+
+
+def commands(root: Path, kernel: str) -> list[list[str]]:
+    """The programs that make a kernel's initrd anew on this distribution."""
+    place = next((path for path in reversed(initrds(root, kernel).paths)), None)
+    if not files.inside(root, "/usr/sbin/update-initramfs").exists():
+        name = f"/{place.relative_to(root)}" if place else f"/boot/initramfs-{kernel}.img"
+        return [["dracut", "--force", name, kernel]]
+    # -u refuses if there is none.
+    usual = files.inside(root, f"/boot/initrd.img-{kernel}")
+    made = [["update-initramfs", "-u" if usual.exists() else "-c", "-k", kernel]]
+    # A boot loader's own copy is made by a hook of that, where there is one (kernel-install(8)).
+    outside = place is not None and place.parent != usual.parent
+    if outside and not files.names(files.inside(root, "/etc/initramfs/post-update.d")):
+        made.append(["kernel-install", "add", kernel, f"/boot/vmlinuz-{kernel}"])
+    return made
+
+
+def fix(root: Path, kernel: str) -> str:
+    """The same as a sentence."""
+    return f"Run: {' && '.join(' '.join(words) for words in commands(root, kernel))}"
+
+
+def wanted(root: Path, kernel: str, tables: Tables, module: str, file: Path) -> Wanted | None:
+    """Why a new initrd of `kernel` would hold a module, by the surest reason; None if nothing says so. file: its file."""
+    reasons = list(_reasons(root, kernel, module, _below(tables.tree, file)))
+    best: Wanted | None = None
+    for name, why in reasons:
+        if name != module and not _needs(tables, name, module):
+            continue
+        if best is None or why.sure > best.sure:
+            best = why if name == module else why._replace(where=f"{why.where}, for {name} which needs it")
+    return best
+
+
+def _below(tree: Path, file: Path) -> str:
+    return os.fspath(file.relative_to(tree)) if tree in file.parents else ""
+
+
+def _needs(tables: Tables, name: str, module: str) -> bool:
+    entry = tables.entry(name)
+    return entry is not None and any(names.canonical(path.name.partition(".ko")[0]) == module for path in entry.needed)
+
+
+def _reasons(root: Path, kernel: str, module: str, place: str) -> Iterator[tuple[str, Wanted]]:
+    """Modules that a new initrd holds, each with why. module, place: the one that is asked for, and its file in the tree."""
+    for path in _lists(root):
+        for line in (files.text(path, _LIMIT) or "").splitlines():
+            if not line.startswith("#") and (words := line.split()):
+                yield names.canonical(words[0]), Wanted(_shown(root, path), Sure.CERTAIN)
+    for path in _scripts(root):
+        yield from _added(_shown(root, path), files.text(path, _LIMIT) or "", module, place)
+    yield from _dracut(root, module)
+    for name, why in root_drivers.needed(root, kernel):
+        yield names.canonical(name), Wanted(why, Sure.CERTAIN)
+
+
+def _lists(root: Path) -> list[Path]:
+    """The lists of modules; with no mkinitramfs nobody reads them."""
+    if not files.inside(root, _MAKERS[0]).exists():
+        return []
+    directory = files.inside(root, _LISTS[1])
+    return [files.inside(root, _LISTS[0]), *(directory / name for name in files.names(directory))]
+
+
+def _scripts(root: Path) -> list[Path]:
+    """The hooks that mkinitramfs runs. One in /etc takes the place of one of the same name."""
+    if not files.inside(root, _MAKERS[0]).exists():
+        return []
+    found: dict[str, Path] = {}
+    for place in _HOOKS:
+        directory = files.inside(root, place)
+        for name in files.names(directory):
+            if _SCRIPT.fullmatch(name) and os.access(path := directory / name, os.X_OK) and path.is_file():
+                found[name] = path
+    return list(found.values())
+
+
+def _added(where: str, text: str, module: str, place: str) -> Iterator[tuple[str, Wanted]]:
+    """What a hook adds."""
+    text = re.sub(r"\\\n", " ", text)
+    text = re.sub(r"(?m)(?:^|(?<=\s))#.*$", "", text)
+    vague = ".ko" in text or "add_modules_from_file" in text
+    for before, command, rest in _ADDS.findall(text):
+        sure = Sure.LIKELY if before else Sure.CERTAIN
+        words = [word.strip("\"'") for word in rest.split()]
+        vague = vague or "$" in rest
+        match command:
+            case "copy_modules_dir":
+                if words and place.startswith(f"{words[0].strip('/')}/") and not any(w in place for w in words[1:]):
+                    yield module, Wanted(where, sure)
+                words = []
+            case "force_load":
+                words = words[:1]
+        for word in words:
+            yield names.canonical(word), Wanted(where, sure)
+    if vague and re.search(rf"(?<![\w-]){re.escape(module).replace('_', '[-_]')}(?![\w-])", text):
+        yield module, Wanted(where, Sure.POSSIBLE)
+
+
+def _dracut(root: Path, module: str) -> Iterator[tuple[str, Wanted]]:
+    """What dracut's configuration adds."""
+    if not any(files.inside(root, maker).exists() for maker in _MAKERS[1:]):
+        return
+    shell = Shell({})
+    for place in _DRACUT:
+        path = files.inside(root, place)
+        for part in [path / name for name in files.names(path) if name.endswith(".conf")] if path.is_dir() else [path]:
+            shell.run(files.text(part, _LIMIT) or "")
+    for key in ("add_drivers", "force_drivers", "drivers"):
+        for word in shell.values.get(key, {}).get(0, "").split():
+            yield names.canonical(word), Wanted(f"{key} in dracut.conf", Sure.CERTAIN)
+        if key in shell.dynamic:
+            yield module, Wanted(f"{key} in dracut.conf", Sure.POSSIBLE)
+
+
+def _shown(root: Path, path: Path) -> str:
+    return names.clean(f"/{os.path.relpath(path, root)}", 120)

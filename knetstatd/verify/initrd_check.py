@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Does the kernel boot with an initrd that is whole, and does that hold the right copy of the module, where it is to hold one?
+
+Rule 1: no new build of the module changes the answer (model.ELSEWHERE): a new initrd does.
+Rule 2: what cannot be read is unknown, and unknown is not ready: the copy in the initrd is the one that is loaded at boot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from knetstatd.core import names
+from knetstatd.core.errors import Damaged, LibraryMissing, ModuleFileError
+from knetstatd.core.model import Check, Result
+from knetstatd.formats import initrd, module_file
+from knetstatd.system import files
+from knetstatd.verify import compression_check, initramfs, initrd_digests, kmod
+from knetstatd.verify.initramfs import Sure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from knetstatd.machine.host import Host
+    from knetstatd.verify.target_kernel import Target
+
+NAME = "initrd"
+# Seconds: so long may an initrd be in the making (mkinitramfs takes 10 to 60), and so be younger than what it does not hold.
+_MAKING = 120
+
+
+class _Disk(NamedTuple):
+    """What a kernel boots with. paths: the files of its initrd; none of them need be there."""
+
+    root: Path
+    kernel: str
+    paths: tuple[Path, ...]
+
+    def fail(self, expected: str, what: str, reason: str) -> Check:
+        return Check(NAME, Result.FAIL, expected, what, reason, initramfs.fix(self.root, self.kernel))
+
+    def unknown(self, why: str, fix: str = "") -> Check:
+        where = os.fspath(self.paths[-1])
+        return Check(NAME, Result.UNKNOWN, "the installed module", where, f"What the initrd holds is not known: {why}", fix)
+
+
+def check(root: Path, facts: Target, host: Host, name: str, file: Path, module: module_file.Module) -> Check:
+    """Whether the initrd that `facts.kernel` boots with is whole, and its copy of the module, if any, is the installed one.
+
+    name: the module's, as its file has it.  file: the installed one, of which `module` was read.
+    """
+    kernel, files_of_it = facts.kernel, initramfs.initrds(root, facts.kernel)
+    disk = _Disk(root, kernel, files_of_it.paths)
+    if not disk.paths:
+        if files_of_it.named or not initramfs.is_made_here(root):
+            return Check(NAME, Result.NOT_APPLICABLE, reason="The kernel has no initrd")
+        reason = f"{kernel} has no initrd in /boot, and will find no root file system"
+        return disk.fail("an initrd", "none", reason)
+    kinds = [kind for kind, option in initrd.OPTIONS.items() if not facts.configured or option in facts.options]
+    try:
+        inside = initrd_digests.modules(disk.paths, kernel, kinds, host.initrds)
+    except FileNotFoundError as e:
+        if any(os.fspath(hidden) == e.filename for hidden in files_of_it.hidden):
+            return disk.unknown(f"this user may not look at {e.filename}")
+        reason = f"The boot entry loads {names.clean(str(e.filename))}, which does not exist"
+        return disk.fail("an initrd", "no such file", reason)
+    except OSError as e:
+        return disk.unknown(f"it cannot be read: {e.strerror}")
+    except LibraryMissing as e:
+        return disk.unknown(f"it {e}", f"Run: apt install {e.package}")
+    except Damaged as e:
+        return disk.fail("a whole initrd", os.fspath(disk.paths[-1]), f"The initrd {e}")
+    if not inside.init:
+        return disk.fail("a whole initrd", "no /init", "The initrd has no program to start: its end is missing")
+    build, mine = inside.builds.get(name), module.build_id
+    shipped = facts.tables.shipped(name)
+    if build is None and inside.has_own(name) and shipped and file not in shipped:
+        reason = f"{disk.paths[-1]} has the kernel's own module of that name, and that one is loaded at boot"
+        return disk.fail(os.fspath(file), "the kernel's own", reason)
+    if build is None:
+        return _absent(disk, facts, name, file)
+    if build and not mine:
+        with contextlib.suppress(OSError, ModuleFileError):
+            mine = initrd.mark(module_file.contents(file))
+    if not build or not mine:
+        fix = initramfs.fix(root, kernel)
+        return disk.unknown("it has a copy, which cannot be compared: it cannot be read", fix)
+    if build != mine:
+        reason = f"{disk.paths[-1]} has another copy, and that one is loaded at boot"
+        return disk.fail(f"build {mine[:12]}", f"build {build[:12]}", reason)
+    leaves = compression_check.kernel_unpacks(facts) != "" and any(tool.asks_kernel for tool in kmod.found(root))
+    if name in inside.refused and leaves:
+        return disk.fail("a copy that the kernel unpacks", "", f"The kernel refuses its copy: {inside.refused[name]}")
+    return Check(NAME, Result.PASS, found="the same copy in it")
+
+
+def _absent(disk: _Disk, facts: Target, name: str, file: Path) -> Check:
+    """The answer if there is no copy in the initrd: is there to be one?"""
+    wanted = initramfs.wanted(disk.root, disk.kernel, facts.tables, name, file)
+    if wanted is None or (wanted.sure is not Sure.CERTAIN and not _is_older(disk.paths, file)):
+        return Check(NAME, Result.PASS, found="no copy in it")
+    where = names.clean(wanted.where, 200)
+    if wanted.sure is Sure.POSSIBLE:
+        why = f"it has no copy, and was made before this module; a new one may hold it: {where}"
+        return disk.unknown(why, initramfs.fix(disk.root, disk.kernel))
+    return disk.fail("a copy in it", "none", f"The initrd lacks this module, which a new one would hold: {where}")
+
+
+def _is_older(initrds: Sequence[Path], file: Path) -> bool:
+    """Whether the initrd may have been made before the module was there."""
+    made = [seen.mtime_ns for path in initrds if (seen := files.identity(path))]
+    there = files.identity(file)
+    return there is None or min(made, default=0) < there.ctime_ns + _MAKING * 10**9
