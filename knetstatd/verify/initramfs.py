@@ -15,9 +15,10 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from knetstatd.boot import bootloader
 from knetstatd.core import names
 from knetstatd.formats.shell_assignments import Shell
-from knetstatd.machine import bootloader, paths
+from knetstatd.machine import paths
 from knetstatd.system import files
 from knetstatd.verify import root_drivers
 

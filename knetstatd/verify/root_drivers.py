@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from knetstatd.machine import bootloader
+from knetstatd.boot import bootloader
 from knetstatd.system import files
 
 if TYPE_CHECKING:

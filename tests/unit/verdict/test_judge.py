@@ -148,7 +148,8 @@ def test_document(machine: Machine) -> None:
     document = judge.document(machine, [ready])
     assert document == {
         "schema": 1, "next": KERNEL, "next_why": machine.next_why, "next_basis": "assumed",
-        "running": machine.running, "ready": True, "packages": list(machine.packages()), "kernels": {KERNEL: "bootable"}, "refused": [], "verdicts": [ready.json()],
+        "running": machine.running, "ready": True, "packages": list(machine.packages()),
+        "kernels": {KERNEL: "bootable"}, "refused": [], "verdicts": [ready.json()],
     }  # fmt: skip
     assert machine.next_why
     elsewhere = wrong._replace(kernel="5.10.0-9-amd64")
