@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from knetstatd.core.errors import BuildError
 from knetstatd.core.model import Kind, Result
 from knetstatd.diagnosis import build_log
+from knetstatd.machine import initramfs
 from knetstatd.system import process
-from knetstatd.verify import initramfs, initrd_check
+from knetstatd.verify import initrd_check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from knetstatd.machine import kmod
 from knetstatd.rehearsal import vm
-from knetstatd.verify import compression_check, kmod, target_kernel
+from knetstatd.verify import compression_check, target_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

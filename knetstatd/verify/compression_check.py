@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from knetstatd.verify.kmod import Kmod
+    from knetstatd.machine.kmod import Kmod
     from knetstatd.verify.target_kernel import Target
 
 NAME = "compression"

@@ -15,9 +15,10 @@ from knetstatd.core import names
 from knetstatd.core.errors import Damaged, LibraryMissing, ModuleFileError
 from knetstatd.core.model import Check, Result
 from knetstatd.formats import initrd, module_file
+from knetstatd.machine import initramfs, kmod
+from knetstatd.machine.initramfs import Sure
 from knetstatd.system import files
-from knetstatd.verify import compression_check, initramfs, initrd_digests, kmod
-from knetstatd.verify.initramfs import Sure
+from knetstatd.verify import compression_check, initrd_digests
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

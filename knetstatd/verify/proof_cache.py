@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd.core.model import Check, Proof, Result
-from knetstatd.machine import host, kernels, paths
+from knetstatd.machine import host, initramfs, kernels, kmod, paths
 from knetstatd.system import files
-from knetstatd.verify import initramfs, kmod
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence

@@ -15,17 +15,9 @@ from knetstatd.core.errors import KernelFileError, KnetstatdError, LibraryMissin
 from knetstatd.core.model import Check, Proof, Result
 from knetstatd.formats import module_file, modules_dep, pkcs7, symvers
 from knetstatd.machine import host as machine
-from knetstatd.machine import kernels, signature_policy
+from knetstatd.machine import kernels, kmod, signature_policy
 from knetstatd.system import files
-from knetstatd.verify import (
-    compression_check,
-    initrd_check,
-    install_checks,
-    kmod,
-    loader_checks,
-    signature_check,
-    target_kernel,
-)
+from knetstatd.verify import compression_check, initrd_check, install_checks, loader_checks, signature_check, target_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -19,7 +19,8 @@ from kerneltree import KERNEL
 from packers import xz, zstd
 
 from knetstatd.core.model import Check, Result
-from knetstatd.verify import compression_check, kmod, target_kernel
+from knetstatd.machine import kmod
+from knetstatd.verify import compression_check, target_kernel
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from pathlib import Path
 import kerneltree
 import pytest
 
-from knetstatd.verify import kmod
+from knetstatd.machine import kmod
 
 OLD = b"\0lzma_code\0ZSTD_isError\0"
 NEW = OLD + b"/sys/module/compression\0ZSTD_getFrameContentSize\0"

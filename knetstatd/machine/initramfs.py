@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from knetstatd.boot import bootloader
 from knetstatd.core import names
 from knetstatd.formats.shell_assignments import Shell
-from knetstatd.machine import paths
+from knetstatd.machine import paths, root_drivers
 from knetstatd.system import files
-from knetstatd.verify import root_drivers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
