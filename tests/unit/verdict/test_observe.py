@@ -462,6 +462,10 @@ class TestTheMachine:
         write(root / "var/lib/dpkg/status", f"Package: linux-image-{KERNEL}\nStatus: install ok installed\n\n\n")
         machine.refresh_locks()
         assert machine.unfinished(KERNEL) == ()
+        write(root / "var/lib/dpkg/status", f"Package: linux-image-{KERNEL}\nStatus: install ok half-configured\n\n\n\n")
+        (root / "var/lib/dpkg/lock-frontend").symlink_to("lock-frontend")  # whether it is held cannot be known
+        assert machine.refresh_locks()
+        assert machine.unfinished(KERNEL) == (), "a transaction is at work on it"
 
     def test_what_is_watched(self, root: Path, machine: Machine) -> None:
         watched = list(machine.watched())
@@ -480,6 +484,10 @@ class TestTheMachine:
         assert list(machine.look(KERNEL, ["x"]).together) == ["x"]
         assert [proof.path for proof in machine.prove_installed(look, "demo")] == [str(file)]
         assert machine.prove_file(look, file).loads
+        gives, uses = root / "gives.ko", root / "uses.ko"
+        gives.write_bytes(kerneltree.module("gives", exports={"fn": (7, "", "")}))
+        uses.write_bytes(kerneltree.module("uses", undefined=["fn"], crcs={**CRCS, "fn": 7}))
+        assert [machine.prove_file(look, uses, others).loads for others in ((), (gives,))] == [False, True]
         file.unlink()
         kerneltree.tables(root / "usr/lib/modules" / KERNEL, "kernel/lib/my-lib.ko:")
         machine.refresh()
