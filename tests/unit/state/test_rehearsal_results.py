@@ -238,3 +238,5 @@ def test_only_the_next_kernel_is_due(root: Path) -> None:
     assert rehearsed(root) == (Rehearsed.NOT_DUE, None)
     keep(root)
     assert rehearsed(root) == (Rehearsed.BAD, SAID), "what was asked by hand counts all the same"
+    os.utime(root / "boot" / f"vmlinuz-{KERNEL}")
+    assert rehearsed(root) == (Rehearsed.NOT_DUE, None), "until it is void"
