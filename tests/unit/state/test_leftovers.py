@@ -102,3 +102,18 @@ def test_all_is_left_to_a_builder_that_is_at_work(places: Places) -> None:
     leftovers.forget(places, {K}, {"mine"})
     assert kept(places) < before
 
+
+
+def test_a_kernel_may_be_called_like_a_file_of_ours(tmp_path: Path) -> None:
+    places, odd = paths.places(tmp_path), "6.1.json"
+    places.attempt(odd, "m").parent.mkdir(parents=True)
+    assert list(places.of_kernels()) == [(odd, places.state / "kernels" / odd)]
+
+
+def test_a_runtime_directory_that_is_gone_is_no_error(places: Places) -> None:
+    """The lock cannot be taken, so nothing is deleted."""
+    before = kept(places)
+    places.build_lock.unlink()
+    places.build_lock.mkdir()
+    leftovers.forget(places, (), ())
+    assert kept(places) == before - {f"run/knetstatd/{places.build_lock.name}"}

@@ -68,6 +68,14 @@ def test_a_directory_that_cannot_be_written_allows_a_loading(tmp_path: Path) -> 
     assert not load_history.refuse(nowhere, "demo", []), "who cannot remember it must not build again and again"
 
 
+def test_a_file_of_any_name_may_be_refused(tmp_path: Path) -> None:
+    """A module's directory is somebody else's; its name need not be text."""
+    odd = tmp_path / os.fsdecode(b"\xff.ko")
+    odd.touch()
+    assert load_history.refuse(places(tmp_path), "m", [odd])
+    assert load_history.refused(places(tmp_path), "m", [odd])
+
+
 def test_one_refusal_is_remembered_in_a_boot(tmp_path: Path) -> None:
     place, first, second = places(tmp_path), tmp_path / "first.ko", tmp_path / "second.ko"
     first.touch()

@@ -88,6 +88,11 @@ def test_kept_and_read_back(root: Path) -> None:
     assert rehearsed(root)[0] is Rehearsed.GOOD
 
 
+def test_all_of_an_answer_is_kept(root: Path) -> None:
+    whole = Answer(Outcome.NO_DEVICE, "init", "why", "how", ("w",), "left open", "KVM", 1.5, 9.0)
+    assert rehearsal_results.load(places.places(root), keep(root, whole)) == whole
+
+
 def test_the_check_of_a_verdict(root: Path) -> None:
     subject, expected = about(root), "the kernel loads it, and it works"
 
@@ -233,3 +238,5 @@ def test_only_the_next_kernel_is_due(root: Path) -> None:
     assert rehearsed(root) == (Rehearsed.NOT_DUE, None)
     keep(root)
     assert rehearsed(root) == (Rehearsed.BAD, SAID), "what was asked by hand counts all the same"
+    os.utime(root / "boot" / f"vmlinuz-{KERNEL}")
+    assert rehearsed(root) == (Rehearsed.NOT_DUE, None), "until it is void"

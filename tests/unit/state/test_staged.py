@@ -72,3 +72,11 @@ def test_clearing_the_last_one_leaves_no_directory(places: Places) -> None:
     staged.clear(places, K, "m")
     assert not places.stages.exists()
     staged.clear(places, K, "m")
+
+
+def test_clearing_leaves_what_is_no_directory(places: Places) -> None:
+    """Somebody else's file has one of our names: a builder goes on all the same."""
+    (places.stages / ".publish.file").touch()
+    (places.stages / K / ".m.file").touch()
+    staged.clear(places, K, "m")
+    assert not places.stage(K, "m").exists()

@@ -83,6 +83,33 @@ def test_failed(machine: Machine) -> None:
     assert made.checks == (("/demo.ko", GOOD), ("/demo.ko", WRONG))
 
 
+def test_a_good_module_of_a_kernel_that_cannot_be_started_is_not_ready(machine: Machine) -> None:
+    made = judge.verdict(machine, SEEN, Step(Action.DONE, Why.NO_IMAGE))
+    assert (made.state, made.ready, made.event) == (State.NO_BOOT_IMAGE, False, None)
+
+
+def test_a_wait_is_told_as_such(machine: Machine) -> None:
+    """What apt or another dkms holds up is an event; what only settles is none. Both are under way."""
+    for why, event in ((Why.TRANSACTION, Event.WAITING), (Why.FOREIGN_DKMS, Event.WAITING), (Why.SETTLING, None)):
+        made = judge.verdict(machine, BROKEN, Step(Action.WAIT, why, 1.0))
+        assert (made.ready, made.progress, made.event) == (False, True, event)
+
+
+@pytest.mark.parametrize(
+    ("action", "why", "progress", "event"),
+    [
+        (Action.DONE, Why.FAULTY, False, Event.FAULTY),
+        (Action.GIVE_UP, Why.DENIED, False, Event.GAVE_UP),
+        (Action.GIVE_UP, Why.HEADERS_MISSING, False, Event.HEADERS_MISSING),
+        (Action.STAGE, Why.WRONG, True, None),
+        (Action.GIVE_UP, Why.SOURCE_MISSING, False, Event.SOURCE_MISSING),
+    ],
+)
+def test_what_the_journal_calls_it(machine: Machine, action: Action, why: Why, progress: bool, event: Event | None) -> None:
+    made = judge.verdict(machine, BROKEN, Step(action, why))
+    assert (made.progress, made.event) == (progress, event)
+
+
 def test_what_it_rests_on(machine: Machine) -> None:
     assert judge.verdict(machine, Seen(SEEN.observation), READY).proof == "none"
     said = Answer(Outcome.LOADED, "", "", "", machine="emulation", seconds=2.5)
@@ -173,6 +200,13 @@ class TestHalfConfigured:
         )  # fmt: skip
         assert (made.event, made.fix) == (Event.HALF_CONFIGURED, f"knetstatctl repair {KERNEL}")
         assert f"the module is good, but {self.IMAGE} is half-configured:" in made.reason
+
+    def test_nothing_that_is_under_way_cures_it(self, machine: Machine) -> None:
+        out = SEEN._replace(observation=SEEN.observation._replace(loaded=Loaded.NO))
+        load = Step(Action.LOAD, Why.NOT_LOADED)
+        assert judge.verdict(machine, out, load).progress
+        half_way(machine, (self.IMAGE, "half-configured"))
+        assert not judge.verdict(machine, out, load).progress
 
     def test_its_headers_alone(self, machine: Machine) -> None:
         half_way(machine, (self.HEADERS, "unpacked"))

@@ -28,6 +28,7 @@ from knetstatd.core.model import (
     Limits,
     Loaded,
     Observation,
+    Rehearsed,
     Result,
     Source,
     Step,
@@ -321,6 +322,42 @@ class TestWhatIsSeen:
         assert (seen.headers.state, seen.headers.path) == (Headers.COMPLETE, root / f"usr/src/linux-headers-{KERNEL}")
         assert (seen.source, seen.fingerprint) == (root / "usr/src/demo-1.0", ""), "nothing is to be done, so nothing is asked"
         assert (seen.source_reason, seen.source_fix, seen.answer, seen.remark) == ("", "", None, "")
+        assert seen.subject is not None
+        assert (seen.subject.kernel, seen.subject.package) == (KERNEL, "demo")
+
+    def test_a_kernel_without_an_image(self, root: Path, machine: Machine) -> None:
+        (root / f"boot/vmlinuz-{KERNEL}").unlink()
+        assert self.see(machine).observation.state is KernelState.NO_IMAGE
+
+    def test_what_is_wrong_is_not_rehearsed(self, root: Path, machine: Machine) -> None:
+        for program in ("usr/bin/qemu-system-x86_64", "usr/bin/busybox"):
+            write(root / program, "").chmod(0o755)
+        assert self.see(machine).observation.rehearsed is Rehearsed.DUE
+        (root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko").write_bytes(kerneltree.module("demo", struct_size=64))
+        seen = self.see(machine)
+        assert (seen.observation.rehearsed, seen.subject) == (Rehearsed.NOT_DUE, None)
+
+    def test_another_build_is_loaded(self, root: Path, machine: Machine) -> None:
+        machine.running = KERNEL
+        write(root / "proc/modules", "")
+        write(root / "sys/module/demo/initstate", "live\n")
+        write(root / "sys/module/demo/srcversion", "ABC\n")
+        seen = self.see(machine)
+        assert (seen.observation.loaded, seen.remark) == (Loaded.OUTDATED, "demo")
+
+    def test_a_kernel_that_a_package_leaves_out_keeps_its_own(self, root: Path, machine: Machine) -> None:
+        """BUILD_EXCLUSIVE: nothing is to replace the kernel's module there; without it, the package's is missing."""
+        tree = root / "usr/lib/modules" / KERNEL
+        shutil.rmtree(tree / "updates")
+        shutil.rmtree(root / f"var/lib/dkms/demo/1.0/{KERNEL}")
+        (root / f"var/lib/dkms/demo/kernel-{KERNEL}-x86_64").unlink()
+        kerneltree.tables(tree, "kernel/lib/my-lib.ko:")
+        kerneltree.add(tree, "kernel/net/demo.ko", BUILT)
+        (tree / "modules.order").write_text("kernel/net/demo.ko\n")
+        assert self.see(machine).observation.installed is Artefact.NONE
+        conf = root / "usr/src/demo-1.0/dkms.conf"
+        conf.write_text(conf.read_text() + 'BUILD_EXCLUSIVE_KERNEL="^5\\."\n')
+        assert self.see(machine).observation.installed is Artefact.GOOD
 
     def test_a_package_that_is_not_registered(self, root: Path, machine: Machine) -> None:
         shutil.rmtree(root / "var/lib/dkms/demo")
@@ -344,6 +381,13 @@ class TestWhatIsSeen:
             assert self.see(machine).observation.own_run
             assert self.see(machine, own=True).observation.own_run == ""
         assert self.see(machine).observation.own_run == ""
+        with locks.locked(places.build_lock, 0):
+            plain = machine.observe(machine.look(KERNEL), "demo").observation
+        assert (bool(plain.own_run), plain.changed, plain.transaction) == (True, 0.0, "")
+        lock = root / "var/lib/dpkg/lock-frontend"
+        lock.parent.mkdir()
+        lock.symlink_to(lock)  # whether it is held cannot be known
+        assert self.see(machine).observation.transaction
 
     def test_what_was_staged_and_what_has_failed(self, root: Path, machine: Machine) -> None:
         (root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko").write_bytes(kerneltree.module("demo", struct_size=64))
@@ -444,6 +488,20 @@ class TestTheMachine:
         machine.refresh()
         assert (machine.next, machine.next_why, machine.state_of(KERNEL)) == ("", "no kernel was found", KernelState.NO_IMAGE)
 
+    def test_modules_whose_names_only_dkms_knows(self, root: Path, machine: Machine) -> None:
+        """What the source computes is read off what was built."""
+        machine.running = KERNEL
+        conf, built = root / "usr/src/demo-1.0/dkms.conf", root / f"var/lib/dkms/demo/1.0/{KERNEL}/x86_64/module"
+        plain = conf.read_text()
+        (built / "demo.ko").rename(built / "other-name.ko")
+        for unknown in ('BUILT_MODULE_NAME[0]="$(cat x)"\n', 'DEST_MODULE_NAME[0]="$(cat x)"\n'):
+            conf.write_text(plain + unknown)
+            machine.refresh()
+            assert machine.module_names() == {"other_name"}
+        shutil.rmtree(built)
+        machine.refresh()
+        assert machine.module_names() == {"demo"}, "the package's name, if nothing was built"
+
     def test_names_that_are_left_alone(self, root: Path, machine: Machine) -> None:
         assert machine.refused() == []
         (root / "usr/lib/modules/6.1 x").mkdir()
@@ -462,6 +520,10 @@ class TestTheMachine:
         write(root / "var/lib/dpkg/status", f"Package: linux-image-{KERNEL}\nStatus: install ok installed\n\n\n")
         machine.refresh_locks()
         assert machine.unfinished(KERNEL) == ()
+        write(root / "var/lib/dpkg/status", f"Package: linux-image-{KERNEL}\nStatus: install ok half-configured\n\n\n\n")
+        (root / "var/lib/dpkg/lock-frontend").symlink_to("lock-frontend")  # whether it is held cannot be known
+        assert machine.refresh_locks()
+        assert machine.unfinished(KERNEL) == (), "a transaction is at work on it"
 
     def test_what_is_watched(self, root: Path, machine: Machine) -> None:
         watched = list(machine.watched())
@@ -480,6 +542,10 @@ class TestTheMachine:
         assert list(machine.look(KERNEL, ["x"]).together) == ["x"]
         assert [proof.path for proof in machine.prove_installed(look, "demo")] == [str(file)]
         assert machine.prove_file(look, file).loads
+        gives, uses = root / "gives.ko", root / "uses.ko"
+        gives.write_bytes(kerneltree.module("gives", exports={"fn": (7, "", "")}))
+        uses.write_bytes(kerneltree.module("uses", undefined=["fn"], crcs={**CRCS, "fn": 7}))
+        assert [machine.prove_file(look, uses, others).loads for others in ((), (gives,))] == [False, True]
         file.unlink()
         kerneltree.tables(root / "usr/lib/modules" / KERNEL, "kernel/lib/my-lib.ko:")
         machine.refresh()
