@@ -119,6 +119,7 @@ DESTDIR ?=
 BINDIR := $(PREFIX)/bin
 UNITDIR := $(PREFIX)/lib/systemd/system
 CATALOGDIR := $(PREFIX)/lib/systemd/catalog
+SYSUSERSDIR := $(PREFIX)/lib/sysusers.d
 MANDIR := $(PREFIX)/share/man
 BASHDIR := $(PREFIX)/share/bash-completion/completions
 ZSHDIR := $(PREFIX)/share/zsh/site-functions
@@ -156,7 +157,8 @@ install-scripts:
 	chmod 755 $(DESTDIR)$(BINDIR)/knetstatd $(DESTDIR)$(BINDIR)/knetstatctl
 
 install-data: man
-	$(PUT) units/*.service -t $(DESTDIR)$(UNITDIR)
+	$(PUT) units/*.service units/*.socket -t $(DESTDIR)$(UNITDIR)
+	$(PUT) units/knetstatd.sysusers $(DESTDIR)$(SYSUSERSDIR)/knetstatd.conf
 	$(PUT) units/*.catalog -t $(DESTDIR)$(CATALOGDIR)
 	$(foreach page,$(MAN),$(PUT) $(page) -t $(DESTDIR)$(MANDIR)/man$(subst .,,$(suffix $(page))) &&) :
 	$(PUT) completion/knetstatctl.bash $(DESTDIR)$(BASHDIR)/knetstatctl

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from knetstatd.build.steps import Builder
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.model import Action, Kind, Why
-from knetstatd.state import attempts, load_history
+from knetstatd.state import attempts, leftovers, load_history, staged
 from knetstatd.system import locks, process
 from knetstatd.system.progress import Progress
 from knetstatd.verdict import judge
@@ -69,6 +69,8 @@ def step_by_step(machine: Machine, journal: Journal, kernel: str, packages: Sequ
             run_steps(builder, kernel, package, STEPS[kind], wait=False)
     process.kill_orphans()
     os.close(lock)
+    if not machine.refresh():  # an upgrade takes a package out of DKMS and puts it back
+        leftovers.forget(machine.places, set(machine.kernels.kernels), machine.registered())
     return not builder.failures.forgetful
 
 
@@ -87,6 +89,9 @@ def run_steps(builder: Builder, kernel: str, package: str, steps: Collection[Act
                 return
             published = seen.fingerprint if step.action is Action.PUBLISH else published
             continue
+        if step.action is Action.DONE:  # what a builder left that was killed after its work was done
+            staged.clear(builder.machine.places, kernel, package)
+            attempts.forget(builder.machine.places, kernel, package)
         if step.action is not Action.WAIT or not wait or step.why in (Why.BACKOFF, Why.NOT_REHEARSED):
             return
         verdict = judge.verdict(builder.machine, seen, step)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # The programs of knetstatd-compile@ and -rehearse@.service, with KERNEL:MODULE; not for people.
 _PROGRAMS = ("compile", "trial")
+_STEP = "step"  # the program of knetstatd-step@.service
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -68,6 +69,8 @@ def parser(first: str = "") -> argparse.ArgumentParser:
     sockets.add_argument("--option", action="append", default=[], metavar="NAME[=VALUE]", help="only with this option (value)")
     if first in _PROGRAMS:
         verbs.add_parser(first).add_argument("what", metavar="KERNEL:MODULE")
+    if first == _STEP:
+        verbs.add_parser(first)
     verb("config", "show the configuration in force, and where each value comes from")
     return top
 

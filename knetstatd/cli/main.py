@@ -56,6 +56,10 @@ def _verb(name: str) -> Callable[[argparse.Namespace], Exit]:
             from knetstatd.cli import work
 
             return {"build": work.build, "repair": work.repair}.get(name, work.unit_program)
+        case "step":
+            from knetstatd.cli import work
+
+            return work.step
         case "rehearse":
             from knetstatd.cli import rehearse
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import TYPE_CHECKING
 
 from knetstatd.cli import render, subjects, terminal, verdicts
@@ -68,4 +69,15 @@ def unit_program(arguments: argparse.Namespace) -> Exit:
 
     program = {"compile": compile_unit.unit_program, "trial": rehearse.unit_program}[arguments.verb]
     program(subjects.machine(arguments), arguments.what, os.environ.get("CACHE_DIRECTORY", ""))
+    return Exit.OK
+
+
+def step(arguments: argparse.Namespace) -> Exit:
+    """The program of knetstatd-step@.service; standard input is the daemon's connection."""
+    from knetstatd.core import config
+    from knetstatd.daemon import step as door
+    from knetstatd.system import files
+
+    with socket.socket(fileno=os.dup(0)) as connection:
+        door.serve(connection, config.load(files.HERE))
     return Exit.OK

@@ -23,10 +23,11 @@ from knetstatd.core.model import Action, Loaded
 from knetstatd.daemon import announce
 from knetstatd.daemon.inotify import Mounts, Watch
 from knetstatd.daemon.sd_notify import Notify
+from knetstatd.daemon.step import KINDS
 from knetstatd.daemon.uevents import Uevents
-from knetstatd.daemon.worker import KINDS, Worker
-from knetstatd.state import attempts, guarded, leftovers, load_history, staged
-from knetstatd.system import files, locks, process
+from knetstatd.daemon.worker import Worker
+from knetstatd.state import attempts, guarded, leftovers, load_history
+from knetstatd.system import files, process
 from knetstatd.verdict import judge
 from knetstatd.verdict.observe import Machine
 
@@ -72,9 +73,9 @@ class Daemon:
         self.alive_at = 0.0
         self.watch: Watch | None = None
         self._opened = contextlib.ExitStack()
-        # A directory may have come or gone below a kernel's; where the verdicts' modules lie.
-        self.moved = False
-        self.winners: set[tuple[str, Path]] = set()
+        self.moved = False  # a directory may have come or gone below a kernel's
+        self.winners: set[tuple[str, Path]] = set()  # where the verdicts' modules lie
+        self.asked: set[tuple[str, str]] = set()  # what a builder was asked to remove
 
     # -- sources ------------------------------------------------------------------------------------------------------
 
@@ -236,10 +237,13 @@ class Daemon:
             self.steps[kernel, package] = verdict
             if seen.observation.loaded in (Loaded.CURRENT, Loaded.OUTDATED, Loaded.FAULTY):
                 load_history.seen(self.machine.places, package, self.now())
+            if step.action is not Action.DONE:
+                self.asked.discard((kernel, package))
             if step.action in KINDS:
                 self._start(kernel, KINDS[step.action])
             elif step.action is Action.DONE:
-                self._tidy(kernel, package)
+                kept = (self.machine.places.stage(kernel, package), self.machine.places.attempt(kernel, package))
+                self._tidy(kernel, {(kernel, package)} if any(path.exists() for path in kept) else set())
             if step.until is not None:
                 self.due[kernel] = min(self.due.get(kernel, step.until), step.until)
         if self._winners() != self.winners:
@@ -259,14 +263,11 @@ class Daemon:
         files = {(kernel, file) for (kernel, _), verdict in self.steps.items() for file, _ in verdict.checks if ".ko" in file}
         return {(f"kernel:{kernel}", Path(file).parent) for kernel, file in files}
 
-    def _tidy(self, kernel: str, package: str) -> None:
-        """Removes what a builder left that was killed after its work was done; not while another one is at work."""
-        places = self.machine.places
-        if not (places.stages.exists() or places.attempt(kernel, package).exists()):
-            return
-        with contextlib.suppress(KnetstatdError), locks.locked(self.machine.places.build_lock, 0.0):
-            staged.clear(places, kernel, package)
-            attempts.forget(places, kernel, package)
+    def _tidy(self, kernel: str, left: set[tuple[str, str]]) -> None:
+        """Has a builder remove what is not needed any more, or was left by one that was killed; asks once."""
+        if left - self.asked and kernel and not self.worker.kernel:
+            self.asked |= left
+            self._start(kernel, "build")
 
     def _survey(self) -> None:
         """Looks at which kernels there are, which will be booted, and which directories are watched."""
@@ -278,7 +279,8 @@ class Daemon:
             self._forget(kernel)
         self.changed = {kernel: when for kernel, when in self.changed.items() if kernel in there}
         if not transaction:  # an upgrade takes a package out of DKMS and puts it back
-            leftovers.forget(machine.places, there, machine.registered())
+            gone = leftovers.find(machine.places, there, machine.registered())
+            self._tidy(machine.next, {(os.fspath(path), "") for path in gone})
         self.known = there
         self._remember()
         self._watch()

@@ -45,7 +45,7 @@ def _delete(places: Places, paths: list[Path]) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(path)
         parent = path.parent
-        while parent not in (places.state, places.runtime):
+        while parent not in (places.state, places.builders):
             try:
                 parent.rmdir()
             except OSError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import time
 from typing import TYPE_CHECKING
 
 from knetstatd.core.errors import KnetstatdError
@@ -29,8 +30,15 @@ _LIMIT = 1 << 20  # bytes
 
 def known(places: Places, package: str) -> tuple[float, ...]:
     """When a package's modules were loaded in this boot, in seconds of CLOCK_BOOTTIME, the first time first."""
+    ours, others = _times(places.loads(package)), _times(places.seen(package))
+    forgotten = max((-at for at in ours if at < 0), default=0.0)
+    return tuple(sorted(at for at in (*ours, *others) if at > forgotten))
+
+
+def _times(path: Path) -> tuple[float, ...]:
+    """The times in a file; a negative one says that those before it do not count."""
     try:
-        times = tuple(sorted(map(float, (_text(places.loads(package)) or "").split())))
+        times = tuple(map(float, (_text(path) or "").split()))
     except ValueError:
         return ()
     return times if all(map(math.isfinite, times)) else ()
@@ -38,16 +46,19 @@ def known(places: Places, package: str) -> tuple[float, ...]:
 
 def add(places: Places, package: str, when: float) -> None:
     """The package's modules were loaded. It says nothing if /run cannot be written: see rule 2."""
-    path = places.loads(package)
+    _write(places.loads(package), (*_times(places.loads(package)), when))
+
+
+def _write(path: Path, times: Iterable[float]) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(exist_ok=True)
-        files.write(path, "".join(f"{one}\n" for one in (*known(places, package), when)[-_KEPT:]).encode(), durable=False)
+        files.write(path, "".join(f"{one}\n" for one in tuple(times)[-_KEPT:]).encode(), durable=False)
 
 
 def seen(places: Places, package: str, when: float) -> None:
     """The package's modules are loaded; by somebody else, if no loading of ours is known."""
-    if not places.loads(package).exists():
-        add(places, package, when)
+    if not known(places, package):
+        _write(places.seen(package), (when,))
 
 
 def refuse(places: Places, package: str, paths: Iterable[Path]) -> bool:
@@ -86,3 +97,5 @@ def forget(places: Places, package: str) -> None:
     for path in (places.loads(package), places.refused(package)):
         with contextlib.suppress(OSError):
             os.unlink(path)
+    if _times(places.seen(package)):  # the daemon's own file, which is not ours to delete
+        _write(places.loads(package), (-time.clock_gettime(time.CLOCK_BOOTTIME),))

@@ -9,8 +9,10 @@
                        digests/KERNEL/PACKAGE.json     what a package's modules were when they were published
                        initrd/KERNEL.json              the digests of the modules in a kernel's initrd
                        guard/packages.json             the packages that the daemon guarded at its last look
-    /run/knetstatd/builder.lock, guard.lock            held by a builder, and by the daemon
+    /run/knetstatd/guard.lock                          held by the daemon; this directory is its own
                    status.json, motd                   the verdicts, for programs and for logins
+                   seen/PACKAGE                        when the daemon first saw that somebody else had loaded the modules
+    /run/knetstatd-build/builder.lock                  held by a builder; this directory is root's
                    loads/PACKAGE, refused/PACKAGE      the loadings of this boot, and the files that its kernel has refused
                    rehearsal.json, rehearsal.ko        the order for the unit that rehearses, and a file that it is about
     /var/cache/private/knetstatd-compile/result/       the modules that the unit that compiles has made, and outcome.json
@@ -93,15 +95,20 @@ class Places(NamedTuple):
                 for name in files.names(parent):
                     if names.is_package(package := name.removesuffix(".json").removesuffix(".log")):
                         yield package, parent / name
-        for parent in (self.runtime / "loads", self.runtime / "refused"):
+        for parent in (self.builders / "loads", self.builders / "refused"):
             yield from ((name, parent / name) for name in files.names(parent) if names.is_package(name))
 
     # -- of this boot -----------------------------------------------------------------------------------------------------
 
     @property
+    def builders(self) -> Path:
+        """The builders' directory: root's, while the daemon, which has another user, writes in `runtime`."""
+        return self.runtime.with_name(f"{self.runtime.name}-build")
+
+    @property
     def build_lock(self) -> Path:
         """Held while a builder is at work. Not its name of before: that file could be opened, and held, by every user."""
-        return self.runtime / "builder.lock"
+        return self.builders / "builder.lock"
 
     @property
     def daemon_lock(self) -> Path:
@@ -120,21 +127,25 @@ class Places(NamedTuple):
 
     def loads(self, package: str) -> Path:
         """When the package's modules were loaded in this boot."""
-        return self.runtime / "loads" / package
+        return self.builders / "loads" / package
+
+    def seen(self, package: str) -> Path:
+        """When the daemon first saw that somebody else had loaded the package's modules."""
+        return self.runtime / "seen" / package
 
     def refused(self, package: str) -> Path:
         """Which of the package's module files the running kernel has refused."""
-        return self.runtime / "refused" / package
+        return self.builders / "refused" / package
 
     @property
     def order(self) -> Path:
         """What the unit that rehearses is to do."""
-        return self.runtime / "rehearsal.json"
+        return self.builders / "rehearsal.json"
 
     @property
     def rehearsed_file(self) -> Path:
         """A copy of the module file that is rehearsed, for a file that lies where the unit may not look."""
-        return self.runtime / "rehearsal.ko"
+        return self.builders / "rehearsal.ko"
 
     # -- the units' own ---------------------------------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ def hold(lock: Path, wait: float = 0.0) -> int:
 def held(lock: Path) -> bool:
     """Whether somebody holds the lock; looks without keeping it."""
     try:
-        with files.opened(lock, os.O_RDONLY) as fd:
+        with files.opened(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -50,6 +50,12 @@ def manager() -> None:
         s.connect("/run/systemd/private")
 
 
+def door() -> None:
+    """Connects to the socket that asks for steps."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect("/run/knetstatd-step.socket")
+
+
 kernel, other = sys.argv[1:]
 print(
     "PROBE",
@@ -61,7 +67,11 @@ print(
             "other kernel": write(f"/usr/lib/modules/{other}"),
             "dkms": write("/var/lib/dkms"),
             "state": write("/var/lib/knetstatd"),
+            "guard": write("/var/lib/knetstatd/guard"),
             "run": write("/run/knetstatd"),
+            "builders": write("/run/knetstatd-build"),
+            "lock": write("/run/lock") or write("/dev/shm"),
+            "door": can(door),
             "system": write("/usr/bin") or write("/etc") or write("/boot") or write("/root"),
             "key": can(lambda: os.close(os.open("/var/lib/dkms/mok.key", os.O_RDONLY))),
             "network": can(lambda: socket.socket(socket.AF_INET).close()),

@@ -200,6 +200,8 @@ class Container:
         if config is not None:
             self.write("/etc/knetstatd/knetstatd.toml", config)
         self._install_units(checkout / "units")
+        shutil.copy(checkout / "units/knetstatd.sysusers", self.path("/usr/lib/sysusers.d/knetstatd.conf"))
+        self.run(["systemd-sysusers", "knetstatd.conf"], check=True)
 
     def _install_units(self, units: Path) -> None:
         for path in sorted(units.glob("*")):

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.container
 
 PROBE = (Path(__file__).parent / "probe.py").read_text()
+TAKEOVER = (Path(__file__).parent / "takeover.py").read_text()
 # What is true in each unit; everything else that the probe tries is not. In a container no unit has capabilities to load with.
 MAY: dict[str, set[str]] = {
-    "knetstatd.service": {"root", "state", "run", "uevents", "systemd"},
-    "build": {"root", "state", "run", "this kernel", "dkms", "key", "systemd"},
-    "compile": set(),
-    "load": {"root", "state", "run"},
+    "knetstatd.service": {"guard", "run", "uevents", "door"},
+    "build": {"root", "state", "builders", "this kernel", "dkms", "key", "systemd", "lock"},
+    "compile": {"lock"},
+    "load": {"root", "state", "builders", "lock"},
 }
 
 
@@ -40,6 +41,7 @@ def test_what_each_unit_can_and_cannot_do(machine: Container, kind: str) -> None
     for name in ("mok.key", "mok.pub"):
         c.write(f"/var/lib/dkms/{name}", "a key\n", 0o600)
     c.path("/var/lib/knetstatd").mkdir(exist_ok=True)
+    c.run(["systemctl", "start", "knetstatd-step.socket"], check=True)
     c.write("/usr/local/lib/probe.py", PROBE)
     argument = [kernel, "kt-good"] if kind == "compile" else [kernel]
     unit = kind if "." in kind else units.instance(kind, *argument)
@@ -51,6 +53,32 @@ def test_what_each_unit_can_and_cannot_do(machine: Container, kind: str) -> None
     [said] = [e["MESSAGE"] for e in c.journal(unit) if e["MESSAGE"].startswith("PROBE ")]
     found = json.loads(said.removeprefix("PROBE "))
     assert {name for name, true in found.items() if true} == MAY[kind]
+
+
+def test_whatever_code_runs_in_the_daemon_root_does_our_steps_and_nothing_else(machine: Container) -> None:
+    """Before the daemon had a user of its own it was root without capabilities, and D-Bus obeys root."""
+    c = machine
+    product.install(c, ["kt-good"])
+    c.write("/etc/systemd/system/foreign.service", "[Service]\nType=oneshot\nExecStart=/bin/touch /etc/proof-0\n")
+    c.write("/usr/local/lib/takeover.py", TAKEOVER)
+    run = "[Service]\nType=oneshot\nExecStart=\nExecStart=/usr/bin/python3 -I /usr/local/lib/takeover.py\n"
+    c.write("/etc/systemd/system/knetstatd.service.d/probe.conf", run)
+    c.run(["systemctl", "daemon-reload"], check=True)
+    c.run(["systemctl", "start", "knetstatd.service"], check=True, timeout=300)
+    said = [e["MESSAGE"] for e in c.journal("knetstatd.service")]
+    tried = [line for line in said if line.startswith(("TRIED", "DOOR"))]
+    assert len(tried) == 13, said
+    assert not [line for line in tried if line.split()[2] == "0" and line.startswith("TRIED")], tried
+    assert not [line for line in said if line.startswith("MADE")], "who reads the daemon's files meets files"
+    assert c.run(["sh", "-c", "ls /etc/proof-*"]).stdout == ""
+    assert c.output("systemctl", "show", "-P", "ActiveEnterTimestampMonotonic", "foreign.service") == "0"
+    assert "PROOF" not in c.output("systemctl", "show-environment")
+    assert c.output("systemctl", "is-active", "systemd-journald.service") == "active"
+    assert not said[-1].endswith(" 0"), "the daemon is not root"
+    forged = [e for e in c.journal() if e.get("MESSAGE") == "proof"]
+    assert {e["_SYSTEMD_UNIT"] for e in forged} <= {"knetstatd.service"}
+    assert "0" not in {e["_UID"] for e in forged}
+    assert "proof" not in c.run(["knetstatctl", "history"]).stdout
 
 
 def test_the_daemon_sees_the_machines_sockets(machine: Container) -> None:
@@ -286,7 +314,7 @@ def test_a_compilation_is_confined_in_space_and_place(machine: Container) -> Non
 
 def test_a_compilation_that_fills_the_disk_is_ended_before_it_harms_others(machine: Container) -> None:
     c = machine
-    fill = "for i in 1 2 3 4 5 6 7 8 9; do dd if=/dev/zero of=$$PWD/fill$$i bs=1M count=200 2>/dev/null; done"
+    fill = "for i in 1 2 3 4 5 6 7 8 9; do dd if=/dev/zero of=$(M)/fill$$i bs=1M count=200 2>/dev/null; done"
     c.add_fixture("good", autoinstall=False)
     makefile = c.path("/usr/src/kt-good-1.0/Makefile")
     makefile.write_text(f"$(shell {fill})\n{makefile.read_text()}")

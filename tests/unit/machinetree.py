@@ -187,7 +187,7 @@ def machine(root: Path, *, running: str = KERNEL, **settings: object) -> Machine
     config = Config()._replace(modules=("demo",), load=(), rehearse="never", settle_seconds=0.0)
     made = Machine(root, config._replace(**settings))  # type: ignore[arg-type]
     made.running = running
-    for place in (made.places.state, made.places.runtime):
+    for place in (made.places.state, made.places.runtime, made.places.builders):
         place.mkdir(parents=True, exist_ok=True)
     made.refresh()
     return made

@@ -94,6 +94,7 @@ def test_by_hand_what_was_loaded_or_refused_is_forgotten(root: Path, told: machi
     """For the running kernel; another one knows nothing of it."""
     kerneltree.add(root / "usr/lib/modules" / KERNEL, "updates/dkms/demo.ko", GOOD)
     machine = machinetree.machine(root, running="another")
+    machine.places.builders.mkdir(parents=True, exist_ok=True)
     load_history.add(machine.places, "demo", 5.0)
     manual(machine, told)
     assert load_history.known(machine.places, "demo") == (5.0,)

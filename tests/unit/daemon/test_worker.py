@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,8 @@ from services import Clock, Listener
 from knetstatd.core import config
 from knetstatd.core.model import Action
 from knetstatd.daemon.sd_notify import Notify
-from knetstatd.daemon.worker import KINDS, Worker
+from knetstatd.daemon.step import KINDS
+from knetstatd.daemon.worker import Worker
 from knetstatd.system import locks
 from knetstatd.system.journal import Journal
 from knetstatd.verdict.observe import Machine
@@ -127,27 +129,46 @@ def test_a_builder_that_cannot_be_started(machine: Machine, journal: Listener) -
     assert journal.events() == ["degraded", "degraded"]
 
 
-def test_under_a_service_manager_a_builder_is_a_unit(
-    tmp_path: Path, machine: Machine, journal: Listener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Which one, and whether logind is asked to delay a shutdown; systemctl itself is shown in the containers."""
+@pytest.fixture
+def managed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notify]:
     manager = Listener(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", os.fspath(manager.path))
     notify = Notify()
-    try:
-        seats = systems.write(tmp_path / "seats/seat0", "").parent
-        made = Worker(machine, Journal(quiet=True), notify, seats=seats)
-        argv = made.argv("6.1.0-2-amd64", "load")
-        assert argv == ["systemctl", "start", "--", "knetstatd-load@6.1.0\\x2d2\\x2damd64.service"]
-        argv = made.argv(KERNEL, "build")
-        assert argv[:5] == ["timeout", "300", "systemd-inhibit", "--what=shutdown", "--mode=delay"]
-        assert argv[-4:-1] == ["systemctl", "start", "--"]
-        machine.config = machine.config._replace(inhibit="off")
-        assert made.argv(KERNEL, "build")[0] == "systemctl"
-        machine.config = machine.config._replace(inhibit="block")
-        assert "--mode=block" in made.argv(KERNEL, "build")
-        seats = tmp_path / "no logind"
-        assert Worker(machine, Journal(quiet=True), notify, seats=seats).argv(KERNEL, "build")[0] == "systemctl"
-    finally:
-        notify.close()
-        manager.close()
+    yield notify
+    notify.close()
+    manager.close()
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.fspath(tmp_path / "door"))
+        listening.listen()
+        yield listening
+
+
+@pytest.mark.parametrize(("answer", "said"), [(b"0\n", []), (b"75\n", []), (b"1\n", ["degraded"]), (b"", ["degraded"])])
+def test_under_a_service_manager_root_is_asked_in_one_line(
+    tmp_path: Path, machine: Machine, journal: Listener, managed: Notify, door: socket.socket, answer: bytes, said: list[str]
+) -> None:
+    made = Worker(machine, Journal(quiet=True, path=str(journal.path)), managed, door=tmp_path / "door")
+    assert made.start(KERNEL, "build")
+    connection, _ = door.accept()
+    with connection:
+        assert connection.recv(200) == f"build {KERNEL} next\n".encode()
+        assert not select.select([made], [], [], 0.1)[0]
+        connection.sendall(answer)
+    assert select.select([made], [], [], 20)[0]
+    made.ended()
+    assert (made.kernel, journal.events()) == ("", said)
+    machine.config = machine.config._replace(inhibit="off")
+    assert made.start(KERNEL, "load")
+    with door.accept()[0] as connection:
+        assert connection.recv(200) == f"load {KERNEL}\n".encode()
+    made.ended()
+
+
+def test_without_the_socket_it_rests(tmp_path: Path, machine: Machine, journal: Listener, managed: Notify) -> None:
+    made = Worker(machine, Journal(quiet=True, path=str(journal.path)), managed, door=tmp_path / "no door")
+    assert not made.start(KERNEL, "build")
+    assert journal.events() == ["degraded"]

@@ -34,6 +34,7 @@ def places(tmp_path: Path) -> Places:
                 path.touch()
     (made.stages / ".publish.x").mkdir()
     (made.stages / K / ".mine.x").mkdir()
+    made.runtime.mkdir(parents=True)
     for path in (made.status, made.motd, made.build_lock):
         path.touch()
     return made
@@ -73,7 +74,8 @@ def test_both(places: Places) -> None:
 def test_empty_directories_go_and_ours_stay(places: Places) -> None:
     leftovers.forget(places, (), ())
     assert sorted(os.listdir(places.state)) == ["stage"], "a publication is at work there"
-    assert sorted(os.listdir(places.runtime)) == ["builder.lock", "motd", "status.json"]
+    assert sorted(os.listdir(places.runtime)) == ["motd", "status.json"]
+    assert os.listdir(places.builders) == ["builder.lock"]
 
 
 def test_names_that_are_nobodys_are_left_alone(places: Places) -> None:

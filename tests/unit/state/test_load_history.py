@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,8 +16,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def places(runtime: Path) -> Places:
-    return Places(runtime / "unused", runtime, runtime / "unused")
+def places(tmp_path: Path) -> Places:
+    made = Places(tmp_path / "unused", tmp_path / "run", tmp_path / "unused")
+    if tmp_path.exists():
+        made.runtime.mkdir(exist_ok=True)
+        made.builders.mkdir(exist_ok=True)
+    return made
 
 
 def test_loadings_are_kept_until_they_are_forgotten(tmp_path: Path) -> None:
@@ -89,3 +94,18 @@ def test_one_refusal_is_remembered_in_a_boot(tmp_path: Path) -> None:
     assert not load_history.refused(place, "m", [first])
     load_history.forget(place, "m")
     assert load_history.refuse(place, "m", [second])
+
+
+def test_what_the_daemon_has_seen_counts_until_an_administrator_forgets_it(tmp_path: Path) -> None:
+    """The daemon has a directory of its own: it writes in no file of a builder's, nor the other way round."""
+    place, now = places(tmp_path), time.clock_gettime(time.CLOCK_BOOTTIME)
+    load_history.seen(place, "m", now - 5)
+    load_history.seen(place, "m", now - 4)
+    assert load_history.known(place, "m") == (now - 5,)
+    load_history.add(place, "m", now - 3)
+    assert load_history.known(place, "m") == (now - 5, now - 3)
+    load_history.forget(place, "m")
+    assert load_history.known(place, "m") == ()
+    assert place.seen("m").exists()
+    load_history.seen(place, "m", now + 60)
+    assert load_history.known(place, "m") == (now + 60,)

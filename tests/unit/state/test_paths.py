@@ -22,7 +22,7 @@ def test_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
     places = paths.places(tmp_path)
     assert places.attempt(K, "m") == tmp_path / f"var/lib/knetstatd/kernels/{K}/m.json"
-    assert places.build_lock == tmp_path / "run/knetstatd/builder.lock"
+    assert places.build_lock == tmp_path / "run/knetstatd-build/builder.lock"
     assert places.compile_cache == tmp_path / "var/cache/private/knetstatd-compile"
     monkeypatch.setenv("STATE_DIRECTORY", "/srv/state")
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/srv/run")
