@@ -69,8 +69,7 @@ class Daemon:
         self.steps: dict[tuple[str, str], judge.Verdict] = {}
         self.selector = selectors.DefaultSelector()
         self.stopping = False
-        self.resync_at = 0.0
-        self.alive_at = 0.0
+        self.resync_at = self.alive_at = 0.0
         self.watch: Watch | None = None
         self._opened = contextlib.ExitStack()
         self.moved = False  # a directory may have come or gone below a kernel's

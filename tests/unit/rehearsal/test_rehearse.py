@@ -173,7 +173,7 @@ def test_the_unit_s_program_takes_only_its_own_order(tmp_path: Path) -> None:
         rehearse.unit_program(machine, "6.1:demo", "")
     with pytest.raises(KnetstatdError, match="there is no order"):
         rehearse.unit_program(machine, "6.1:demo", "/x")
-    machine.places.runtime.mkdir(parents=True)
+    machine.places.order.parent.mkdir(parents=True)
     machine.places.order.write_text(
         '{"kernel": "6.1", "package": "demo", "image": "/i", "modules": [], "arguments": [], "timeout": 9}'
     )

@@ -118,4 +118,4 @@ def test_a_runtime_directory_that_is_gone_is_no_error(places: Places) -> None:
     places.build_lock.unlink()
     places.build_lock.mkdir()
     leftovers.forget(places, (), ())
-    assert kept(places) == before - {f"run/knetstatd/{places.build_lock.name}"}
+    assert kept(places) == before - {f"run/knetstatd-build/{places.build_lock.name}"}

@@ -431,7 +431,7 @@ class TestWhatIsSeen:
 
     def test_what_the_running_kernel_refused(self, root: Path, machine: Machine) -> None:
         machine.running = KERNEL
-        machine.places.runtime.mkdir(parents=True)
+        machine.places.build_lock.parent.mkdir(parents=True)
         file = root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko"
         assert load_history.refuse(machine.places, "demo", [file])
         assert self.see(machine).observation.installed is Artefact.BAD
@@ -441,7 +441,7 @@ class TestWhatIsSeen:
     def test_loadings_are_known_of_what_is_out(self, root: Path, machine: Machine) -> None:
         machine.config = machine.config._replace(load=("demo",))
         write(root / "proc/modules", "")
-        machine.places.runtime.mkdir(parents=True)
+        machine.places.build_lock.parent.mkdir(parents=True)
         load_history.add(machine.places, "demo", 5.0)
         o = self.see(machine).observation
         assert (o.loaded, o.loads) == (Loaded.NOT_HERE, ())
