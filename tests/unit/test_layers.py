@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 from pathlib import Path
 
@@ -99,3 +100,11 @@ def test_files_and_folders_are_short() -> None:
     assert statistics.median(lines.values()) < 170
     for folder in LEVEL:
         assert len([path for path in (PACKAGE / folder).glob("*.py") if path.name != "__init__.py"]) <= 12, folder
+
+
+def test_the_architecture_page_has_a_sentence_for_each_file() -> None:
+    page = (PACKAGE.parent / "docs/architecture.md").read_text()
+    listed = re.findall(r"^- `([a-z]+/[a-z0-9_]+)\.py` .*\.$", page, re.M)
+    assert sorted(listed) == sorted(name_of(path) for path in FILES if path.parent != PACKAGE and path.name != "__init__.py")
+    [line] = re.findall(r"^ {4}(core < .*)$", page, re.M)
+    assert [set(re.findall(r"[a-z]+", level)) for level in line.split(" < ")] == list(LINE)
