@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Making a kernel's initrd anew after a publication, if the configuration says so: the distribution's own programs do it."""
+"""Making a kernel's initrd anew after a publication, if the configuration says so: the distribution's own programs do it.
+
+Their hooks may do anything and write anywhere, so under systemd they run in a unit of their own: what publishes may not.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from knetstatd.core.errors import BuildError
 from knetstatd.core.model import Kind, Result
 from knetstatd.diagnosis import build_log
 from knetstatd.machine import initramfs
-from knetstatd.system import process
+from knetstatd.system import process, units
 from knetstatd.verify import initrd_check
 
 if TYPE_CHECKING:
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from knetstatd.core.model import Check, Proof
+
+TEMPLATE = "initrd"
 
 
 def wrong(proofs: Iterable[Proof]) -> Check | None:
@@ -26,6 +31,19 @@ def wrong(proofs: Iterable[Proof]) -> Check | None:
 
 
 def make(root: Path, kernel: str, timeout: float, inherit: Sequence[int], tick: Callable[[], None] | None = None) -> None:
+    """Has it made; raises BuildError, or KnetstatdError if the unit cannot be started. timeout, inherit: see make_here."""
+    if not units.available(root, TEMPLATE):
+        return make_here(root, kernel, timeout, inherit, tick)
+    unit = units.instance(TEMPLATE, kernel)
+    commands = initramfs.commands(root, kernel)
+    result = units.complete(root, unit, timeout * len(commands) + 60, tick)
+    if result != "success":
+        fix = "; ".join(" ".join(argv) for argv in commands)
+        raise BuildError(Kind.PUBLISH, f"{unit} ended with {result or 'no result'}", unit, f"Run: {fix}")
+    return None
+
+
+def make_here(root: Path, kernel: str, timeout: float, inherit: Sequence[int], tick: Callable[[], None] | None = None) -> None:
     """Makes it; raises BuildError. timeout: seconds for each program.  inherit: our lock."""
     # Its work has some hundred megabytes: not in /tmp, which may be memory.
     env = process.environment(root / "var/tmp", root=root)

@@ -132,8 +132,8 @@ class Builder:
         try:
             with process.undisturbed():
                 initrd.make(self.machine.root, kernel, timeout, [self.lock], self.progress.tick)
-        except BuildError as e:
-            words = "\n".join(e.evidence)
+        except KnetstatdError as e:
+            words = "\n".join(e.evidence if isinstance(e, BuildError) else ())
             self._say(Event.INITRD_FAILED, seen, f"the initrd was not made: {e.what}", reason=e.what, fix=e.fix, evidence=words)
             return
         if (check := initrd.wrong(prove())) is None:

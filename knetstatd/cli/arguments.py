@@ -11,8 +11,8 @@ from knetstatd import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# The programs of knetstatd-compile@ and -rehearse@.service, with KERNEL:MODULE; not for people.
-_PROGRAMS = ("compile", "trial")
+# The programs of knetstatd-compile@, -rehearse@ and -initrd@.service, with the unit's instance; not for people.
+_PROGRAMS = ("compile", "trial", "initrd")
 _STEP = "step"  # the program of knetstatd-step@.service
 
 
@@ -68,7 +68,7 @@ def parser(first: str = "") -> argparse.ArgumentParser:
     sockets.add_argument("--state", metavar="STATE", help="only these, separated by commas: ESTB, LSTN, ...")
     sockets.add_argument("--option", action="append", default=[], metavar="NAME[=VALUE]", help="only with this option (value)")
     if first in _PROGRAMS:
-        verbs.add_parser(first).add_argument("what", metavar="KERNEL:MODULE")
+        verbs.add_parser(first).add_argument("what", metavar="INSTANCE")
     if first == _STEP:
         verbs.add_parser(first)
     verb("config", "show the configuration in force, and where each value comes from")

@@ -52,10 +52,10 @@ def _verb(name: str) -> Callable[[argparse.Namespace], Exit]:
             from knetstatd.cli import explain
 
             return explain.verb
-        case "build" | "repair" | "compile" | "trial":
+        case "build" | "repair" | "compile" | "trial" | "initrd":
             from knetstatd.cli import work
 
-            return {"build": work.build, "repair": work.repair}.get(name, work.unit_program)
+            return {"build": work.build, "repair": work.repair, "initrd": work.make_initrd}.get(name, work.unit_program)
         case "step":
             from knetstatd.cli import work
 

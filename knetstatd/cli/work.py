@@ -72,6 +72,20 @@ def unit_program(arguments: argparse.Namespace) -> Exit:
     return Exit.OK
 
 
+def make_initrd(arguments: argparse.Namespace) -> Exit:
+    """The program of knetstatd-initrd@.service."""
+    from knetstatd.build import initrd
+    from knetstatd.core.errors import BuildError
+
+    machine, kernel = subjects.machine(arguments), names.kernel(arguments.what)
+    try:
+        initrd.make_here(machine.root, kernel, machine.config.publish_timeout_seconds, ())
+    except BuildError as e:
+        terminal.warn("\n".join((*e.evidence, str(e))))
+        return Exit.FAILED
+    return Exit.OK
+
+
 def step(arguments: argparse.Namespace) -> Exit:
     """The program of knetstatd-step@.service; standard input is the daemon's connection."""
     from knetstatd.core import config

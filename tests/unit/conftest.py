@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 from typing import TYPE_CHECKING
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 # No test is judged by its time: a busy machine is no fault of the code's.
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
+
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_LIBC = ctypes.CDLL(None)
 
 
 def _children() -> set[int]:
@@ -35,6 +40,8 @@ def settled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
     children, descriptors = _children(), set(os.listdir("/proc/self/fd"))
     yield
+    # What runs under process.adopt_orphans in one test must not take in what the programs of the next one leave (prctl(2)).
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
     assert not _children() - children, "the test left a child behind"
     assert not set(os.listdir("/proc/self/fd")) - descriptors, "the test left a descriptor open"
 

@@ -16,7 +16,7 @@ UNITS = Path(__file__).parents[2] / "units"
 # Tenths. hostnamed has 15, resolved 22, chrony 37 (Debian 12, systemd 252); one that installs packages cannot be confined.
 EXPOSURE = {
     "knetstatd": 11, "knetstatd-build@": 15, "knetstatd-compile@": 11, "knetstatd-rehearse@": 9, "knetstatd-load@": 31,
-    "knetstatd-headers@": 96, "knetstatd-step@": 11,
+    "knetstatd-headers@": 96, "knetstatd-step@": 11, "knetstatd-initrd@": 96,
 }  # fmt: skip
 
 
