@@ -257,8 +257,7 @@ class Daemon:
 
     def _winners(self) -> set[tuple[str, Path]]:
         """Where the modules lie that modprobe takes, with the labels of their kernels: it may be any directory of the tree."""
-        lying = {(kernel, file) for (kernel, _), verdict in self.steps.items() for file, _ in verdict.checks if ".ko" in file}
-        return {(f"kernel:{kernel}", Path(file).parent) for kernel, file in lying}
+        return {(f"kernel:{k}", Path(file).parent) for (k, _), v in self.steps.items() for file, _ in v.checks if ".ko" in file}
 
     def _tidy(self, kernel: str, *left: Path) -> None:
         """Has a builder remove what is not needed any more, as after one that was killed."""
@@ -304,8 +303,7 @@ class Daemon:
                 guarded.save(self.machine.places, packages)
 
     def _forget(self, kernel: str) -> None:
-        for key in [key for key in self.steps if key[0] == kernel]:
-            del self.steps[key]
+        self.steps = {key: verdict for key, verdict in self.steps.items() if key[0] != kernel}
 
     # -- the builder --------------------------------------------------------------------------------------------------
 
