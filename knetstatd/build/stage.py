@@ -45,6 +45,7 @@ def stage(job: Job, prove: Callable[[Path, Sequence[Path]], Proof], tick: Callab
             Kind.DISK, f"only {free >> 20} MiB are free, {_FREE >> 20} MiB are wanted", os.fspath(final.parent), "Free space"
         )
     work = Path(tempfile.mkdtemp(prefix=f".{job.package}.", dir=final.parent))
+    work.chmod(0o755)  # the daemon, which is not root, looks whether something is staged
     try:
         artefact = _compile(job, work, tick)
         _prove(job, artefact, prove)

@@ -74,7 +74,7 @@ class Daemon:
         self._opened = contextlib.ExitStack()
         self.moved = False  # a directory may have come or gone below a kernel's
         self.winners: set[tuple[str, Path]] = set()  # where the verdicts' modules lie
-        self.asked: set[tuple[str, str]] = set()  # what a builder was asked to remove
+        self.asked: set[tuple[str, str]] = set()  # why a builder was asked
 
     # -- sources ------------------------------------------------------------------------------------------------------
 
@@ -236,15 +236,13 @@ class Daemon:
             self.steps[kernel, package] = verdict
             if seen.observation.loaded in (Loaded.CURRENT, Loaded.OUTDATED, Loaded.FAULTY):
                 load_history.seen(self.machine.places, package, self.now())
-            if step.action is not Action.DONE:
-                self.asked.discard((kernel, package))
             if step.action in KINDS:
                 self._start(kernel, KINDS[step.action])
             elif step.action is Action.DONE:
-                kept = (self.machine.places.stage(kernel, package), self.machine.places.attempt(kernel, package))
-                self._tidy(kernel, {(kernel, package)} if any(path.exists() for path in kept) else set())
+                self._tidy(kernel, self.machine.places.stage(kernel, package), self.machine.places.attempt(kernel, package))
             if step.until is not None:
                 self.due[kernel] = min(self.due.get(kernel, step.until), step.until)
+        self._ask(kernel, {(kernel, look.closed)} if look.closed else set())  # root keeps what the next look needs
         if self._winners() != self.winners:
             self._watch()
         self._publish_status()
@@ -259,13 +257,16 @@ class Daemon:
 
     def _winners(self) -> set[tuple[str, Path]]:
         """Where the modules lie that modprobe takes, with the labels of their kernels: it may be any directory of the tree."""
-        files = {(kernel, file) for (kernel, _), verdict in self.steps.items() for file, _ in verdict.checks if ".ko" in file}
-        return {(f"kernel:{kernel}", Path(file).parent) for kernel, file in files}
+        return {(f"kernel:{k}", Path(file).parent) for (k, _), v in self.steps.items() for file, _ in v.checks if ".ko" in file}
 
-    def _tidy(self, kernel: str, left: set[tuple[str, str]]) -> None:
-        """Has a builder remove what is not needed any more, or was left by one that was killed; asks once."""
-        if left - self.asked and kernel and not self.worker.kernel:
-            self.asked |= left
+    def _tidy(self, kernel: str, *left: Path) -> None:
+        """Has a builder remove what is not needed any more, as after one that was killed."""
+        self._ask(kernel, {(str(path), str(seen)) for path in left if (seen := files.identity(path)) is not None})
+
+    def _ask(self, kernel: str, why: set[tuple[str, str]]) -> None:
+        """Starts a builder, which is root, for a reason that is new: what it could not do is not asked for again."""
+        if why - self.asked and kernel and not self.worker.kernel:
+            self.asked |= why
             self._start(kernel, "build")
 
     def _survey(self) -> None:
@@ -278,8 +279,7 @@ class Daemon:
             self._forget(kernel)
         self.changed = {kernel: when for kernel, when in self.changed.items() if kernel in there}
         if not transaction:  # an upgrade takes a package out of DKMS and puts it back
-            gone = leftovers.find(machine.places, there, machine.registered())
-            self._tidy(machine.next, {(os.fspath(path), "") for path in gone})
+            self._tidy(machine.next, *leftovers.find(machine.places, there, machine.registered()))
         self.known = there
         self._remember()
         self._watch()
@@ -303,8 +303,7 @@ class Daemon:
                 guarded.save(self.machine.places, packages)
 
     def _forget(self, kernel: str) -> None:
-        for key in [key for key in self.steps if key[0] == kernel]:
-            del self.steps[key]
+        self.steps = {key: verdict for key, verdict in self.steps.items() if key[0] != kernel}
 
     # -- the builder --------------------------------------------------------------------------------------------------
 

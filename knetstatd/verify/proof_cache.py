@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd.core.model import Check, Proof, Result
 from knetstatd.machine import host, initramfs, kernels, kmod, paths
-from knetstatd.system import files
+from knetstatd.system import documents, files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
@@ -31,6 +31,7 @@ class Look:
     """One kernel, looked at once for all modules: what they share is read once, and what only some need, when they do.
 
     together: the modules that are proven with the first of them that is observed.
+    closed: an initrd that this user may not read, and of which nothing is kept; "" for none.
     """
 
     def __init__(self, root: Path, kernel: str, machine: Host | None = None, together: Sequence[str] = ()) -> None:
@@ -40,7 +41,9 @@ class Look:
         self.headers = kernels.headers(root, kernel)
         # What every proof for this kernel depends on, besides the module's own file.
         inputs = (*paths.inputs(root, kernel), *initramfs.inputs(root, kernel), *kmod.inputs(root))
-        self.inputs = tuple(map(files.identity, inputs))
+        closed = _closed(root, kernel, self.host.initrds)
+        self.inputs = (*map(files.identity, inputs), closed)
+        self.closed = str(closed) if closed and not closed[-1] else ""
         self.together = together
         self._facts: Target | None = None
 
@@ -61,7 +64,7 @@ _Rest = tuple[object, ...]
 class _Kept(NamedTuple):
     """A proof, and the identities of the files that it was made from, its own first. rest: what it depends on besides."""
 
-    inputs: tuple[files.Identity | None, ...]
+    inputs: tuple[object, ...]
     files: tuple[files.Identity | None, ...]
     rest: _Rest
     proof: Proof
@@ -146,3 +149,18 @@ def _from_json(document: dict[str, Any]) -> Proof:
     """What `_to_json` made, when JSON has made strings of words and lists of tuples."""
     checks = tuple(Check(**{**check, "result": Result(check["result"])}) for check in document["checks"])
     return Proof(**{**document, "checks": checks, "needed": tuple(document["needed"])})
+
+
+def _closed(root: Path, kernel: str, directory: Path | None) -> tuple[object, ...]:
+    """What the answer about an initrd that this user may not read hangs on: it, and our file; () if the user may read it.
+
+    The last is whether our file has the answer (see initrd_digests, which is not imported for this).
+    """
+    disks = initramfs.initrds(root, kernel).paths
+    if directory is None or all(os.access(path, os.R_OK) or not os.path.exists(path) for path in disks):
+        return ()
+    place, mine = directory / f"{kernel}.json", tuple(map(files.identity, disks))
+    document = documents.read(place)
+    kept = document.get("identity").value if document is not None and "identity" in document else None
+    known = isinstance(kept, list) and kept[:-1] == [[*(identity or ())] for identity in mine]
+    return mine, files.identity(place), known

@@ -363,3 +363,18 @@ def test_a_build_by_hand_makes_files_as_dkms_does(bookworm: Container) -> None:
     closed = c.output("find", *places, "!", "-perm", "-004", "-print")
     assert set(closed.split()) <= {"/run/knetstatd/builder.lock", "/var/lib/dkms/mok.key"}
     assert c.run(["setpriv", "--reuid=4711", "--clear-groups", "knetstatctl", "check"]).returncode == 0
+
+
+def test_an_initrd_that_only_root_may_read_is_read_by_a_step(machine: Container) -> None:
+    c = machine
+    c.add_fixture("good", autoinstall=False)
+    initrd = f"/boot/initrd.img-{c.kernels()[0].release}"
+    c.run(["chmod", "600", initrd], check=True)
+    product.start(c, ["kt-good"])
+    product.wait("the daemon knows", lambda: "ready for" in show(c, "StatusText"))
+    c.run(["sh", "-c", f"cp {initrd} {initrd}.new && chmod 600 {initrd}.new && mv {initrd}.new {initrd}"], check=True)
+    time.sleep(2 * product.SETTLE + 1)
+    product.wait("and knows of another one", lambda: "ready for" in show(c, "StatusText"))
+    shown = json.loads(c.output("cat", "/run/knetstatd/status.json"))["verdicts"][0]["checks"]
+    assert [check["result"] for check in shown if check["name"] == "initrd"] == ["pass"]
+    assert product.kinds(c).count("stage-started") == 1

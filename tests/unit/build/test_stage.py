@@ -56,6 +56,9 @@ def test_what_is_proven_is_there_under_its_name(root: Path) -> None:
     assert [path.name for path in artefact.modules] == ["demo.ko"]
     assert os.listdir(places.stages / KERNEL) == ["demo"]
     assert staged.find(places, KERNEL, "demo", "1.0", "another source") is None
+    for where, _, there in os.walk(places.stages):
+        for path in (where, *(os.path.join(where, name) for name in there)):
+            assert os.stat(path).st_mode & 0o4, "the daemon, which is not root, looks at it"
 
 
 def test_the_modules_are_on_the_disk_before_they_have_their_name(root: Path, synced: list[str]) -> None:
