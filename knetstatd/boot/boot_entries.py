@@ -141,27 +141,27 @@ def _fits(segment: list[str | None], text: str, at: int) -> bool:
 
 def _segments(pattern: str) -> list[list[str | None]] | None:
     """What stands between the stars: for each character those that fit, None for any. None for a pattern that fits nothing."""
-    found: list[list[str | None]] = [[]]
+    segments: list[list[str | None]] = [[]]
     at = 0
     while at < len(pattern):
         char = pattern[at]
         if char == "*":
-            found.append([])
+            segments.append([])
         elif char == "?":
-            found[-1].append(None)
+            segments[-1].append(None)
         elif char == "[":
             match = re.compile(r"\[((?:\\.|\]|[^\\])(?:\\.|[^\]\\])*)\]", re.DOTALL).match(pattern, at)
             if match is None:
                 return None
-            found[-1].append(_set(match[1]))
+            segments[-1].append(_set(match[1]))
             at = match.end() - 1
         else:
             at += char == "\\"
             if at == len(pattern):
                 return None
-            found[-1].append(pattern[at])
+            segments[-1].append(pattern[at])
         at += 1
-    return found
+    return segments
 
 
 def _set(text: str) -> str:

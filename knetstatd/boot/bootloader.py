@@ -153,19 +153,19 @@ def _loader(root: Path) -> _Choice | None:
     """What the loader of this machine chooses; None where there is none. Raises Undecided."""
     info = _efi_text(root, "LoaderInfo")
     if info.startswith("systemd-boot"):
-        if found := _systemd_boot(root, info):
-            return found
+        if choice := _systemd_boot(root, info):
+            return choice
         raise Undecided("systemd-boot started this system, and none of its entries is found; is the ESP mounted?")
     if info and not info.startswith("GRUB"):
         raise Undecided(f"{names.clean(info, 40)} started this system, and its configuration is not read")
     unread = _recognised(root, _BESIDE) if not info else ""
-    found = None if unread else _grub(root) or _systemd_boot(root, "")
-    unread = unread or ("" if found else _recognised(root, _LEFT_BEHIND))
+    choice = None if unread else _grub(root) or _systemd_boot(root, "")
+    unread = unread or ("" if choice else _recognised(root, _LEFT_BEHIND))
     if unread:
         raise Undecided(f"{unread} is here, and its configuration is not read")
-    if found is None and _efi_text(root, "StubInfo"):
+    if choice is None and _efi_text(root, "StubInfo"):
         raise Undecided("the firmware itself started a unified kernel image, and its choice is not read")
-    return found
+    return choice
 
 
 def _recognised(root: Path, known: dict[str, str]) -> str:
@@ -179,12 +179,12 @@ def _recognised(root: Path, known: dict[str, str]) -> str:
 
 
 def _grub(root: Path) -> _Choice | None:
-    found = grub.choose(root)
-    if found is None:
+    chosen = grub.choose(root)
+    if chosen is None:
         return None
-    start = found.start
+    start = chosen.start
     image, *initrds = (grub.find(root, name) for name in (start.image, *start.initrds))
-    return _Choice(start.image, found.source, found.detail, image, start.arguments, tuple(initrds))
+    return _Choice(start.image, chosen.source, chosen.detail, image, start.arguments, tuple(initrds))
 
 
 def _systemd_boot(root: Path, info: str) -> _Choice | None:
@@ -195,12 +195,12 @@ def _systemd_boot(root: Path, info: str) -> _Choice | None:
     places = list(dict.fromkeys((esp, boot)))
     variables = systemd_boot.Variables(*(_efi_text(root, f"LoaderEntry{n}") for n in ("OneShot", "Default", "LastBooted")))
     try:
-        found = systemd_boot.choose(places, variables, _version(esp, info))
+        chosen = systemd_boot.choose(places, variables, _version(esp, info))
     except Undecided as error:
         raise Undecided(f"systemd-boot {error}") from None
-    if found is None:
+    if chosen is None:
         return None
-    entry, by = found
+    entry, by = chosen
     image, *initrds = (entry.place / name.replace("\\", "/").lstrip("/") for name in (entry.image, *entry.initrds))
     detail = names.clean(entry.title or entry.name, 120)
     return _Choice(entry.image, f"systemd-boot {by} entry", detail, image, entry.options, tuple(initrds))
@@ -273,12 +273,12 @@ def _own_release(path: Path) -> str:
 
 def command_lines(root: Path, kernel: str) -> list[str]:
     """The kernel command lines that the boot loaders' entries give to `kernel`; none where none of them can be read."""
-    found = [(start.image, start.arguments) for start in grub.starts(root)]
+    starts = [(start.image, start.arguments) for start in grub.starts(root)]
     for place in ("boot", *_ESP[:2]):
         with contextlib.suppress(Undecided):
             entries = systemd_boot.entries(files.inside(root, f"/{place}"), present=False)
-            found += [(entry.image, entry.options) for entry in entries]
-    return [arguments for image, arguments in found if arguments and _release(root, image, [kernel]) == kernel]
+            starts += [(entry.image, entry.options) for entry in entries]
+    return [arguments for image, arguments in starts if arguments and _release(root, image, [kernel]) == kernel]
 
 
 def initrds(root: Path, kernel: str) -> tuple[Path, ...] | None:
@@ -307,11 +307,11 @@ def command_line(root: Path, kernel: str) -> str:
 
     The first entry of a kernel is the usual one, its recovery entry comes later. GRUB's variables are those that it saved.
     """
-    found = command_lines(root, kernel)
-    if not found:
+    lines = command_lines(root, kernel)
+    if not lines:
         return (files.text(files.of_kernel(root, "/proc/cmdline"), 65536) or "").strip()
     saved = grub.saved(root)
-    return _VARIABLE.sub(lambda match: saved.get(match[1], ""), found[0])
+    return _VARIABLE.sub(lambda match: saved.get(match[1], ""), lines[0])
 
 
 def inputs(root: Path) -> tuple[Path, ...]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from knetstatd.boot import grub_cfg
-    from knetstatd.boot.grub_state import Entry, Start
+    from knetstatd.boot.grub_state import MenuEntry, Start
 
 DIRECTORIES = ("boot/grub", "boot/grub2")
 _PLATFORMS = ("i386-pc", "x86_64-efi", "i386-efi", "arm64-efi", "arm-efi", "riscv64-efi", "powerpc-ieee1275", "loongarch64-efi")
@@ -38,7 +38,7 @@ class Choice(NamedTuple):
 
 def choose(root: Path) -> Choice | None:
     """What GRUB starts; None where GRUB is not here. Raises Undecided, with a whole sentence."""
-    found = []
+    choices = []
     for directory in DIRECTORIES:
         if not os.path.lexists(files.inside(root, f"/{directory}") / "grub.cfg"):
             continue  # a link to nothing is a menu that cannot be read, and none is none
@@ -46,12 +46,12 @@ def choose(root: Path) -> Choice | None:
             choice = _choose(root, directory)
         except Undecided as error:
             raise Undecided(f"GRUB's menu (/{directory}/grub.cfg) {error}") from None
-        found.append(choice)
-    if len({choice.start.image for choice in found}) > 1:
+        choices.append(choice)
+    if len({choice.start.image for choice in choices}) > 1:
         raise Undecided("there are two GRUB menus, in /boot/grub and /boot/grub2, and they start different kernels")
-    if not found and (left := next((f"/{d}" for d in DIRECTORIES if _is_installed(files.inside(root, f"/{d}"))), "")):
+    if not choices and (left := next((f"/{d}" for d in DIRECTORIES if _is_installed(files.inside(root, f"/{d}"))), "")):
         raise Undecided(f"GRUB is installed in {left}, and has no grub.cfg there")
-    return found[0] if found else None
+    return choices[0] if choices else None
 
 
 def _is_installed(directory: Path) -> bool:
@@ -87,13 +87,13 @@ def starts(root: Path) -> Iterator[Start]:
 
 def saved(root: Path) -> dict[str, str]:
     """The variables that GRUB saved."""
-    found: dict[str, str] = {}
+    variables: dict[str, str] = {}
     for directory in DIRECTORIES:
         try:
-            found |= environment(_read(root, directory, "grubenv") or b"")
+            variables |= environment(_read(root, directory, "grubenv") or b"")
         except Undecided:
             continue
-    return found
+    return variables
 
 
 def places_of(root: Path, image: str) -> Iterator[Path]:
@@ -126,12 +126,12 @@ def _menu(root: Path, directory: str) -> grub_cfg.Menu:
     return grub_cfg.Menu(lambda name: _read(root, directory, name), platform, missing, entries)
 
 
-def _entries(root: Path) -> Iterator[Entry]:
+def _entries(root: Path) -> Iterator[MenuEntry]:
     """What Fedora's command blscfg adds: the entry files, newest first by their names alone."""
     from knetstatd.boot import grub_cfg
 
-    found = systemd_boot.entries(files.inside(root, "/boot"), present=False)
-    for entry in sorted(found, key=lambda entry: names.version_key(entry.name.removesuffix(".conf")), reverse=True):
+    bls_entries = systemd_boot.entries(files.inside(root, "/boot"), present=False)
+    for entry in sorted(bls_entries, key=lambda entry: names.version_key(entry.name.removesuffix(".conf")), reverse=True):
         made = grub_cfg.bls_entry(entry.title, entry.name.removesuffix(".conf"), entry.image, entry.options, entry.initrds)
         if made:
             yield made

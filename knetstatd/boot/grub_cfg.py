@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from knetstatd.boot import grub_script
 from knetstatd.boot.grub_run import ROOT, Ended, Script
-from knetstatd.boot.grub_state import UNKNOWN, Entry, Start, State, Undecided, component, number
+from knetstatd.boot.grub_state import UNKNOWN, MenuEntry, Start, State, Undecided, component, number
 from knetstatd.core import names
 from knetstatd.core.errors import Damaged
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 _DEEPEST = 20
 
 
-def bls_entry(title: str, identifier: str, image: str, options: str, initrds: Sequence[str]) -> Entry | None:
+def bls_entry(title: str, identifier: str, image: str, options: str, initrds: Sequence[str]) -> MenuEntry | None:
     """The entry that the command blscfg makes of an entry file: its options are words of a script. None for damaged ones."""
     lines = [f"linux {image} {options}", *([f"initrd {' '.join(initrds)}"] if initrds else [])]
     try:
-        return Entry(title, identifier, grub_script.parse("\n".join(lines)))
+        return MenuEntry(title, identifier, grub_script.parse("\n".join(lines)))
     except Damaged:
         return None
 
@@ -45,7 +45,7 @@ class Menu:
     """
 
     def __init__(
-        self, read: Callable[[str], bytes | None], platform: str, missing: Callable[[str], bool], bls: Sequence[Entry] = ()
+        self, read: Callable[[str], bytes | None], platform: str, missing: Callable[[str], bool], bls: Sequence[MenuEntry] = ()
     ) -> None:
         self._script = Script(read, platform, bls)
         self._missing = missing
@@ -94,8 +94,8 @@ class Menu:
         waits = number(timeout)[0] is None
         self.waits = self.waits or waits
         while True:
-            if found := self._execute(state, state.menu[at], way):
-                return found
+            if start := self._execute(state, state.menu[at], way):
+                return start
             # get_and_remove_first_entry_number
             fallback = state.env.get("fallback", "")
             following, rest = number(fallback)
@@ -108,7 +108,7 @@ class Menu:
                 raise Undecided(f"falls back to an entry {at}, which it does not have")
             _certain(state.menu[: at + 1])
 
-    def _execute(self, state: State, entry: Entry, way: tuple[str, ...]) -> Start | None:
+    def _execute(self, state: State, entry: MenuEntry, way: tuple[str, ...]) -> Start | None:
         """menu.c, grub_menu_execute_entry. None where the entry starts nothing."""
         way = (*way, entry.title.replace(UNKNOWN, "?"))
         if len(way) > _DEEPEST:
@@ -126,12 +126,12 @@ class Menu:
             raise Undecided(f"starts {names.show(start.image, 80)}, which is not on this disk, or falls back to another entry")
         if not self._failed.image:
             self._failed = start
-        found = self._show(after, way) if entry.is_submenu and after.menu else None
+        below = self._show(after, way) if entry.is_submenu and after.menu else None
         for name, value in before.items():
             state.env.pop(name, None)
             if value is not None:
                 state.env[name] = value
-        return found
+        return below
 
 
 def _known(start: Start) -> Start:
@@ -140,7 +140,7 @@ def _known(start: Start) -> Start:
     return start._replace(arguments=start.arguments.replace(UNKNOWN, ""))
 
 
-def _number(menu: Sequence[Entry], default: str | None) -> tuple[int, bool]:
+def _number(menu: Sequence[MenuEntry], default: str | None) -> tuple[int, bool]:
     """The entry that $default leads to, 0 where it leads to none; whether it leads to none: menu.c, get_entry_number."""
     if default is None:
         return _certain(menu[:1]), False
@@ -164,7 +164,7 @@ def _number(menu: Sequence[Entry], default: str | None) -> tuple[int, bool]:
     return _certain(menu[: 1 if missed else value + 1]), missed
 
 
-def _certain(entries: Sequence[Entry]) -> int:
+def _certain(entries: Sequence[MenuEntry]) -> int:
     """The last one's index. Raises Undecided where one of them may not be there."""
     if any(entry.maybe for entry in entries):
         raise Undecided("may or may not have the entry that is wanted")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from knetstatd.boot import grub_script
 from knetstatd.boot.grub_script import Body, Command, For, Function, If, Statement, Word
-from knetstatd.boot.grub_state import UNKNOWN, Entry, Start, State, Undecided, component, environment, number, test
+from knetstatd.boot.grub_state import UNKNOWN, MenuEntry, Start, State, Undecided, component, environment, number, test
 from knetstatd.core.errors import Damaged
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Script:
     bls: what the command blscfg adds to the menu.
     """
 
-    def __init__(self, read: Callable[[str], bytes | None], platform: str, bls: Sequence[Entry] = ()) -> None:
+    def __init__(self, read: Callable[[str], bytes | None], platform: str, bls: Sequence[MenuEntry] = ()) -> None:
         self._read = read
         self._bls = bls
         self._left = _MOST_COMMANDS
@@ -89,7 +89,7 @@ class Script:
         except Damaged as error:
             raise Undecided(f"cannot be read: {name} {error}") from None
 
-    def enter(self, state: State, entry: Entry) -> State:
+    def enter(self, state: State, entry: MenuEntry) -> State:
         """Runs an entry's own commands on `state`, or on a new context for a submenu, which is returned."""
         rest = component(state.env.get("default", ""))[1]
         inner = state.inner() if entry.is_submenu else state
@@ -167,7 +167,7 @@ class Script:
 
     def _expand(self, words: Sequence[Word]) -> list[str]:
         """execute.c, grub_script_arglist_to_argv: a word of nothing but unset variables is no word, unless it is quoted."""
-        found: list[str] = []
+        arguments: list[str] = []
         for word in words:
             new: list[str | None] = [None]
             for part in word:
@@ -175,10 +175,10 @@ class Script:
                 if pieces:
                     new[-1] = (new[-1] or "") + pieces[0]
                     new += pieces[1:]
-            found += [text for text in new if text is not None]
-        if sum(map(len, found)) > _LONGEST:
+            arguments += [text for text in new if text is not None]
+        if sum(map(len, arguments)) > _LONGEST:
             raise Undecided("makes a variable grow without end")
-        return found
+        return arguments
 
     def _pieces(self, part: grub_script.Part) -> list[str]:
         if not part.variable:
@@ -288,8 +288,8 @@ class Script:
         if not name.startswith(PREFIX + "/"):
             raise Undecided("loads variables from a file that may lie on another disk")
         data = self._read(name.removeprefix(PREFIX + "/"))
-        found = environment(data or b"")
-        self.state.env.update({name: value for name, value in found.items() if not wanted or name in wanted})
+        variables = environment(data or b"")
+        self.state.env.update({name: value for name, value in variables.items() if not wanted or name in wanted})
         return None if data is None else True
 
     def _other(self, name: str, args: list[str]) -> bool | None:
@@ -335,5 +335,5 @@ class Script:
         if not rest or block is None:
             return False
         identifier = UNKNOWN if UNKNOWN in "".join(args) else options.get("id", rest[0])
-        self.state.menu.append(Entry(rest[0], identifier, block, is_submenu, tuple(rest)))
+        self.state.menu.append(MenuEntry(rest[0], identifier, block, is_submenu, tuple(rest)))
         return True

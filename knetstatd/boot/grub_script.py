@@ -182,27 +182,27 @@ class _Parser:
 
     def script(self) -> Body:
         """All of it: statements, each with a delimiter."""
-        found: list[Statement] = []
+        statements: list[Statement] = []
         self._newlines()
         while self._kind:
-            found.append(self._function() if self._value == "function" else self._command())
+            statements.append(self._function() if self._value == "function" else self._command())
             if not self._delimiter():
                 raise self._error()
-        return tuple(found)
+        return tuple(statements)
 
     def _commands(self, *ends: str, delimited: bool = True) -> Body:
         """One command or more, up to one of `ends`, before which a delimiter must stand where it is `delimited`."""
         self._depth += 1
         if self._depth > _DEEPEST:
             raise Damaged(f"is nested more than {_DEEPEST} levels deep")
-        found: list[Statement] = []
+        statements: list[Statement] = []
         self._newlines()
         while True:
-            found.append(self._command())
+            statements.append(self._command())
             closed = self._delimiter()
             if self._value in ends and (closed or not delimited):
                 self._depth -= 1
-                return tuple(found)
+                return tuple(statements)
             if not closed:
                 raise self._error()
 

@@ -28,7 +28,7 @@ class Undecided(Exception):
     """What GRUB starts cannot be known. The text says why and goes on after "GRUB's menu "."""
 
 
-class Entry(NamedTuple):
+class MenuEntry(NamedTuple):
     """A menu entry or a submenu. A title or an id that holds UNKNOWN is not known; maybe: whether it is there is not."""
 
     title: str
@@ -60,7 +60,7 @@ class State:
         self.env = env
         self.exported = exported
         self.functions = functions
-        self.menu: list[Entry] = []
+        self.menu: list[MenuEntry] = []
         self.start = Start()
 
     def copy(self) -> State:
@@ -111,10 +111,10 @@ def environment(data: bytes) -> dict[str, str]:
 
     None where GRUB takes the block for none. It stops at a line that does not end.
     """
-    found: dict[str, str] = {}
+    variables: dict[str, str] = {}
     at = len(_SIGNATURE)
     if len(data) <= at or not data.startswith(_SIGNATURE):
-        return found
+        return variables
     while at < len(data):
         comment = data[at : at + 1] == b"#"
         equals = at if comment else data.find(b"=", at)
@@ -126,9 +126,9 @@ def environment(data: bytes) -> dict[str, str]:
         else:
             break
         if not comment:
-            found[_text(data[at:equals])] = _text(b"".join(value))
+            variables[_text(data[at:equals])] = _text(b"".join(value))
         at = piece.end()
-    return found
+    return variables
 
 
 def _text(data: bytes) -> str:

@@ -53,7 +53,7 @@ def choose(places: Sequence[Path], variables: Variables, version: int) -> tuple[
     """
     if version and not _OLDEST <= version <= _NEWEST:
         raise Undecided(f"is version {version}, whose rules are not known here")
-    found = [entry for place in places for entry in (*unified(place), *entries(place))]
+    offered = [entry for place in places for entry in (*unified(place), *entries(place))]
     default = ""
     for key, value in lines(_read(places[0] / "loader/loader.conf") or b"", " \t"):
         # An unknown word with an @ is ignored, and what stood before holds.
@@ -63,7 +63,7 @@ def choose(places: Sequence[Path], variables: Variables, version: int) -> tuple[
     for source, text in (("one-shot", variables.one_shot), ("default", variables.default), ("default", default)):
         saved = source == "default" and lower(text) == "@saved"
         patterns.append(("saved", lower(variables.last_booted)) if saved else (source, lower(text)))
-    old, new = (_choose(found, patterns, keeps_counter=keeps) for keeps in (True, False)) if found else (None, None)
+    old, new = (_choose(offered, patterns, keeps_counter=keeps) for keeps in (True, False)) if offered else (None, None)
     if version >= _DROPS_COUNTER or old == new:
         return new
     if 0 < version <= _KEEPS_COUNTER:
@@ -71,10 +71,10 @@ def choose(places: Sequence[Path], variables: Variables, version: int) -> tuple[
     raise Undecided("is of an unknown version, and versions differ in what they take for an entry's name")
 
 
-def _choose(found: Sequence[Entry], patterns: Sequence[tuple[str, str]], *, keeps_counter: bool) -> tuple[Entry, str]:
+def _choose(offered: Sequence[Entry], patterns: Sequence[tuple[str, str]], *, keeps_counter: bool) -> tuple[Entry, str]:
     """config_select_default_entry (until 253 config_default_entry_select)."""
     compare = functools.partial(boot_entries.compare, keeps_counter=keeps_counter)
-    ordered = sorted(found, key=functools.cmp_to_key(compare))
+    ordered = sorted(offered, key=functools.cmp_to_key(compare))
     chosen, by = ordered[0], "first"
     for source, pattern in patterns:
         fits = (entry for entry in ordered if pattern and matches(pattern, entry.id(keeps_counter=keeps_counter)))
@@ -137,23 +137,23 @@ def unified(place: Path) -> Iterator[Entry]:
 
 def pe_sections(path: Path, limit: int = 1 << 16) -> dict[str, bytes]:
     """The sections of a PE file by name, each up to `limit` bytes, the first of a name; none of a file that is no PE."""
-    found: dict[str, bytes] = {}
+    sections: dict[str, bytes] = {}
     try:
         with open(path, "rb") as f:
             head = f.read(4096)
             at = int.from_bytes(head[0x3C:0x40], "little")
             if head[:2] != b"MZ" or head[at : at + 4] != b"PE\0\0":
-                return found
+                return sections
             count, optional = struct.unpack_from("<H12xH", head, at + 6)
             for i in range(count):
                 name, size, _, raw, offset = struct.unpack_from("<8sIIII", head, at + 24 + optional + 40 * i)
                 f.seek(offset)
-                found.setdefault(name.rstrip(b"\0").decode("ascii", "replace"), f.read(min(size, raw, limit)))
+                sections.setdefault(name.rstrip(b"\0").decode("ascii", "replace"), f.read(min(size, raw, limit)))
     except FileNotFoundError:
-        return found
+        return sections
     except (OSError, struct.error) as error:
         raise Undecided(f"has an image that cannot be read: {path.name}: {error}") from None
-    return found
+    return sections
 
 
 def is_there(place: Path, image: str) -> bool:

@@ -62,16 +62,16 @@ class Teller:
                 text = f"{names.show(name)} is left alone: {reason}"
                 self.journal.log(Event.NAME_REFUSED, text, name=names.show(name), reason=reason)
         self._refused = {name for name, _ in machine.refused()}
-        found = {k for k in machine.kernels.kernels if machine.state_of(k) is not KernelState.NOT_A_KERNEL}
+        kernels = {k for k in machine.kernels.kernels if machine.state_of(k) is not KernelState.NOT_A_KERNEL}
         before = self._kernels or set()
-        for kernel in sorted(found - before, key=names.version_key):
+        for kernel in sorted(kernels - before, key=names.version_key):
             role = judge.role(machine, kernel)
             self.journal.log(Event.KERNEL_SEEN, f"kernel {kernel}{f' ({role})' if role else ''} is installed", kernel=kernel)
-        for kernel in sorted(before - found, key=names.version_key):
+        for kernel in sorted(before - kernels, key=names.version_key):
             self.journal.log(Event.KERNEL_REMOVED, f"kernel {kernel} was removed", kernel=kernel)
             self._said = {key: said for key, said in self._said.items() if key[0] != kernel}
             self._at_first = {key: one for key, one in self._at_first.items() if key[0] != kernel}
-        self._kernels = found
+        self._kernels = kernels
         if machine.next and machine.next != self._next:
             text = f"the next boot starts {machine.next} ({machine.next_why})"
             self.journal.log(Event.NEXT_KERNEL, text, kernel=machine.next, reason=machine.next_why)

@@ -47,10 +47,10 @@ def classify(log: str, dkms_output: str, code: int) -> Cause:
         return Cause(Kind.PACKAGES, reason, fix, last_lines(dkms_output, 2), names.clean(needed[1], 160))
     for text in (_telling(log), _telling(dkms_output)):
         for rule in RULES:
-            if (found := _match(rule.pattern, text)) and rule.counts(text):
-                groups = [names.clean(_BUILD.sub("", group), 160) for group in found.groups() if group is not None]
+            if (match := _match(rule.pattern, text)) and rule.counts(text):
+                groups = [names.clean(_BUILD.sub("", group), 160) for group in match.groups() if group is not None]
                 reason, fix, subject = (_fill(part, groups) for part in (rule.reason, rule.fix, rule.subject))
-                return Cause(rule.kind, reason, fix, _evidence(text, rule.pattern, found.start()), subject, rule.cure)
+                return Cause(rule.kind, reason, fix, _evidence(text, rule.pattern, match.start()), subject, rule.cure)
     if code == 7 and not log.strip():  # what make has made, and its log, are gone: dkms has one directory for all its runs
         reason = "another dkms built the same module at the same time, and has emptied the directory"
         return Cause(Kind.FOREIGN_DKMS, reason, "When no other dkms runs, build again", last_lines(dkms_output, 4))
@@ -116,9 +116,9 @@ def _fill(template: str, groups: list[str]) -> str:
 
 def _evidence(text: str, pattern: re.Pattern[str], begin: int = 0, most: int = 3) -> tuple[str, ...]:
     lines: list[str] = []
-    for found in pattern.finditer(text, begin):
-        start = text.rfind("\n", 0, found.start()) + 1
-        end = text.find("\n", found.end())
+    for match in pattern.finditer(text, begin):
+        start = text.rfind("\n", 0, match.start()) + 1
+        end = text.find("\n", match.end())
         shown = map(names.clean, text[start : end if end >= 0 else len(text)].splitlines())
         lines += [line for line in shown if line not in lines]
         if len(lines) >= most:

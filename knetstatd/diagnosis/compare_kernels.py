@@ -43,8 +43,8 @@ class _Kernel(NamedTuple):
 
 def refine(cause: Cause, root: Path, kernel: str, source: Path) -> Cause:
     """The cause with what the machine's kernels and their headers, and the module's source, add to it. Raises nothing."""
-    found = {k.release: k for k in _kernels(root)}
-    target = found.get(kernel)
+    by_release = {k.release: k for k in _kernels(root)}
+    target = by_release.get(kernel)
     if cause.cure is Cure.REINSTALL_HEADERS:
         return cause._replace(fix=kernels.headers_reinstall(root, kernel, cause.subject))
     if cause.cure is Cure.INSTALL_HEADERS:
@@ -52,7 +52,7 @@ def refine(cause: Cause, root: Path, kernel: str, source: Path) -> Cause:
     if target is None or not cause.subject:
         return cause
     # The nearest first: what changed since the kernel before says more than what changed in ten years.
-    order = sorted(found.values(), key=lambda k: names.version_key(k.release))
+    order = sorted(by_release.values(), key=lambda k: names.version_key(k.release))
     here = order.index(target)
     others = order[:here][::-1] + order[here + 1 :]
     match cause.kind:
@@ -72,12 +72,12 @@ def refine(cause: Cause, root: Path, kernel: str, source: Path) -> Cause:
 
 def _kernels(root: Path) -> Iterator[_Kernel]:
     for release in kernels.directories(root).kernels:
-        found = kernels.headers(root, release)
-        if found.state is Headers.COMPLETE and found.path is not None:
-            common = _COMMON.search(files.text(found.path / "Makefile", 65536) or "")
-            both = [found.path, *([files.inside(root, common[1])] if common else [])]
+        headers = kernels.headers(root, release)
+        if headers.state is Headers.COMPLETE and headers.path is not None:
+            common = _COMMON.search(files.text(headers.path / "Makefile", 65536) or "")
+            both = [headers.path, *([files.inside(root, common[1])] if common else [])]
             places = [where / part for where in both for part in ("include", "arch/x86/include", "arch/arm64/include")]
-            yield _Kernel(release, found.path, tuple(filter(os.path.isdir, places)))
+            yield _Kernel(release, headers.path, tuple(filter(os.path.isdir, places)))
 
 
 def _exports(kernel: _Kernel, symbol: str) -> symvers.Export | None:
@@ -174,9 +174,9 @@ def _declared(kernel: _Kernel, identifier: str) -> str:
 
 def _headers(kernel: _Kernel) -> Iterator[tuple[str, Path]]:
     for place in kernel.places:
-        for where, dirs, found in os.walk(place):
+        for where, dirs, files_here in os.walk(place):
             dirs[:] = sorted((d for d in dirs if d not in ("config", "dt-bindings")), key=lambda d: (d != "linux", d))
-            yield from ((os.path.join(where, name), place) for name in sorted(found))
+            yield from ((os.path.join(where, name), place) for name in sorted(files_here))
 
 
 def _compiler(cause: Cause, root: Path, target: _Kernel) -> Cause:

@@ -53,8 +53,8 @@ def find(lines: Iterable[str]) -> Refusal | None:
     lines = tuple(lines)
     for pattern, check, sentence in _REFUSALS:
         for line in lines:
-            if found := re.search(pattern, line):
-                for number, group in enumerate(found.groups(), 1):
+            if match := re.search(pattern, line):
+                for number, group in enumerate(match.groups(), 1):
                     sentence = sentence.replace(f"{{{number}}}", names.clean(group, 160))
                 return Refusal(check, sentence)
     return None

@@ -53,15 +53,15 @@ def reads(source: Path, passed: Collection[str]) -> tuple[RunningKernelRead, ...
 
     passed: the make variables that dkms.conf sets; a `?=` or `=` of one of those is overruled by it.
     """
-    found = [read for path in _build_files(source) for read in _in_file(source, path, passed)]
-    return tuple(sorted(found, key=lambda r: (r.passed, not r.variable, r.file, r.line)))
+    lines = [read for path in _build_files(source) for read in _in_file(source, path, passed)]
+    return tuple(sorted(lines, key=lambda r: (r.passed, not r.variable, r.file, r.line)))
 
 
 def _build_files(source: Path) -> Iterator[Path]:
     count = 0
-    for where, dirs, found in os.walk(source):
+    for where, dirs, files_here in os.walk(source):
         dirs[:] = sorted(d for d in dirs if d != ".git")
-        for name in sorted(found):
+        for name in sorted(files_here):
             path = source.__class__(where) / name
             # An absolute link leads to a file of this machine, whichever system the source is of.
             if _BUILD_FILES.fullmatch(name) and not (path.is_symlink() and os.readlink(path).startswith("/")):
@@ -92,7 +92,7 @@ def flags(source: Path, subject: str) -> str:
     subject: an identifier (by -D), or a header that is in the module's source (by -I).
     """
     header = subject.endswith(".h")
-    if header and not any(f"{where}/{name}".endswith(f"/{subject}") for where, _, found in os.walk(source) for name in found):
+    if header and not any(f"{where}/{name}".endswith(f"/{subject}") for where, _, here in os.walk(source) for name in here):
         return ""
     wanted = re.compile(r"-I" if header else rf"-D\s*{re.escape(subject)}\b")
     for path in _build_files(source):
@@ -110,15 +110,15 @@ _IN_KERNEL = re.compile(
 )
 
 
-def active(conf: Conf, found: Collection[RunningKernelRead]) -> tuple[RunningKernelRead, ...]:
+def active(conf: Conf, lines: Collection[RunningKernelRead]) -> tuple[RunningKernelRead, ...]:
     """Of a module's lines, those that decide the kernel in a build by dkms. conf: read without a kernel."""
     commands = [make.command for make in conf.make if make.command]
     if not commands or any(_IN_KERNEL.search(command) for command in commands):
         return ()
-    return tuple(read for read in found if not read.passed and read.file != "dkms.conf")
+    return tuple(read for read in lines if not read.passed and read.file != "dkms.conf")
 
 
-def override(module: str, conf: Conf, found: Collection[RunningKernelRead], source: Path) -> Override | None:
+def override(module: str, conf: Conf, at_fault: Collection[RunningKernelRead], source: Path) -> Override | None:
     """The override that cures `active` lines, None where none can be given. conf: read without a kernel.
 
     It passes the variables at fault; where there are none, it starts the compile in the kernel's directory, if the module has
@@ -126,23 +126,23 @@ def override(module: str, conf: Conf, found: Collection[RunningKernelRead], sour
     """
     if len(conf.make) != 1:
         return None  # which of them is meant, only MAKE_MATCH knows
-    command, sets = conf.make[0].command, dict(_assignments(found))
-    if sets and len(sets) == len({read.variable for read in found}) and not re.search(r"[\"`\\]", command):
+    command, sets = conf.make[0].command, dict(_assignments(at_fault))
+    if sets and len(sets) == len({read.variable for read in at_fault}) and not re.search(r"[\"`\\]", command):
         make = f'"{" ".join([command, *(f"{name}={value}" for name, value in sorted(sets.items()))])}"'
     elif any(re.search(r"^\s*obj-m\b", files.text(source / name) or "", re.MULTILINE) for name in ("Kbuild", "Makefile")):
         # In single quotes: dkms expands it a second time, when it knows these names (dkmsconf, Rule 3).
         make = "'make -C ${kernel_source_dir} M=${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/build modules'"
     else:
         return None
-    lines = [f"# {read.file} line {read.line} reads the running kernel: {read.text}" for read in found]
+    lines = [f"# {read.file} line {read.line} reads the running kernel: {read.text}" for read in at_fault]
     head = "# Written by knetstatctl repair; delete it when the module's own files are corrected."
     text = "\n".join([head, *lines, f"MAKE[0]={make}"])
     return Override(f"/etc/dkms/{names.package(module)}.conf", f"{text}\n")
 
 
-def _assignments(found: Collection[RunningKernelRead]) -> Iterator[tuple[str, str]]:
+def _assignments(at_fault: Collection[RunningKernelRead]) -> Iterator[tuple[str, str]]:
     """For each variable, the value that names the kernel that dkms builds for."""
-    for read in found:
+    for read in at_fault:
         _, _, value = read.text.partition("=")
         value = _UNAME.sub("${kernelver}", value.strip())
         if read.variable and re.fullmatch(r"(?:[A-Za-z0-9._/+-]|\$\{kernelver\})+", value):

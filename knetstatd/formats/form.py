@@ -55,15 +55,15 @@ def fault(file: Elf, symbols: Symbols, this_module: Section, name: str, labels: 
 def hooks(file: Elf, symbols: Symbols, this_module: Section) -> Mapping[str, int]:
     """Where struct module has its functions (`init_module`, `cleanup_module`): by name, the offset."""
     number = file.sections.index(this_module)
-    found = {}
+    offsets = {}
     for section in file.sections:
         if section.kind == elf.RELA and section.info == number and file.wide:
             data = file.data(section)
             for start in range(0, len(data) // 24 * 24, 24):
                 offset, _, row = file.unpack("QII", data[start : start + 16])
                 if row < len(symbols.names):
-                    found[symbols.name(row)] = offset
-    return found
+                    offsets[symbols.name(row)] = offset
+    return offsets
 
 
 def _layout(file: Elf) -> str:

@@ -95,8 +95,8 @@ _OPTION = re.compile(r"([A-Z_]+)=(0|-?[1-9][0-9]{0,20})([a-z]*)")
 class MalformedError(KnetstatdError):
     """Text that knetstat cannot have written. `line` and `column` count from 1; `where` is the kind of file."""
 
-    def __init__(self, kind: Kind, line: int, column: int, expected: str, found: str) -> None:
-        shown = repr(found if len(found) <= 40 else found[:40] + "…")
+    def __init__(self, kind: Kind, line: int, column: int, expected: str, text: str) -> None:
+        shown = repr(text if len(text) <= 40 else text[:40] + "…")
         super().__init__(f"line {line}, column {column}: expected {expected}, found {shown}", f"{kind.value}stat")
         self.line = line
         self.column = column
@@ -186,40 +186,40 @@ class _Line:
         return Socket(recv_q, send_q, local, foreign, state, diag, self.options(state))
 
     def match(self, pattern: re.Pattern[str], expected: str) -> re.Match[str]:
-        found = pattern.match(self.text, self.at)
-        if not found:
+        match = pattern.match(self.text, self.at)
+        if not match:
             raise self.wrong(expected)
-        return found
+        return match
 
     def queue(self) -> int:
-        found = self.match(_QUEUE, "a queue's length and a blank")
-        if len(found[1]) != max(0, _QUEUE_COLUMNS - len(found[2])):
+        match = self.match(_QUEUE, "a queue's length and a blank")
+        if len(match[1]) != max(0, _QUEUE_COLUMNS - len(match[2])):
             raise self.wrong(f"a queue's length in {_QUEUE_COLUMNS} columns")
-        self.at = found.end()
-        return int(found[2])
+        self.at = match.end()
+        return int(match[2])
 
     def endpoint(self) -> Endpoint:
-        found = self.match(_ENDPOINT, "an address and port, and a blank")
+        match = self.match(_ENDPOINT, "an address and port, and a blank")
         try:
-            packed = socket.inet_pton(self.kind.family, found[1])
+            packed = socket.inet_pton(self.kind.family, match[1])
         except OSError:
             raise self.wrong(f"an {'IPv6' if self.kind.family is socket.AF_INET6 else 'IPv4'} address") from None
-        if self.kind.family is socket.AF_INET6 and compressed(packed) != found[1]:
+        if self.kind.family is socket.AF_INET6 and compressed(packed) != match[1]:
             raise self.wrong(f"an IPv6 address as {compressed(packed)}")
-        port = 0 if found[2] == "*" else int(found[2])
-        if port > 65535 or found[2].startswith("0"):
+        port = 0 if match[2] == "*" else int(match[2])
+        if port > 65535 or match[2].startswith("0"):
             raise self.wrong("a port")
-        if len(found[3]) != max(0, _ADDRESS_COLUMNS - len(found[1]) - 1 - len(found[2])):
+        if len(match[3]) != max(0, _ADDRESS_COLUMNS - len(match[1]) - 1 - len(match[2])):
             raise self.wrong(f"an address and port in {_ADDRESS_COLUMNS} columns")
-        self.at = found.end()
-        return Endpoint(found[1], port)
+        self.at = match.end()
+        return Endpoint(match[1], port)
 
     def state(self) -> str:
-        found = self.match(_STATE, "a state and a blank")
-        if found[1] not in STATES:
+        match = self.match(_STATE, "a state and a blank")
+        if match[1] not in STATES:
             raise self.wrong("a state: " + ", ".join(STATES))
-        self.at = found.end()
-        return found[1]
+        self.at = match.end()
+        return match[1]
 
     def diag(self, state: str) -> str:
         field = self.text[self.at : self.at + 5]
@@ -235,8 +235,8 @@ class _Line:
         options: dict[str, int] = {}
         following = 0  # where in `known` the next name may stand
         while True:
-            found = self.match(_OPTION, "an option")
-            name, value, unit = found.groups()
+            match = self.match(_OPTION, "an option")
+            name, value, unit = match.groups()
             if name not in known:
                 raise self.wrong("an option of " + self.kind.value)
             if known.index(name) < following:
@@ -249,7 +249,7 @@ class _Line:
                 raise self.wrong(f"no TCP_FASTOPEN in {state}")
             options[name] = int(value)
             following = known.index(name) + 1
-            self.at = found.end()
+            self.at = match.end()
             if self.at == len(self.text):
                 return options
             if self.text[self.at] != ",":

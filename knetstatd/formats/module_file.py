@@ -221,44 +221,44 @@ def _sections(file: elf.Elf) -> dict[bytes, elf.Section]:
 
     find_any_unique_sec() (6.8 on) counts those too.
     """
-    found: dict[bytes, elf.Section] = {}
+    by_name: dict[bytes, elf.Section] = {}
     count: Counter[bytes] = Counter()
     for section in file.sections:
         if section.kind == elf.NULL:
             continue
         name = file.name(section)
         if name in _NOTED:
-            found.setdefault(name, section)
+            by_name.setdefault(name, section)
         elif name in _SECTIONS:
             count[name] += 1
             if count[name] > 1:
                 raise Damaged(f"is damaged: it has two sections {name.decode()}")
             if section.flags & elf.ALLOC:
-                found[name] = section
-    return found
+                by_name[name] = section
+    return by_name
 
 
 def _modinfo(data: bytes) -> dict[str, list[str]]:
     if data and not data.endswith(b"\0"):
         raise Damaged("is damaged: its .modinfo does not end")
-    found: dict[str, list[str]] = {}
+    values: dict[str, list[str]] = {}
     for entry in data.split(b"\0"):
         key, equals, value = entry.partition(b"=")
         if equals:
-            found.setdefault(key.decode("utf-8", "replace"), []).append(value.decode("utf-8", "replace"))
-    return found
+            values.setdefault(key.decode("utf-8", "replace"), []).append(value.decode("utf-8", "replace"))
+    return values
 
 
 def _versions(file: elf.Elf, data: bytes) -> dict[str, int]:
-    found: dict[str, int] = {}
+    crcs: dict[str, int] = {}
     word = 8 if file.wide else 4
     for start in range(0, len(data) // _ENTRY * _ENTRY, _ENTRY):
         name, nul, _ = data[start + word : start + _ENTRY].partition(b"\0")
         if not nul:
             raise Damaged("is damaged: a name in its checksum table does not end")
         (crc,) = file.unpack("Q" if file.wide else "I", data[start : start + word])
-        found.setdefault(name.decode("utf-8", "backslashreplace"), crc)
-    return found
+        crcs.setdefault(name.decode("utf-8", "backslashreplace"), crc)
+    return crcs
 
 
 def _extended_versions(file: elf.Elf, sections: dict[bytes, elf.Section]) -> dict[str, int] | None:
@@ -271,10 +271,10 @@ def _extended_versions(file: elf.Elf, sections: dict[bytes, elf.Section]) -> dic
     count = len(data) // 4
     if len(ends) - 1 < count:
         raise Damaged("is damaged: its extended checksum table has fewer names than checksums")
-    found: dict[str, int] = {}
+    by_name: dict[str, int] = {}
     for name, crc in zip(ends, file.unpack(f"{count}I", data[: count * 4]), strict=False):
-        found.setdefault(name.decode("utf-8", "backslashreplace"), crc)
-    return found
+        by_name.setdefault(name.decode("utf-8", "backslashreplace"), crc)
+    return by_name
 
 
 def _btf(file: elf.Elf, section: elf.Section) -> bool | None:
@@ -306,7 +306,7 @@ def _exports(file: elf.Elf, symbols: elf.Symbols, labels: dict[str, int], module
     def target(label: str) -> bytes:
         return symbols.target(labels[label]) if label in labels else b""
 
-    found = {}
+    exports = {}
     for label, row in labels.items():
         kind, _, name = label[2:].partition("_")
         section = symbols.sections[row]
@@ -315,8 +315,8 @@ def _exports(file: elf.Elf, symbols: elf.Symbols, labels: dict[str, int], module
             gpl_only = file.name(file.sections[section]) == b"__ksymtab_gpl"
             gpl_only |= bool(target(f"__flags_{name}")[:1].strip(b"\0"))
             namespace = target(f"__kstrtabns_{name}").partition(b"\0")[0].decode("utf-8", "replace")
-            found[name] = Export(_crc(file, symbols, labels.get(f"__crc_{name}")), module, gpl_only, namespace)
-    return found
+            exports[name] = Export(_crc(file, symbols, labels.get(f"__crc_{name}")), module, gpl_only, namespace)
+    return exports
 
 
 def _crc(file: elf.Elf, symbols: elf.Symbols, row: int | None) -> int:

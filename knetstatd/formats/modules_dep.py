@@ -40,13 +40,13 @@ class Listed(NamedTuple):
 
 
 class Tables:
-    """depmod's tables of the kernel whose directory is `tree`; `found` is False where depmod never ran."""
+    """depmod's tables of the kernel whose directory is `tree`; `depmod_ran` is False if depmod never did."""
 
     def __init__(self, root: Path, tree: Path) -> None:
         self._root = root
         self.tree = tree
         self._text = _read(files.followed(root, tree / "modules.dep"))
-        self.found = bool(self._text)
+        self.depmod_ran = bool(self._text)
         self._directories: dict[bytes, Path] = {}
 
     @functools.cached_property
@@ -95,14 +95,14 @@ class Tables:
     def shipped(self, module: str) -> list[Path]:
         """The files of that module name that the kernel itself brought, whichever one modprobe takes."""
         text, name = self._order.replace(b"-", b"_"), b"/" + _stem(module) + b".ko\n"
-        found = []
+        shipped = []
         at = text.find(name)
         while at >= 0:
             line = self._order[self._order.rfind(b"\n", 0, at) + 1 : at + len(name) - 1]
             paths = (self._path(line + suffix.encode()) for suffix in names.SUFFIXES)
-            found += [path for path in paths if path.is_file()]
+            shipped += [path for path in paths if path.is_file()]
             at = text.find(name, at + 1)
-        return found
+        return shipped
 
     def in_tree(self, count: int) -> list[str]:
         """Some `count` to 2 * `count` of the files that the kernel itself brought, spread over all of them, relative to `tree`.
@@ -110,13 +110,13 @@ class Tables:
         From modules.order where depmod has not run; that leaves out how a file is compressed.
         """
         text = b"\n%b\n" % (self._text or self._order)
-        step, at, found = max(1, text.count(_OWN) // count), 0, []
+        step, at, sample = max(1, text.count(_OWN) // count), 0, []
         # Not split into lines: the process would never give back the memory of thousands of small strings.
         for number in range(text.count(_OWN)):
             at = text.find(_OWN, at) + 1
             if number % step == 0:
-                found.append(os.fsdecode(text[at : text.find(b"\n", at)].partition(b":")[0]))
-        return found
+                sample.append(os.fsdecode(text[at : text.find(b"\n", at)].partition(b":")[0]))
+        return sample
 
     def is_indexed(self, entry: Listed) -> bool:
         """Whether modules.dep.bin, which modprobe reads, names the same file."""
@@ -151,14 +151,14 @@ class Tables:
 
 def _files(root: Path, tree: Path) -> dict[bytes, list[Path]]:
     """Every module file under `tree` that did not come with the kernel, by the module's name."""
-    found: dict[bytes, list[Path]] = {}
+    by_module: dict[bytes, list[Path]] = {}
     for where, directories, names_here in os.walk(tree):
         if where == os.fspath(tree):
             directories[:] = [name for name in directories if name not in _NOT_ADDED]
         for name in names_here:
             if module := names.module_of(name):
-                found.setdefault(_stem(module), []).append(_real(root, Path(where, name)))
-    return found
+                by_module.setdefault(_stem(module), []).append(_real(root, Path(where, name)))
+    return by_module
 
 
 def _real(root: Path, path: Path) -> Path:

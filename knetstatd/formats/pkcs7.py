@@ -78,7 +78,7 @@ class _Item(NamedTuple):
 
 def _items(data: bytes) -> list[_Item]:
     """The elements that follow each other in `data`."""
-    found, at = [], 0
+    items, at = [], 0
     while at < len(data):
         start = at + 2
         if start > len(data) or data[at] & 0x1F == 0x1F:
@@ -89,9 +89,9 @@ def _items(data: bytes) -> list[_Item]:
             length = int.from_bytes(data[at + 2 : start], "big") if at + 2 < start <= min(at + 6, len(data)) else len(data)
         if start + length > len(data):
             raise Damaged(_DAMAGED)
-        found.append(_Item(data[at], data[start : start + length], data[at : start + length]))
+        items.append(_Item(data[at], data[start : start + length], data[at : start + length]))
         at = start + length
-    return found
+    return items
 
 
 def _take(items: list[_Item], *tags: int) -> _Item:
@@ -103,10 +103,10 @@ def _take(items: list[_Item], *tags: int) -> _Item:
 
 def _only(items: list[_Item], *tags: int) -> _Item:
     """The same of the last one."""
-    found = _take(items, *tags)
+    item = _take(items, *tags)
     if items:
         raise Damaged(_DAMAGED)
-    return found
+    return item
 
 
 def _skip(items: list[_Item], *tags: int) -> None:
@@ -205,7 +205,7 @@ def certificate(data: bytes) -> Certificate:
 
 def certificates(lists: bytes) -> tuple[Certificate, ...]:
     """The X.509 certificates in EFI_SIGNATURE_LISTs; those that cannot be read are left out. Raises Damaged."""
-    found, at = [], 0
+    readable, at = [], 0
     while at < len(lists):
         total, header, size = (int.from_bytes(lists[at + n : at + n + 4], "little") for n in (16, 20, 24))
         if total < 28 or at + total > len(lists) or size <= 16:
@@ -213,11 +213,11 @@ def certificates(lists: bytes) -> tuple[Certificate, ...]:
         if lists[at : at + 16] == _EFI_X509:
             for start in range(at + 28 + header, at + total - size + 1, size):
                 try:
-                    found.append(certificate(lists[start + 16 : start + size]))  # 16: the owner's GUID
+                    readable.append(certificate(lists[start + 16 : start + size]))  # 16: the owner's GUID
                 except Damaged:
                     continue
         at += total
-    return tuple(found)
+    return tuple(readable)
 
 
 def is_genuine(signed: Signature, key: Certificate, contents: Callable[[], bytes]) -> bool | None:

@@ -62,8 +62,8 @@ def fault(file: Elf, symbols: Symbols) -> str | None:
         elif section.kind == elf.RELA:
             if name != b".rela" + file.name(target):
                 return "relocations are for another section than their name says"
-            if target.flags & elf.ALLOC and (found := _section(file, section, target, symbols, limits)):
-                return f"{found} (in {name.decode('ascii', 'replace')})"
+            if target.flags & elf.ALLOC and (wrong := _section(file, section, target, symbols, limits)):
+                return f"{wrong} (in {name.decode('ascii', 'replace')})"
     return ""
 
 

@@ -127,17 +127,17 @@ class Shell:
         elif command in _NAMES_ITS_RESULTS:
             for word in raw[leading + 1 :]:
                 self._unknown(re.findall(r"[A-Za-z_]\w*", word))
-        found = [match for match in matches if match]
+        assignments = [match for match in matches if match]
         if conditional:
-            self._unknown([match[1] for match in found])
+            self._unknown([match[1] for match in assignments])
         elif declares:
-            for match in found[leading:]:
+            for match in assignments[leading:]:
                 self._assign(text, match)
                 # The values are expanded before any is assigned, and so are braces.
-                if len(found) > leading + 1 or text.startswith("(", match.end()) or "{" in "".join(raw):
+                if len(assignments) > leading + 1 or text.startswith("(", match.end()) or "{" in "".join(raw):
                     self._unknown([match[1]])
         elif leading == len(words):
-            for match in found:
+            for match in assignments:
                 self._assign(text, match)
 
     def _unknown(self, variables: Sequence[str]) -> None:
@@ -263,8 +263,8 @@ class Shell:
 
 def _find(text: str, what: str, i: int) -> int:
     """Where `what` is next, the end of the text if nowhere."""
-    found = text.find(what, i)
-    return len(text) if found < 0 else found
+    at = text.find(what, i)
+    return len(text) if at < 0 else at
 
 
 def _closing(text: str, i: int) -> int:

@@ -54,7 +54,7 @@ def find(path: Path, wanted: Collection[str]) -> dict[str, Export]:
     # A name that is wanted begins like one of these, as few others do: to look at that first takes half the time.
     width = min(map(len, keys), default=0) + 1
     near, end = {(key + b"\t")[:width] for key in keys}, _NAME + width
-    found: dict[str, Export] = {}
+    exports: dict[str, Export] = {}
     line, count = b"", 0
     try:
         with _open(path) as lines:
@@ -63,14 +63,14 @@ def find(path: Path, wanted: Collection[str]) -> dict[str, Export]:
                 if (line[_NAME:end] in near and line[_NAME : line.find(b"\t", _NAME)] in keys) or count == 1:
                     name, export = _parse(line)
                     if name in keys:
-                        found.setdefault(name.decode("utf-8", "surrogateescape"), export)
+                        exports.setdefault(name.decode("utf-8", "surrogateescape"), export)
         if not line.endswith(b"\n"):
             raise Damaged("it is empty" if not count else "it ends in the middle of a line")
     except OSError as e:
         raise KernelFileError(f"cannot be read: {e.strerror}", os.fspath(path)) from e
     except Damaged as e:
         raise KernelFileError(f"is no Module.symvers: {e}", os.fspath(path), "Reinstall the kernel's headers") from e
-    return found
+    return exports
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -161,13 +161,13 @@ def _scripts(root: Path) -> list[Path]:
     """The hooks that mkinitramfs runs. One in /etc takes the place of one of the same name."""
     if not files.inside(root, _MAKERS[0]).exists():
         return []
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for place in _HOOKS:
         directory = files.inside(root, place)
         for name in files.names(directory):
             if _SCRIPT.fullmatch(name) and os.access(path := directory / name, os.X_OK) and path.is_file():
-                found[name] = path
-    return list(found.values())
+                by_name[name] = path
+    return list(by_name.values())
 
 
 def _added(where: str, text: str, module: str, place: str) -> Iterator[tuple[str, Wanted]]:

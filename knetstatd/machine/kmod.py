@@ -39,7 +39,7 @@ class Kmod(NamedTuple):
     sized: bool
 
 
-def found(root: Path) -> tuple[Kmod, ...]:
+def installed(root: Path) -> tuple[Kmod, ...]:
     """What inserts modules on the machine under `root`: kmod and libkmod, each if it is there and can be read."""
     directories = _directories(root)
     there = frozenset(

@@ -23,7 +23,7 @@ def modules(
     root: Path, kernel: str, unpacked: Mapping[Path, tuple[module_file.Module, bytes]], packed: Mapping[Path, bytes]
 ) -> tuple[vm.Module, ...]:
     """The modules in their order. unpacked: each, and its contents.  packed: the compressed ones as they lie on the disk."""
-    facts, tools = target_kernel.facts(root, kernel), kmod.found(root)
+    facts, tools = target_kernel.facts(root, kernel), kmod.installed(root)
     made = []
     for path, (module, data) in unpacked.items():
         stored = packed.get(path, b"")

@@ -37,8 +37,8 @@ def of(places: Places, kernel: str, package: str, copy: Path | None) -> files.Di
         if document is None or document.integer("schema") != SCHEMA:
             return None
         known = document.get("modules").get(copy.name)
-        found = files.Digest(known.text("file"), known.text("contents"))
-        return found if known.text("copy") == _mark(copy) else None
+        digest = files.Digest(known.text("file"), known.text("contents"))
+        return digest if known.text("copy") == _mark(copy) else None
     except documents.Malformed:
         return None
 

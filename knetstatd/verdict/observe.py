@@ -59,8 +59,8 @@ class Machine(Survey):
             return seen
         subject = self.rehearsal(o.kernel, o.package, seen.installed)
         answer = rehearsal_results.load(self.places, subject) if subject is not None else None
-        found = rehearsal_results.state(answer, wanted and subject is not None, self.no_rehearsal, mode)
-        return seen._replace(observation=o._replace(rehearsed=found), subject=subject, answer=answer)
+        rehearsed = rehearsal_results.state(answer, wanted and subject is not None, self.no_rehearsal, mode)
+        return seen._replace(observation=o._replace(rehearsed=rehearsed), subject=subject, answer=answer)
 
     def observe(self, look: Look, package: str, changed: float = 0.0, *, own: bool = False) -> Seen:
         """One module on one kernel. changed: when the kernel's directory last moved.  own: the caller holds our lock."""

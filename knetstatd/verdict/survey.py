@@ -76,9 +76,9 @@ class Survey:
         bootable = [k for k, is_ in self._states.items() if is_ is KernelState.BOOTABLE or kernels.is_torn(self.root, k)]
         # One whose directory is left alone may be next all the same: then none of the others is.
         alone = [name for name, _ in self.kernels.refused if names.is_kernel(name) and kernels.image(self.root, name)]
-        found = bootloader.next_kernel(self.root, [*bootable, *alone])
-        self.next = "" if found.release in alone else found.release
-        self.next_why, self.next_basis = found.why, found.basis if self.next else bootloader.Basis.UNKNOWN
+        next_kernel = bootloader.next_kernel(self.root, [*bootable, *alone])
+        self.next = "" if next_kernel.release in alone else next_kernel.release
+        self.next_why, self.next_basis = next_kernel.why, next_kernel.basis if self.next else bootloader.Basis.UNKNOWN
         tree = dkms_tree.registered(self.root)
         self._registered = tree.packages
         self.missing = guarded.missing(self.root, self.places, tree.packages)

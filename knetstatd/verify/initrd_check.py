@@ -91,7 +91,7 @@ def check(root: Path, facts: Target, host: Host, name: str, file: Path, module: 
     if build != mine:
         reason = f"{disk.paths[-1]} has another copy, and that one is loaded at boot"
         return disk.fail(f"build {mine[:12]}", f"build {build[:12]}", reason)
-    leaves = compression_check.kernel_unpacks(facts) != "" and any(tool.asks_kernel for tool in kmod.found(root))
+    leaves = compression_check.kernel_unpacks(facts) != "" and any(tool.asks_kernel for tool in kmod.installed(root))
     if name in inside.refused and leaves:
         return disk.fail("a copy that the kernel unpacks", "", f"The kernel refuses its copy: {inside.refused[name]}")
     return Check(NAME, Result.PASS, found="the same copy in it")

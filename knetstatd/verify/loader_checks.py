@@ -37,12 +37,12 @@ _NO_WITNESS = "none of the kernel's own modules can be read to compare with"
 
 def machine(module: Module, facts: Target) -> Check:
     """The processor and the ELF class that the code is for."""
-    found = str(module.machine)
+    code = str(module.machine)
     if facts.machine is None:
-        return Check("machine", Result.UNKNOWN, "", found, _NO_WITNESS)
+        return Check("machine", Result.UNKNOWN, "", code, _NO_WITNESS)
     if facts.machine == module.machine:
-        return Check("machine", Result.PASS, found=found)
-    return Check("machine", Result.FAIL, str(facts.machine), found, "The kernel refuses code for another machine")
+        return Check("machine", Result.PASS, found=code)
+    return Check("machine", Result.FAIL, str(facts.machine), code, "The kernel refuses code for another machine")
 
 
 def release(module: Module, facts: Target) -> Check:
@@ -51,26 +51,26 @@ def release(module: Module, facts: Target) -> Check:
         return _forced("release", facts, facts.kernel, "no vermagic", "bad vermagic")
     if module.release == facts.kernel:
         return Check("release", Result.PASS, facts.kernel, module.release)
-    found = names.clean(module.release)
+    compiled_for = names.clean(module.release)
     if facts.modversions and module.crcs is not None:
         reason = "Compiled for another kernel; this one ignores that and compares checksums (CONFIG_MODVERSIONS)"
-        return Check("release", Result.WARN, facts.kernel, found, reason, rebuild(facts))
+        return Check("release", Result.WARN, facts.kernel, compiled_for, reason, rebuild(facts))
     if facts.modversions is None:
         reason = "Compiled for another kernel; whether this one ignores that (CONFIG_MODVERSIONS) cannot be seen"
-        return Check("release", Result.UNKNOWN, facts.kernel, found, reason, rebuild(facts))
-    return Check("release", Result.FAIL, facts.kernel, found, _magic(module, facts), rebuild(facts))
+        return Check("release", Result.UNKNOWN, facts.kernel, compiled_for, reason, rebuild(facts))
+    return Check("release", Result.FAIL, facts.kernel, compiled_for, _magic(module, facts), rebuild(facts))
 
 
 def vermagic(module: Module, facts: Target) -> Check:
     """The options of the kernel that vermagic names: SMP, preempt, mod_unload, modversions, …"""
     if facts.witness is None:
         return Check("vermagic", Result.UNKNOWN, "", names.clean(module.flags), _NO_WITNESS)
-    expected, found = facts.flags.strip(), names.clean(module.flags).strip()
+    expected, flags = facts.flags.strip(), names.clean(module.flags).strip()
     if not module.vermagic:
         return Check("vermagic", Result.NOT_APPLICABLE, expected, reason="The module has no vermagic")
     if module.flags == facts.flags:
-        return Check("vermagic", Result.PASS, expected, found)
-    return Check("vermagic", Result.FAIL, expected, found, _magic(module, facts), rebuild(facts))
+        return Check("vermagic", Result.PASS, expected, flags)
+    return Check("vermagic", Result.FAIL, expected, flags, _magic(module, facts), rebuild(facts))
 
 
 def form(module: Module, facts: Target) -> Check:
@@ -89,19 +89,19 @@ def struct_module(module: Module, facts: Target) -> Check:
     """The size of struct module, which depends on the kernel's configuration; 6.12 compares it first, 6.1 not at all."""
     if facts.witness is None:
         return Check("struct-module", Result.UNKNOWN, "", f"{module.struct_size} bytes", _NO_WITNESS)
-    expected, found = f"{facts.struct_size} bytes", f"{module.struct_size} bytes"
+    expected, actual = f"{facts.struct_size} bytes", f"{module.struct_size} bytes"
     moved = [name for name, at in module.hooks.items() if facts.hooks.get(name, at) != at]
     if moved:
         reason = f"Compiled for another struct module, or damaged: {names.clean(moved[0])} is at another place in it"
-        expected, found = (f"at byte {at[moved[0]]}" for at in (facts.hooks, module.hooks))
-        return Check("struct-module", Result.FAIL, expected, found, reason, rebuild(facts))
+        expected, actual = (f"at byte {at[moved[0]]}" for at in (facts.hooks, module.hooks))
+        return Check("struct-module", Result.FAIL, expected, actual, reason, rebuild(facts))
     if module.struct_size == facts.struct_size:
-        return Check("struct-module", Result.PASS, expected, found)
+        return Check("struct-module", Result.PASS, expected, actual)
     reason = (
         "Compiled for a kernel with another struct module: '.gnu.linkonce.this_module section size must match the "
         "kernel's built struct module size at run time'"
     )
-    return Check("struct-module", Result.FAIL, expected, found, reason, rebuild(facts))
+    return Check("struct-module", Result.FAIL, expected, actual, reason, rebuild(facts))
 
 
 def btf(module: Module, facts: Target) -> Check:
@@ -117,25 +117,25 @@ def btf(module: Module, facts: Target) -> Check:
     if module.btf:
         reason = "This kernel refuses a module if its type information is damaged; only a rehearsal tells whether it is"
         return Check("btf", Result.UNKNOWN, "type information (BTF)", "begins as type information does", reason)
-    expected, found = "type information (BTF)", "damaged"
+    expected, actual = "type information (BTF)", "damaged"
     if not facts.configured:
         reason = "Whether this kernel reads it (CONFIG_DEBUG_INFO_BTF_MODULES) cannot be seen"
-        return Check("btf", Result.UNKNOWN, expected, found, reason, rebuild(facts))
+        return Check("btf", Result.UNKNOWN, expected, actual, reason, rebuild(facts))
     if _BTF not in facts.options:
-        return Check("btf", Result.NOT_APPLICABLE, expected, found, "This kernel does not read it")
+        return Check("btf", Result.NOT_APPLICABLE, expected, actual, "This kernel does not read it")
     if _BTF_MISMATCH in facts.options:
         reason = "This kernel goes without it (CONFIG_MODULE_ALLOW_BTF_MISMATCH)"
-        return Check("btf", Result.WARN, expected, found, reason, rebuild(facts))
+        return Check("btf", Result.WARN, expected, actual, reason, rebuild(facts))
     reason = f"'failed to validate module [{names.clean(module.name)}] BTF'"
-    return Check("btf", Result.FAIL, expected, found, reason, rebuild(facts))
+    return Check("btf", Result.FAIL, expected, actual, reason, rebuild(facts))
 
 
 def symbols(module: Module, facts: Target, exports: Mapping[str, Export]) -> Check:
     """Whether the kernel and the modules loaded before export all that the module uses, to a module of its licence."""
     expected = f"{len(module.undefined)} symbols"
 
-    def fail(found: Collection[str], reason: str, fix: str) -> Check:
-        return Check("symbols", Result.FAIL, expected, some(found), reason, fix)
+    def fail(symbols_at_fault: Collection[str], reason: str, fix: str) -> Check:
+        return Check("symbols", Result.FAIL, expected, some(symbols_at_fault), reason, fix)
 
     absent = [name for name in module.undefined if name not in exports and not _ignored(module, name)]
     if absent:
@@ -181,7 +181,7 @@ def depends(module: Module, facts: Target, exports: Mapping[str, Export], others
     needed = sorted(used - {"", *others})
     if not needed:
         return Check("depends", Result.PASS, found="no other module of the kernel")
-    if not facts.tables.found:
+    if not facts.tables.depmod_ran:
         reason = f"depmod has not run for {facts.kernel}, so nothing tells whether they are installed"
         return Check("depends", Result.UNKNOWN, some(needed), "", reason, f"Run: depmod {facts.kernel}")
     absent = [name for name in needed if not facts.tables.has(name)]
@@ -213,26 +213,26 @@ def crcs(module: Module, facts: Target, exports: Mapping[str, Export], others: C
     expected = f"{len(used)} checksums as in {facts.kernel}"
     if not differ and not absent:
         return Check("crcs", Result.PASS, expected, "all equal")
-    found = [f"{len(which)} {what}: {some(which)}" for what, which in (("differ", differ), ("missing", absent)) if which]
+    faults = [f"{len(which)} {what}: {some(which)}" for what, which in (("differ", differ), ("missing", absent)) if which]
     reason = f"'disagrees about version of symbol {differ[0]}'" if differ else f"'no symbol version for {absent[0]}'"
-    return Check("crcs", Result.FAIL, expected, "; ".join(found), reason, rebuild(facts))
+    return Check("crcs", Result.FAIL, expected, "; ".join(faults), reason, rebuild(facts))
 
 
 def compiler(module: Module, facts: Target) -> Check:
     """The compiler of the module against the kernel's; kbuild itself only warns of it, plugins and BTF may break by it."""
-    expected, found = facts.compiler, names.clean(module.compiler, 120)
-    if not expected or not found:
+    expected, actual = facts.compiler, names.clean(module.compiler, 120)
+    if not expected or not actual:
         missing = "the kernel's configuration" if not expected else "the module (it has no .comment)"
-        return Check("compiler", Result.UNKNOWN, expected, found, f"Which compiler it was cannot be read from {missing}")
-    kind, other = ("clang" if "clang" in text else "gcc" for text in (expected, found))
-    wanted, had = (_VERSION.search(_PACKAGED.sub("", text)) for text in (expected, found))
+        return Check("compiler", Result.UNKNOWN, expected, actual, f"Which compiler it was cannot be read from {missing}")
+    kind, other = ("clang" if "clang" in text else "gcc" for text in (expected, actual))
+    wanted, had = (_VERSION.search(_PACKAGED.sub("", text)) for text in (expected, actual))
     if wanted is None or had is None:
-        return Check("compiler", Result.UNKNOWN, expected, found, "The version cannot be read")
+        return Check("compiler", Result.UNKNOWN, expected, actual, "The version cannot be read")
     if (kind, wanted[1]) == (other, had[1]):
-        return Check("compiler", Result.PASS, expected, found)
+        return Check("compiler", Result.PASS, expected, actual)
     reason = "Another compiler than the kernel's, or another major version of it"
     fix = f"Install {kind}-{wanted[1]}, then run: knetstatctl build {facts.kernel}"
-    return Check("compiler", Result.WARN, expected, found, reason, fix)
+    return Check("compiler", Result.WARN, expected, actual, reason, fix)
 
 
 def some(words: Collection[str]) -> str:
@@ -247,17 +247,17 @@ def rebuild(facts: Target) -> str:
 
 
 def _magic(module: Module, facts: Target) -> str:
-    found = f"{names.clean(module.name)}: version magic {names.show(module.vermagic)}"
-    return f"{found} should be '{facts.kernel}{facts.flags}'" if facts.witness else f"{found} is not for {facts.kernel}"
+    its_magic = f"{names.clean(module.name)}: version magic {names.show(module.vermagic)}"
+    return f"{its_magic} should be '{facts.kernel}{facts.flags}'" if facts.witness else f"{its_magic} is not for {facts.kernel}"
 
 
-def _forced(check: str, facts: Target, expected: str, found: str, why: str) -> Check:
+def _forced(check: str, facts: Target, expected: str, actual: str, why: str) -> Check:
     """What try_to_force_load() answers, for a module that lacks what is to be compared."""
     if _FORCE_LOAD in facts.options:
         reason = f"It loads, unchecked, and taints the kernel: '{why}: kernel tainted.' (CONFIG_MODULE_FORCE_LOAD)"
-        return Check(check, Result.WARN, expected, found, reason, rebuild(facts))
+        return Check(check, Result.WARN, expected, actual, reason, rebuild(facts))
     reason = "Nothing to compare, and this kernel does not load such modules: 'Exec format error'"
-    return Check(check, Result.FAIL, expected, found, reason, rebuild(facts))
+    return Check(check, Result.FAIL, expected, actual, reason, rebuild(facts))
 
 
 def _ignored(module: Module, name: str) -> bool:

@@ -51,33 +51,34 @@ def check(
     except Damaged as e:
         reason = f"{e}; the kernel refuses such a module even where it insists on no signature"
         return Check("signature", Result.FAIL, expected, "damaged", reason, rebuild(facts))
-    found = f"signed by {names.clean(str(signed.key), 200)}"
+    signer = f"signed by {names.clean(str(signed.key), 200)}"
     own = _known(signed.key, (machine.own,) if machine.own else ())
     enrolled = _known(signed.key, machine.enrolled or ()) if rules.enrolled else None
     certificate = enrolled or own
     kernels = _is_kernels(signed.key, facts)
     genuine = intact(signed, certificate) if certificate is not None else None
     if genuine is False:
-        return _altered(facts, rules, found, trusted=kernels or enrolled is not None)
+        return _altered(facts, rules, signer, trusted=kernels or enrolled is not None)
+    as_kernels = f"{signer}, as the kernel's own modules are"
     if kernels and not shipped and not genuine:
         reason = "The key is the kernel's; whether the contents are what was signed only a rehearsal tells"
-        return Check("signature", Result.UNKNOWN, expected, f"{found}, as the kernel's own modules are", reason, rebuild(facts))
+        return Check("signature", Result.UNKNOWN, expected, as_kernels, reason, rebuild(facts))
     if kernels:
-        return Check("signature", Result.PASS, expected, f"{found}, as the kernel's own modules are")
+        return Check("signature", Result.PASS, expected, as_kernels)
     if enrolled is not None:
-        return Check("signature", Result.PASS, expected, f"{found}, which is enrolled")
+        return Check("signature", Result.PASS, expected, f"{signer}, which is enrolled")
     if rules.doubt:
-        return Check("signature", Result.UNKNOWN, expected, found, f"The key is not the kernel's own, and {rules.doubt}")
+        return Check("signature", Result.UNKNOWN, expected, signer, f"The key is not the kernel's own, and {rules.doubt}")
     if not rules.enforced:
         reason = "The kernel does not know this key; nothing makes it insist, so the module loads, and taints"
-        return Check("signature", Result.NOT_APPLICABLE, "", found, reason)
+        return Check("signature", Result.NOT_APPLICABLE, "", signer, reason)
     reason = f"The kernel insists ({rules.enforced}): 'Loading of module with unavailable key is rejected'"
     if machine.enrolled is None:
         why = "The keys that are enrolled cannot be read from /sys/firmware/efi/efivars"
-        return Check("signature", Result.UNKNOWN, expected, found, why)
+        return Check("signature", Result.UNKNOWN, expected, signer, why)
     if rules.enrolled and machine.own is not None and own is None and _known(machine.own.key, machine.enrolled):
-        return Check("signature", Result.FAIL, f"signed by {machine.own.key}", found, reason, rebuild(facts))
-    return Check("key", Result.FAIL, expected, found, reason, _enrol(signed.key, rules, machine))
+        return Check("signature", Result.FAIL, f"signed by {machine.own.key}", signer, reason, rebuild(facts))
+    return Check("key", Result.FAIL, expected, signer, reason, _enrol(signed.key, rules, machine))
 
 
 def _unsigned(facts: Target, rules: Policy, expected: str) -> Check:
@@ -90,13 +91,13 @@ def _unsigned(facts: Target, rules: Policy, expected: str) -> Check:
     return Check("signature", Result.NOT_APPLICABLE, "", "unsigned", reason)
 
 
-def _altered(facts: Target, rules: Policy, found: str, *, trusted: bool) -> Check:
+def _altered(facts: Target, rules: Policy, signer: str, *, trusted: bool) -> Check:
     reason = "The contents are not what was signed"
     if not trusted and not rules.enforced:
         reason += "; a kernel that does not know the key cannot tell, and would load what is left of the module"
     else:
         reason += ": 'Key was rejected by service'"
-    return Check("signature", Result.FAIL, "the contents as signed", f"{found}, then changed", reason, rebuild(facts))
+    return Check("signature", Result.FAIL, "the contents as signed", f"{signer}, then changed", reason, rebuild(facts))
 
 
 def _known(key: Key, certificates: Iterable[Certificate]) -> Certificate | None:

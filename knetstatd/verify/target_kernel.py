@@ -71,14 +71,14 @@ def facts(root: Path, kernel: str) -> Target:
     tables = modules_dep.Tables(root, tree)
     options, compiler = _configuration(root, kernel)
     symvers = next(filter(os.path.isfile, _symvers(root, kernel)), None)
-    found = _witness(tables, kernel)
-    if found is None:
+    witness = _witness(tables, kernel)
+    if witness is None:
         modversions = "MODVERSIONS" in options if options is not None else None
         known = options is not None
         return Target(
             kernel, tables, None, "", 0, None, {}, modversions, symvers, options or frozenset(), known, compiler, b"", {}
         )
-    path, module = found
+    path, module = witness
     crcs = module.crcs or module.ext_crcs or {}
     modversions = "modversions" in module.flags.split()
     return Target(
@@ -106,7 +106,7 @@ def _witness(tables: modules_dep.Tables, kernel: str) -> tuple[Path, module_file
     """
     first, sizes = None, []
     for name in tables.in_tree(_SAMPLE):
-        for suffix in names.SUFFIXES if not tables.found else ("",):
+        for suffix in names.SUFFIXES if not tables.depmod_ran else ("",):
             try:
                 st = os.lstat(tables.tree / (name + suffix))
             except (OSError, ValueError):

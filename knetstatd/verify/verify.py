@@ -100,7 +100,7 @@ def _installed(facts: Target, module: str, origin: Origin | None) -> _Asked | Pr
             return _unreadable(tables.tree / "modules.dep", "which file modprobe takes")
         if path is None:
             return _missing(facts, module, "no such file")
-        why = "modprobe does not find it: " + ("modules.dep lacks it" if tables.found else "depmod has not run")
+        why = "modprobe does not find it: " + ("modules.dep lacks it" if tables.depmod_ran else "depmod has not run")
         return _ask(facts, path, (), Check("depmod", Result.FAIL, os.fspath(path), "nothing", why, fix))
     if _is_denied(entry.file.parent, os.X_OK):
         return _unreadable(entry.file, "whether it is there")
@@ -109,19 +109,19 @@ def _installed(facts: Target, module: str, origin: Origin | None) -> _Asked | Pr
         return Proof("", (Check("depmod", Result.FAIL, os.fspath(entry.file), "no such file", why, fix),))
     if origin is not None and install_checks.is_replaced(tables, module, entry.file, origin):
         return _missing(facts, module, f"{entry.file}, the kernel's own")
-    found = Check("depmod", Result.PASS, found=os.fspath(entry.file))
+    depmod = Check("depmod", Result.PASS, found=os.fspath(entry.file))
     if not tables.is_indexed(entry):
         why = "modules.dep names it; modules.dep.bin, which modprobe reads, does not"
-        found = Check("depmod", Result.FAIL, os.fspath(entry.file), "nothing", why, fix)
-    asked = _ask(facts, entry.file, entry.added, found)
+        depmod = Check("depmod", Result.FAIL, os.fspath(entry.file), "nothing", why, fix)
+    asked = _ask(facts, entry.file, entry.added, depmod)
     if isinstance(asked, Proof):
         return asked._replace(needed=tuple(map(os.fspath, entry.needed)))
     return asked._replace(installed=module, needed=entry.needed, added=entry.added)
 
 
-def _missing(facts: Target, module: str, found: str) -> Proof:
+def _missing(facts: Target, module: str, instead: str) -> Proof:
     file, why = f"{names.canonical(module)}.ko", f"The module is not installed for {facts.kernel}"
-    return Proof("", (Check("file", Result.FAIL, file, found, why, f"Run: knetstatctl build {facts.kernel}"),))
+    return Proof("", (Check("file", Result.FAIL, file, instead, why, f"Run: knetstatctl build {facts.kernel}"),))
 
 
 def _is_denied(path: Path, mode: int = os.R_OK) -> bool:
@@ -176,7 +176,7 @@ def _answers(
     except KernelFileError as e:
         fault = Check("", Result.UNKNOWN, "the kernel's Module.symvers", e.where, e.what, e.fix)
     rules = signature_policy.policy(root, facts.kernel, facts.options if facts.configured else None, host.firmware)
-    tools = kmod.found(root)
+    tools = kmod.installed(root)
     proofs, before = [], _Before(root, facts, host, rules)
     for one in asked:
         proof = one if isinstance(one, Proof) else _proof(facts, one, exported, fault)
@@ -274,8 +274,8 @@ class _Before:
                 self._known[path] = self._against(path, one.added)
             if (wrong := self._known[path]) is not None:
                 said = f"{_name(path)}, which is loaded first, does not go in: {wrong.reason or wrong.found}"
-                found = Check("depends", wrong.result, os.fspath(path), wrong.found, said, wrong.fix)
-                return tuple(found if c.name == "depends" and c.result is not Result.FAIL else c for c in done)
+                against = Check("depends", wrong.result, os.fspath(path), wrong.found, said, wrong.fix)
+                return tuple(against if c.name == "depends" and c.result is not Result.FAIL else c for c in done)
         return done
 
     def _against(self, path: Path, added: tuple[Path, ...]) -> Check | None:
@@ -303,15 +303,15 @@ def chosen(root: Path, kernel: str, module: str) -> Path | None:
 
 def _others(path: Path, others: Iterable[Path]) -> dict[str, Mapping[str, Export]]:
     """What the modules loaded before export, by module. One that cannot be read exports nothing: it will not load either."""
-    found: dict[str, Mapping[str, Export]] = {}
+    by_module: dict[str, Mapping[str, Export]] = {}
     for other in others:
         if other != path:
             try:
                 module = module_file.from_path(other)
             except ModuleFileError:
                 continue
-            found[module.name] = module.exports
-    return found
+            by_module[module.name] = module.exports
+    return by_module
 
 
 def _exported(root: Path, facts: Target, wanted: set[str]) -> dict[str, Export]:
@@ -322,11 +322,11 @@ def _exported(root: Path, facts: Target, wanted: set[str]) -> dict[str, Export]:
             "not found",
             kernels.headers_fix(root, facts.kernel),
         )
-    found = symvers.find(facts.symvers, wanted | facts.witness_crcs.keys())
-    if any(name in found and found[name].crc != crc for name, crc in facts.witness_crcs.items()):
+    exports = symvers.find(facts.symvers, wanted | facts.witness_crcs.keys())
+    if any(name in exports and exports[name].crc != crc for name, crc in facts.witness_crcs.items()):
         raise KernelFileError(
             "The headers are of another build of this kernel: checksums differ from those in the kernel's own modules",
             os.fspath(facts.symvers),
             kernels.headers_fix(root, facts.kernel),
         )
-    return found
+    return exports

@@ -108,3 +108,14 @@ def test_the_architecture_page_has_a_sentence_for_each_file() -> None:
     assert sorted(listed) == sorted(name_of(path) for path in FILES if path.parent != PACKAGE and path.name != "__init__.py")
     [line] = re.findall(r"^ {4}(core < .*)$", page, re.M)
     assert [set(re.findall(r"[a-z]+", level)) for level in line.split(" < ")] == list(LINE)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_variable_is_called_found(path: Path) -> None:
+    """The word says that something was looked for, not what it is. The field of Check is no variable."""
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    inside = [node for function in functions for node in ast.walk(function)]
+    variables = {(node.id, node.lineno) for node in inside if isinstance(node, ast.Name)}
+    variables |= {(node.arg, node.lineno) for node in inside if isinstance(node, ast.arg)}
+    variables |= {(node.name, node.lineno) for node in functions}
+    assert not [line for name, line in variables if name == "found"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knetstatd.boot.grub_cfg import Menu, bls_entry
-from knetstatd.boot.grub_state import Entry, Start, Undecided
+from knetstatd.boot.grub_state import MenuEntry, Start, Undecided
 
 HEAD = """
 if [ -s $prefix/grubenv ]; then
@@ -52,7 +52,7 @@ GENERATED = HEAD % "%s" + MENU.replace("%", "%%")
 BLOCK = "# GRUB Environment Block\n"
 
 
-def menu(script: str, block: str | None = None, gone: str = "", bls: list[Entry] | None = None) -> Menu:
+def menu(script: str, block: str | None = None, gone: str = "", bls: list[MenuEntry] | None = None) -> Menu:
     files = {"grub.cfg": script.encode(), "custom.cfg": b"menuentry custom { linux /custom; }"}
     if block is not None:
         files["grubenv"] = block.encode()

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from knetstatd.boot.grub_run import PREFIX, Ended, Script
-from knetstatd.boot.grub_state import UNKNOWN, Entry, Start, State, Undecided
+from knetstatd.boot.grub_state import UNKNOWN, MenuEntry, Start, State, Undecided
 
 
 def nothing(name: str) -> None:
@@ -137,5 +137,5 @@ def test_a_submenu_sees_what_was_exported() -> None:
     inner = script.enter(script.state, script.state.menu[0])
     found = {name: inner.env.get(name) for name in ("a", "b", "c", "default", "timeout", "chosen", "prefix")}
     assert found == {"a": None, "b": "2", "c": "2x", "default": "y > z", "timeout": "0", "chosen": "s", "prefix": PREFIX}
-    again = script.enter(inner, Entry("U", "u>v", ()))
+    again = script.enter(inner, MenuEntry("U", "u>v", ()))
     assert (again is inner, again.env["chosen"], again.env["default"]) == (True, "s>u>>v", " z")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knetstatd.boot.grub_state import UNKNOWN, Entry, Start, State, component, environment, number, test
+from knetstatd.boot.grub_state import UNKNOWN, MenuEntry, Start, State, component, environment, number, test
 
 HEAD = b"# GRUB Environment Block\n"
 truth = test  # pytest takes a function named `test` for a test of this module
@@ -95,7 +95,7 @@ def test_an_empty_word_is_false() -> None:
 
 def state(menu: str, **env: str) -> State:
     made = State(env, set(), {})
-    made.menu = [Entry(title, title, ()) for title in menu]
+    made.menu = [MenuEntry(title, title, ()) for title in menu]
     return made
 
 

@@ -90,7 +90,7 @@ def test_index(tables: modules_dep.Tables, tmp_path: Path) -> None:
 
 def test_no_tables(tmp_path: Path) -> None:
     tables = modules_dep.Tables(tmp_path, tmp_path)
-    assert not tables.found
+    assert not tables.depmod_ran
     assert tables.entry("demo") is None
     assert tables.in_tree(100) == []
     (tmp_path / "modules.order").write_text("kernel/a.ko\nkernel/b-c.ko\n")

@@ -20,14 +20,14 @@ NEW = OLD + b"/sys/module/compression\0ZSTD_getFrameContentSize\0"
 ])  # fmt: skip
 def test_features(tmp_path: Path, names: bytes, unpacks: set[str], asks_kernel: bool, sized: bool) -> None:
     kerneltree.kmod(tmp_path, names)
-    [one] = kmod.found(tmp_path)
+    [one] = kmod.installed(tmp_path)
     assert one == kmod.Kmod(str(tmp_path / "usr/bin/kmod"), frozenset(unpacks), asks_kernel, sized)
 
 
 def test_a_library_that_it_opens_is_missing(tmp_path: Path) -> None:
     kerneltree.kmod(tmp_path, NEW)
     (tmp_path / "usr/lib/libzstd.so.1").unlink()
-    assert kmod.found(tmp_path)[0].unpacks == {"xz"}
+    assert kmod.installed(tmp_path)[0].unpacks == {"xz"}
 
 
 def test_the_library_of_udev_counts_too(tmp_path: Path) -> None:
@@ -35,20 +35,20 @@ def test_the_library_of_udev_counts_too(tmp_path: Path) -> None:
     path = tmp_path / "usr/lib/x86_64-linux-gnu/libkmod.so.2"
     path.parent.mkdir()
     path.write_bytes(NEW)
-    assert [one.asks_kernel for one in kmod.found(tmp_path)] == [False, True]
+    assert [one.asks_kernel for one in kmod.installed(tmp_path)] == [False, True]
     path.write_bytes(OLD + b"upgraded")
-    assert [one.asks_kernel for one in kmod.found(tmp_path)] == [False, False]
+    assert [one.asks_kernel for one in kmod.installed(tmp_path)] == [False, False]
 
 
 def test_none_and_one_that_cannot_be_read(tmp_path: Path) -> None:
-    assert kmod.found(tmp_path) == ()
+    assert kmod.installed(tmp_path) == ()
     kerneltree.kmod(tmp_path)
     with (tmp_path / "usr/bin/kmod").open("r+b") as file:
         file.truncate(1 << 30)
-    assert kmod.found(tmp_path) == ()
+    assert kmod.installed(tmp_path) == ()
 
 
 def test_this_machine() -> None:
     """The names are those of a real one; Debian's has never read gzip."""
-    for one in kmod.found(Path("/")):
+    for one in kmod.installed(Path("/")):
         assert one.unpacks == {"xz", "zstd"}

@@ -56,7 +56,7 @@ def check(root: Path, data: bytes, config: str | None, names: bytes = NEW) -> Ch
     if config is None:
         (root / f"boot/config-{KERNEL}").unlink()
     (root / "form.ko").write_bytes(data)
-    return compression_check.check(root / "form.ko", target_kernel.facts(root, KERNEL), kmod.found(root))
+    return compression_check.check(root / "form.ko", target_kernel.facts(root, KERNEL), kmod.installed(root))
 
 
 TWO = xz(DATA[:9]) + xz(DATA[9:])
@@ -137,8 +137,8 @@ def test_the_stricter_of_two_programs_counts(tmp_path: Path) -> None:
 def test_who_unpacks_it(tmp_path: Path) -> None:
     kerneltree.make(tmp_path, config=XZ)
     kerneltree.kmod(tmp_path, NEW)
-    facts, tools = target_kernel.facts(tmp_path, KERNEL), kmod.found(tmp_path)
+    facts, tools = target_kernel.facts(tmp_path, KERNEL), kmod.installed(tmp_path)
     heads = [io.BytesIO(data).read(8) for data in (xz(DATA), zstd(DATA), DATA)]
     assert [compression_check.left_to_kernel(head, facts, tools) for head in heads] == [True, False, False]
     kerneltree.kmod(tmp_path, OLD)
-    assert not compression_check.left_to_kernel(heads[0], facts, kmod.found(tmp_path))
+    assert not compression_check.left_to_kernel(heads[0], facts, kmod.installed(tmp_path))
