@@ -71,20 +71,20 @@ class Failures:
 
     def failed(self, seen: Seen, action: Action, error: BuildError) -> None:
         """Remembers and tells that a step failed."""
-        o, before = seen.observation, seen.observation.attempt
+        o = seen.observation
         kind, fix = self._kind(error), error.fix or f"Run: knetstatctl explain {o.kernel}"
         log = os.fspath(self._machine.places.log(o.kernel, o.package))
         failed = Attempt(
             kind, 1, reason=error.what, fix=fix, evidence=error.evidence, log=log if error.where == log else "",
             loading=action is Action.LOAD,
         )  # fmt: skip
-        attempt = attempts.following(before, failed, self._machine.limits)
+        attempt = attempts.following(o.attempt, failed, self._machine.limits)
         try:
             self._remember(seen, attempt)
         except OSError:  # a full disk must not hide the reason
             self.forgetful = True
-        if kind is Kind.REHEARSAL and before is not None and before.reason == error.what:
-            return  # said once
+        if kind is Kind.REHEARSAL and attempt.times > 1:
+            return  # said once; the verdict has the latest reason
         event, outlook = states.failure(attempt)
         self._journal.log(
             event, f"{o.package} {o.version} for {o.kernel}: {error.what}; {outlook}",

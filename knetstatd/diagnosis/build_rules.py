@@ -50,7 +50,6 @@ def _rule(
 _ERROR = re.compile(r"^\S+?:\d+:(?:\d+:)? (?:fatal )?error: (?!.*Read-only file system)|^ERROR: modpost: ", re.MULTILINE)
 _NOT_RUN = r"Error 127$|No rule to make target"  # the shell's and make's status where there is no such program
 
-NOT_HERE = ", which this kernel does not have"
 _PORT = "The module's source does not fit this kernel: get a newer version of it (its distributor or author), then dkms add it"
 
 RULES = (
@@ -175,7 +174,7 @@ RULES = (
     _rule(
         r"^(\S+?):(\d+):(?:\d+:)? (?:fatal )?error: (\S+\.h): No such file or directory",
         Kind.API,
-        f"{{1}} line {{2}} includes {{3}}{NOT_HERE}",
+        "{1} line {2} includes {3}, which this kernel does not have",
         _PORT,
         "{3}",
     ),

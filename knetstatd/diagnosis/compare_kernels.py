@@ -16,7 +16,7 @@ from knetstatd.core import names
 from knetstatd.core.errors import KernelFileError
 from knetstatd.core.model import Headers, Kind
 from knetstatd.diagnosis import uname_traps
-from knetstatd.diagnosis.build_rules import NOT_HERE, Cure
+from knetstatd.diagnosis.build_rules import Cure
 from knetstatd.formats import symvers
 from knetstatd.machine import kernels
 from knetstatd.system import files
@@ -124,7 +124,7 @@ def _header(cause: Cause, target: _Kernel, others: list[_Kernel]) -> Cause:
     was = next((k.release for k in others if any((place / part / name).is_file() for place in k.places for part in _PARTS)), "")
     if not was:
         return cause._replace(
-            reason=cause.reason.removesuffix(NOT_HERE) + ", which no installed kernel has",
+            reason=f"{cause.reason}; no installed kernel has it",
             fix="Add the file to the module's source, or install the development package that brings it",
         )
     base = name.rpartition("/")[2]

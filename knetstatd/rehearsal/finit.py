@@ -7,6 +7,7 @@ be no compiler here; kmod would come with six libraries. So these are 13 instruc
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
@@ -32,6 +33,8 @@ _WORDS = {
     2: "unknown symbol in module, or unknown parameter", 3: "module has wrong symbol version", 8: "invalid module format",
     38: "kernel does not support requested operation",
 }  # fmt: skip
+# The errno for each of insmod's words.
+_NUMBERS = {_WORDS.get(code) or os.strerror(code): code for code in errno.errorcode}
 
 
 def program() -> bytes:
@@ -44,3 +47,8 @@ def program() -> bytes:
 def words(code: int) -> str:
     """What busybox's insmod would have written for an exit status."""
     return _WORDS.get(code) or os.strerror(code)
+
+
+def number(words: str) -> int:
+    """The errno that insmod's words stand for, 0 for none."""
+    return _NUMBERS.get(words, 0)

@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -52,11 +53,8 @@ _MACHINE = elf.Machine(62, 64, True)  # EM_X86_64 of elf.h
 _IMAGE_LIMIT = 256 << 20
 _MOST_WORDS = 8
 
-# insmod's words for what an init function answered (errno(3)).
-_NO_DEVICE = ("No such device", "No such device or address", "Operation not supported")
-_NO_MEMORY = "Cannot allocate memory"
-_NOT_THERE = "unknown symbol in module, or unknown parameter"  # busybox's word for ENOENT
-_FORMAT = "invalid module format"
+# What an init function answers if its hardware is not there.
+_NO_DEVICE = (errno.ENODEV, errno.ENXIO, errno.EOPNOTSUPP)
 
 
 class Files(NamedTuple):
@@ -184,7 +182,7 @@ def _accelerated(device: Path) -> bool:
 
 def _starved(rehearsal: Rehearsal) -> bool:
     """Whether the machine ran out of memory."""
-    return any(i.message == _NO_MEMORY for i in rehearsal.insertions) or (
+    return any(i.error == errno.ENOMEM for i in rehearsal.insertions) or (
         rehearsal.ending is not Ending.LOADED and any(_STARVED.search(line) for line in rehearsal.words)
     )
 
@@ -232,7 +230,7 @@ def _inserted(rehearsal: Rehearsal, subject: Subject, read_before: Files) -> Ans
             insertion = by_name[name[step]]
             if insertion.loaded or step in absent:
                 continue
-            if insertion.message in _NO_DEVICE or (step == path and absent.intersection(needed)):
+            if insertion.error in _NO_DEVICE or (step == path and absent.intersection(needed)):
                 absent |= {step, path}
                 remarks.append(f"{insertion.module}: {insertion.message}")
                 continue
@@ -254,10 +252,10 @@ def _refused(insertion: Insertion, subject: Subject) -> Answer:
     if refusal := kernel_messages.find(words):
         reason = f"the kernel refuses {insertion.module}: {refusal.reason}"
         return Answer(Outcome.REFUSED, refusal.check, reason, f"Run: knetstatctl build {subject.kernel}", words)
-    if insertion.message == _FORMAT:
-        reason = f"the kernel refuses {insertion.module}: {_FORMAT}"
+    if insertion.error == errno.ENOEXEC:
+        reason = f"the kernel refuses {insertion.module}: {insertion.message}"
         return Answer(Outcome.REFUSED, "file", reason, f"Run: knetstatctl build {subject.kernel}", words)
-    if insertion.message == _NOT_THERE:
+    if insertion.error == errno.ENOENT:  # an unknown symbol or parameter
         return _undecided(f"{insertion.module} asks for something that the rehearsal's machine does not have", words)
     if not insertion.message:
         reason = f"{insertion.module} went in, and the kernel does not call it live"

@@ -99,6 +99,11 @@ class Insertion(NamedTuple):
     words: tuple[str, ...]  # the kernel's log while it went in
     ended: bool  # insmod came back
 
+    @property
+    def error(self) -> int:
+        """The errno of the insertion; 0 if there is none, or insmod does not name it."""
+        return finit.number(self.message)
+
 
 class Rehearsal(NamedTuple):
     """What the machine said."""

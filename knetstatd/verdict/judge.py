@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.events import Event
+from knetstatd.machine import dpkg_status
 from knetstatd.state import rehearsal_results
 from knetstatd.verdict import states
 from knetstatd.verdict.states import State
@@ -122,7 +123,7 @@ def _half_configured(made: Verdict, left: Sequence[Unfinished]) -> Verdict:
     said = ", ".join(f"{p.name} is {p.state}" for p in left)
     if not made.ready:
         return made._replace(reason="; ".join(filter(None, (made.reason, f"besides, {said}"))))
-    broken = [p.name for p in left if p.state == "half-installed"]
+    broken = [p.name for p in left if p.state not in dpkg_status.CONFIGURABLE]
     fix = f"apt-get install --reinstall {' '.join(broken)}" if broken else f"knetstatctl repair {made.kernel}"
     reason = f"the module is good, but {said}: a hook failed, or the installation was interrupted"
     if any(p.boots for p in left):

@@ -226,7 +226,7 @@ CASES = (
     Case("syntax", COMPILE, r"syntax\.c line 2: expected", "Correct the source", "expected", "int x y;"),
     Case("warning", COMPILE, r"warning\.c line 6: unused variable", "Correct the source", "unused",
          function("\tint unused;"), files={"Makefile": "obj-m := {name}.o\nccflags-y := -Wall -Werror\n"}),
-    Case("own-header", API, "includes gone.h, which no installed kernel has", "Add the file", "gone.h", '#include "gone.h"'),
+    Case("own-header", API, "not have; no installed kernel has it", "Add the file", "gone.h", '#include "gone.h"'),
     Case("no-rule", COMPILE, r"how to make \S*gone\.o", "Makefile", "gone.o",
          files={"Makefile": "obj-m := {name}.o\n{name}-y := gone.o\n"}),
     Case("blob", COMPILE, r"how to make \S*lib\.o_shipped", "Makefile", "lib.o_shipped",

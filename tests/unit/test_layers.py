@@ -24,6 +24,14 @@ OWNERS = {
     "subprocess": "system/process", "systemd": "system/journal", "inotify_simple": "daemon/inotify", "pyudev": "daemon/uevents",
     "sdnotify": "daemon/sd_notify",
 }  # fmt: skip
+# Texts are for people. These look into one all the same, and decide nothing of ours by it.
+TEXTS = {"reason", "fix", "expected", "what", "title", "sentence", "message"}
+READS_A_TEXT = {
+    "boot/grub_cfg._execute": "a title of GRUB's menu, shown with a mark in place of what is unknown",
+    "boot/grub_cfg._number": "GRUB itself finds its default entry by the title",
+    "daemon/announce.reject": "the faults of a configuration are lines; the first is shown, the others are counted",
+}
+STR_METHODS = {name for name in dir(str) if not name.startswith("_")} - {"format", "join", "encode"}
 
 
 def name_of(path: Path) -> str:
@@ -119,3 +127,45 @@ def test_no_variable_is_called_found(path: Path) -> None:
     variables |= {(node.arg, node.lineno) for node in inside if isinstance(node, ast.arg)}
     variables |= {(node.name, node.lineno) for node in functions}
     assert not [line for name, line in variables if name == "found"]
+
+
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr in TEXTS
+
+
+def reads_a_text(node: ast.AST) -> bool:
+    """Whether an expression compares or searches a text for people, or takes a state for one."""
+    if isinstance(node, ast.Compare):
+        sides = [node.left, *node.comparators]
+        inside = [part for side in sides for part in ast.walk(side)]
+        literal = any(isinstance(part, ast.Constant) and isinstance(part.value, str) for part in inside)
+        of_state = any(isinstance(side, ast.Attribute) and side.attr == "state" for side in sides)
+        return any(map(is_text, inside)) or (of_state and literal)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        owner = node.func.value
+        if node.func.attr in STR_METHODS and any(map(is_text, ast.walk(owner))):
+            return True
+        searches = {"match", "search", "fullmatch", "finditer", "findall", "sub", "split"}
+        return node.func.attr in searches and any(map(is_text, node.args))
+    return False
+
+
+def test_decisions_hang_on_values_not_on_sentences() -> None:
+    reading = set()
+    for path in FILES:
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef) and any(map(reads_a_text, ast.walk(function))):
+                reading.add(f"{name_of(path)}.{function.name}")
+    assert reading == set(READS_A_TEXT)
+
+
+@pytest.mark.parametrize(
+    ("expression", "reads"),
+    [
+        ("before.reason == error.what", True), ("'ready' in verdict.state", True), ("verdict.state is State.READY", False),
+        ("check.expected.startswith('/')", True), ("re.search('x', answer.fix)", True), ("'; '.join(e.what)", False),
+        ("_PATTERN.sub('', check.reason)", True), ("error.what + '.'", False), ("answer.kind == other.kind", False),
+    ],
+)  # fmt: skip
+def test_what_counts_as_reading_a_text(expression: str, reads: bool) -> None:
+    assert any(map(reads_a_text, ast.walk(ast.parse(expression)))) == reads

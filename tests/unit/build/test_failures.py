@@ -141,7 +141,9 @@ def test_a_failure_that_is_remembered_is_not_forgotten(bench: Bench) -> None:
 def test_what_was_not_rehearsed_is_told_once(bench: Bench) -> None:
     assert bench.failed(BuildError(Kind.REHEARSAL, "no QEMU"))["event"] == "not-rehearsed"
     assert bench.failed(BuildError(Kind.REHEARSAL, "no QEMU")) == {}
-    assert bench.kept().times == 2
+    assert bench.failed(BuildError(Kind.REHEARSAL, "no busybox")) == {}
+    assert (bench.kept().times, bench.kept().reason) == (3, "no busybox")
+    assert bench.failed(BuildError(Kind.SIGNING, "no key"))["event"] == "failed"
     assert bench.failed(BuildError(Kind.REHEARSAL, "no busybox"))["event"] == "not-rehearsed"
 
 

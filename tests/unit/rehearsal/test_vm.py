@@ -141,7 +141,7 @@ def test_refused() -> None:
 
 def test_refused_without_a_word() -> None:
     answer = interpreted(UP + section("insert-0", "", 5) + f"{MARK} state-0 absent\n" + END)
-    assert answer.insertions[0].message == "insmod ended with status 5"
+    assert (answer.insertions[0].message, answer.insertions[0].error) == ("insmod ended with status 5", 0)
 
 
 def test_program_failed() -> None:
@@ -157,6 +157,7 @@ def test_a_module_that_the_kernel_unpacks(code: int, words: str) -> None:
     said = UP + section("insert-0", "", code) + section("words-0", "", 0) + f"{MARK} state-0 absent\n" + END
     answer = interpret(said.encode(), plan, MARK, timed_out=False, elapsed=5)
     assert answer.insertions[0].message == words
+    assert answer.insertions[0].error == code
 
 
 def test_inserted_but_not_there() -> None:
