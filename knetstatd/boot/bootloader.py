@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which kernel the next reboot starts.
 
-Rule 1: the answer is the loader's, not ours. It may name a kernel that has no module tree; that is said (`has_modules`),
-        never quietly replaced by a kernel that has one.
+Rule 1: the answer is the loader's, not ours. It may name a kernel that has no module tree; that is said
+        (`detail`), never quietly replaced by a kernel that has one.
 Rule 2: what cannot be decided is Basis.UNKNOWN, with the reason; no kernel is named then. Where no loader is found at all,
         the newest installed kernel is Basis.ASSUMED.
 Rule 3: nothing raises.
@@ -68,15 +68,13 @@ class Next(NamedTuple):
     """The kernel that the next reboot starts.
 
     release: "" where it is not known.  source: what decided, e.g. "grub saved entry".  detail: the entry's title, and what
-    was odd, or why nothing is known; may be empty.  has_modules: whether the kernel is one of those installed; if not, the
-    machine boots into a kernel without modules.  arguments: the entry's command line.  initrds: where those that the entry
-    names lie, or would.
+    was odd, or why nothing is known; may be empty.  arguments: the entry's command line.  initrds: where those that
+    the entry names lie, or would.
     """
 
     release: str
     source: str
     detail: str = ""
-    has_modules: bool = True
     basis: Basis = Basis.LOADER
     arguments: str = ""
     initrds: tuple[Path, ...] = ()
@@ -115,15 +113,14 @@ def next_kernel(root: Path, installed: Sequence[str]) -> Next:
         return Next(newest, "newest installed", detail, basis=Basis.ASSUMED) if newest else _unknown("no kernel was found")
     release = _release(root, choice.image, installed) or _own_release(choice.path)
     if release:
-        known = release in installed
-        detail = choice.detail if known else f"{choice.detail}; it has no modules in /lib/modules"
-        return Next(release, choice.source, detail, known, Basis.LOADER, choice.arguments, choice.initrds)
+        detail = choice.detail if release in installed else f"{choice.detail}; it has no modules in /lib/modules"
+        return Next(release, choice.source, detail, Basis.LOADER, choice.arguments, choice.initrds)
     what = f"starts {names.show(choice.image, 80)}, whose release is unknown" if choice.image else "starts no Linux"
     return _unknown(f"the {choice.source} ({choice.detail}) {what}")
 
 
 def _unknown(reason: str) -> Next:
-    return Next("", "unknown", reason, has_modules=False, basis=Basis.UNKNOWN)
+    return Next("", "unknown", reason, basis=Basis.UNKNOWN)
 
 
 # -- what comes before the loader -------------------------------------------------------------------------------------------

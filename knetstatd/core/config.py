@@ -197,29 +197,10 @@ def with_origins(root: Path) -> tuple[Config, dict[str, str]]:
 
 
 def describe(config: Config, origins: Mapping[str, str]) -> list[Row]:
-    """Every setting with its value and where that comes from, for display. `origins` is from `read`."""
+    """Every setting with its value and where that comes from, for display. `origins` is from `with_origins`."""
     return [
         Row(s.name, _toml(getattr(config, s.name)), origins.get(s.name, "default"), _toml(s.default), s.doc) for s in SETTINGS
     ]
-
-
-def example() -> str:
-    """The commented configuration file: every setting with its default, all commented out."""
-    parts = [
-        "# SPDX-License-Identifier: GPL-2.0-or-later\n"
-        "# The configuration of knetstatd; see knetstatd.toml(5). Each setting is shown with its default.\n"
-        "# Change it in /etc/knetstatd/knetstatd.toml, or in /etc/knetstatd/knetstatd.toml.d/NN-name.toml.\n"
-        "# Then: systemctl reload knetstatd. `knetstatctl config` shows what is in force, and which file says so.\n"
-    ]
-    for setting in SETTINGS:
-        text = f"{setting.doc} Takes {setting.allowed}."
-        lines = [""]
-        for word in text.split():
-            if len(lines[-1]) + len(word) > 110:
-                lines.append("")
-            lines[-1] += f" {word}"
-        parts.append("".join(f"#{line}\n" for line in lines) + f"#{setting.name} = {_toml(setting.default)}\n")
-    return "\n".join(parts)
 
 
 def _toml(value: object) -> str:

@@ -75,7 +75,6 @@ class Conf(NamedTuple):
     modules: tuple[Module, ...]
     make: tuple[Make, ...]
     autoinstall: str
-    build_depends: tuple[str, ...]
     exclusive: Mapping[str, str]
     dynamic: frozenset[str]
     faults: tuple[str, ...]
@@ -197,7 +196,6 @@ def _conf(shell: Shell, sources: tuple[str, ...]) -> Conf:
         tuple(modules),
         tuple(makes),
         get("AUTOINSTALL"),
-        tuple(value for _, value in sorted(shell.values.get("BUILD_DEPENDS", {}).items()) if value),
         exclusive,
         frozenset(shell.dynamic),
         tuple(faults),

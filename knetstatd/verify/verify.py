@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from knetstatd.core import names
 from knetstatd.core.errors import KernelFileError, KnetstatdError, LibraryMissing, ModuleFileError
 from knetstatd.core.model import Check, Proof, Result
-from knetstatd.formats import module_file, modules_dep, pkcs7, symvers
+from knetstatd.formats import module_file, pkcs7, symvers
 from knetstatd.machine import host as machine
 from knetstatd.machine import kernels, kmod, signature_policy
-from knetstatd.system import files
 from knetstatd.verify import compression_check, initrd_check, install_checks, loader_checks, signature_check, target_kernel
 
 if TYPE_CHECKING:
@@ -293,12 +292,6 @@ class _Before:
             gone = e.strerror or str(e)
         fix = f"Reinstall the package of {self._facts.kernel}'s image"
         return Check("file", Result.FAIL, "a kernel module", gone, gone, fix)
-
-
-def chosen(root: Path, kernel: str, module: str) -> Path | None:
-    """The file that modprobe takes for `module` on `kernel`, None where it knows none; the file itself may be gone."""
-    entry = modules_dep.Tables(root, files.inside(root, f"/lib/modules/{kernel}")).entry(module)
-    return entry.file if entry else None
 
 
 def _others(path: Path, others: Iterable[Path]) -> dict[str, Mapping[str, Export]]:

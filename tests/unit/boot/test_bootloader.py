@@ -63,7 +63,7 @@ def brief(found: Next) -> tuple[str, str, str]:
 
 def unknown(found: Next) -> str:
     """The reason why nothing is known."""
-    assert (found.release, found.basis, found.has_modules) == ("", Basis.UNKNOWN, False)
+    assert (found.release, found.basis) == ("", Basis.UNKNOWN)
     assert found.why == found.detail
     assert "\n" not in found.why
     return found.why
@@ -105,8 +105,8 @@ class TestGrub:
 
     def test_a_kernel_without_modules_is_not_replaced_by_another(self, tree: Tree) -> None:
         found = next_kernel(tree({"boot/grub/grub.cfg": grub_cfg("0", "7.3.0-amd64", NEW)}), KERNELS)
-        assert (*brief(found), found.has_modules, found.basis) == (
-            "7.3.0-amd64", "grub default entry", "Debian; it has no modules in /lib/modules", False, Basis.LOADER,
+        assert (*brief(found), found.basis) == (
+            "7.3.0-amd64", "grub default entry", "Debian; it has no modules in /lib/modules", Basis.LOADER,
         )  # fmt: skip
 
     def test_what_is_odd_is_said(self, tree: Tree) -> None:
@@ -183,7 +183,7 @@ class TestTheRelease:
         ):
             tree({"boot/grub/grub.cfg": f"menuentry x {{\nlinux '{image}'\n}}"})
             found = next_kernel(root, installed)
-            assert (found.release, found.has_modules) == (release, True), image
+            assert found.release == release, image
 
     def test_links_that_go_round(self, tree: Tree) -> None:
         root = tree({"vmlinuz": "-> vmlinuz", "boot/grub/grub.cfg": "menuentry x { linux /vmlinuz; }"})

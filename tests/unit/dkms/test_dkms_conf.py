@@ -121,7 +121,6 @@ def test_a_file_with_everything(tree: Tree) -> None:
     assert conf.make[0].variables == (("KVER", K), ("KSRC", f"/lib/modules/{K}/build"))
     # In single quotes a variable is expanded when dkms takes the value over; the file's own ones are gone by then.
     assert conf.make[1] == Make("make VERSION=2.3~rc1.1 V=", r"^6\.1\.", (("VERSION", "2.3~rc1.1"), ("V", "")))
-    assert conf.build_depends == ("first", "second")
     assert conf.exclusive == {
         "BUILD_EXCLUSIVE_KERNEL": r"^(5\.[0-9]+|6\..*)",
         "BUILD_EXCLUSIVE_ARCH": "(x86_64|aarch64)",
@@ -445,7 +444,6 @@ def test_dkms_reads_the_same(tree: Tree, text: str, override: str) -> None:
     ours |= {"PACKAGE_NAME[0]": conf.package_name, "PACKAGE_VERSION[0]": conf.package_version}
     ours |= {"AUTOINSTALL[0]": conf.autoinstall}
     ours |= {name if "[" in name else f"{name}[0]": value for name, value in conf.exclusive.items()}
-    ours |= {f"BUILD_DEPENDS[{i}]": value for i, value in enumerate(conf.build_depends)}
     ours |= {f"DEST_MODULE_LOCATION[{i}]": module.dest for i, module in enumerate(conf.modules)}
     compared = 0
     for key, value in ours.items():
