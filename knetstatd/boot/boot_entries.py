@@ -20,7 +20,7 @@ _COUNTER = re.compile(r"(.*)\+([0-9]{1,10})(?:-([0-9]{1,10}))?(\.[^.]*)", re.DOT
 class Entry(NamedTuple):
     """One entry. place: the partition's directory, in which image and initrds are looked for.
 
-    name: its file's.  sort_key: None where it has none.
+    name: its file's.  sort_key: None if it has none.
     """
 
     name: str

@@ -3,7 +3,7 @@
 
 Rule 1: the answer is the loader's, not ours. It may name a kernel that has no module tree; that is said
         (`detail`), never quietly replaced by a kernel that has one.
-Rule 2: what cannot be decided is Basis.UNKNOWN, with the reason; no kernel is named then. Where no loader is found at all,
+Rule 2: what cannot be decided is Basis.UNKNOWN, with the reason; no kernel is named then. If no loader is found at all,
         the newest installed kernel is Basis.ASSUMED.
 Rule 3: nothing raises.
 
@@ -49,7 +49,7 @@ _BESIDE = {
     "etc/zipl.conf": "zipl", "boot/bootmap": "zipl", "etc/yaboot.conf": "yaboot", "boot/yaboot.conf": "yaboot",
     "etc/kboot.conf": "petitboot", "boot/petitboot.conf": "petitboot",
 }  # fmt: skip
-# The same, of packages that leave their configuration behind: only where there is no other loader.
+# The same, of packages that leave their configuration behind: only if there is no other loader.
 _LEFT_BEHIND = {
     "etc/lilo.conf": "LILO", "boot/grub/menu.lst": "GRUB 0.97", "boot/grub/grub.conf": "GRUB 0.97", "etc/elilo.conf": "elilo",
     "etc/flash-kernel/db": "flash-kernel",
@@ -67,7 +67,7 @@ class Basis(enum.Enum):
 class Next(NamedTuple):
     """The kernel that the next reboot starts.
 
-    release: "" where it is not known.  source: what decided, e.g. "grub saved entry".  detail: the entry's title, and what
+    release: "" if it is not known.  source: what decided, e.g. "grub saved entry".  detail: the entry's title, and what
     was odd, or why nothing is known; may be empty.  arguments: the entry's command line.  initrds: where those that
     the entry names lie, or would.
     """
@@ -127,7 +127,7 @@ def _unknown(reason: str) -> Next:
 
 
 def _other_way(root: Path) -> str:
-    """Why the next `systemctl reboot` does not ask the loader's configuration, "" where it does."""
+    """Why the next `systemctl reboot` does not ask the loader's configuration, "" if it does."""
     # systemctl-logind.c and logind-dbus.c (257); systemctl-start-special.c (252 looks at kexec alone).
     if (files.text(files.of_kernel(root, "/sys/kernel/kexec_loaded"), 16) or "").strip() == "1":
         return "a kernel is loaded for kexec, and `systemctl reboot` starts that one"
@@ -147,7 +147,7 @@ def _other_way(root: Path) -> str:
 
 
 def _loader(root: Path) -> _Choice | None:
-    """What the loader of this machine chooses; None where there is none. Raises Undecided."""
+    """What the loader of this machine chooses; None if there is none. Raises Undecided."""
     info = _efi_text(root, "LoaderInfo")
     if info.startswith("systemd-boot"):
         if choice := _systemd_boot(root, info):
@@ -166,7 +166,7 @@ def _loader(root: Path) -> _Choice | None:
 
 
 def _recognised(root: Path, known: dict[str, str]) -> str:
-    """A loader that is not read, and its file; "" where there is none."""
+    """A loader that is not read, and its file; "" if there is none."""
     for pattern, name in known.items():
         for esp in _ESP if pattern.startswith("*") else ("",):
             path = pattern.replace("*", esp, 1)
@@ -185,7 +185,7 @@ def _grub(root: Path) -> _Choice | None:
 
 
 def _systemd_boot(root: Path, info: str) -> _Choice | None:
-    """systemd-boot's choice; None where it has no entries. Raises Undecided."""
+    """systemd-boot's choice; None if it has no entries. Raises Undecided."""
     esps, boot = [files.inside(root, f"/{d}") for d in _ESP], files.inside(root, "/boot")
     esp = next((place for place in esps if os.path.exists(place / "loader/loader.conf")), None)
     esp = esp or next((place for place in esps if os.path.isdir(place / "loader/entries")), boot)
@@ -204,7 +204,7 @@ def _systemd_boot(root: Path, info: str) -> _Choice | None:
 
 
 def _version(esp: Path, info: str) -> int:
-    """The version of the systemd-boot on the ESP, else of the one that started this system; 0 where neither is known."""
+    """The version of the systemd-boot on the ESP, else of the one that started this system; 0 if neither is known."""
     for directory in ("EFI/systemd", "EFI/BOOT"):
         for name in files.names(esp / directory):
             with contextlib.suppress(OSError, KnetstatdError):
@@ -218,7 +218,7 @@ def _version(esp: Path, info: str) -> int:
 
 
 def _release(root: Path, image: str, installed: Sequence[str], depth: int = 0) -> str:
-    """The kernel release that a boot image's path stands for; "" where it stands for none."""
+    """The kernel release that a boot image's path stands for; "" if it stands for none."""
     directory, _, name = image.rpartition("/")
     match = _IMAGE.fullmatch(name)
     candidate = match[1] if match else name.removesuffix(".efi")
@@ -248,7 +248,7 @@ def _release(root: Path, image: str, installed: Sequence[str], depth: int = 0) -
 
 
 def _own_release(path: Path) -> str:
-    """The release that an image itself names: its header, else what ukify wrote into it; "" where it names none.
+    """The release that an image itself names: its header, else what ukify wrote into it; "" if it names none.
 
     Linux's Documentation/arch/x86/boot.rst: HdrS at 0x202, and at 0x20e where the version stands, less 0x200.
     """
@@ -269,7 +269,7 @@ def _own_release(path: Path) -> str:
 
 
 def command_lines(root: Path, kernel: str) -> list[str]:
-    """The kernel command lines that the boot loaders' entries give to `kernel`; none where none of them can be read."""
+    """The kernel command lines that the boot loaders' entries give to `kernel`; none if none of them can be read."""
     starts = [(start.image, start.arguments) for start in grub.starts(root)]
     for place in ("boot", *_ESP[:2]):
         with contextlib.suppress(Undecided):
@@ -300,7 +300,7 @@ def initrds(root: Path, kernel: str) -> tuple[Path, ...] | None:
 
 
 def command_line(root: Path, kernel: str) -> str:
-    """What `kernel` will be told when the boot loader starts it; where no entry names it, what the running one was told.
+    """What `kernel` will be told when the boot loader starts it; if no entry names it, what the running one was told.
 
     The first entry of a kernel is the usual one, its recovery entry comes later. GRUB's variables are those that it saved.
     """

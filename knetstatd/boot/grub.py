@@ -37,7 +37,7 @@ class Choice(NamedTuple):
 
 
 def choose(root: Path) -> Choice | None:
-    """What GRUB starts; None where GRUB is not here. Raises Undecided, with a whole sentence."""
+    """What GRUB starts; None if GRUB is not here. Raises Undecided, with a whole sentence."""
     choices = []
     for directory in DIRECTORIES:
         if not os.path.lexists(files.inside(root, f"/{directory}") / "grub.cfg"):
@@ -77,7 +77,7 @@ def _choose(root: Path, directory: str) -> Choice:
 
 
 def starts(root: Path) -> Iterator[Start]:
-    """What each entry of each menu starts; nothing where a menu cannot be read."""
+    """What each entry of each menu starts; nothing if a menu cannot be read."""
     for directory in DIRECTORIES:
         try:
             yield from _menu(root, directory).every()
@@ -107,7 +107,7 @@ def places_of(root: Path, image: str) -> Iterator[Path]:
 
 
 def find(root: Path, image: str) -> Path:
-    """Where an image that GRUB names lies; where none of its places has it, the first."""
+    """Where an image that GRUB names lies; if none of its places has it, the first."""
     places = list(places_of(root, image.replace("\0", "")))
     return next(filter(os.path.isfile, places), places[0] if places else root / "boot")
 
@@ -138,7 +138,7 @@ def _entries(root: Path) -> Iterator[MenuEntry]:
 
 
 def _read(root: Path, directory: str, name: str) -> bytes | None:
-    """A file beside grub.cfg, None where there is none."""
+    """A file beside grub.cfg, None if there is none."""
     try:
         return files.read(files.inside(root, f"/{directory}/{name}"), _LARGEST)
     except (FileNotFoundError, NotADirectoryError):

@@ -36,7 +36,7 @@ def bls_entry(title: str, identifier: str, image: str, options: str, initrds: Se
 class Menu:
     """The menu that a grub.cfg makes.
 
-    read: the contents of a file beside grub.cfg, by its name; None where there is none. May raise Undecided.
+    read: the contents of a file beside grub.cfg, by its name; None if there is none. May raise Undecided.
     platform: "pc" or "efi".  missing: whether an image, as an entry names it, is nowhere on this machine.
     bls: what the command blscfg adds.
 
@@ -87,7 +87,7 @@ class Menu:
                 yield from self._every(after, depth + 1)
 
     def _show(self, state: State, way: tuple[str, ...]) -> Start | None:
-        """menu.c, run_menu and grub_menu_execute_with_fallback. None where all that it tries fail."""
+        """menu.c, run_menu and grub_menu_execute_with_fallback. None if all that it tries fail."""
         at, self.missed = _number(state.menu, state.env.get("default"))
         timeout = state.env.get("timeout", "")
         # grub_menu_get_timeout: without one it waits for a key, and what a key starts has no fallback.
@@ -109,7 +109,7 @@ class Menu:
             _certain(state.menu[: at + 1])
 
     def _execute(self, state: State, entry: MenuEntry, way: tuple[str, ...]) -> Start | None:
-        """menu.c, grub_menu_execute_entry. None where the entry starts nothing."""
+        """menu.c, grub_menu_execute_entry. None if the entry starts nothing."""
         way = (*way, entry.title.replace(UNKNOWN, "?"))
         if len(way) > _DEEPEST:
             raise Undecided("has submenus without end")
@@ -141,7 +141,7 @@ def _known(start: Start) -> Start:
 
 
 def _number(menu: Sequence[MenuEntry], default: str | None) -> tuple[int, bool]:
-    """The entry that $default leads to, 0 where it leads to none; whether it leads to none: menu.c, get_entry_number."""
+    """The entry that $default leads to, 0 if it leads to none; whether it leads to none: menu.c, get_entry_number."""
     if default is None:
         return _certain(menu[:1]), False
     if UNKNOWN in default:
@@ -165,7 +165,7 @@ def _number(menu: Sequence[MenuEntry], default: str | None) -> tuple[int, bool]:
 
 
 def _certain(entries: Sequence[MenuEntry]) -> int:
-    """The last one's index. Raises Undecided where one of them may not be there."""
+    """The last one's index. Raises Undecided if one of them may not be there."""
     if any(entry.maybe for entry in entries):
         raise Undecided("may or may not have the entry that is wanted")
     return len(entries) - 1

@@ -40,7 +40,7 @@ _HARMLESS = frozenset(
     "echo insmod rmmod loadfont terminal_input terminal_output terminal serial sleep background_image background_color "
     "play clear password password_pbkdf2 cryptomount save_env list_env keystatus cmostest loopback devicetree".split()
 )
-# What a name of files may hold in its place, where the module regexp is loaded.
+# What a name of files may hold in its place, if the module regexp is loaded.
 _PATTERN = re.compile(r"[*?]")
 _OTHER_LOADERS = frozenset("chainloader multiboot multiboot2 xen_hypervisor kfreebsd knetbsd kopenbsd ntldr freedos".split())
 _MENU_OPTIONS = {"class": 1, "users": 1, "hotkey": 1, "source": 1, "id": 1, "unrestricted": 0}
@@ -62,7 +62,7 @@ class _Left(Exception):
 class Script:
     """Runs scripts on `state`.
 
-    read: the contents of a file below $prefix by its relative name, None where there is none; may raise Undecided.
+    read: the contents of a file below $prefix by its relative name, None if there is none; may raise Undecided.
     bls: what the command blscfg adds to the menu.
     """
 
@@ -107,7 +107,7 @@ class Script:
         return inner
 
     def _run(self, body: Body) -> bool | None:
-        """Runs statements; the last one's status: True for success, None where it cannot be known."""
+        """Runs statements; the last one's status: True for success, None if it cannot be known."""
         status: bool | None = True
         self._depth += 1
         for statement in body:
@@ -269,7 +269,7 @@ class Script:
         return True
 
     def _file(self, operator: str, path: str) -> bool | None:
-        """What test.c says of a file; None where it may lie on another disk."""
+        """What test.c says of a file; None if it may lie on another disk."""
         if not path.startswith(PREFIX + "/"):
             return None
         data = self._read(path.removeprefix(PREFIX + "/"))

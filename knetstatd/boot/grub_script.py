@@ -49,7 +49,7 @@ Word: TypeAlias = "tuple[Part, ...]"
 
 
 class Command(NamedTuple):
-    """A command with its words; `block` is what stands between its braces, None where it has none."""
+    """A command with its words; `block` is what stands between its braces, None if it has none."""
 
     words: tuple[Word, ...]
     block: Body | None
@@ -163,7 +163,7 @@ class _Parser:
         return Damaged(f"GRUB finds a syntax error in it, in the line {names.show(line.strip(), 60)}")
 
     def _take(self, *wanted: str) -> str:
-        """The token, where it is one of those that may stand here: a symbol, a reserved word, or newline."""
+        """The token, if it is one of those that may stand here: a symbol, a reserved word, or newline."""
         if self._kind not in wanted and not (self._kind == "word" and self._value in wanted):
             raise self._error()
         return self._next()
@@ -173,7 +173,7 @@ class _Parser:
             self._next()
 
     def _delimiter(self) -> bool:
-        """A `;` or the end of a line, and all empty lines after it; False where there is none."""
+        """A `;` or the end of a line, and all empty lines after it; False if there is none."""
         if self._kind not in (";", "newline"):
             return False
         self._next()
@@ -191,7 +191,7 @@ class _Parser:
         return tuple(statements)
 
     def _commands(self, *ends: str, delimited: bool = True) -> Body:
-        """One command or more, up to one of `ends`, before which a delimiter must stand where it is `delimited`."""
+        """One command or more, up to one of `ends`, before which a delimiter must stand if it is `delimited`."""
         self._depth += 1
         if self._depth > _DEEPEST:
             raise Damaged(f"is nested more than {_DEEPEST} levels deep")

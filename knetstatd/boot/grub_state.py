@@ -88,7 +88,7 @@ class State:
 
 
 def number(text: str) -> tuple[int | None, str]:
-    """The number that a text begins with, and the rest; None where it begins with none: misc.c, grub_strtoull, base 0.
+    """The number that a text begins with, and the rest; None if it begins with none: misc.c, grub_strtoull, base 0.
 
     Blanks are skipped, 0x leads to base 16, 0 and another octal digit to base 8.
     """
@@ -109,7 +109,7 @@ def component(path: str) -> tuple[str, str]:
 def environment(data: bytes) -> dict[str, str]:
     """The variables of an environment block: envblk.c, grub_envblk_open and grub_envblk_iterate.
 
-    None where GRUB takes the block for none. It stops at a line that does not end.
+    None if GRUB takes the block for none. It stops at a line that does not end.
     """
     variables: dict[str, str] = {}
     at = len(_SIGNATURE)

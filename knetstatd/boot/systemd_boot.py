@@ -2,7 +2,7 @@
 """Which entry systemd-boot starts when nobody touches a key, and the entry files of the Boot Loader Specification.
 
 Rule 1: an entry whose image is not there, or whose architecture is another, is none for systemd-boot, and none here.
-Rule 2: the answer is that of the systemd-boot that lies on the disk. Where versions differ and it is not known, Undecided.
+Rule 2: the answer is that of the systemd-boot that lies on the disk. If versions differ and it is not known, Undecided.
 
 Sources, systemd 252 and 257: src/boot/boot.c (until 253 in src/boot/efi), efi-string.c, and src/fundamental:
 bootspec-fundamental.c and string-util-fundamental.c.
@@ -48,8 +48,8 @@ class Variables(NamedTuple):
 def choose(places: Sequence[Path], variables: Variables, version: int) -> tuple[Entry, str] | None:
     """The entry that is started, and what chose it: "one-shot", "default", "saved" or "first".
 
-    places: the ESP, then where there is one the XBOOTLDR partition.  version: systemd-boot's, 0 where it is not known.
-    None where there are no entries. Raises Undecided.
+    places: the ESP, then, if there is one, the XBOOTLDR partition.  version: systemd-boot's, 0 if it is not known.
+    None if there are no entries. Raises Undecided.
     """
     if version and not _OLDEST <= version <= _NEWEST:
         raise Undecided(f"is version {version}, whose rules are not known here")
@@ -165,7 +165,7 @@ def is_there(place: Path, image: str) -> bool:
 
 
 def names(directory: Path) -> list[str]:
-    """The names in a directory, none where it is not there. Raises Undecided where it cannot be read."""
+    """The names in a directory, none if it is not there. Raises Undecided if it cannot be read."""
     try:
         return sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):

@@ -3,7 +3,7 @@
 
 Rules:
 
-1. Where systemd manages the machine, root compiles nothing itself: the unit's user is nobody else's, and may write in one
+1. If systemd manages the machine, root compiles nothing itself: the unit's user is nobody else's, and may write in one
    directory.
 2. What comes out of the unit was made by a stranger: it is copied, each file of it opened below the unit's own directory
    without following a link, a regular file of the unit's user, of a bounded size. It is looked at only after that.

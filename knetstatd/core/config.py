@@ -285,7 +285,7 @@ def _shown(value: object) -> str:
 
 
 def _line(text: str, name: str) -> int:
-    """The line where a top-level key or table stands (tomllib keeps no positions); 0 where it is not found."""
+    """The line where a top-level key or table stands (tomllib keeps no positions); 0 if it is not found."""
     match = re.search(rf"^[ \t]*(?:\[+[ \t]*)?[\"']?{re.escape(name)}[\"']?[ \t]*[\].=]", text, re.MULTILINE)
     return text.count("\n", 0, match.start()) + 1 if match else 0
 

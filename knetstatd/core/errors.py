@@ -10,7 +10,7 @@ class KnetstatdError(Exception):
     """Something outside the program is not as it must be.
 
     what: one sentence, without a full stop.  where: the file, name or value concerned.
-    fix: what the reader can do, a command where there is one; may be empty.
+    fix: what the reader can do, a command if there is one; may be empty.
     """
 
     exit_code = Exit.FAILED

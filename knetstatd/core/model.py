@@ -38,8 +38,8 @@ REMARKS = frozenset({"compiler", "origin"})
 class Proof(NamedTuple):
     """The answer to "will this file load on that kernel?", with what it rests on.
 
-    path: the file that was checked, "" where there is none.  loads: no check failed, and none that decides is unknown.
-    srcversion, build_id: the file's, as /sys/module shows those of a loaded one; "" where it has none.
+    path: the file that was checked, "" if there is none.  loads: no check failed, and none that decides is unknown.
+    srcversion, build_id: the file's, as /sys/module shows those of a loaded one; "" if it has none.
     needed: of an installed module, the files that modprobe inserts before it, in that order.  module: the kernel's name for it.
     """
 
@@ -269,7 +269,7 @@ class Observation(NamedTuple):
     changed: when something in the kernel's directory last moved, in seconds of CLOCK_BOOTTIME (0: long ago).
     transaction, foreign_dkms, own_run: who is at work, "" for nobody.
     attempt: only one whose fingerprint is today's; else None.
-    loads: when the modules were loaded in this boot, seconds of CLOCK_BOOTTIME; only where they are wanted and not loaded.
+    loads: when the modules were loaded in this boot, seconds of CLOCK_BOOTTIME; only if they are wanted and not loaded.
     """
 
     package: str

@@ -9,7 +9,7 @@ Rules:
 3. Nothing of ours runs while another run of ours does (`own_run`).
 4. The shared trees (/var/lib/dkms, /lib/modules) are changed only by PUBLISH, and PUBLISH is never answered while a package
    transaction is open or somebody else's dkms runs: dkms has no lock, and two overlapping runs of one module fail.
-5. Staging is private and may run beside both, except where the distribution's own hook is about to build the same module.
+5. Staging is private and may run beside both, unless the distribution's own hook is about to build the same module.
 6. What is good is left alone, whoever built it. What is wrong is replaced, whoever built it.
 7. If a kernel refuses a module in the rehearsal, the module is wrong, whatever the analysis says. The same source is not built
    again for that. No rehearsal runs while a package transaction is open: the files may change under it.
@@ -103,7 +103,7 @@ def _busy(seen: Observation, now: float) -> Step | None:
 
 
 def _held_back(seen: Observation, now: float, *, loading: bool = False) -> Step | None:
-    """What the failures so far forbid; None where the next attempt may start. loading: by the running kernel."""
+    """What the failures so far forbid; None if the next attempt may start. loading: by the running kernel."""
     attempt = seen.attempt
     if attempt is None or attempt.loading is not loading:
         return None
@@ -140,7 +140,7 @@ def _good(seen: Observation, now: float, limits: Limits) -> Step:
 
 
 def _load(seen: Observation, now: float, limits: Limits) -> Step | None:
-    """Whether the running kernel is to be given what is installed; None where there is nothing to give, or it has it."""
+    """Whether the running kernel is to be given what is installed; None if there is nothing to give, or it has it."""
     there = seen.installed in (Artefact.GOOD, Artefact.OTHER, Artefact.UNKNOWN) and seen.rehearsed is not Rehearsed.BAD
     if seen.loaded is not Loaded.NO or not there:
         return None
@@ -154,7 +154,7 @@ def _load(seen: Observation, now: float, limits: Limits) -> Step | None:
 
 
 def _unloaded(seen: Observation, now: float, limits: Limits) -> Step | None:
-    """What was loaded in this boot and is not any more was unloaded by somebody; None where it is loaded again."""
+    """What was loaded in this boot and is not any more was unloaded by somebody; None if it is loaded again."""
     if not limits.reload:
         return Step(Action.GIVE_UP, Why.UNLOADED) if seen.loads else None
     lately = [at for at in sorted(seen.loads)[1:] if now - at < LOADS_WITHIN]  # the first was none after an unloading

@@ -2,7 +2,7 @@
 """What the daemon says: each change of a verdict once, in the journal; the current ones in /run/knetstatd/status.json, and,
 where something is wrong, in /run/knetstatd/motd, which pam_motd(8) shows at each login.
 
-Rule: what is in /run is true now. Both files go when the daemon does; its unit removes them where it was killed.
+Rule: what is in /run is true now. Both files go when the daemon does; its unit removes them if it was killed.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def _worst(verdicts: Sequence[judge.Verdict]) -> str:
 
 
 def write_motd(places: Places, text: str) -> None:
-    """What a login shows, with the time at which it was found; nothing where there is no text."""
+    """What a login shows, with the time at which it was found; nothing if there is no text."""
     if text:
         files.write(places.motd, f"{time.strftime('%Y-%m-%d %H:%M')} {text}".encode(), durable=False)
     else:

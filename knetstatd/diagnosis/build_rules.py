@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The words by which a build's log shows its cause, as a table: patterns, from the most specific cause to the most general.
 
-Rule: what a Makefile asks by the way may fail and do no harm. Where a compiler has an error to report, that is the cause.
+Rule: what a Makefile asks by the way may fail and do no harm. If a compiler has an error to report, that is the cause.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _rule(
 
 
 _ERROR = re.compile(r"^\S+?:\d+:(?:\d+:)? (?:fatal )?error: (?!.*Read-only file system)|^ERROR: modpost: ", re.MULTILINE)
-_NOT_RUN = r"Error 127$|No rule to make target"  # the shell's and make's status where there is no such program
+_NOT_RUN = r"Error 127$|No rule to make target"  # the shell's and make's status if there is no such program
 
 _PORT = "The module's source does not fit this kernel: get a newer version of it (its distributor or author), then dkms add it"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What changed between two kernels, where that explains a failure: the headers of the other installed ones are the witnesses.
+"""What changed between two kernels, if that explains a failure: the headers of the other installed ones are the witnesses.
 
 Rule 1: only what files say is said. Nothing is known of a kernel whose headers are not installed.
 Rule 2: it is asked only after a failure, so it may read megabytes; it reads no more than the bounds below.
@@ -152,7 +152,7 @@ def _identifier(cause: Cause, target: _Kernel, others: list[_Kernel]) -> Cause:
 
 
 def _declared(kernel: _Kernel, identifier: str) -> str:
-    """The header of a kernel that declares an identifier, "" for none; where it begins a line, it is not only used."""
+    """The header of a kernel that declares an identifier, "" for none; if it begins a line, it is not only used."""
     word = re.escape(identifier.encode())
     # Not in a comment; followed by what follows a declared name, or #defined.
     pattern = re.compile(

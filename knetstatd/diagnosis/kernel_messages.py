@@ -49,7 +49,7 @@ OOPS = re.compile(r"^kernel BUG|^BUG:|^WARNING|^Oops|^RIP: 0010|^Kernel panic|na
 
 
 def find(lines: Iterable[str]) -> Refusal | None:
-    """What the first of these that fits means; None where nothing in the lines is such a word of the kernel's."""
+    """What the first of these that fits means; None if nothing in the lines is such a word of the kernel's."""
     lines = tuple(lines)
     for pattern, check, sentence in _REFUSALS:
         for line in lines:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Modules that compile for the kernel that runs, whatever kernel they are asked to be built for; and the cure for good.
 
-Rule 1: a line that reads `uname -r` is a trap only where what it sets is not set by dkms.conf's MAKE and the compile is not
+Rule 1: a line that reads `uname -r` is a trap only if what it sets is not set by dkms.conf's MAKE and the compile is not
         started in the kernel's own directory anyway.
 Rule 2: the vendor's files are not touched: the cure is an override in /etc/dkms (dkms(8), "DKMS.CONF OVERRIDES"), which an
         update of the package leaves alone.
-Rule 3: no override is offered where it is not clear what to override, and none stays that a build has not proven.
+Rule 3: no override is offered if it is not clear what to override, and none stays that a build has not proven.
 """
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ def active(conf: Conf, lines: Collection[RunningKernelRead]) -> tuple[RunningKer
 
 
 def override(module: str, conf: Conf, at_fault: Collection[RunningKernelRead], source: Path) -> Override | None:
-    """The override that cures `active` lines, None where none can be given. conf: read without a kernel.
+    """The override that cures `active` lines, None if none can be given. conf: read without a kernel.
 
-    It passes the variables at fault; where there are none, it starts the compile in the kernel's directory, if the module has
+    It passes the variables at fault; if there are none, it starts the compile in the kernel's directory, if the module has
     what is read there (obj-m). `repair` proves either by a build before it stays.
     """
     if len(conf.make) != 1:

@@ -160,7 +160,7 @@ def unregistered(root: Path, registered: Mapping[str, Package]) -> dict[str, Pac
 
 
 def conf(root: Path, name: str, version: Version, kernel: str = "", arch: str = "") -> dkms_conf.Conf:
-    """The version's dkms.conf with the overrides in /etc/dkms, for one kernel where one is given.
+    """The version's dkms.conf with the overrides in /etc/dkms, for one kernel if one is given.
 
     Raises NameRefused.
     """

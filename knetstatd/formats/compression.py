@@ -62,7 +62,7 @@ def refused(head: bytes) -> str:
 
 
 def unpack(data: bytes, limit: int = LIMIT) -> bytes:
-    """The contents of a compressed module; `data` itself where it is not compressed. At most `limit` bytes, else Damaged."""
+    """The contents of a compressed module; `data` itself if it is not compressed. At most `limit` bytes, else Damaged."""
     if not is_packed(data):
         if len(data) > limit:
             raise Damaged(f"unpacks to more than {limit} bytes")

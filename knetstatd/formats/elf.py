@@ -61,7 +61,7 @@ class Source:
         self.size = size if data is None else len(data)
 
     def at(self, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset`; Damaged where the file has fewer."""
+        """`size` bytes from `offset`; Damaged if the file has fewer."""
         if offset + size > self.size:
             raise Damaged("is truncated or damaged: it ends before its contents do")
         if self._data is not None:
@@ -156,7 +156,7 @@ class Elf:
         return self._source.at(section.offset, section.size)
 
     def name(self, section: Section) -> bytes:
-        """A section's name, empty where it lies outside the names."""
+        """A section's name, empty if it lies outside the names."""
         end = self._names.find(b"\0", section.name)
         return self._names[section.name : end] if end >= 0 else b""
 
@@ -202,7 +202,7 @@ class Symbols:
         return self.strings[start : self.strings.index(b"\0", start)].decode("utf-8", "backslashreplace")
 
     def value(self, row: int) -> int:
-        """st_value of a row: an offset into its section, or the value itself where the section is ABS."""
+        """st_value of a row: an offset into its section, or the value itself if the section is ABS."""
         wide = self._elf.wide
         start = row * self._row + (8 if wide else 4)
         return self._elf.unpack("Q" if wide else "I", self._table[start : start + (8 if wide else 4)])[0]
@@ -212,7 +212,7 @@ class Symbols:
         return self._column("Q", 8) if self._elf.wide else self._column("I", 4)
 
     def target(self, row: int) -> bytes:
-        """What a row names, up to the end of its section; none where it names nothing in the file."""
+        """What a row names, up to the end of its section; none if it names nothing in the file."""
         section = self.sections[row]
         if not 0 < section < len(self._elf.sections):
             return b""

@@ -4,7 +4,7 @@
 Sources, 5.10 to 7.3: layout_and_allocate(), module_enforce_rwx_sections(), layout_sections(), percpu_modalloc(),
 find_module_sections(), check_export_symbol_sections(), simplify_symbols() of kernel/module/main.c and strict_rwx.c (5.10:
 kernel/module.c); add_sect_attrs() of kernel/module/sysfs.c, of which 6.12 is the first to insist; modpost's add_header() for
-what struct module begins as. Where kernels differ, the strictest decides.
+what struct module begins as. If kernels differ, the strictest decides.
 
 Rule: of code and data that were changed nothing can be seen here. A kernel takes them, and may die of them: for that the
 file must be compared with the one that was built.
@@ -42,7 +42,7 @@ _NAME_AT, _NAME_SIZE = 24, 56  # of char name[MODULE_NAME_LEN] in struct module,
 
 
 def fault(file: Elf, symbols: Symbols, this_module: Section, name: str, labels: Mapping[str, int]) -> str | None:
-    """What stands against the file, "" for nothing; None where nothing does and its relocations are not known here.
+    """What stands against the file, "" for nothing; None if nothing does and its relocations are not known here.
 
     this_module: the section of struct module.  name: the module's, from .modinfo.  labels: of what it exports, with their rows.
     """

@@ -38,7 +38,7 @@ class Inside(NamedTuple):
 
     own: the names of the kernel's own modules, each between spaces: thousands, of which few are ever asked for.
     refused: of the added modules that are compressed, why the kernel would not unpack them.  init: whether there is a program
-    to start: where the end is cut off between two archives, all else is gone without a trace.
+    to start: if the end is cut off between two archives, all else is gone without a trace.
     """
 
     builds: Mapping[str, str]
@@ -132,7 +132,7 @@ class _Source:
         return bytes(self._rest[:size])
 
     def take(self, size: int, *, keep: bool = True) -> bytes:
-        """The next `size` bytes; none of them where they are only to be passed over."""
+        """The next `size` bytes; none of them if they are only to be passed over."""
         parts = []
         while size:
             if not self._rest:

@@ -46,7 +46,7 @@ class Kind(enum.Enum):
 
 
 class Endpoint(NamedTuple):
-    """An address, and a port that is 0 where the file has an asterisk."""
+    """An address, and a port that is 0 if the file has an asterisk."""
 
     address: str
     port: int
@@ -115,7 +115,7 @@ def parse(text: str, kind: Kind) -> list[Socket]:
 
 
 def table(root: Path, kind: Kind) -> list[Socket]:
-    """Raises OSError where the module is not loaded, MalformedError where something else wrote the file."""
+    """Raises OSError if the module is not loaded, MalformedError if something else wrote the file."""
     return parse(files.of_kernel(root, kind.path).read_bytes().decode("ascii", "replace"), kind)
 
 

@@ -47,13 +47,13 @@ class Module(NamedTuple):
     """What one module's file says. Text that it does not have is empty.
 
     vermagic: as the kernel compares it, spaces included.  license: the first, the only one that the kernel looks at.
-    crcs: the checksum of each symbol as this module was compiled, from `__versions`, None where that table is missing.
+    crcs: the checksum of each symbol as this module was compiled, from `__versions`, None if that table is missing.
     ext_crcs: the same from the extended table.  undefined, weak: names that must, or may, be exported by others.
     common: names that no kernel accepts.  exports: what this module exports.  struct_size: bytes of its struct module.
-    signature: PKCS#7 data, or what was appended in its place, None where the kernel sees none.  compiler: as it names itself.
+    signature: PKCS#7 data, or what was appended in its place, None if the kernel sees none.  compiler: as it names itself.
     build_id: of the linker, in hex; it stays when a module is signed, stripped or compressed.  aliases: what udev or the
-    kernel may ask for to get it.  btf: whether its type information begins as such, None where it has none.  hooks: where its
-    struct module has its functions.  form: what stands against the file's form, "" for nothing; None where it was not asked
+    kernel may ask for to get it.  btf: whether its type information begins as such, None if it has none.  hooks: where its
+    struct module has its functions.  form: what stands against the file's form, "" for nothing; None if it was not asked
     for, or is not known for this machine.
     """
 
@@ -320,7 +320,7 @@ def _exports(file: elf.Elf, symbols: elf.Symbols, labels: dict[str, int], module
 
 
 def _crc(file: elf.Elf, symbols: elf.Symbols, row: int | None) -> int:
-    """A checksum: until 5.18 the label's own value, since 5.19 a word in `__kcrctab`; 0 where there is none."""
+    """A checksum: until 5.18 the label's own value, since 5.19 a word in `__kcrctab`; 0 if there is none."""
     if row is None:
         return 0
     if symbols.sections[row] == elf.ABS:

@@ -3,7 +3,7 @@
 
 modules.dep has one line per module name, `FILE: NEEDED NEEDED…`, relative to the kernel's directory or absolute; a module
 that lies in two places has one line, that of the place which depmod.d(5) prefers. modprobe reads the same lines from
-modules.dep.bin, so a file counts as chosen only where both name it.
+modules.dep.bin, so a file counts as chosen only if both name it.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Tables:
         return b"/" + _stem(module) + b".ko\n" in text.replace(b"-", b"_")
 
     def _line(self, module: str) -> int:
-        """Where the line of a module starts, -1 where there is none. A plain search: 20 times as fast as one by pattern."""
+        """Where the line of a module starts, -1 if there is none. A plain search: 20 times as fast as one by pattern."""
         name, canonical = _stem(module) + b".ko", self._canonical
         at = canonical.find(name)
         while at >= 0:

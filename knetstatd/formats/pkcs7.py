@@ -54,7 +54,7 @@ class Key(NamedTuple):
 
 
 class Certificate(NamedTuple):
-    """A key and, where it is RSA, its modulus and exponent; 0 where it is not."""
+    """A key and, if it is RSA, its modulus and exponent; 0 if it is not."""
 
     key: Key
     modulus: int
@@ -62,7 +62,7 @@ class Certificate(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """A signature: whose, and what it takes to check it. digest: hashlib's name, "" where it is not over the contents alone."""
+    """A signature: whose, and what it takes to check it. digest: hashlib's name, "" if it is not over the contents alone."""
 
     key: Key
     digest: str
@@ -221,10 +221,10 @@ def certificates(lists: bytes) -> tuple[Certificate, ...]:
 
 
 def is_genuine(signed: Signature, key: Certificate, contents: Callable[[], bytes]) -> bool | None:
-    """Whether `signed` is this key's signature of the contents; None where that cannot be told (ECDSA, ML-DSA, attributes)."""
+    """Whether `signed` is this key's signature of the contents; None if that cannot be told (ECDSA, ML-DSA, attributes)."""
     if not signed.digest or not key.modulus:
         return None
-    import hashlib  # 3 MB; only where an enrolled key has signed
+    import hashlib  # 3 MB; only if an enrolled key has signed
 
     digest = hashlib.new(signed.digest, contents()).digest()
     inner = bytes([_OID, len(signed.oid)]) + signed.oid + b"\x05\0"
@@ -237,7 +237,7 @@ def is_genuine(signed: Signature, key: Certificate, contents: Callable[[], bytes
 
 
 def _common_name(name: bytes) -> str:
-    """The common name in a Name, for people; "" where there is none."""
+    """The common name in a Name, for people; "" if there is none."""
     try:
         for part in _items(_take(_items(name), _SEQUENCE).data):
             for pair in _items(part.data):

@@ -38,7 +38,7 @@ _BESIDE, _UNLIMITED = 4096, 1 << 65
 
 
 def fault(file: Elf, symbols: Symbols) -> str | None:
-    """What stands against the relocations, "" for nothing; None where they are of a machine that is not known here."""
+    """What stands against the relocations, "" for nothing; None if they are of a machine that is not known here."""
     if file.machine != X86_64:
         return None
     limits = [_UNLIMITED] * len(symbols.sections)

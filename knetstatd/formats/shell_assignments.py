@@ -239,7 +239,7 @@ class Shell:
         return Word("".join(parts), static and not quoted and room >= 0, min(i, len(text)))
 
     def _expansion(self, text: str, i: int, quoted: bool) -> tuple[str | None, int]:
-        """The value of what starts with `$` or a backquote at `i`, None where it needs a shell, and its end."""
+        """The value of what starts with `$` or a backquote at `i`, None if it needs a shell, and its end."""
         if match := _VARIABLE.match(text, i):
             name = match[1] or match[2]
             if name in self.dynamic or "*" in self.dynamic:

@@ -29,7 +29,7 @@ _NAME = len("0x00000000\t")
 
 
 class Export(NamedTuple):
-    """One exported symbol. crc: 0 where the exporter was built without MODVERSIONS.
+    """One exported symbol. crc: 0 if the exporter was built without MODVERSIONS.
 
     owner: `vmlinux`, or a module's path in its build tree, without `.ko`.  namespace: "" for none.
     """
@@ -41,14 +41,14 @@ class Export(NamedTuple):
 
     @property
     def module(self) -> str:
-        """The module that has to be loaded first, as the kernel writes its name; "" where the kernel itself has the symbol."""
+        """The module that has to be loaded first, as the kernel writes its name; "" if the kernel itself has the symbol."""
         return "" if self.owner == "vmlinux" else names.canonical(self.owner.rpartition("/")[2])
 
 
 def find(path: Path, wanted: Collection[str]) -> dict[str, Export]:
     """The exports among `wanted`; what is not exported is not in the answer. `path` may be compressed.
 
-    Raises KernelFileError where the file is missing, larger than 64 MiB, or no whole Module.symvers.
+    Raises KernelFileError if the file is missing, larger than 64 MiB, or no whole Module.symvers.
     """
     keys = frozenset(name.encode("utf-8", "surrogateescape") for name in wanted)
     # A name that is wanted begins like one of these, as few others do: to look at that first takes half the time.

@@ -128,7 +128,7 @@ def foreign_dkms(root: Path, ours: int | None) -> str | None:
 
 
 def _read(path: str, limit: int) -> bytes:
-    """The beginning of a file in /proc; nothing where its process is gone or hidden."""
+    """The beginning of a file in /proc; nothing if its process is gone or hidden."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -103,7 +103,7 @@ def commands(root: Path, kernel: str) -> list[list[str]]:
     # -u refuses if there is none.
     usual = files.inside(root, f"/boot/initrd.img-{kernel}")
     made = [["update-initramfs", "-u" if usual.exists() else "-c", "-k", kernel]]
-    # A boot loader's own copy is made by a hook of that, where there is one (kernel-install(8)).
+    # A boot loader's own copy is made by a hook of that, if there is one (kernel-install(8)).
     outside = place is not None and place.parent != usual.parent
     if outside and not files.names(files.inside(root, "/etc/initramfs/post-update.d")):
         made.append(["kernel-install", "add", kernel, f"/boot/vmlinuz-{kernel}"])

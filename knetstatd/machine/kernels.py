@@ -194,7 +194,7 @@ def compiler(root: Path, headers_path: Path) -> tuple[str, Path | None]:
     return wanted, None
 
 
-# What compiles beside the compiler: where one of these is missing, and comes back, an attempt is worth while.
+# What compiles beside the compiler: if one of these is missing, and comes back, an attempt is worth while.
 _TOOLS = ("make", "ld", "as", "objcopy", "awk", "pahole")
 _HEADERS_TOOLS = ("scripts/basic/fixdep", "scripts/mod/modpost", "tools/objtool/objtool")
 

@@ -69,7 +69,7 @@ def _with_users(places: Mapping[str, Path], name: str) -> Iterator[str]:
 
 
 def _is_copy(place: Path, proof: Proof) -> bool:
-    """Whether a loaded module is of the installed file: by its source, or, where neither tells that, by its build."""
+    """Whether a loaded module is of the installed file: by its source, or, if neither tells that, by its build."""
     source = (files.text(place / "srcversion", 128) or "").strip()
     if source or proof.srcversion:
         return source == proof.srcversion

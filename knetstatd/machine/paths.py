@@ -48,7 +48,7 @@ def watched(
         if os.path.isdir(registered / name):
             yield "dkms", registered / name
     for source in sources:
-        yield "source", source  # also where it is gone, and may come back
+        yield "source", source  # also if it is gone, and may come back
         for where, below, _ in itertools.islice(os.walk(source), _MOST_WATCHED):
             below[:] = sorted(name for name in below if name != ".git")
             yield "source", Path(where)

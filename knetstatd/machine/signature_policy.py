@@ -194,7 +194,7 @@ def _variable(root: Path, name: str, guid: str) -> bytes | None:
 
 
 def _keys(root: Path, name: str, guid: str) -> tuple[pkcs7.Certificate, ...]:
-    """The certificates in a variable, and in those that shim adds where one is too small (name1, name2, …)."""
+    """The certificates in a variable, and in those that shim adds if one is too small (name1, name2, …)."""
     certificates: list[pkcs7.Certificate] = []
     variables = (_variable(root, name + suffix, guid) for suffix in ("", *map(str, range(1, 10))))
     for data in itertools.takewhile(lambda data: data is not None, variables):

@@ -86,7 +86,7 @@ def missing(root: Path) -> str:
 
 
 def checks(subject: Subject | None, answer: Answer | None, unable: str) -> tuple[tuple[str, Check], ...]:
-    """The rehearsal as one more check of a verdict; where there was none, what is needed for one. unable: from `missing`."""
+    """The rehearsal as one more check of a verdict; if there was none, what is needed for one. unable: from `missing`."""
     if subject is None:
         return ()
     expected = "the kernel loads it, and it works"

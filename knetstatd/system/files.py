@@ -145,7 +145,7 @@ def sync(path: Path) -> None:
 def write(path: Path, data: bytes, mode: int = 0o644, *, durable: bool = True) -> None:
     """Replaces `path` atomically: a reader, or a power cut, finds the old contents or the new, never a part.
 
-    durable: synced before the rename and after; leave it out only where a reboot empties the place anyway (/run).
+    durable: synced before the rename and after; leave it out only if a reboot empties the place anyway (/run).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with contextlib.suppress(FileNotFoundError):

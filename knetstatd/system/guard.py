@@ -18,7 +18,7 @@ _NO_READER, _INTERRUPTED = 141, 130  # 128 + SIGPIPE, 128 + SIGINT: what a shell
 
 
 def guarded(program: str, work: Callable[[], int]) -> int:
-    """The exit status of `work`, with its output written; 3, and one line on standard error, where the machine denies that.
+    """The exit status of `work`, with its output written; 3, and one line on standard error, if the machine denies that.
 
     Errors of ours (KnetstatdError) are for `work` to tell, and programming errors are not caught.
     """

@@ -8,7 +8,7 @@ Rule 3: everybody may write to the journal, also our names and numbers. Read bac
 Rule 4: where standard error is not the journal, the same sentence goes there, as a plain line.
 
 sd_journal_send(3) waits, for good, for a journald that has hung. So entries are written as systemd's "Native Journal Protocol"
-describes, to a socket that does not wait; systemd.journal reads them back, and is loaded only where somebody does that.
+describes, to a socket that does not wait; systemd.journal reads them back, and is loaded only if somebody does that.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _daemons_user() -> int | None:
 
 
 def history(limit: int, package: str | None = None, kernel: str | None = None) -> Iterator[HistoryEntry]:
-    """Our entries, newest first, at most `limit`; nothing where there is no journal that this user may read."""
+    """Our entries, newest first, at most `limit`; nothing if there is no journal that this user may read."""
     from systemd import journal
 
     by_id = {event.message_id: event for event in Event}

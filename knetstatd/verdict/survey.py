@@ -218,7 +218,7 @@ class Survey:
         return self._confs[key]
 
     def rehearsal(self, kernel: str, package: str, installed: Iterable[tuple[str, Proof]]) -> rehearsal_results.Subject | None:
-        """What a rehearsal of the installed modules would be about; None where there is nothing to start, or to insert."""
+        """What a rehearsal of the installed modules would be about; None if there is nothing to start, or to insert."""
         return rehearsal_results.subject_of(self.root, kernel, package, (p for _, p in installed), self.arguments(kernel))
 
     def arguments(self, kernel: str) -> tuple[str, ...]:

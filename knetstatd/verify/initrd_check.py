@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Does the kernel boot with an initrd that is whole, and does that hold the right copy of the module, where it is to hold one?
+"""Does the kernel boot with an initrd that is whole, and does that hold the right copy of the module, if it is to hold one?
 
 Rule 1: no new build of the module changes the answer (model.ELSEWHERE): a new initrd does.
 Rule 2: what cannot be read is unknown, and unknown is not ready: the copy in the initrd is the one that is loaded at boot.

@@ -128,7 +128,7 @@ _LOADS = re.compile(r"\b(?:modprobe\b.*\s(?:-i|--ignore-install)\b|insmod\s+\S)"
 def kept_out(module: str, rules: Rules, policy: Policy, inner: str = "") -> Check | None:
     """What keeps a module from the kernel, even where another one needs it; None for nothing.
 
-    module: its file's name, which is what modprobe goes by.  inner: the kernel's name for it, where that is another.
+    module: its file's name, which is what modprobe goes by.  inner: the kernel's name for it, if that is another.
     """
     if (known := inner or module) in policy.blacklist:
         return Check(

@@ -3,7 +3,7 @@
 
 Rule 1: pure: no file, no clock. Whoever calls them has read the module, the kernel's facts and its exports.
 Rule 2: the rules are the kernel's, read in 5.10, 6.1, 6.12 and 7.3 (kernel/module/main.c, version.c); quotes are its words.
-Rule 3: "compiled for another kernel" and "will not load" are two facts. Where both sides have MODVERSIONS the kernel
+Rule 3: "compiled for another kernel" and "will not load" are two facts. If both sides have MODVERSIONS the kernel
         ignores the release and compares checksums; else the release decides (same_magic()).
 """
 

@@ -122,7 +122,7 @@ class Proofs:
         return verify.prove(self._root, look.kernel, modules, look.facts, look.host, origins)
 
     def _done(self, work: Callable[[], list[Proof]]) -> list[Proof]:
-        """The answer of `work`, from elsewhere where that is wanted."""
+        """The answer of `work`, from elsewhere if that is wanted."""
         if self._in_child is None:
             return work()
         return list(map(_from_json, self._in_child(lambda: list(map(_to_json, work())))))

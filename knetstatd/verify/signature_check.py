@@ -5,7 +5,7 @@ Rule 1: as for checks: pure, and the kernel's own rules (module_sig_check(), mod
 Rule 2: unsigned, damaged, altered, by a key that is not trusted, and by one that is, are five answers.
 Rule 3: keys are compared, never names. Of a key of the kernel's distributor no certificate is at hand, so that it is the
         right key can be told, and that the contents are unchanged only a rehearsal tells: of the kernel's own files it is
-        taken for granted, of others it is unknown. The kernel refuses changed contents by a key that it knows even where it
+        taken for granted, of others it is unknown. The kernel refuses changed contents by a key that it knows even if it
         insists on no signature ('Key was rejected by service').
 """
 
@@ -37,7 +37,7 @@ def check(
     *,
     shipped: bool = False,
 ) -> Check:
-    """Whether the kernel will take the signature, or the lack of one. Named "key" where only the machine's keys are against it.
+    """Whether the kernel will take the signature, or the lack of one. Named "key" if only the machine's keys are against it.
 
     intact: whether the contents are what was signed, by a certificate.  shipped: it is a file of the kernel's own.
     """

@@ -42,11 +42,11 @@ class Target(NamedTuple):
     """A kernel, as far as modules are concerned.
 
     tables: what depmod says.  witness: the kernel's own module from which flags (vermagic without the release, from its
-    space on), struct_size (bytes), machine and witness_crcs come; None where there is none, and the others are empty then.
-    modversions: whether checksums decide; None where neither a module nor a configuration tells.
-    symvers: its Module.symvers, None where the headers are not installed.  options: of CONFIG_*, the ones set to `y`.
-    configured: whether a configuration was found.  compiler: as that has it, "" where it does not say.
-    signature: PKCS#7 data of the witness, b"" where it is not signed.  hooks: where its struct module has its functions.
+    space on), struct_size (bytes), machine and witness_crcs come; None if there is none, and the others are empty then.
+    modversions: whether checksums decide; None if neither a module nor a configuration tells.
+    symvers: its Module.symvers, None if the headers are not installed.  options: of CONFIG_*, the ones set to `y`.
+    configured: whether a configuration was found.  compiler: as that has it, "" if it does not say.
+    signature: PKCS#7 data of the witness, b"" if it is not signed.  hooks: where its struct module has its functions.
     """
 
     kernel: str
@@ -126,7 +126,7 @@ def _witness(tables: modules_dep.Tables, kernel: str) -> tuple[Path, module_file
 
 
 def _configuration(root: Path, kernel: str) -> tuple[frozenset[str] | None, str]:
-    """The options that matter, None where there is no configuration, and the compiler that the kernel was built with."""
+    """The options that matter, None if there is no configuration, and the compiler that the kernel was built with."""
     for path in paths.configurations(root, kernel):
         if (text := kernels.configuration(path)) is not None:
             options = frozenset(name for name in _OPTIONS if f"\nCONFIG_{name}=y\n".encode() in text)

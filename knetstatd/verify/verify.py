@@ -65,7 +65,7 @@ def verify(
     """Whether the module file `path`, wherever it lies, will load on `kernel` of the system under `root`.
 
     others: files of out-of-tree modules that will be loaded before it, those of the same DKMS package for one.
-    facts: of that kernel, where the caller has them.  host: of that machine, likewise. Raises nothing for whatever the files
+    facts: of that kernel, if the caller has them.  host: of that machine, likewise. Raises nothing for whatever the files
     contain.
     """
     facts, host = facts or target_kernel.facts(root, kernel), host or machine.facts(root)
@@ -82,7 +82,7 @@ def prove(
 ) -> list[Proof]:
     """The proofs of installed modules, one for each: which file modprobe takes for it on `kernel`, and whether that will load.
 
-    What the kernel exports is read once for all. facts, host: of that kernel and machine, where the caller has them already.
+    What the kernel exports is read once for all. facts, host: of that kernel and machine, if the caller has them already.
     origins: what DKMS knows of the modules.
     """
     facts, host = facts or target_kernel.facts(root, kernel), host or machine.facts(root)
@@ -222,7 +222,7 @@ def _intact(path: Path) -> Callable[[Signature, Certificate], bool | None]:
 
 
 def _proof(facts: Target, one: _Asked, exported: Mapping[str, Export], fault: Check | None) -> Proof:
-    """Does the checks that need the kernel's exports, which cannot be known where there is a `fault`."""
+    """Does the checks that need the kernel's exports, which cannot be known if there is a `fault`."""
     who = (one.module.srcversion, tuple(map(os.fspath, one.needed)), one.module.build_id, one.module.name)
     if fault is not None:
         unknown = (fault._replace(name=name) for name in ("symbols", "crcs"))
@@ -308,7 +308,7 @@ def _others(path: Path, others: Iterable[Path]) -> dict[str, Mapping[str, Export
 
 
 def _exported(root: Path, facts: Target, wanted: set[str]) -> dict[str, Export]:
-    """The kernel's exports among `wanted`. Raises KernelFileError where they cannot be known."""
+    """The kernel's exports among `wanted`. Raises KernelFileError if they cannot be known."""
     if facts.symvers is None:
         raise KernelFileError(
             "What the kernel exports cannot be known: its headers are not installed, or are not this kernel's",
