@@ -115,7 +115,7 @@ def test_needrestart_leaves_builds_alone(installed: Container) -> None:
         our %nrconf; do "/etc/needrestart/conf.d/knetstatd.conf" // die; my $set = $nrconf{override_rc};
         for my $unit (@ARGV) { print map { $unit =~ /$_/ ? "$unit $set->{$_}\\n" : () } keys %$set }
     """
-    units = [p.name for p in installed.path("/lib/systemd/system").glob("knetstatd*")]
+    units = [p.name for p in installed.path("/lib/systemd/system").glob("knetstatd*.service")]
     units = [name.replace("@.", r"@6.1.0\x2d9\x2damd64.") for name in units]
     said = installed.output("perl", "-e", script, *units).splitlines()
     assert sorted(said) == sorted(f"{name} 0" for name in units if "@" in name)
