@@ -108,3 +108,13 @@ def test_the_architecture_page_has_a_sentence_for_each_file() -> None:
     assert sorted(listed) == sorted(name_of(path) for path in FILES if path.parent != PACKAGE and path.name != "__init__.py")
     [line] = re.findall(r"^ {4}(core < .*)$", page, re.M)
     assert [set(re.findall(r"[a-z]+", level)) for level in line.split(" < ")] == list(LINE)
+
+
+def test_each_file_has_its_tests_and_no_test_is_left_without_its_file() -> None:
+    """tests/unit mirrors the folders: what tests folder/file.py is folder/test_file.py, and nothing else lies there."""
+    tests = PACKAGE.parent / "tests/unit"
+    files = {name_of(path) for path in FILES if path.parent != PACKAGE and path.name != "__init__.py"}
+    there = {path.relative_to(tests).as_posix() for folder in LEVEL for path in (tests / folder).glob("*.py")}
+    assert there == {f"{folder}/test_{name}.py" for folder, name in (file.split("/") for file in files)}
+    assert {path.name for path in tests.iterdir() if path.is_dir()} - {"__pycache__"} == set(LEVEL)
+    assert not [one for one in sorted(there) if not re.search(r"^ *def test_", (tests / one).read_text(), re.M)]
