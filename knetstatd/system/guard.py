@@ -37,7 +37,7 @@ def guarded(program: str, work: Callable[[], int]) -> int:
         return _INTERRUPTED
     except MemoryError:
         return _say(program, "there is not enough memory. Free some, or raise its limit (ulimit -v, MemoryMax=).")
-    except ImportError as e:  # no memory for a shared library is one, too
+    except (ImportError, SyntaxError) as e:  # no memory for a shared library is one, and no memory to parse a file another
         return _say(program, f"it cannot load its own code: {e}. Free memory, or reinstall the package.")
     except OSError as e:
         place = os.fsdecode(e.filename) if isinstance(e.filename, str | bytes) else "its output cannot be written"
@@ -58,8 +58,9 @@ def _silence(stream: IO[str] | None) -> None:
     if stream is None:
         return
     try:
+        full = stream.fileno()
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
+        os.dup2(nowhere, full)
         os.close(nowhere)
     except (OSError, ValueError):
         pass  # nothing is left to write with
