@@ -67,10 +67,10 @@ def argv(kind: str, kernel: str, settings: Config, *, held: bool, seats: Path = 
     return [*limit, "systemd-inhibit", "--what=shutdown", f"--mode={settings.inhibit}", "--who=knetstatd", why, *start]
 
 
-def serve(connection: socket.socket, settings: Config) -> int:
+def serve(connection: socket.socket, settings: Config, root: Path = Path("/")) -> int:
     """Takes one line from a connection, starts the step, and answers its starter's exit status, which it returns.
 
-    Raises KnetstatdError if the line is none of ours, or nothing can be started.
+    Raises KnetstatdError if the line is none of ours, or nothing can be started. root: whose programs start it.
     """
     connection.settimeout(_PATIENCE)
     text = b""
@@ -80,7 +80,8 @@ def serve(connection: socket.socket, settings: Config) -> int:
     except OSError as e:
         raise KnetstatdError("no line came from the daemon") from e
     kind, kernel, held = parse(text)
-    code = process.run(argv(kind, kernel, settings, held=held), timeout=_FOR_EVER, limit=4096).code
+    env = process.environment(root=root)
+    code = process.run(argv(kind, kernel, settings, held=held), timeout=_FOR_EVER, env=env, limit=4096).code
     with contextlib.suppress(OSError):  # the daemon may have ended meanwhile
         connection.sendall(f"{code}\n".encode())
     return code

@@ -66,17 +66,16 @@ def test_the_configuration_says_how_logind_is_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.spawns
-def test_the_answer_is_the_starters_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    systemctl = tmp_path / "systemctl"
+def test_the_answer_is_the_starters_status(tmp_path: Path) -> None:
+    systemctl = tmp_path / "usr/bin/systemctl"
+    systemctl.parent.mkdir(parents=True)
     systemctl.write_text(f"#!/bin/sh\necho \"$@\" >{tmp_path}/ran\nexit 3\n")
     systemctl.chmod(0o755)
-    monkeypatch.setattr("knetstatd.system.process.PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     ours, theirs = socket.socketpair()
     with ours, theirs:
         for part in (b"lo", b"ad 6.1.0-1-am", b"d64\n"):
             ours.sendall(part)
-        serving = threading.Thread(target=step.serve, args=(theirs, Config()))
+        serving = threading.Thread(target=step.serve, args=(theirs, Config(), tmp_path))
         serving.start()
         assert ours.recv(16) == b"3\n"
         serving.join()
