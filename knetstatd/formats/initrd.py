@@ -6,7 +6,10 @@ Rule 2: what the kernel would not unpack is Damaged. What could not be read, or 
 
 Format: cpio archives in a row, with zero bytes between them; any of them may be compressed, each with its archives whole
 (init/initramfs.c, unpack_to_rootfs(); Documentation/driver-api/early-userspace/buffer-format.rst). Several files that a boot
-loader names are one after the other. `lsinitramfs` gives names alone, `unmkinitramfs` writes 200 MB to the disk.
+loader names are one after the other.
+
+Our own reader, because `lsinitramfs` gives names alone and `unmkinitramfs` writes 200 MB to the disk; `lsinitramfs` and cpio
+are the oracles of the tests.
 """
 
 from __future__ import annotations

@@ -5,9 +5,11 @@ Rule 1: the bytes are hostile. Every length is checked against what holds it; ev
 Rule 2: keys are told apart as the kernel does (asymmetric_key_generate_id(), pkcs7_note_signed_info()): by issuer and serial
         number, or by the subject key identifier. Names are for people.
 
-Our own reader of DER, because nothing that is kept by others fits: libkmod and `cryptography` bring libcrypto's 3 MB into an
-idle daemon, `modinfo` gives the serial number without its issuer and reads no certificate, `openssl` takes 10 ms for each
-question. Sources: X.690 (DER), RFC 5652 (CMS), RFC 5280 (X.509), RFC 8017 (RSASSA-PKCS1-v1_5), UEFI 2.10 32.4.1.
+Our own reader of DER, because `cryptography` finds no signer in a module's signature (measured); asn1crypto is the oracle of
+the tests. libkmod brings libcrypto's 3 MB into an idle daemon, `modinfo` gives the serial number without its issuer and reads
+no certificate, `openssl` takes 10 ms for each question.
+
+Sources: X.690 (DER), RFC 5652 (CMS), RFC 5280 (X.509), RFC 8017 (RSASSA-PKCS1-v1_5), UEFI 2.10 32.4.1.
 """
 
 from __future__ import annotations

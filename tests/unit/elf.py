@@ -79,8 +79,9 @@ def file(
         size = len(section.data) if section.size is None else section.size
         linked = {SYMTAB: link, RELA: link + 1, REL: link + 1}.get(section.kind, 0)
         info = number[section.info] if section.info else 0
+        row = {SYMTAB: 24 if wide else 16, RELA: 24 if wide else 12, REL: 16 if wide else 8}.get(section.kind, 0)
         headers += struct.pack(
-            form, start, section.kind, section.flags, 0, at + len(body), size, linked, info, section.align, 0
+            form, start, section.kind, section.flags, 0, at + len(body), size, linked, info, section.align, row
         )
         if section.kind != NOBITS:
             body += section.data

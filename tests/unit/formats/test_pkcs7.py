@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 from typing import TYPE_CHECKING
 
+import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +49,23 @@ def test_the_contents_are_what_was_signed() -> None:
     assert pkcs7.is_genuine(unlike, certificate, lambda: b"x") is None
 
 
+def assert_as_asn1crypto(signature: bytes, certificate: bytes) -> None:
+    """Both readers see the same signer, and the same key."""
+    ours, theirs = pkcs7.signature(signature), oracles.signer(signature)
+    assert (ours.key.issuer, int.from_bytes(ours.key.serial, "big"), ours.key.skid) == theirs[:3]
+    assert (ours.digest, ours.value) == (theirs.digest, theirs.value)
+    key, known = pkcs7.certificate(certificate), oracles.certificate(certificate)
+    assert (key.key.issuer, int.from_bytes(key.key.serial, "big"), key.key.skid) == known[:3]
+    assert (key.modulus, key.exponent) == known[3:]
+
+
+@pytest.mark.parametrize("serial", [1, 127, 128, 255, 1 << 64, (1 << 159) + 1])
+@pytest.mark.parametrize("by_skid", [False, True])
+def test_as_asn1crypto_reads_them(serial: int, by_skid: bool) -> None:
+    for key in (Key("us", serial), Key("\u00fc" * 90, serial, old=True)):
+        assert_as_asn1crypto(key.signature(b"x", by_skid=by_skid), key.certificate)
+
+
 @pytest.mark.spawns
 @pytest.mark.parametrize("kind", ["rsa:2048", "ec"])
 @pytest.mark.parametrize("more", [[], ["-keyid"], ["-nosmimecap"]])
@@ -75,6 +93,7 @@ def test_as_openssl_writes_them(tmp_path: Path, kind: str, more: list[str]) -> N
     signed = pkcs7.signature((tmp_path / "p7").read_bytes())
     assert signed.key.is_same(certificate.key)
     assert str(certificate.key).startswith("Test key (")
+    assert_as_asn1crypto((tmp_path / "p7").read_bytes(), (tmp_path / "c.der").read_bytes())
     checkable = kind != "ec"
     assert pkcs7.is_genuine(signed, certificate, lambda: b"contents") is (True if checkable else None)
     assert pkcs7.is_genuine(signed, certificate, lambda: b"others") is (False if checkable else None)
