@@ -58,8 +58,9 @@ def _silence(stream: IO[str] | None) -> None:
     if stream is None:
         return
     try:
+        full = stream.fileno()
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
+        os.dup2(nowhere, full)
         os.close(nowhere)
     except (OSError, ValueError):
         pass  # nothing is left to write with
