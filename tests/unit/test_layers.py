@@ -169,3 +169,13 @@ def test_decisions_hang_on_values_not_on_sentences() -> None:
 )  # fmt: skip
 def test_what_counts_as_reading_a_text(expression: str, reads: bool) -> None:
     assert any(map(reads_a_text, ast.walk(ast.parse(expression)))) == reads
+
+
+def test_each_file_has_its_tests_and_no_test_is_left_without_its_file() -> None:
+    """tests/unit mirrors the folders: what tests folder/file.py is folder/test_file.py, and nothing else lies there."""
+    tests = PACKAGE.parent / "tests/unit"
+    files = {name_of(path) for path in FILES if path.parent != PACKAGE and path.name != "__init__.py"}
+    there = {path.relative_to(tests).as_posix() for folder in LEVEL for path in (tests / folder).glob("*.py")}
+    assert there == {f"{folder}/test_{name}.py" for folder, name in (file.split("/") for file in files)}
+    assert {path.name for path in tests.iterdir() if path.is_dir()} - {"__pycache__"} == set(LEVEL)
+    assert not [one for one in sorted(there) if not re.search(r"^ *def test_", (tests / one).read_text(), re.M)]

@@ -32,42 +32,12 @@ def man(name: str) -> str:
     return (ROOT / "man" / f"{name}.scd").read_text()
 
 
-def entries() -> dict[str, tuple[dict[str, str], str]]:
-    """The catalog by message id: header and text."""
-    found = {}
-    for part in re.split(r"^-- ", CATALOG.read_text(), flags=re.M)[1:]:
-        message_id, _, rest = part.partition("\n")
-        head, _, text = rest.partition("\n\n")
-        assert message_id not in found, f"{message_id} is there twice"
-        found[message_id] = (dict(line.split(": ", 1) for line in head.splitlines()), text)
-    return found
-
-
 # What the table of states gives to the daemon, and to the builder after a failure.
 VERDICTS = {row.event.name for row in states.TABLE.values() if row.event} | {Event.HALF_CONFIGURED.name}
 FAILURES = {event.name for kind in Kind for times in (1, 3) for event, _ in [states.failure(Attempt(kind, times))]}
 
 
 # -- the catalog ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_catalog_has_a_text_for_every_event_and_no_other() -> None:
-    assert list(entries()) == [event.message_id for event in Event], "in the order of events.py"
-
-
-@pytest.mark.parametrize("event", Event, ids=lambda event: event.name)
-def test_a_catalog_text(event: Event) -> None:
-    head, text = entries()[event.message_id]
-    assert head["Subject"]
-    assert head["Defined-By"] == "knetstatd"
-    assert head["Documentation"] == "man:knetstatd(8)"
-    used = set(re.findall(r"@(\w+)@", head["Subject"] + text)) - {"MESSAGE"}
-    assert used <= {f"KNETSTATD_{name.upper()}" for name in event.fields}, "journalctl prints the name of a missing field"
-    assert all(len(re.sub(r"@\w+@", "", line)) <= 79 for line in text.splitlines())
-    if event.priority <= 4:
-        assert "To do" in text or "There is nothing to do" in text
-    for verb in re.findall(r"knetstatctl (\w+)", text):
-        assert verb in verbs(), f"knetstatctl {verb}"
 
 
 def test_what_an_event_always_carries_is_sent_by_everyone_who_sends_it() -> None:
@@ -113,12 +83,6 @@ def test_the_manual_has_every_verb_and_option(verb: str) -> None:
     assert written - common == known - common
     for positional in (a for a in verbs()[verb]._actions if not a.option_strings):
         assert str(positional.metavar) in section
-
-
-def test_the_manual_lists_every_event() -> None:
-    text = man("knetstatd.8")
-    table = re.findall(r"^\*([a-z-]+)\*, ([0-9a-f]{32})\n\t(.+)$", text, flags=re.M)
-    assert table == [(e.name.lower().replace("_", "-"), e.message_id, f"{e.meaning[0].upper()}{e.meaning[1:]}.") for e in Event]
 
 
 def test_the_manual_explains_every_kind_of_failure() -> None:

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import pickle
-import re
-from pathlib import Path
 
 import pytest
 
@@ -21,7 +19,6 @@ from knetstatd.core.errors import (
     UsageError,
 )
 from knetstatd.core.exits import Exit
-from knetstatd.system import guard
 
 
 @pytest.mark.parametrize(
@@ -66,18 +63,3 @@ def test_a_build_error_keeps_its_class_and_evidence() -> None:
 def test_an_error_survives_a_copy() -> None:
     copy = pickle.loads(pickle.dumps(KnetstatdError("what", "where", "fix")))
     assert (copy.what, copy.where, copy.fix) == ("what", "where", "fix")
-
-
-def test_the_manual_has_every_exit_status_and_no_other() -> None:
-    manual = (Path(__file__).parents[3] / "man/knetstatctl.1.scd").read_text().split("# EXIT STATUS")[1].split("\n# ")[0]
-    assert [int(number) for number in re.findall(r"^\*(\d+)\*$", manual, flags=re.M)] == [int(status) for status in Exit]
-
-
-def test_the_guard_ends_with_the_status_for_unknown() -> None:
-    assert guard._UNKNOWN == Exit.UNKNOWN
-
-
-def test_no_exit_status_is_written_as_a_number_elsewhere() -> None:
-    """75 and 78 mean nothing else; 0 to 3 are too common to be looked for."""
-    sources = (path for path in Path(errors.__file__).parents[1].rglob("*.py") if path.name != "exits.py")
-    assert not [path for path in sources if re.search(r"(return|=|\(0,) ?(75|78)\b", path.read_text())]

@@ -10,10 +10,13 @@ import time
 from typing import TYPE_CHECKING
 
 import elf
+import guardedtree
 import kerneltree
 import pytest
+from guardedtree import BUILT, NEW, OLD, register, register_another
 from kerneltree import CRCS, KERNEL, UTS_RELEASE
-from keys import Key, signature_list, variable
+from keys import signature_list, variable
+from machinetree import write
 
 from knetstatd.build import publish
 from knetstatd.cli import render
@@ -25,7 +28,6 @@ from knetstatd.core.model import (
     Headers,
     KernelState,
     Kind,
-    Limits,
     Loaded,
     Observation,
     Rehearsed,
@@ -47,56 +49,15 @@ if TYPE_CHECKING:
 
     from knetstatd.verdict.observe import Seen
 
-OLD, NEW = Key("old", 1), Key("new", 2)
-CONFIG = "CONFIG_MODULE_SIG=y\nCONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT=y\nCONFIG_INTEGRITY_PLATFORM_KEYRING=y\n"
-BUILT = OLD.sign(kerneltree.module("demo", build_id="aaaa"))
 STAGE = Step(Action.STAGE, Why.WRONG)
 LATER = 4e9  # seconds: later than anything here, however long ago these tests were collected
 
 
-def write(path: Path, data: bytes | str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return path
-
-
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with one kernel, for which DKMS has built and installed `demo`."""
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/knetstatd")
-    kernel = kerneltree.make(tmp_path, config=CONFIG)
-    headers = tmp_path / f"usr/src/linux-headers-{KERNEL}"
-    (headers / "scripts").mkdir()
-    write(headers / "Makefile", "")
-    write(headers / ".config", CONFIG)
-    write(tmp_path / f"boot/vmlinuz-{KERNEL}", b"image")
-    register(tmp_path, "1.0")
-    write(tmp_path / f"var/lib/dkms/demo/1.0/{KERNEL}/x86_64/module/demo.ko", BUILT)
-    (tmp_path / f"var/lib/dkms/demo/kernel-{KERNEL}-x86_64").symlink_to(f"1.0/{KERNEL}/x86_64")
-    write(tmp_path / "var/lib/dkms/mok.pub", OLD.certificate)
-    variable(tmp_path, "SecureBoot", b"\0")
-    kerneltree.add(kernel, "updates/dkms/demo.ko", BUILT)
+    guardedtree.make(tmp_path)
     return tmp_path
-
-
-def register(root: Path, version: str) -> Path:
-    source = root / f"usr/src/demo-{version}"
-    built = 'BUILT_MODULE_NAME[0]="demo"\nDEST_MODULE_LOCATION[0]="/updates"\n'
-    write(source / "dkms.conf", f'PACKAGE_NAME="demo"\nPACKAGE_VERSION="{version}"\n{built}')
-    write(source / "demo.c", "")
-    for name in ("dkms.conf", "demo.c"):
-        os.utime(source / name, (1e9, 1e9))
-    (root / f"var/lib/dkms/demo/{version}").mkdir(parents=True)
-    (root / f"var/lib/dkms/demo/{version}/source").symlink_to(f"/usr/src/demo-{version}")
-    return source
-
-
-def register_another(root: Path, name: str) -> None:
-    """A second package that makes a module `demo`."""
-    source = root / f"usr/src/{name}-1.0"
-    write(source / "dkms.conf", (root / "usr/src/demo-1.0/dkms.conf").read_text().replace('NAME="demo"', f'NAME="{name}"', 1))
-    (root / f"var/lib/dkms/{name}/1.0").mkdir(parents=True)
-    (root / f"var/lib/dkms/{name}/1.0/source").symlink_to(f"/usr/src/{name}-1.0")
 
 
 def looked(machine: Machine) -> tuple[Seen, Step]:
@@ -238,42 +199,6 @@ def test_another_compiler_is_a_remark(root: Path, machine: Machine) -> None:
     path = root / f"boot/config-{KERNEL}"
     text = path.read_text().replace("12.2.0", "14.2.0")
     assert_becomes(machine, lambda: path.write_text(text), Artefact.GOOD, Step(Action.DONE, Why.READY), "Install gcc-14")
-
-
-@pytest.mark.parametrize(
-    "conf",
-    [
-        'if [ "${kernelver%%.*}" = 6 ]; then\nBUILT_MODULE_NAME[0]="demo-six"\nelse\nBUILT_MODULE_NAME[0]="demo"\nfi\n',
-        'case "$kernelver" in\n6.*) BUILT_MODULE_NAME[0]="demo-six" ;;\n*) BUILT_MODULE_NAME[0]="demo" ;;\nesac\n',
-    ],
-)
-def test_what_comes_and_goes_is_what_is_made_for_the_running_kernel(root: Path, machine: Machine, conf: str) -> None:
-    machine.running = KERNEL
-    assert machine.module_names() == {"demo"}
-    built = root / f"var/lib/dkms/demo/1.0/{KERNEL}/x86_64/module"
-    (built / "demo.ko").rename(built / "demo-six.ko")
-    head, tail = 'PACKAGE_NAME="demo"\nPACKAGE_VERSION="1.0"\n', 'DEST_MODULE_LOCATION[0]="/updates"\n'
-    write(root / "usr/src/demo-1.0/dkms.conf", head + conf + tail)
-    machine.refresh()
-    assert machine.module_names() == {"demo_six"}
-
-
-@pytest.mark.parametrize(
-    ("wanted", "guarded"),
-    [("next+running", {"2", "1"}), (1, {"2", "1", "4"}), (2, {"2", "1", "4", "3"}), ("all", {"1", "2", "3", "4"})],
-)
-def test_which_kernels_are_guarded(tmp_path: Path, wanted: str | int, guarded: set[str]) -> None:
-    """The next one and the running one, and the newest N; what has no image is not one of those."""
-    releases = {number: f"6.1.0-{number}-amd64" for number in "12345"}
-    for number, release in releases.items():
-        kerneltree.make(tmp_path, release)
-        if number != "5":
-            write(tmp_path / f"boot/vmlinuz-{release}", b"image")
-    write(tmp_path / "boot/grub/grub.cfg", f"menuentry x {{\nlinux /vmlinuz-{releases['2']}\n}}\n")
-    machine = Machine(tmp_path, Config(kernels=wanted))
-    machine.running = releases["1"]
-    machine.refresh()
-    assert machine.wanted() == {releases[number] for number in guarded}
 
 
 def test_one_of_two_modules_is_not_the_package(root: Path, machine: Machine) -> None:
@@ -463,113 +388,23 @@ class TestWhatIsSeen:
         assert self.see(machine).observation.installed is Artefact.UNKNOWN
 
 
-class TestTheMachine:
-    def test_what_the_configuration_decides(self, tmp_path: Path) -> None:
-        plain = Machine(tmp_path, Config(settle_seconds=1.0, retry_first_seconds=2.0, retry_longest_seconds=3.0)).limits
-        assert plain == Limits(1.0, 2.0, 3.0, install_headers=False, reload=True)
-        assert Machine(tmp_path, Config(headers="install")).limits.install_headers
-        assert not Machine(tmp_path, Config(unloaded="leave")).limits.reload
+def test_two_packages_that_make_one_module(root: Path, machine: Machine) -> None:
+    """The other one's file is installed: that package is named, and only a guarded one stands in the way."""
+    register_another(root, "other")
+    theirs = kerneltree.module("demo", build_id="cccc")
+    write(root / f"var/lib/dkms/other/1.0/{KERNEL}/x86_64/module/demo.ko", theirs)
+    (root / f"var/lib/dkms/other/kernel-{KERNEL}-x86_64").symlink_to(f"1.0/{KERNEL}/x86_64")
+    (root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko").write_bytes(theirs)
 
-    def test_packages(self, root: Path) -> None:
-        register_another(root, "other")
-        for modules, packages in (
-            (("*",), ("demo", "other")), (("other", "*"), ("other", "demo")), (("absent",), ("absent",)),
-            (("*", "demo"), ("demo", "other")),
-        ):  # fmt: skip
-            machine = Machine(root, Config(modules=modules))
-            machine.refresh()
-            assert machine.packages() == packages
-            assert machine.registered() == {"demo", "other"}
+    def result(name: str) -> tuple[Result, str]:
+        seen, _ = looked(machine)
+        check = next(check for check in seen.installed[0][1].checks if check.name == name)
+        return check.result, check.reason
 
-    def test_kernels(self, root: Path, machine: Machine) -> None:
-        assert (machine.next, machine.state_of(KERNEL)) == (KERNEL, KernelState.BOOTABLE)
-        assert (machine.next_why != "", machine.state_of("6.9.9-none")) == (True, KernelState.NOT_A_KERNEL)
-        (root / f"boot/vmlinuz-{KERNEL}").unlink()
-        machine.refresh()
-        assert (machine.next, machine.next_why, machine.state_of(KERNEL)) == ("", "no kernel was found", KernelState.NO_IMAGE)
-
-    def test_modules_whose_names_only_dkms_knows(self, root: Path, machine: Machine) -> None:
-        """What the source computes is read off what was built."""
-        machine.running = KERNEL
-        conf, built = root / "usr/src/demo-1.0/dkms.conf", root / f"var/lib/dkms/demo/1.0/{KERNEL}/x86_64/module"
-        plain = conf.read_text()
-        (built / "demo.ko").rename(built / "other-name.ko")
-        for unknown in ('BUILT_MODULE_NAME[0]="$(cat x)"\n', 'DEST_MODULE_NAME[0]="$(cat x)"\n'):
-            conf.write_text(plain + unknown)
-            machine.refresh()
-            assert machine.module_names() == {"other_name"}
-        shutil.rmtree(built)
-        machine.refresh()
-        assert machine.module_names() == {"demo"}, "the package's name, if nothing was built"
-
-    def test_names_that_are_left_alone(self, root: Path, machine: Machine) -> None:
-        assert machine.refused() == []
-        (root / "usr/lib/modules/6.1 x").mkdir()
-        (root / "var/lib/dkms/-x").mkdir()
-        machine.refresh()
-        refused = machine.refused()
-        assert [(name in shown, bool(reason)) for name, (shown, reason) in zip(("6.1 x", "dkms/-x"), refused, strict=True)] == [
-            (True, True), (True, True),
-        ]  # fmt: skip
-
-    def test_who_is_at_work_on_packages(self, root: Path, machine: Machine) -> None:
-        write(root / "var/lib/dpkg/status", f"Package: linux-image-{KERNEL}\nStatus: install ok half-configured\n\n")
-        assert machine.refresh_locks() == ""
-        [left] = machine.unfinished(KERNEL)
-        assert (left.name, machine.unfinished("6.9.9-none")) == (f"linux-image-{KERNEL}", ())
-        write(root / "var/lib/dpkg/status", f"Package: linux-image-{KERNEL}\nStatus: install ok installed\n\n\n")
-        machine.refresh_locks()
-        assert machine.unfinished(KERNEL) == ()
-        write(root / "var/lib/dpkg/status", f"Package: linux-image-{KERNEL}\nStatus: install ok half-configured\n\n\n\n")
-        (root / "var/lib/dpkg/lock-frontend").symlink_to("lock-frontend")  # whether it is held cannot be known
-        assert machine.refresh_locks()
-        assert machine.unfinished(KERNEL) == (), "a transaction is at work on it"
-
-    def test_what_is_watched(self, root: Path, machine: Machine) -> None:
-        watched = list(machine.watched())
-        for one in (
-            ("modules", root / "usr/lib/modules"), ("dkms", root / "var/lib/dkms/demo"),
-            ("source", root / "usr/src/demo-1.0"), (f"kernel:{KERNEL}", root / "usr/lib/modules" / KERNEL),
-        ):  # fmt: skip
-            assert one in watched
-        machine.config = machine.config._replace(modules=("absent",))
-        assert not [label for label, _ in machine.watched() if label == "source"]
-
-    def test_proofs(self, root: Path, machine: Machine) -> None:
-        """For a publication every module must be there; for a look those that are."""
-        look, file = machine.look(KERNEL), root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko"
-        assert look.together == ("demo",)
-        assert list(machine.look(KERNEL, ["x"]).together) == ["x"]
-        assert [proof.path for proof in machine.prove_installed(look, "demo")] == [str(file)]
-        assert machine.prove_file(look, file).loads
-        gives, uses = root / "gives.ko", root / "uses.ko"
-        gives.write_bytes(kerneltree.module("gives", exports={"fn": (7, "", "")}))
-        uses.write_bytes(kerneltree.module("uses", undefined=["fn"], crcs={**CRCS, "fn": 7}))
-        assert [machine.prove_file(look, uses, others).loads for others in ((), (gives,))] == [False, True]
-        file.unlink()
-        kerneltree.tables(root / "usr/lib/modules" / KERNEL, "kernel/lib/my-lib.ko:")
-        machine.refresh()
-        look = machine.look(KERNEL)
-        assert machine.prove_installed(look, "demo") == ()
-        assert [proof.loads for proof in machine.prove_all(look, "demo")] == [False]
-
-    def test_two_packages_that_make_one_module(self, root: Path, machine: Machine) -> None:
-        """The other one's file is installed: that package is named, and only a guarded one stands in the way."""
-        register_another(root, "other")
-        theirs = kerneltree.module("demo", build_id="cccc")
-        write(root / f"var/lib/dkms/other/1.0/{KERNEL}/x86_64/module/demo.ko", theirs)
-        (root / f"var/lib/dkms/other/kernel-{KERNEL}-x86_64").symlink_to(f"1.0/{KERNEL}/x86_64")
-        (root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko").write_bytes(theirs)
-
-        def result(name: str) -> tuple[Result, str]:
-            seen, _ = looked(machine)
-            check = next(check for check in seen.installed[0][1].checks if check.name == name)
-            return check.result, check.reason
-
-        assert result("winner")[0] is Result.PASS
-        assert "is of other/1.0" in result("origin")[1]
-        machine.config = machine.config._replace(modules=("demo", "other"))
-        assert result("winner")[0] is Result.FAIL
+    assert result("winner")[0] is Result.PASS
+    assert "is of other/1.0" in result("origin")[1]
+    machine.config = machine.config._replace(modules=("demo", "other"))
+    assert result("winner")[0] is Result.FAIL
 
 
 def test_a_kernel_that_is_left_alone_may_be_the_next(root: Path, machine: Machine) -> None:
@@ -587,18 +422,3 @@ def test_a_kernel_that_is_left_alone_may_be_the_next(root: Path, machine: Machin
     text = render.status_text(machine, [judge.verdict(machine, seen, step)], enabled=False)
     assert f"'{newer}'  left alone" in text or f"{newer}  left alone" in text
     assert "Safe to reboot." not in text
-
-
-@pytest.mark.parametrize("menu", [f"menuentry x {{\nlinux /boot/vmlinuz-{KERNEL}\n}}\n", ""])
-def test_a_boot_image_that_is_empty(root: Path, machine: Machine, menu: str) -> None:
-    """It is next all the same, and not ready: not the older kernel, which is."""
-    older = "5.9.0-1-amd64"
-    kerneltree.make(root, older)
-    write(root / f"boot/vmlinuz-{older}", b"image")
-    if menu:
-        write(root / "boot/grub/grub.cfg", menu)
-    machine.refresh()
-    assert (machine.next, machine.state_of(KERNEL)) == (KERNEL, KernelState.BOOTABLE)
-    (root / f"boot/vmlinuz-{KERNEL}").write_bytes(b"")
-    machine.refresh()
-    assert (machine.next, machine.state_of(KERNEL)) == (KERNEL, KernelState.NO_IMAGE)

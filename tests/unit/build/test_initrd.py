@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The distribution's own programs make an initrd anew, under the system's root; what fails is told with its last words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import machinetree
+import pytest
+from machinetree import KERNEL
+
+from knetstatd.build import initrd
+from knetstatd.core.errors import BuildError
+from knetstatd.core.model import Check, Kind, Proof, Result
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAKER = "usr/sbin/update-initramfs"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    machinetree.make(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("results", "against"),
+    [
+        ([], None), ([Result.PASS, Result.NOT_APPLICABLE, Result.WARN], None), ([Result.PASS, Result.FAIL], Result.FAIL),
+        ([Result.UNKNOWN, Result.FAIL], Result.UNKNOWN),
+    ],
+)  # fmt: skip
+def test_what_stands_against_it(results: list[Result], against: Result | None) -> None:
+    """The first module's answer that is not good; other checks are not about it."""
+    proofs = [Proof("/m.ko", (Check("symbols", Result.FAIL), Check("initrd", result))) for result in results]
+    check = initrd.wrong(proofs)
+    assert (check.result if check else None) is against
+    assert check is None or check.name == "initrd"
+
+
+@pytest.mark.spawns
+def test_it_is_made_by_the_systems_own_program(root: Path) -> None:
+    machinetree.program(root / MAKER, root, 'echo "$TMPDIR" >"$root/ran/tmpdir"')
+    initrd.make(root, KERNEL, 20.0, ())
+    assert machinetree.ran(root, "update-initramfs") == [f"-c -k {KERNEL}"]
+    assert machinetree.ran(root, "tmpdir") == [f"{root}/var/tmp"]
+
+
+@pytest.mark.spawns
+def test_a_program_that_fails_ends_it(root: Path) -> None:
+    machinetree.write(root / f"boot/efi/token/{KERNEL}/initrd", "x")
+    entry = f"version {KERNEL}\nlinux /token/{KERNEL}/linux\ninitrd /token/{KERNEL}/initrd\n"
+    machinetree.write(root / "boot/efi/loader/entries/a.conf", entry)
+    machinetree.write(root / f"boot/efi/token/{KERNEL}/linux", "image")
+    machinetree.program(root / "usr/bin/kernel-install", root, "")
+    machinetree.program(root / MAKER, root, "for n in 1 2 3 4 5 6; do echo line $n; done; exit 3")
+    with pytest.raises(BuildError) as caught:
+        initrd.make(root, KERNEL, 20.0, ())
+    error = caught.value
+    assert (error.kind, error.what) == (Kind.PUBLISH, "update-initramfs ended with 3")
+    assert error.fix == f"Run: update-initramfs -c -k {KERNEL}"
+    assert error.evidence == ("line 3", "line 4", "line 5", "line 6")
+    assert machinetree.ran(root, "kernel-install") == [], "nothing is copied that was not made"
+    machinetree.program(root / MAKER, root, "")
+    initrd.make(root, KERNEL, 20.0, ())
+    assert machinetree.ran(root, "kernel-install") == [f"add {KERNEL} /boot/vmlinuz-{KERNEL}"]
+
+
+@pytest.mark.spawns
+def test_a_program_that_does_not_end(root: Path) -> None:
+    machinetree.program(root / MAKER, root, "sleep 60")
+    with pytest.raises(BuildError, match="update-initramfs did not end within 0.1 s"):
+        initrd.make(root, KERNEL, 0.1, ())

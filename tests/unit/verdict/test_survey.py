@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What there is on a machine: kernels, packages, who is at work, what is watched, and proofs that are kept."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import guardedtree
+import kerneltree
+import pytest
+from guardedtree import register_another
+from kerneltree import CRCS, KERNEL
+from machinetree import write
+
+from knetstatd.core.config import Config
+from knetstatd.core.model import KernelState, Limits
+from knetstatd.verdict.survey import Survey
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/knetstatd")
+    guardedtree.make(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def survey(root: Path) -> Survey:
+    made = Survey(root, Config(modules=("demo",), load=()))
+    made.refresh()
+    return made
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        'if [ "${kernelver%%.*}" = 6 ]; then\nBUILT_MODULE_NAME[0]="demo-six"\nelse\nBUILT_MODULE_NAME[0]="demo"\nfi\n',
+        'case "$kernelver" in\n6.*) BUILT_MODULE_NAME[0]="demo-six" ;;\n*) BUILT_MODULE_NAME[0]="demo" ;;\nesac\n',
+    ],
+)
+def test_what_comes_and_goes_is_what_is_made_for_the_running_kernel(root: Path, survey: Survey, conf: str) -> None:
+    survey.running = KERNEL
+    assert survey.module_names() == {"demo"}
+    built = root / f"var/lib/dkms/demo/1.0/{KERNEL}/x86_64/module"
+    (built / "demo.ko").rename(built / "demo-six.ko")
+    head, tail = 'PACKAGE_NAME="demo"\nPACKAGE_VERSION="1.0"\n', 'DEST_MODULE_LOCATION[0]="/updates"\n'
+    write(root / "usr/src/demo-1.0/dkms.conf", head + conf + tail)
+    survey.refresh()
+    assert survey.module_names() == {"demo_six"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "guarded"),
+    [("next+running", {"2", "1"}), (1, {"2", "1", "4"}), (2, {"2", "1", "4", "3"}), ("all", {"1", "2", "3", "4"})],
+)
+def test_which_kernels_are_guarded(tmp_path: Path, wanted: str | int, guarded: set[str]) -> None:
+    """The next one and the running one, and the newest N; what has no image is not one of those."""
+    releases = {number: f"6.1.0-{number}-amd64" for number in "12345"}
+    for number, release in releases.items():
+        kerneltree.make(tmp_path, release)
+        if number != "5":
+            write(tmp_path / f"boot/vmlinuz-{release}", b"image")
+    write(tmp_path / "boot/grub/grub.cfg", f"menuentry x {{\nlinux /vmlinuz-{releases['2']}\n}}\n")
+    survey = Survey(tmp_path, Config(kernels=wanted))
+    survey.running = releases["1"]
+    survey.refresh()
+    assert survey.wanted() == {releases[number] for number in guarded}
+
+
+def test_what_the_configuration_decides(tmp_path: Path) -> None:
+    plain = Survey(tmp_path, Config(settle_seconds=1.0, retry_first_seconds=2.0, retry_longest_seconds=3.0)).limits
+    assert plain == Limits(1.0, 2.0, 3.0, install_headers=False, reload=True)
+    assert Survey(tmp_path, Config(headers="install")).limits.install_headers
+    assert not Survey(tmp_path, Config(unloaded="leave")).limits.reload
+
+
+def test_packages(root: Path) -> None:
+    register_another(root, "other")
+    for modules, packages in (
+        (("*",), ("demo", "other")), (("other", "*"), ("other", "demo")), (("absent",), ("absent",)),
+        (("*", "demo"), ("demo", "other")),
+    ):  # fmt: skip
+        survey = Survey(root, Config(modules=modules))
+        survey.refresh()
+        assert survey.packages() == packages
+        assert survey.registered() == {"demo", "other"}
+
+
+def test_kernels(root: Path, survey: Survey) -> None:
+    assert (survey.next, survey.state_of(KERNEL)) == (KERNEL, KernelState.BOOTABLE)
+    assert (survey.next_why != "", survey.state_of("6.9.9-none")) == (True, KernelState.NOT_A_KERNEL)
+    (root / f"boot/vmlinuz-{KERNEL}").unlink()
+    survey.refresh()
+    assert (survey.next, survey.next_why, survey.state_of(KERNEL)) == ("", "no kernel was found", KernelState.NO_IMAGE)
+
+
+def test_modules_whose_names_only_dkms_knows(root: Path, survey: Survey) -> None:
+    """What the source computes is read off what was built."""
+    survey.running = KERNEL
+    conf, built = root / "usr/src/demo-1.0/dkms.conf", root / f"var/lib/dkms/demo/1.0/{KERNEL}/x86_64/module"
+    plain = conf.read_text()
+    (built / "demo.ko").rename(built / "other-name.ko")
+    for unknown in ('BUILT_MODULE_NAME[0]="$(cat x)"\n', 'DEST_MODULE_NAME[0]="$(cat x)"\n'):
+        conf.write_text(plain + unknown)
+        survey.refresh()
+        assert survey.module_names() == {"other_name"}
+    shutil.rmtree(built)
+    survey.refresh()
+    assert survey.module_names() == {"demo"}, "the package's name, if nothing was built"
+
+
+def test_names_that_are_left_alone(root: Path, survey: Survey) -> None:
+    assert survey.refused() == []
+    (root / "usr/lib/modules/6.1 x").mkdir()
+    (root / "var/lib/dkms/-x").mkdir()
+    survey.refresh()
+    refused = survey.refused()
+    assert [(name in shown, bool(reason)) for name, (shown, reason) in zip(("6.1 x", "dkms/-x"), refused, strict=True)] == [
+        (True, True), (True, True),
+    ]  # fmt: skip
+
+
+def test_who_is_at_work_on_packages(root: Path, survey: Survey) -> None:
+    write(root / "var/lib/dpkg/status", f"Package: linux-image-{KERNEL}\nStatus: install ok half-configured\n\n")
+    assert survey.refresh_locks() == ""
+    [left] = survey.unfinished(KERNEL)
+    assert (left.name, survey.unfinished("6.9.9-none")) == (f"linux-image-{KERNEL}", ())
+    write(root / "var/lib/dpkg/status", f"Package: linux-image-{KERNEL}\nStatus: install ok installed\n\n\n")
+    survey.refresh_locks()
+    assert survey.unfinished(KERNEL) == ()
+    write(root / "var/lib/dpkg/status", f"Package: linux-image-{KERNEL}\nStatus: install ok half-configured\n\n\n\n")
+    (root / "var/lib/dpkg/lock-frontend").symlink_to("lock-frontend")  # whether it is held cannot be known
+    assert survey.refresh_locks()
+    assert survey.unfinished(KERNEL) == (), "a transaction is at work on it"
+
+
+def test_what_is_watched(root: Path, survey: Survey) -> None:
+    watched = list(survey.watched())
+    for one in (
+        ("modules", root / "usr/lib/modules"), ("dkms", root / "var/lib/dkms/demo"),
+        ("source", root / "usr/src/demo-1.0"), (f"kernel:{KERNEL}", root / "usr/lib/modules" / KERNEL),
+    ):  # fmt: skip
+        assert one in watched
+    survey.config = survey.config._replace(modules=("absent",))
+    assert not [label for label, _ in survey.watched() if label == "source"]
+
+
+def test_proofs(root: Path, survey: Survey) -> None:
+    """For a publication every module must be there; for a look those that are."""
+    look, file = survey.look(KERNEL), root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko"
+    assert look.together == ("demo",)
+    assert list(survey.look(KERNEL, ["x"]).together) == ["x"]
+    assert [proof.path for proof in survey.prove_installed(look, "demo")] == [str(file)]
+    assert survey.prove_file(look, file).loads
+    gives, uses = root / "gives.ko", root / "uses.ko"
+    gives.write_bytes(kerneltree.module("gives", exports={"fn": (7, "", "")}))
+    uses.write_bytes(kerneltree.module("uses", undefined=["fn"], crcs={**CRCS, "fn": 7}))
+    assert [survey.prove_file(look, uses, others).loads for others in ((), (gives,))] == [False, True]
+    file.unlink()
+    kerneltree.tables(root / "usr/lib/modules" / KERNEL, "kernel/lib/my-lib.ko:")
+    survey.refresh()
+    look = survey.look(KERNEL)
+    assert survey.prove_installed(look, "demo") == ()
+    assert [proof.loads for proof in survey.prove_all(look, "demo")] == [False]
+
+
+@pytest.mark.parametrize("menu", [f"menuentry x {{\nlinux /boot/vmlinuz-{KERNEL}\n}}\n", ""])
+def test_a_boot_image_that_is_empty(root: Path, survey: Survey, menu: str) -> None:
+    """It is next all the same, and not ready: not the older kernel, which is."""
+    older = "5.9.0-1-amd64"
+    kerneltree.make(root, older)
+    write(root / f"boot/vmlinuz-{older}", b"image")
+    if menu:
+        write(root / "boot/grub/grub.cfg", menu)
+    survey.refresh()
+    assert (survey.next, survey.state_of(KERNEL)) == (KERNEL, KernelState.BOOTABLE)
+    (root / f"boot/vmlinuz-{KERNEL}").write_bytes(b"")
+    survey.refresh()
+    assert (survey.next, survey.state_of(KERNEL)) == (KERNEL, KernelState.NO_IMAGE)
