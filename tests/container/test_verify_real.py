@@ -9,10 +9,13 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import oracles
 import pytest
 
+from knetstatd.core import names
 from knetstatd.core.model import Result
-from knetstatd.formats import module_file
+from knetstatd.formats import elf, module_file, pkcs7
+from knetstatd.machine import modprobe_conf
 from knetstatd.verify import loader_checks, target_kernel, verify
 
 from . import rig, roots
@@ -155,3 +158,75 @@ def test_the_file_that_modprobe_takes(kernels: Kernels) -> None:
             proof = verify.prove(kernels.root, release, [name])[0]
             assert Path(proof.path).samefile(expected)
             assert proof.loads, (release, name, proof.worst)
+
+
+def test_sections_symbols_and_relocations_as_pyelftools_reads_them(kernels: Kernels) -> None:
+    count = 0
+    for release in kernels.releases:
+        for path in kernels.modules(release, 100):
+            data = module_file.contents(path)
+            read, file = oracles.elf(data), elf.Elf(elf.Source(-1, 0, data), len(data))
+            symbols = elf.Symbols(file)
+            assert (file.machine.machine, file.machine.bits, file.machine.little) == (read.machine, read.bits, read.little)
+            assert [(file.name(one).decode(), *one[1:]) for one in file.sections] == read.sections, path
+            assert [
+                oracles.Symbol(symbols.name(row), symbols.sections[row], symbols.bind(row), symbols.value(row))
+                for row in range(len(symbols.names))
+            ] == read.symbols, path
+            rela = {file.name(one).decode(): one.size // 24 for one in file.sections if one.kind == elf.RELA}
+            assert rela == read.relocations, path
+            count += sum(rela.values())
+    assert count > 10_000
+
+
+def test_signers_as_asn1crypto_and_modinfo_read_them(kernels: Kernels) -> None:
+    count = 0
+    for release in kernels.releases:
+        for path in kernels.modules(release, 40):
+            signature = module_file.from_path(path).signature
+            if signature is None:
+                continue
+            ours, theirs = pkcs7.signature(signature), oracles.signer(signature)
+            assert (ours.key.issuer, int.from_bytes(ours.key.serial, "big"), ours.key.skid) == theirs[:3], path
+            assert (ours.digest, ours.value) == (theirs.digest, theirs.value), path
+            fields = ("sig_id", "signer", "sig_key", "sig_hashalgo")
+            shown = {name: output("modinfo", "-F", name, path).strip() for name in fields}
+            if shown["sig_key"]:  # kmod without libcrypto tells the kind alone
+                assert (shown["sig_id"], shown["sig_hashalgo"]) == ("PKCS#7", ours.digest)
+                assert int(shown["sig_key"].replace(":", ""), 16) == theirs.serial
+                assert str(ours.key).startswith(shown["signer"])
+            count += 1
+    assert count > 50
+
+
+RULES = """\
+blacklist snd-pcm
+blacklist  loop
+install dummy /bin/false
+install tun-* /bin/true \\
+  --more
+alias net-pf-99 dummy
+alias my-[a-c]-card e1000e
+options loop max_loop=8
+softdep loop pre: crc32
+# blacklist commented
+"""
+
+
+def test_rules_as_modprobe_reads_them(tmp_path: Path) -> None:
+    """`modprobe --showconfig` merges one directory; the names and the commands are those that we find in it."""
+    directory = tmp_path / "etc/modprobe.d"
+    directory.mkdir(parents=True)
+    (directory / "b.conf").write_text(RULES)
+    (directory / "a.conf").write_text("blacklist first-one\n")
+    (directory / "ignored.txt").write_text("blacklist nobody\n")
+    lines = output("modprobe", "-C", directory, "--showconfig").splitlines()
+    shown = [line.split(maxsplit=2) for line in lines if line.strip()]
+    rules = modprobe_conf.rules(tmp_path)
+    assert [line.module for line in rules.blacklist] == [words[1] for words in shown if words[0] == "blacklist"]
+    assert [[line.module, *line.text.split()] for line in rules.install] == [
+        [words[1], *words[2].split()] for words in shown if words[0] == "install"
+    ]
+    ours = [(line.module, names.canonical(line.text)) for line in rules.alias]
+    # What a kernel's own modules.alias adds comes after the files.
+    assert ours == [(words[1], names.canonical(words[2])) for words in shown if words[0] == "alias"][: len(ours)]
