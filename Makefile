@@ -68,8 +68,11 @@ build/man/%: man/%.scd
 	@mkdir -p $(@D)
 	scdoc <$< >$@.new && mv $@.new $@
 
-unit: setup-test  ## unit tests and linters (seconds)
-	$(PYTEST) tests/unit $(ARGS)
+# Tests wait as much as they compute; more than four want much memory.
+WORKERS := $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+
+unit: setup-test  ## unit tests and linters (seconds; HYPOTHESIS_PROFILE=thorough: more examples)
+	$(PYTEST) tests/unit -n $(WORKERS) --dist worksteal $(ARGS)
 
 # The planner and everything that reads what others wrote.
 PARSERS := core/names core/config core/planner system/files formats/* boot/* dkms/* machine/* verify/* diagnosis/build_log diagnosis/compare_kernels \
@@ -100,10 +103,9 @@ test-sanitizers: setup-test  ## ten minutes of churn on a kernel with KASAN, loc
 	$(call need,make perl flex bison bc libelf-dev sparse)
 	$(PYTEST) tests/vm/test_sanitizers.py $(ARGS)
 
-# A file's tests stay together: some share a machine. They wait as much as they compute; more than four want much memory.
-WORKERS := $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+# A file's tests stay together: some share a machine.
 test: setup-test  ## all tests but the slow ones
-	$(PYTEST) -m 'not slow' -n $(WORKERS) --dist loadscope $(ARGS)
+	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m 'not slow' -n $(WORKERS) --dist loadscope $(ARGS)
 
 # mutants/ remembers what was killed: an interrupted run goes on, and a later one asks again only about what survived or changed.
 mutants: setup-test  ## small faults that no unit test notices, in the code that decides and acts (an hour; anew: rm -r mutants)

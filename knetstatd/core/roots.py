@@ -12,22 +12,21 @@ def inside(root: Path, path: str) -> Path:
 
     Missing parts are kept as they are; a loop ends after 40 links, as in the kernel (path_resolution(7)).
     """
-    parts, done, links = [p for p in path.split("/") if p not in ("", ".")][::-1], Path(root), 0
+    top, links = os.fspath(root), 0
+    parts, done = [p for p in path.split("/") if p not in ("", ".")][::-1], list[str]()
     while parts:
         part = parts.pop()
         if part == "..":
-            done = done.parent if done != root else done
+            del done[-1:]
             continue
-        step = done / part
+        done.append(part)
         try:
-            target = os.readlink(step)
+            target = os.readlink("/".join((top, *done)))
         except (OSError, ValueError):
-            done = step
             continue
         links += 1
         if links > 40:
-            return step
-        if target.startswith("/"):
-            done = Path(root)
+            break
+        done = [] if target.startswith("/") else done[:-1]
         parts += [p for p in target.split("/") if p not in ("", ".")][::-1]
-    return done
+    return Path(root, *done)

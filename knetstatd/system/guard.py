@@ -37,7 +37,8 @@ def guarded(program: str, work: Callable[[], int]) -> int:
         return _INTERRUPTED
     except MemoryError:
         return _say(program, "there is not enough memory. Free some, or raise its limit (ulimit -v, MemoryMax=).")
-    except (ImportError, SyntaxError) as e:  # no memory for a shared library is one, and no memory to parse a file another
+    # No memory for a shared library is an ImportError; none to parse or load a file, either of the others (met at 20 MB).
+    except (ImportError, SyntaxError, SystemError) as e:
         return _say(program, f"it cannot load its own code: {e}. Free memory, or reinstall the package.")
     except OSError as e:
         place = os.fsdecode(e.filename) if isinstance(e.filename, str | bytes) else "its output cannot be written"

@@ -22,8 +22,11 @@ _BASH = f'ulimit -S -v {_KILOBYTES} -t {_SECONDS:.0f} -c 0 2>/dev/null; [[ $2 =~
 
 
 @functools.lru_cache(maxsize=256)
-def matches(pattern: str, kernel: str) -> bool | None:
-    """Whether a kernel's release matches; None if the pattern is none, or has no answer within the limits. Raises nothing."""
+def matches(pattern: str, kernel: str, seconds: float = _SECONDS) -> bool | None:
+    """Whether a kernel's release matches; None if the pattern is none, or has no answer within the limits. Raises nothing.
+
+    seconds: how long it may take.
+    """
     simple = len(pattern) <= 200 and _SIMPLE.fullmatch(pattern) and sum(map(pattern.count, "*+?")) <= _MOST_QUANTIFIERS
     if simple:
         try:
@@ -33,7 +36,7 @@ def matches(pattern: str, kernel: str) -> bool | None:
     if "\0" in pattern or len(pattern) > 1 << 16:
         return None
     try:
-        done = process.run(["bash", "-c", _BASH, "bash", pattern, kernel], timeout=_SECONDS, limit=4096)
+        done = process.run(["bash", "-c", _BASH, "bash", pattern, kernel], timeout=seconds, limit=4096)
     except KnetstatdError:
         return None
     return {0: True, 1: False}.get(done.code) if not done.timed_out else None

@@ -9,15 +9,21 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-# No test is judged by its time: a busy machine is no fault of the code's.
-settings.register_profile("any-machine", deadline=None)
-settings.load_profile("any-machine")
+# No test is judged by its time: a busy machine is no fault of the code's. Its fixtures are trees that each example writes anew.
+settings.register_profile("unit", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.register_profile("thorough", settings.get_profile("unit"), max_examples=200)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "unit"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test begins first, so that no worker waits for it in the end."""
+    items.sort(key=lambda item: item.name != "test_mypy")
 
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import statistics
 from pathlib import Path
@@ -39,13 +40,16 @@ def name_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").as_posix()
 
 
+@functools.cache
 def imports(path: Path) -> tuple[set[str], set[str], set[str]]:
     """What a file imports: of the package when it runs, of the package for types alone, and top-level names of others."""
     tree = ast.parse(path.read_text())
     typing_only = {
-        id(node) for branch in ast.walk(tree) if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and isinstance(branch.test, ast.Name) and branch.test.id == "TYPE_CHECKING"
         for node in ast.walk(branch)
-    }  # fmt: skip
+    }
     own: set[str] = set()
     types: set[str] = set()
     others: set[str] = set()

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from knetstatd.boot import bootloader
@@ -321,7 +321,6 @@ def test_a_kernel_that_the_firmware_starts(tree: Tree) -> None:
     assert "the firmware itself" in unknown(next_kernel(root, KERNELS))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(st.binary(), st.binary(), st.binary())
 def test_no_bytes_raise(tmp_path: Path, script: bytes, entry: bytes, variable: bytes) -> None:
     for name, data in (

@@ -233,14 +233,14 @@ def test_entry_files_of_blscfg() -> None:
     assert bls_entry("x", "y", "/v", "'", []) is None
 
 
-@pytest.mark.parametrize("script", ["menuentry A { linux /a; }\n" * 20_000, "a=b\n" * 99_999, "{" * 999_999, "if a; " * 9999])
+@pytest.mark.parametrize("script", ["menuentry A { linux /a; }\n" * 6_000, "a=b\n" * 30_000, "{" * 999_999, "if a; " * 9999])
 def test_hostile_menus_end_quickly(script: str) -> None:
     start = time.process_time()
     try:
         assert menu(script).next()
     except Undecided:
         pass
-    assert time.process_time() - start < 20
+    assert time.process_time() - start < 6
 
 
 @given(st.binary(max_size=200), st.binary(max_size=80))

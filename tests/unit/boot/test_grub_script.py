@@ -111,8 +111,8 @@ def test_the_line_is_named() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "menuentry x {\n" * 9999, "if a; then\n" * 9999, "'" * 99_999, '"$a' * 49_999, "\\" * 99_999, "a " * 300_000 + "'",
-        '"' + "\\a" * 300_000, "'a'" * 300_000 + "'",
+        "menuentry x {\n" * 9999, "if a; then\n" * 9999, "'" * 99_999, '"$a' * 49_999, "\\" * 99_999, "a " * 100_000 + "'",
+        '"' + "\\a" * 100_000, "'a'" * 100_000 + "'",
     ],
     ids=range(8),
 )  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from knetstatd.core import config
@@ -286,7 +286,6 @@ def toml(value: Any) -> str:
     return "[" + ",".join(map(toml, value)) + "]" if isinstance(value, list) else str(value)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(st.dictionaries(NAMES, VALUES, max_size=4).map(lambda d: "".join(f"{k} = {toml(v)}\n" for k, v in d.items())))
 def test_any_toml_gives_a_configuration_or_one_line_per_fault(tree: Tree, text: str) -> None:
     found = outcome(tree({MAIN: text}))
@@ -296,7 +295,6 @@ def test_any_toml_gives_a_configuration_or_one_line_per_fault(tree: Tree, text: 
         assert all(line.startswith(f"/{MAIN}") and line.isprintable() for line in found)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(st.binary())
 def test_no_bytes_raise_anything_else(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "etc/knetstatd").mkdir(parents=True, exist_ok=True)

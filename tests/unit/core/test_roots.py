@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from knetstatd.core import roots
@@ -49,7 +49,6 @@ def test_links_that_go_round(tree: Tree) -> None:
     assert roots.inside(root, "/a\0b") == root / "a\0b"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(st.lists(st.sampled_from(["..", ".", "", "a", "link", "up"])).map("/".join))
 def test_no_path_leaves_the_root(tree: Tree, path: str) -> None:
     root = tree({"a/": ""})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from knetstatd.dkms import dkms_conf
@@ -313,7 +313,6 @@ LINES = st.sampled_from(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(st.lists(LINES).map("".join) | st.lists(LINES).map(" ".join), st.binary())
 def test_no_bytes_raise(tmp_path: Path, text: str, data: bytes) -> None:
     (tmp_path / "dkms.conf").write_bytes(text.encode() + data)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from knetstatd.core.config import Config
@@ -83,7 +83,6 @@ def test_a_nul_is_no_traceback(tree: Tree) -> None:
     machine.refresh()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.binary(max_size=60) | st.sampled_from(TEXTS).map(str.encode), st.sampled_from(["dkms_tree", "mok_certificate", "x"]))
 def test_no_text_raises(tmp_path: Path, data: bytes, name: str) -> None:
     (tmp_path / "etc/dkms").mkdir(parents=True, exist_ok=True)

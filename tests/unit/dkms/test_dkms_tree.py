@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from knetstatd.core.errors import NameRefused
@@ -237,7 +237,6 @@ class TestTheKernelPackagesHook:
         assert not dkms_tree.hook_present(root)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(st.lists(st.binary(min_size=1, max_size=8).filter(lambda b: b"/" not in b and b"\0" not in b), min_size=3, max_size=5))
 def test_no_names_raise(tmp_path: Path, parts: list[bytes]) -> None:
     with tempfile.TemporaryDirectory(dir=tmp_path) as name:

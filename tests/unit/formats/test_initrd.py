@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import elf
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from packers import packed
 
@@ -133,7 +133,6 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
         inside(tmp_path, bytes(huge))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.binary(max_size=200), st.integers(0, 2000), st.booleans())
 def test_hostile_bytes_are_damaged(tmp_path: Path, data: bytes, at: int, pack: bool) -> None:
     bad = MAIN[:at] + data + MAIN[at + len(data) :]

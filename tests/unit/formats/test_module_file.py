@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import elf
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from packers import zstd
 
@@ -278,7 +278,6 @@ BASES = [
 ]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(st.sampled_from(BASES), st.integers(0, 2**32), st.integers(1, 12))
 def test_random_damage_is_a_module_file_error_or_nothing(tmp_path: Path, base: bytes, seed: int, count: int) -> None:
     dice, data = random.Random(seed), bytearray(base)
@@ -294,7 +293,6 @@ def test_random_damage_is_a_module_file_error_or_nothing(tmp_path: Path, base: b
         assert e.where
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300))
 def test_anything_else(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(ModuleFileError):

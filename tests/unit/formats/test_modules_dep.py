@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import kerneltree
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from knetstatd.formats import modules_dep
@@ -115,7 +115,6 @@ def test_added_files(tmp_path: Path) -> None:
     assert modules_dep.Tables(tmp_path, tree / "absent").added("my-demo") == []
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200), st.text(max_size=8))
 def test_any_bytes(tmp_path: Path, data: bytes, name: str) -> None:
     (tmp_path / "modules.dep").write_bytes(data + b"/" + name.encode("utf-8", "replace") + b".ko")

@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from packers import zstd
 
@@ -97,7 +97,6 @@ def test_files_of_other_kinds(path: Path) -> None:
         symvers.find(path.parent, ())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200), st.lists(st.text(max_size=8), max_size=4))
 def test_nothing_but_kernel_file_error(tmp_path: Path, data: bytes, wanted: list[str]) -> None:
     path = tmp_path / "Module.symvers"

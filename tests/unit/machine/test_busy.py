@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from knetstatd.machine import busy
@@ -288,7 +288,6 @@ def test_a_command_line_is_fit_for_a_log(tree: Tree) -> None:
     assert len(found) < 140
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(st.sampled_from([b"dkms\0", b"/bin/sh\0dkms\0install\0", b"dkms\0build\0", b""]), st.binary(), st.binary())
 def test_no_bytes_raise(tmp_path: Path, start: bytes, command: bytes, data: bytes) -> None:
     for name, content in (

@@ -30,6 +30,7 @@ def ends(error: BaseException) -> int:
     [
         (MemoryError(), 3, "prog: there is not enough memory. Free some, or raise its limit (ulimit -v, MemoryMax=).\n"),
         (ImportError("libx.so: cannot map"), 3, "prog: it cannot load its own code: libx.so: cannot map. Free memory, or rein"),
+        (SystemError("error return without exception set"), 3, "prog: it cannot load its own code: error return without ex"),
         (SyntaxError("expected ':'"), 3, "prog: it cannot load its own code: expected ':'. Free memory, or reinstall the pac"),
         (OSError(28, "No space left on device"), 3, "prog: its output cannot be written: No space left on device.\n"),
         (PermissionError(13, "Permission denied", "/etc/x"), 3, "prog: /etc/x: Permission denied.\n"),

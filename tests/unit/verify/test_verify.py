@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import elf
 import kerneltree
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kerneltree import CRCS, KERNEL
 from keys import variable
@@ -740,7 +740,6 @@ def test_inputs_change_whenever_the_answer_may(root: Path) -> None:
         before = now()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(st.binary(max_size=60), st.sampled_from(["Module.symvers", ".config", "include/generated/utsrelease.h"]), st.booleans())
 def test_hostile_kernel_files_raise_nothing(root: Path, data: bytes, name: str, keep: bool) -> None:
     tree = root / "usr/lib/modules" / KERNEL
