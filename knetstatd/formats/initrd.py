@@ -8,8 +8,7 @@ Format: cpio archives in a row, with zero bytes between them; any of them may be
 (init/initramfs.c, unpack_to_rootfs(); Documentation/driver-api/early-userspace/buffer-format.rst). Several files that a boot
 loader names are one after the other.
 
-Our own reader, because `lsinitramfs` gives names alone and `unmkinitramfs` writes 200 MB to the disk; `lsinitramfs` and cpio
-are the oracles of the tests.
+Our own reader: `lsinitramfs`, the oracle of the tests, gives names alone, and `unmkinitramfs` writes 200 MB to the disk.
 """
 
 from __future__ import annotations
