@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import planner
 from knetstatd.core.events import Event
-from knetstatd.core.model import Action, Artefact, Kind, Loaded, Rehearsed, Retry, Why
+from knetstatd.core.model import Action, Artefact, Kind, Loaded, Rehearsed, Result, Retry, Why
 from knetstatd.machine import kernels, loaded_modules
 from knetstatd.state import attempts, rehearsal_results
 
@@ -71,13 +71,11 @@ class State(enum.StrEnum):
         return f"troubleshooting.md#{self}"
 
 
-_READY = {
-    State.READY, State.READY_NOT_LOADED, State.READY_OUTDATED, State.READY_NOT_REHEARSED, State.LOADED_OUTDATED,
-}  # fmt: skip
+_READY = {State.READY, State.READY_NOT_LOADED, State.READY_OUTDATED, State.READY_NOT_REHEARSED, State.LOADED_OUTDATED}
 _UNDER_WAY = {State.BUILDING, State.SETTLING, State.WAITING_FOR_APT, State.WAITING_FOR_DKMS}
 _UNKNOWN = {State.UNPROVEN, State.NO_BOOT_IMAGE, State.NOT_A_KERNEL}
 
-# Why of the one state that no answer of the planner gives: dpkg left the kernel's package half-way.
+# Why of the one state that is dpkg's.
 HALF_CONFIGURED = "half-configured"
 
 
@@ -120,6 +118,11 @@ class Case(NamedTuple):
         return next((proof.worst for proof in proofs if proof.worst is not None), None)
 
     @property
+    def fails(self) -> bool:
+        """Whether a check of an installed module has failed."""
+        return any(check.result is Result.FAIL for _, proof in self.seen.installed for check in proof.checks)
+
+    @property
     def soon(self) -> str:
         """When the next attempt is due."""
         seconds = max(0, int(self.attempt.not_before - attempts.now()))
@@ -159,7 +162,7 @@ def judgement(case: Case) -> Judgement:
     o = case.o
     unasked = case.machine.config.rehearse == "require" and o.rehearsed in (Rehearsed.DUE, Rehearsed.IMPOSSIBLE)
     refused = case.step.why is Why.FAILED and o.attempt is not None and o.attempt.loading and o.attempt.kind is not Kind.DENIED
-    if o.installed is Artefact.UNKNOWN:
+    if o.installed is Artefact.UNKNOWN or (o.installed is Artefact.DENIED and not case.fails):
         return Judgement.UNKNOWN
     if unasked or refused or o.loaded is Loaded.FAULTY or o.rehearsed is Rehearsed.BAD:
         return Judgement.BAD
@@ -275,8 +278,9 @@ TABLE: dict[tuple[Action, Why], Row] = {
     (Action.DONE, Why.NOT_A_KERNEL): _always(
         State.NOT_A_KERNEL, lambda c: f"/lib/modules/{c.o.kernel} holds headers or leftovers, not a kernel", _nothing
     ),
-    (Action.GIVE_UP, Why.DENIED): _always(
-        State.BLOCKED, _blocked, lambda c: c.against.fix if c.against else "", Event.GAVE_UP
+    (Action.GIVE_UP, Why.DENIED): Row(
+        State.BLOCKED, State.BLOCKED, State.UNPROVEN, State.BLOCKED, _blocked, lambda c: c.against.fix if c.against else "",
+        Event.GAVE_UP,
     ),
     (Action.GIVE_UP, Why.REHEARSAL): _always(
         State.REHEARSAL_FAILED, lambda c: c.seen.answer.reason if c.seen.answer else c.attempt.reason,

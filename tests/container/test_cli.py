@@ -132,9 +132,13 @@ def test_verify_takes_every_form_of_a_module(c: Container) -> None:
     (there / "b.ko.xz").write_bytes(lzma.compress(plain))
     (there / "c.ko.gz").write_bytes(gzip.compress(plain))
     subprocess.run(["zstd", "-q", "-o", there / "d.ko.zst", there / "a.ko"], check=True)
+    features = c.output("modprobe", "--version")
     for path in sorted(there.iterdir()):
-        found = document(c, "verify", f"/root/forms/{path.name}", "--kernel", release)
-        assert found["loads"] is True, path
+        # What the kernel does not unpack is kmod's to unpack, and Debian's knows no gzip.
+        loads = path.suffix != ".gz" or "+ZLIB" in features
+        found = document(c, "verify", f"/root/forms/{path.name}", "--kernel", release, code=0 if loads else 1)
+        assert found["loads"] is loads, path
+        assert loads or [check["name"] for check in found["checks"] if check["result"] == "fail"] == ["compression"]
     (there / "e.ko").write_bytes(plain[: len(plain) // 2])
     assert document(c, "verify", "/root/forms/e.ko", "--kernel", release, code=1)["loads"] is False
     shutil.rmtree(there)

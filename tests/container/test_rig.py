@@ -164,15 +164,17 @@ print(os.read(fd, 4096)[16:].rstrip(b"\\0").decode())
 
 def test_the_product_is_installed_and_started(machine: rig.Container, tmp_path: Path) -> None:
     package = tmp_path / "knetstatd"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "cli.py").write_text("import inotify_simple\ndef main(): print(inotify_simple.__name__)\n")
-    (package / "daemon.py").write_text(
+    for folder in (package, package / "cli", package / "daemon"):
+        folder.mkdir()
+        (folder / "__init__.py").write_text("")
+    (package / "cli/main.py").write_text("import inotify_simple\ndef main(): print(inotify_simple.__name__)\n")
+    (package / "daemon/main.py").write_text(
         "import sdnotify, signal, pyudev, systemd.journal\n"
         "def main():\n    sdnotify.SystemdNotifier().notify('READY=1')\n    signal.pause()\n"
     )
     (tmp_path / "units").mkdir()
     (tmp_path / "units/knetstatd.service").write_text("[Service]\nType=notify\nExecStart=knetstatd\n")
+    (tmp_path / "units/knetstatd.sysusers").write_text("u knetstatd -\n")
     machine.install_product(tmp_path, "x = 1\n")
     assert machine.output("knetstatctl") == "inotify_simple"
     machine.start_product()

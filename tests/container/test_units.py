@@ -359,9 +359,9 @@ def test_a_build_by_hand_makes_files_as_dkms_does(bookworm: Container) -> None:
     built = c.module_file(kernel, "kt_good")
     assert built is not None
     assert built.stat().st_mode & 0o777 == 0o644
-    places = [f"/lib/modules/{kernel.release}/", "/var/lib/dkms/", "/run/knetstatd/"]
+    places = [f"/lib/modules/{kernel.release}/", "/var/lib/dkms/", "/run/knetstatd-build/"]
     closed = c.output("find", *places, "!", "-perm", "-004", "-print")
-    assert set(closed.split()) <= {"/run/knetstatd/builder.lock", "/var/lib/dkms/mok.key"}
+    assert set(closed.split()) <= {"/run/knetstatd-build/builder.lock", "/var/lib/dkms/mok.key"}
     assert c.run(["setpriv", "--reuid=4711", "--clear-groups", "knetstatctl", "check"]).returncode == 0
 
 

@@ -225,7 +225,7 @@ class TestSentences:
         ({"installed": Artefact.GOOD}, Why.READY, Judgement.GOOD),
         ({"installed": Artefact.OTHER}, Why.READY, Judgement.OTHER),
         ({"installed": Artefact.UNKNOWN}, Why.READY, Judgement.UNKNOWN),
-        ({"installed": Artefact.DENIED}, Why.DENIED, Judgement.BAD),
+        ({"installed": Artefact.DENIED}, Why.DENIED, Judgement.UNKNOWN),  # by no check that failed: see below
         ({"installed": Artefact.GOOD, "loaded": Loaded.FAULTY}, Why.FAULTY, Judgement.BAD),
         ({"installed": Artefact.GOOD, "rehearsed": Rehearsed.BAD}, Why.REHEARSAL, Judgement.BAD),
         ({"installed": Artefact.GOOD, "rehearsed": Rehearsed.DUE}, Why.NOT_REHEARSED, Judgement.GOOD),
@@ -263,6 +263,15 @@ def test_what_the_daemon_does_after_a_failure() -> None:
         seconds = re.search(r" in (\d+) s$", states.failure(attempt)[1])
         assert seconds is not None
         assert 30 < int(seconds[1]) <= 60, "a busy machine may be late"
+
+
+@pytest.mark.parametrize(("result", "state"), [(Result.UNKNOWN, State.UNPROVEN), (Result.FAIL, State.BLOCKED)])
+def test_an_initrd_that_cannot_be_read_blocks_nothing(machine: Machine, result: Result, state: State) -> None:
+    """No build would help either way; but what is only unknown is not called wrong."""
+    o = Observation("m", "6.1", "1", installed=Artefact.DENIED)
+    proof = Proof("/m.ko", (Check("release", Result.PASS), Check("initrd", result, found="x", fix="update-initramfs")))
+    verdict = judge.verdict(machine, Seen(o, (("m", proof),)), plan(o, NOW, Limits()))
+    assert (verdict.state, verdict.ready, verdict.fix) == (state, False, "update-initramfs")
 
 
 def test_a_failure_is_told_by_the_class_of_its_retry() -> None:
