@@ -16,6 +16,7 @@ from knetstatd.core.model import (
     Observation,
     Proof,
     Rehearsed,
+    Result,
     Source,
 )
 from knetstatd.dkms import dkms_conf, dkms_tree
@@ -130,6 +131,8 @@ class Machine(Survey):
             return Artefact.NONE if not installed else Artefact.BAD
         if kernel == self.running and load_history.refused(self.places, package, (Path(proof.path) for _, proof in installed)):
             return Artefact.BAD  # the kernel's own word, whatever the analysis says
+        if any(check.name == "winner" and check.result is Result.FAIL for _, proof in installed for check in proof.checks):
+            return Artefact.DENIED  # what is wrong with that file, if anything, no build changes: it is not ours
         if not all(proof.holds(ELSEWHERE) for _, proof in installed):
             return Artefact.BAD if any(proof.fails for _, proof in installed) else Artefact.UNKNOWN
         if not all(proof.loads for _, proof in installed):

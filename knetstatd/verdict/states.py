@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import planner
 from knetstatd.core.events import Event
-from knetstatd.core.model import Action, Artefact, Kind, Loaded, Rehearsed, Result, Retry, Why
+from knetstatd.core.model import ELSEWHERE, Action, Artefact, Kind, Loaded, Rehearsed, Result, Retry, Why
 from knetstatd.machine import kernels, loaded_modules
 from knetstatd.state import attempts, rehearsal_results
 
@@ -113,9 +113,10 @@ class Case(NamedTuple):
 
     @property
     def against(self) -> Check | None:
-        """The check to name: of the modules that do not load first."""
+        """The check to name: of the modules that do not load first, and of the machine if that is in the way."""
         proofs = sorted((proof for _, proof in self.seen.installed), key=lambda proof: proof.loads)
-        return next((proof.worst for proof in proofs if proof.worst is not None), None)
+        files = frozenset(c.name for p in proofs for c in p.checks) - ELSEWHERE if self.step.why is Why.DENIED else frozenset()
+        return next((check for check in (proof.first(files) for proof in proofs) if check is not None), None)
 
     @property
     def fails(self) -> bool:

@@ -303,6 +303,7 @@ def test_another_package_that_makes_the_same_module(c: Container) -> None:
     time.sleep(5)
     assert "stage-started" not in product.kinds(c)[before:]
     c.run(["dkms", "remove", "kt-other/1.0", "--all"], check=True)
+    c.run(["rm", "-r", "/usr/src/kt-other-1.0"], check=True)
     product.wait_ready(c)
     [ours] = product.verdicts(c)
     assert (ours["package"], ours["state"]) == ("kt-good", "ready")

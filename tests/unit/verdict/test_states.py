@@ -274,6 +274,14 @@ def test_an_initrd_that_cannot_be_read_blocks_nothing(machine: Machine, result: 
     assert (verdict.state, verdict.ready, verdict.fix) == (state, False, "update-initramfs")
 
 
+def test_what_is_in_the_way_is_named_before_what_is_wrong_with_the_file(machine: Machine) -> None:
+    """modprobe takes another's file, which is damaged besides: that one is not ours to build."""
+    o = Observation("m", "6.1", "1", installed=Artefact.DENIED)
+    checks = (Check("signature", Result.FAIL, found="damaged"), Check("winner", Result.FAIL, reason="another file is taken"))
+    verdict = judge.verdict(machine, Seen(o, (("m", Proof("/m.ko", checks)),)), plan(o, NOW, Limits()))
+    assert (verdict.state, verdict.reason) == (State.BLOCKED, "another file is taken")
+
+
 def test_a_failure_is_told_by_the_class_of_its_retry() -> None:
     assert states.failure(Attempt(Kind.COMPILE, 1))[0] is Event.GAVE_UP
     assert states.failure(Attempt(Kind.TIMEOUT, 2))[0] is Event.FAILED
