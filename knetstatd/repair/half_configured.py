@@ -19,6 +19,7 @@ from knetstatd.machine import dpkg_status
 from knetstatd.repair.repairs import Advise, Repair, Run, Write
 from knetstatd.state import attempts
 from knetstatd.system import files
+from knetstatd.verdict import judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,7 +41,8 @@ def find(machine: Machine, kernel: str | None) -> Iterator[Repair]:
         if not left or any(p.state not in dpkg_status.CONFIGURABLE for p in left):
             continue
         bootable = machine.state_of(release) is KernelState.BOOTABLE and release in machine.wanted()
-        bad = [s for s in seen(machine, release) if s.observation.installed not in (Artefact.GOOD, Artefact.OTHER)]
+        good = (Artefact.GOOD, Artefact.OTHER)
+        bad = [s for s in seen(machine, release) if s.observation.installed not in good and not judge.lacks_initrd(s)]
         if bootable and (waits := [s for s in bad if not _left_out(machine, release, s.observation.package)]):
             if stuck := [s for s in waits if machine.plan(s, attempts.now()).action is Action.GIVE_UP]:
                 yield _undecided(machine, release, left, stuck)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.events import Event
+from knetstatd.core.model import Artefact
 from knetstatd.machine import dpkg_status
 from knetstatd.state import rehearsal_results
 from knetstatd.verdict import states
@@ -115,18 +116,27 @@ def verdict(machine: Machine, seen: Seen, step: Step) -> Verdict:
         event=row.event if ready or row.event is not Event.READY else None,
     )
     left = machine.unfinished(o.kernel)
-    return _half_configured(made, left) if left else made
+    return _half_configured(made, left, good=ready or lacks_initrd(seen)) if left else made
 
 
-def _half_configured(made: Verdict, left: Sequence[Unfinished]) -> Verdict:
-    """The verdict for a kernel whose packages were left half-way: it may have no initrd, and no entry in the boot menu."""
-    said = ", ".join(f"{p.name} is {p.state}" for p in left)
-    if not made.ready:
+def lacks_initrd(seen: Seen) -> bool:
+    """Whether nothing but the kernel's initrd stands against installed modules: who finishes the kernel's package makes it."""
+    proofs = [proof for _, proof in seen.installed]
+    return seen.observation.installed is Artefact.DENIED and all(proof.holds(frozenset({"initrd"})) for proof in proofs)
+
+
+def _half_configured(made: Verdict, left: Sequence[Unfinished], *, good: bool) -> Verdict:
+    """The verdict for a kernel whose packages were left half-way: it may have no initrd, and no entry in the boot menu.
+
+    good: the modules are, as far as it is not that which is missing.
+    """
+    said, boots = ", ".join(f"{p.name} is {p.state}" for p in left), any(p.boots for p in left)
+    if not made.ready and not (good and boots):
         return made._replace(reason="; ".join(filter(None, (made.reason, f"besides, {said}"))))
     broken = [p.name for p in left if p.state not in dpkg_status.CONFIGURABLE]
     fix = f"apt-get install --reinstall {' '.join(broken)}" if broken else f"knetstatctl repair {made.kernel}"
     reason = f"the module is good, but {said}: a hook failed, or the installation was interrupted"
-    if any(p.boots for p in left):
+    if boots:
         made = made._replace(
             ready=False, progress=False, state=State.KERNEL_HALF_CONFIGURED, why=states.HALF_CONFIGURED,
             event=Event.HALF_CONFIGURED,

@@ -238,3 +238,18 @@ class TestHalfConfigured:
 @pytest.mark.parametrize(("fix", "command"), [("Run: depmod", "depmod"), ("Reinstall it", "Reinstall it"), ("", "")])
 def test_a_cure_after_its_word(fix: str, command: str) -> None:
     assert judge.command(fix) == command
+
+
+@pytest.mark.parametrize(
+    ("checks", "lacks"),
+    [
+        ((Check("release", Result.PASS), Check("initrd", Result.FAIL)), True),
+        ((Check("release", Result.PASS), Check("initrd", Result.UNKNOWN)), True),
+        ((Check("key", Result.FAIL), Check("initrd", Result.FAIL)), False),
+    ],
+)
+def test_what_only_lacks_an_initrd(checks: tuple[Check, ...], lacks: bool) -> None:
+    o = Observation("m", "6.1", "1", installed=Artefact.DENIED)
+    assert judge.lacks_initrd(Seen(o, (("m", Proof("/m.ko", checks)),))) is lacks
+    good = o._replace(installed=Artefact.GOOD)
+    assert not judge.lacks_initrd(Seen(good, (("m", Proof("/m.ko", checks)),)))
