@@ -375,6 +375,38 @@ class TestWhatIsSeen:
         assert "the source of demo 1.0 cannot be used: " in seen.source_reason
         assert seen.source_fix.endswith("/usr/src/demo-1.0")
 
+    @pytest.mark.parametrize("line", ['DEST_MODULE_LOCATION[0]="/etc"\n', 'BUILT_MODULE_NAME[0]="demo.ko"\n'])
+    def test_a_source_that_dkms_refuses(self, root: Path, machine: Machine, line: str) -> None:
+        conf = root / "usr/src/demo-1.0/dkms.conf"
+        conf.write_text(conf.read_text() + line)
+        seen = self.see(machine)
+        assert seen.observation.source is Source.BROKEN
+        assert seen.source_reason.rpartition(": ")[2] != "", "it says what is refused"
+
+    def test_another_dkms(self, root: Path, machine: Machine) -> None:
+        write(root / "proc/12/comm", "dkms\n")
+        write(root / "proc/12/cmdline", "dkms\0build\0x/1\0")
+        write(root / "proc/12/stat", "12 (dkms) S 1 0")
+        assert "(pid 12)" in self.see(machine).observation.foreign_dkms
+
+    def test_other_headers_are_another_attempt(self, root: Path, machine: Machine) -> None:
+        (root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko").write_bytes(b"")
+        before = self.see(machine).fingerprint
+        assert before == self.see(machine).fingerprint
+        config = root / f"usr/src/linux-headers-{KERNEL}/.config"
+        config.write_text(config.read_text() + "#\n")
+        assert self.see(machine).fingerprint != before
+
+    def test_what_was_staged_together_is_proven_together(self, root: Path, machine: Machine) -> None:
+        (root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko").write_bytes(b"")
+        stage = machine.places.stage(KERNEL, "demo")
+        write(stage / "fingerprint", self.see(machine).fingerprint)
+        place = stage / f"tree/demo/1.0/{KERNEL}/x86_64/module"
+        write(place / "demo.ko", kerneltree.module("demo", undefined=["fn"], crcs={**CRCS, "fn": 7}))
+        assert self.see(machine).observation.staged is Artefact.BAD
+        write(place / "gives.ko", kerneltree.module("gives", exports={"fn": (7, "", "")}))
+        assert self.see(machine).observation.staged is Artefact.GOOD
+
     def test_who_is_at_work(self, root: Path, machine: Machine) -> None:
         places = machine.places
         with locks.locked(places.build_lock, 0):
@@ -448,6 +480,7 @@ class TestWhatIsSeen:
         machine.running = KERNEL
         o = self.see(machine).observation
         assert (o.loaded, o.loads) == (Loaded.NO, (5.0,))
+        assert self.see(machine).fingerprint, "what loading failed at is asked"
         for load in ((), ("other",)):
             machine.config = machine.config._replace(load=load)
             assert self.see(machine).observation.loaded is not Loaded.NO
