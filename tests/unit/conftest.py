@@ -36,8 +36,12 @@ def _children() -> set[int]:
 
 
 @pytest.fixture(autouse=True)
-def settled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fails a test that leaves a child or a descriptor behind, or starts a program without the marker `spawns`."""
+def settled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Fails a test that leaves a child or a descriptor behind, or starts a program without the marker `spawns`.
+
+    Each has a directory of its own: what a fault of ours writes or deletes by a relative path is not the project's.
+    """
+    monkeypatch.chdir(tmp_path)
     if not request.node.get_closest_marker("spawns"):
 
         def refuse(*args: object, **more: object) -> None:
