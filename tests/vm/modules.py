@@ -6,14 +6,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from knetstatd.machine import kernels as installed
+from knetstatd.machine import kmod
 from tests import kernels
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+HERE = Path("/")
 SOURCE = """\
 // SPDX-License-Identifier: GPL-2.0-only
 #include <linux/delay.h>
@@ -96,3 +95,14 @@ def _own(kernel: kernels.Kernel, directory: Path) -> Path:
         shutil.copytree(kernel.modules, own / "modules", ignore=away, symlinks=True)
         shutil.copy2(kernel.vmlinuz, own / "vmlinuz")
     return own
+
+
+def add_kmod(root: Path) -> None:
+    """Gives a root this machine's own kmod, as far as its files tell what it unpacks."""
+    for place in kmod.inputs(HERE):
+        (root / place.relative_to(HERE)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(place, root / place.relative_to(HERE))
+    for name in ("libz.so.1", "liblzma.so.5", "libzstd.so.1"):
+        if any((directory / name).exists() for directory in Path("/usr/lib").glob("*-linux-*")):
+            (root / "usr/lib").mkdir(parents=True, exist_ok=True)
+            (root / "usr/lib" / name).touch()

@@ -27,6 +27,7 @@ from knetstatd.machine import signature_policy
 from knetstatd.rehearsal import vm
 from knetstatd.verify import install_checks, target_kernel, verify
 from tests import kernels
+from tests.vm import modules
 from tests.vm.conftest import QUICK, SERIES
 
 if TYPE_CHECKING:
@@ -235,6 +236,7 @@ def root_of(k: kernels.Kernel, tmp_path: Path, boot: str) -> Path:
         source = k.headers / name
         shutil.copyfile(source if source.exists() else next(k.tree.rglob(name)), headers / name)
     (tree / "build").symlink_to(f"/usr/src/linux-headers-{k.release}")
+    modules.add_kmod(root)
     (root / "boot/grub").mkdir(parents=True)
     (root / "boot/grub/grub.cfg").write_text(
         f"menuentry 'x' {{\n\tlinux /boot/vmlinuz-{k.release} root=/dev/sda1 ro {BOOTS[boot]}\n}}\n"
@@ -259,7 +261,9 @@ def judge(k: kernels.Kernel, questions: list[Row], root: Path) -> list[Answer]:
         if proof.checks[0].result is Result.PASS:
             placed = [install_checks.configuration(module_file.from_path(path).name, host.rules, policy)]
         proof = proof._replace(checks=(*proof.checks, *placed))
-        unknown = [c for c in proof.checks if c.result is Result.UNKNOWN]
+        # What another machine's kernel refuses in relocations is not known.
+        foreign = any(c.name == "machine" and c.result is Result.FAIL for c in proof.checks)
+        unknown = [c for c in proof.checks if c.result is Result.UNKNOWN and not (foreign and c.name == "form")]
         assert [c.name for c in unknown] == ["signature"] * row.unknown, (row.what, unknown)
         worst = proof.worst
         said = "" if proof.loads or worst is None else f"{worst.name}: {worst.reason or worst.found}"
