@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -100,6 +101,37 @@ def equivalents() -> set[tuple[str, str, str]]:
     return listed
 
 
+# A mutant of what deletes may delete anything, and a mutant of what kills may kill anyone. So they have processes of their own,
+# a /tmp of their own (in which the project is to be seen, if it lies there), and write nowhere else but into WORK.
+_CONFINED = """
+set -e
+mount --make-rprivate /
+mount --bind "$WORK" "$WORK"
+for place in "$ROOT" "$PREFIX"; do
+    case $place in /tmp/*) mkdir -p "$OWN$place" && mount --rbind "$place" "$OWN$place" ;; esac
+done
+mkdir -p "$OWN/tmp" && mount --rbind "$OWN/tmp" /tmp
+findmnt -rno TARGET,VFS-OPTIONS | while read -r place options; do
+    case $place in
+    "$WORK" | /tmp | /proc | /proc/* | /dev | /dev/* | "$OWN"/*) ;;
+    *) mount -o "remount,bind,$options,ro" "$place" ;;
+    esac
+done
+cd "$PWD" && exec "$@"
+"""
+
+
+def confined(argv: list[str], cwd: Path, **more: str) -> bool:
+    """Runs a program that may write into WORK and a /tmp of its own; whether it was content. more: of its environment."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    apart = ["unshare", *user, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", _CONFINED, "sh"]
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as own:
+        places = {"ROOT": os.fspath(ROOT), "WORK": os.fspath(WORK), "PREFIX": sys.prefix, "OWN": own}
+        environment = os.environ | places | {"PATH": path, "TMPDIR": "/tmp"} | more
+        return subprocess.run([*apart, *argv], cwd=cwd, env=environment, check=False).returncode == 0
+
+
 def run() -> None:
     """Asks the tests about all mutants that are not known to be killed: tests may have been added since."""
     shutil.rmtree(WORK / "tests", ignore_errors=True)
@@ -109,9 +141,9 @@ def run() -> None:
         codes = content["exit_code_by_key"]
         content["exit_code_by_key"] = {key: code if code in KILLED | {REFUSED} else None for key, code in codes.items()}
         meta.write_text(json.dumps(content))
-    tools = Path(sys.executable).parent
-    environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
-    subprocess.run([tools / "mutmut", "run"], cwd=ROOT, env=environment, check=True)
+    WORK.mkdir(exist_ok=True)
+    if not confined(["mutmut", "run"], ROOT):
+        raise SystemExit("mutmut has failed")
 
 
 # Which functions our modules call when they are imported.
@@ -134,10 +166,8 @@ def ask_anew() -> None:
         content = json.loads(meta.read_text())
         for key, code in content["exit_code_by_key"].items():
             if code not in KILLED | {REFUSED} and key.rpartition("__mutmut_")[0] in called:
-                tests = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/unit/{meta.parent.name}"]
-                environment = os.environ | {"MUTANT_UNDER_TEST": key}
-                done = subprocess.run([sys.executable, *tests], cwd=WORK, env=environment, check=False, capture_output=True)
-                content["exit_code_by_key"][key] = 1 if done.returncode else 0
+                tests = [sys.executable, "-m", "pytest", "-xqp", "no:cacheprovider", f"tests/unit/{meta.parent.name}"]
+                content["exit_code_by_key"][key] = 0 if confined(tests, WORK, MUTANT_UNDER_TEST=key) else 1
         meta.write_text(json.dumps(content))
 
 
