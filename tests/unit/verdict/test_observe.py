@@ -309,10 +309,11 @@ class TestWhatIsSeen:
         assert seen.source_reason.rpartition(": ")[2] != "", "it says what is refused"
 
     def test_another_dkms(self, root: Path, machine: Machine) -> None:
-        write(root / "proc/12/comm", "dkms\n")
-        write(root / "proc/12/cmdline", "dkms\0build\0x/1\0")
-        write(root / "proc/12/stat", "12 (dkms) S 1 0")
-        assert "(pid 12)" in self.see(machine).observation.foreign_dkms
+        pid = 1 << 23  # more than there can be: it is not we
+        write(root / f"proc/{pid}/comm", "dkms\n")
+        write(root / f"proc/{pid}/cmdline", "dkms\0build\0x/1\0")
+        write(root / f"proc/{pid}/stat", f"{pid} (dkms) S 1 0")
+        assert f"(pid {pid})" in self.see(machine).observation.foreign_dkms
 
     def test_other_headers_are_another_attempt(self, root: Path, machine: Machine) -> None:
         (root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko").write_bytes(b"")
