@@ -117,7 +117,9 @@ findmnt -rno TARGET,VFS-OPTIONS | while read -r place options; do
     *) mount -o "remount,bind,$options,ro" "$place" ;;
     esac
 done
-cd "$PWD" && exec "$@"
+cd "$PWD"
+"$@"
+exit $?  # no exec: process 1 is deaf to signals, and gets the orphans
 """
 
 
