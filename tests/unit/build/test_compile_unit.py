@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import machinetree
@@ -145,6 +146,7 @@ class TestProgram:
         compile_unit.unit_program(machinetree.machine(root), f"{KERNEL}:demo", os.fspath(cache))
         assert os.listdir(cache) == ["result"]
         assert sorted(os.listdir(cache / "result")) == ["demo.ko", "outcome.json"]
+        assert [stat.S_IMODE(place.stat().st_mode) for place in (cache, cache / "result")] == [0o755, 0o755]
         done = compiled(root)
         assert done.staged is not None
         assert done.staged.modules[0].read_bytes() == GOOD
@@ -154,7 +156,8 @@ class TestProgram:
         machinetree.tell(root, "dkms build", "echo broken; exit 10")
         compile_unit.unit_program(machinetree.machine(root), f"{KERNEL}:demo", os.fspath(cache))
         done = compiled(root)
-        assert (done.staged, done.code, done.output) == (None, 10, "broken\n")
+        assert (done.staged, done.code, done.output, done.timed_out) == (None, 10, "broken\n", False)
+        assert json.loads((cache / "result/outcome.json").read_text())["arch"] == ""
 
     def test_a_package_without_a_source(self, root: Path, cache: Path) -> None:
         (root / "usr/src/demo-1.0/dkms.conf").unlink()

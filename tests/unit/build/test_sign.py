@@ -80,9 +80,10 @@ def test_a_pair_is_made_as_dkms_makes_it(root: Path) -> None:
     assert private.stat().st_mode & 0o777 == 0o600
     assert (root / "var/lib/dkms/mok.pub").read_bytes() == (root / "certificate").read_bytes()
     assert (root / "var/lib/dkms/mok.pub").stat().st_mode & 0o777 == 0o644
-    [asked] = machinetree.ran(root, "openssl")
-    assert "-subj /CN=DKMS module signing key -newkey rsa:2048" in asked
-    assert "-outform DER" in asked
+    assert machinetree.ran(root, "openssl") == [
+        "req -new -x509 -nodes -days 36500 -subj /CN=DKMS module signing key -newkey rsa:2048"
+        f" -keyout {work}/key.pem -outform DER -out {work}/key.der"
+    ]
 
 
 @pytest.mark.spawns
@@ -90,7 +91,7 @@ def test_a_pair_that_cannot_be_made(root: Path) -> None:
     machinetree.tell(root, "openssl req", "echo no entropy; exit 1")
     with pytest.raises(BuildError, match="no signing key can be made: no entropy") as e:
         sign.make(the_key(root), root)
-    assert e.value.kind == Kind.SIGNING
+    assert (e.value.kind, e.value.where, e.value.fix) == (Kind.SIGNING, the_key(root).private, "Install openssl")
     assert not sign.exists(the_key(root))
 
 

@@ -57,7 +57,11 @@ class Bench:
 
     def told(self) -> list[str]:
         """The events since the last time."""
-        return [entry["event"] for entry in self._told.entries()]
+        return [entry["event"] for entry in self.entries()]
+
+    def entries(self) -> list[dict[str, str]]:
+        """What the journal has of them."""
+        return self._told.entries()
 
 
 @pytest.fixture
@@ -211,7 +215,8 @@ class TestRehearsing:
         assert not bench.step(Action.REHEARSE)
         attempt = bench.attempt()
         assert attempt is not None
-        assert (attempt.kind, attempt.reason) == (Kind.REFUSED, "its init fails")
+        assert (attempt.kind, attempt.times, attempt.reason) == (Kind.REFUSED, 1, "its init fails")
+        assert (attempt.fix, attempt.evidence) == ("tell the author", ("words",))
         seen = bench.seen()
         assert seen.observation.rehearsed is Rehearsed.BAD
         assert bench.builder.machine.plan(seen, attempts.now()).action is Action.GIVE_UP
@@ -227,15 +232,32 @@ class TestRehearsing:
     def test_a_kernel_is_asked(self, bench: Bench) -> None:
         machinetree.rehearsals(bench.root, machinetree.console(words="demo: hello"))
         assert bench.step(Action.REHEARSE)
-        assert bench.told() == ["rehearsal-started", "rehearsed"]
-        assert bench.seen().observation.rehearsed is Rehearsed.GOOD
+        started, rehearsed = bench.entries()
+        assert (started["event"], rehearsed["event"]) == ("rehearsal-started", "rehearsed")
+        assert started["message"] == f"demo 1.0 for {KERNEL}: asking the kernel, in a throwaway machine"
+        assert rehearsed["evidence"] == "demo: hello"
+        seen = bench.seen()
+        assert seen.observation.rehearsed is Rehearsed.GOOD
+        assert seen.answer is not None
+        took = f"the kernel takes it ({seen.answer.machine}, {seen.answer.seconds:.1f} s)"
+        remark = f"; {seen.answer.remark}" if seen.answer.remark else ""
+        assert rehearsed["message"] == f"demo 1.0 for {KERNEL}: {took}{remark}"
+        assert rehearsed["duration_usec"] == str(int(seen.answer.seconds * 1e6))
 
     def test_a_kernel_refuses(self, bench: Bench) -> None:
         says = machinetree.console(state="absent", insmod="insmod: can't insert '/modules/0.ko': Input/output error", code=1)
         machinetree.rehearsals(bench.root, says)
         assert not bench.step(Action.REHEARSE)
-        assert bench.told() == ["rehearsal-started", "rehearsal-failed"]
-        assert bench.seen().observation.rehearsed is Rehearsed.BAD
+        _, failed = bench.entries()
+        seen = bench.seen()
+        assert seen.observation.rehearsed is Rehearsed.BAD
+        said = seen.answer
+        assert said is not None
+        assert failed["event"] == "rehearsal-failed"
+        assert (failed["reason"], failed["fix"]) == (said.reason, said.fix)
+        assert failed.get("evidence", "") == "\n".join(said.words)
+        assert failed["duration_usec"] == str(int(said.seconds * 1e6))
+        assert failed["message"].startswith(f"demo 1.0 for {KERNEL}: in the rehearsal, {said.reason} ({said.machine}, ")
         attempt = bench.attempt()
         assert attempt is not None
         assert attempt.kind is Kind.REFUSED
@@ -244,7 +266,11 @@ class TestRehearsing:
         says = machinetree.console(state="absent", code=1, words="demo: disagrees about version of symbol printk")
         machinetree.rehearsals(bench.root, says)
         assert not bench.step(Action.REHEARSE)
-        assert bench.told() == ["rehearsal-started", "rehearsal-failed", "disagreement"]
+        *events, disagreement = bench.entries()
+        assert [event["event"] for event in events] == ["rehearsal-started", "rehearsal-failed"]
+        assert disagreement["event"] == "disagreement"
+        assert disagreement["message"].endswith(f"disagree: {disagreement['reason']}")
+        assert "disagrees about version of symbol printk" in disagreement["evidence"]
 
     def test_an_answer_that_is_none(self, bench: Bench) -> None:
         """QEMU ends at once."""
@@ -252,6 +278,17 @@ class TestRehearsing:
         attempt = bench.attempt()
         assert attempt is not None
         assert (attempt.kind, "it was not rehearsed" in attempt.reason) == (Kind.REHEARSAL, True)
+        assert bench.told() == ["rehearsal-started", "not-rehearsed"]
+
+    def test_asked_anew_it_is_not_answered_from_before(self, bench: Bench) -> None:
+        """By hand the kernel is asked although it has said something of the same files."""
+        self.answered(bench, Outcome.LOADED)
+        machinetree.rehearsals(bench.root, machinetree.console(words="demo: hello"))
+        seen = bench.seen()
+        assert seen.subject is not None
+        answer = bench.builder.rehearse(seen, seen.subject, fresh=True)
+        assert (answer.outcome.good, answer.words) == (True, ("demo: hello",))
+        assert bench.told() == ["rehearsal-started", "rehearsed"]
 
 
 class TestLoading:
