@@ -71,5 +71,44 @@ def test_a_program_that_fails_ends_it(root: Path) -> None:
 @pytest.mark.spawns
 def test_a_program_that_does_not_end(root: Path) -> None:
     machinetree.program(root / MAKER, root, "sleep 60")
-    with pytest.raises(BuildError, match="update-initramfs did not end within 0.1 s"):
+    with pytest.raises(BuildError, match="update-initramfs did not end within 0.1 s") as caught:
         initrd.make(root, KERNEL, 0.1, ())
+    assert caught.value.where == ""
+
+
+@pytest.mark.spawns
+def test_it_holds_our_lock_and_its_starter_is_told_that_it_runs(root: Path) -> None:
+    """A builder that dies leaves a maker at work: no other builder may begin before that has ended."""
+    machinetree.program(root / MAKER, root, 'sleep 0.6; ls -l /proc/$$/fd >"$root/ran/held"')
+    lock, ticks = machinetree.write(root / "lock", ""), []
+    with open(lock) as held:
+        initrd.make(root, KERNEL, 20.0, [held.fileno()], lambda: ticks.append(1))
+    assert any(line.endswith(f"-> {lock}") for line in machinetree.ran(root, "held"))
+    assert ticks
+
+
+class TestInAUnit:
+    UNIT = "knetstatd-initrd@6.1.0\\x2d1\\x2damd64.service"
+
+    @pytest.fixture
+    def root(self, root: Path) -> Path:
+        machinetree.write(root / "usr/lib/systemd/system/knetstatd-initrd@.service", "")
+        (root / "run/systemd/system").mkdir(parents=True)
+        machinetree.program(root / MAKER, root, "")
+        return root
+
+    @pytest.mark.spawns
+    def test_it_is_made_there(self, root: Path) -> None:
+        initrd.make(root, KERNEL, 20.0, ())
+        assert machinetree.ran(root, "update-initramfs") == [], "its hooks may do anything"
+        assert machinetree.ran(root, "systemctl")[0] == f"start -- {self.UNIT}"
+
+    @pytest.mark.spawns
+    @pytest.mark.parametrize(("result", "said"), [("exit-code", "exit-code"), ("", "no result")])
+    def test_it_fails_there(self, root: Path, result: str, said: str) -> None:
+        machinetree.tell(root, "systemctl show", f"echo ActiveState=failed; echo Result={result}; exit")
+        with pytest.raises(BuildError) as caught:
+            initrd.make(root, KERNEL, 20.0, ())
+        error = caught.value
+        assert (error.kind, error.what, error.where) == (Kind.PUBLISH, f"{self.UNIT} ended with {said}", self.UNIT)
+        assert error.fix == f"Run: update-initramfs -c -k {KERNEL}"

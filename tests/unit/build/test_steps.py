@@ -162,6 +162,9 @@ class TestBuilding:
         assert [entry["event"] for entry in entries] == events
         if made is None:
             assert (entries[0]["reason"], entries[0]["evidence"]) == ("update-initramfs ended with 1", "no space")
+        elif events == ["initrd-failed"]:
+            assert entries[0]["message"].endswith(f"still wrong: {entries[0]['reason']}")
+        assert all(entry["reason"] and entry["fix"] for entry in entries if entry["event"] == "initrd-failed")
         ran = machinetree.ran(tmp_path, "update-initramfs") if events else []
         assert ran == [f"-u -k {KERNEL}"] * len(events)
         good = Artefact.GOOD if events == ["initrd-made"] else Artefact.DENIED
