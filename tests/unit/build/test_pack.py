@@ -119,6 +119,14 @@ def test_a_compressed_module_is_signed_inside(root: Path, form: str) -> None:
         decompressor = lzma.LZMADecompressor()
         decompressor.decompress(made["demo.ko.xz"])
         assert decompressor.check == lzma.CHECK_CRC32, "the kernel's own decompressor knows no other"
+        small = lzma.LZMADecompressor(memlimit=3 << 20)
+        assert small.decompress(made["demo.ko.xz"]), "nor a large dictionary"
+    elif form == "gz":
+        assert made["demo.ko.gz"][4:8] == bytes(4), "the same module gives the same file"
+    else:
+        unpacked, packed_again = (line.split() for line in machinetree.ran(root, "zstd"))
+        assert [os.path.basename(word) for word in unpacked] == ["-dqf", "demo.ko.zst", "-o", "demo.ko"]
+        assert [os.path.basename(word) for word in packed_again] == ["-qf", "demo.ko", "-o", "demo.ko.zst"]
 
 
 @pytest.mark.spawns

@@ -97,9 +97,11 @@ def test_a_pair_that_cannot_be_made(root: Path) -> None:
 
 @pytest.mark.spawns
 def test_a_module_is_signed(root: Path) -> None:
+    machinetree.tell(root, "sign-file sha512", 'echo "$TMPDIR" >"$root/ran/tmpdir"')
     module = machinetree.write(root / "demo.ko", GOOD)
     sign.sign(module, the_key(root), root)
     assert module.read_bytes() == GOOD + (root / "signature").read_bytes()
+    assert machinetree.ran(root, "tmpdir") == [f"{root}"]
     assert machinetree.ran(root, "sign-file") == [f"sha512 {root}/var/lib/dkms/mok.key {root}/var/lib/dkms/mok.pub {module}"]
 
 
