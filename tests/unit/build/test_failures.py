@@ -42,6 +42,8 @@ def test_classes(error: OSError | KnetstatdError, kind: Kind) -> None:
 def test_what_an_error_says_is_kept() -> None:
     error = classified(OSError(errno.ENOSPC, "No space left on device", "/x"))
     assert (error.what, error.where) == ("No space left on device", "/x")
+    error = classified(OSError("without a number"))
+    assert (error.what, error.where) == ("without a number", "")
     assert classified(KnetstatdError("what", "where", "fix")).args == ("what", "where", "fix")
 
 
@@ -93,6 +95,11 @@ def test_what_waiting_cannot_heal_is_given_up(bench: Bench) -> None:
     assert (told["event"], told["kind"], told["fix"], told["evidence"]) == ("gave-up", "kernel-api", "port it", "line")
     assert told["message"].startswith(f"demo 1.0 for {KERNEL}: x.c line 1: no; ")
     assert (bench.kept().kind, bench.kept().loading, bench.kept().evidence) == (Kind.API, False, ("line",))
+    assert [told[key] for key in ("package", "version", "kernel", "attempt", "log")] == ["demo", "1.0", KERNEL, "1", ""]
+
+
+def test_the_last_lines_stay_lines(bench: Bench) -> None:
+    assert bench.failed(BuildError(Kind.API, "no", evidence=("one", "two")))["evidence"] == "one\ntwo"
 
 
 def test_what_waiting_can_heal_is_tried_again(bench: Bench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ def test_everything_can_be_removed(tmp_path: Path, mode: int) -> None:
         os.chmod(where, mode)
     code = "import sys; sys.path.append(sys.argv[1]); from pathlib import Path; from knetstatd.build.room import clear; "
     code += "print(clear(Path(sys.argv[2])))"
-    argv = ["/usr/bin/python3", "-c", code, os.fspath(Path(__file__).parents[3]), os.fspath(base / "a")]
+    argv = [sys.executable, "-c", code, os.fspath(Path(__file__).parents[3]), os.fspath(base / "a")]
     bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"] if not os.geteuid() else []
     done = subprocess.run([*bare, *argv], capture_output=True, text=True, check=False)
     assert done.stdout == "True\n", done.stderr

@@ -156,6 +156,7 @@ def test_what_is_changed_right_after_its_publication_is_not_built_again(root: Pa
     kept = attempt(machine)
     assert kept is not None
     assert (kept.kind, "something has changed it since" in kept.reason) == (Kind.PUBLISH, True)
+    assert kept.fix == f"knetstatctl build {KERNEL}"
 
 
 def test_a_package_that_is_removed_while_it_compiles_is_not_brought_back(root: Path, told: machinetree.Told) -> None:
