@@ -111,9 +111,13 @@ def next_kernel(root: Path, installed: Sequence[str]) -> Next:
         newest = max(installed, key=names.version_key, default="")
         detail = "no boot loader was found; this is the newest installed kernel"
         return Next(newest, "newest installed", detail, basis=Basis.ASSUMED) if newest else _unknown("no kernel was found")
-    release = _release(root, choice.image, installed) or _own_release(choice.path)
+    named = _release(root, choice.image, installed)
+    # A file may hold another kernel than its name says; /lib/modules is searched for what the kernel calls itself.
+    release = _own_release(choice.path) or named
     if release:
         detail = choice.detail if release in installed else f"{choice.detail}; it has no modules in /lib/modules"
+        if named not in ("", release):
+            detail += f"; {names.show(choice.image, 80)} holds {release}"
         return Next(release, choice.source, detail, Basis.LOADER, choice.arguments, choice.initrds)
     what = f"starts {names.show(choice.image, 80)}, whose release is unknown" if choice.image else "starts no Linux"
     return _unknown(f"the {choice.source} ({choice.detail}) {what}")
@@ -285,7 +289,7 @@ def initrds(root: Path, kernel: str) -> tuple[Path, ...] | None:
     """
     with contextlib.suppress(Undecided):
         choice = _loader(root)
-        if choice is not None and _release(root, choice.image, [kernel]) == kernel:
+        if choice is not None and (_own_release(choice.path) or _release(root, choice.image, [kernel])) == kernel:
             inside = (choice.path,) if choice.image.endswith(".efi") else ()
             return choice.initrds or inside
     for start in grub.starts(root):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from knetstatd.boot.bootloader import Basis
 from knetstatd.core import names
 from knetstatd.core.model import Check, Result
 from knetstatd.verdict import judge
@@ -80,7 +81,9 @@ def status_text(
         reason = "" if v.state in (State.READY, State.BUILDING) else v.reason
         rows.append((*which, f"{v.package} {v.version}".strip(), v.state, reason))
         above = v.kernel
-    text = table(rows, [colour(v) for v in verdicts], enabled, width)
+    assumed = machine.next_basis is Basis.ASSUMED
+    colours = ["yellow" if assumed and v.kernel == machine.next and v.ready else colour(v) for v in verdicts]
+    text = table(rows, colours, enabled, width)
     guarded = {v.kernel for v in verdicts}
     for kernel in machine.kernels.kernels:
         if kernel not in guarded:
@@ -94,7 +97,7 @@ def status_text(
         label = f"Next, for {first.package} on {first.kernel}:" if len(left) > 1 else "Next:"
         text += f"\n\n{paint(label, 'bold', enabled)} {judge.command(first.fix)}"
     elif (after := [v for v in verdicts if v.kernel == machine.next]) and all(v.ready for v in after):
-        text += "\n\nSafe to reboot."
+        text += f"\n\nSafe to reboot if {machine.next} starts: {machine.next_why}." if assumed else "\n\nSafe to reboot."
     return text
 
 

@@ -157,8 +157,14 @@ def terminal(c: Container, command: str, **env: str) -> list[str]:
 
 
 def test_the_table_is_in_colour_on_a_terminal_unless_that_is_not_wanted(c: Container) -> None:
+    release = c.kernels()[0].release
     lines = terminal(c, "knetstatctl status")
     assert lines[0].startswith("\x1b[1mKERNEL")
+    assert "\x1b[33mready\x1b[0m" in lines[1], "no boot loader says that this kernel starts"
+    assert f"Safe to reboot if {release} starts: no boot loader was found" in " ".join(lines[-2:])
+    c.write("/boot/grub/grub.cfg", f"menuentry Debian {{\n linux /boot/vmlinuz-{release}\n}}\n")
+    lines = terminal(c, "knetstatctl status")
+    c.path("/boot/grub/grub.cfg").unlink()
     assert "\x1b[32mready\x1b[0m" in lines[1]
     assert lines[-1] == "Safe to reboot."
     for env in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):

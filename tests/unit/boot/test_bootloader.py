@@ -200,6 +200,18 @@ class TestTheRelease:
             (root / "mine").write_bytes(data)
             assert "whose release is unknown" in unknown(next_kernel(root, KERNELS))
 
+    def test_what_is_in_it_counts_more_than_its_name(self, tree: Tree) -> None:
+        """`cp vmlinuz-NEW vmlinuz-OLD` as a rescue, and forgotten: that kernel asks for its own modules and initrd."""
+        root = tree({"boot/grub/grub.cfg": f"menuentry x {{\nlinux /vmlinuz-{NEW}\ninitrd /i\n}}"})
+        header = bytearray(0x400)
+        header[0x202:0x206] = b"HdrS"
+        header[0x20E:0x210] = (0x180).to_bytes(2, "little")
+        (root / f"vmlinuz-{NEW}").write_bytes(bytes(header[:0x380]) + f"{OLD} (who@where) #1 SMP".encode() + bytes(99))
+        found = next_kernel(root, KERNELS)
+        assert found.release == OLD
+        assert found.detail.endswith(f"'/vmlinuz-{NEW}' holds {OLD}")
+        assert bootloader.initrds(root, OLD) == (root / "i",)
+
 
 class TestSystemdBoot:
     @pytest.mark.parametrize("where", ["efi", "boot/efi", "boot"])

@@ -445,7 +445,10 @@ def test_a_kernel_that_is_left_alone_may_be_the_next(root: Path, machine: Machin
     """Its directory is a link: none of the others is called next then, and nobody is told to reboot."""
     seen, step = looked(machine)
     assert machine.next == KERNEL
-    assert "Safe to reboot." in render.status_text(machine, [judge.verdict(machine, seen, step)], enabled=False)
+    text = render.status_text(machine, [judge.verdict(machine, seen, step)], enabled=False)
+    coloured = render.status_text(machine, [judge.verdict(machine, seen, step)], enabled=True)
+    assert ("\x1b[33mready" in coloured, "\x1b[32m" in coloured) == (True, False), "assumed is not green"
+    assert f"Safe to reboot if {KERNEL} starts: no boot loader was found; this is the newest installed kernel." in text
     newer = "9.9.9-1-amd64"
     (root / f"usr/lib/modules/{newer}").symlink_to("/srv")
     seen, step = looked(machine)
