@@ -45,14 +45,15 @@ class Rival(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What DKMS knows of an installed module. registered: the version that a kernel is to have.  installed: the one it has.
+    """What DKMS knows of an installed module.
 
+    registered: the version that a kernel is to have, "" if DKMS does not know the package.  installed: the one it has.
     copy: DKMS's own file of it.  digest: what that file was when we published it.
     changed: when the source last was, in seconds since the epoch.
     rivals: what other packages have installed under its name.  left: the package is not meant for this kernel.
     """
 
-    registered: str
+    registered: str = ""
     installed: str = ""
     copy: Path | None = None
     changed: float = 0.0

@@ -175,11 +175,11 @@ class Survey:
             for name in self._made(look.kernel, package)
         }
 
-    def _origin(self, kernel: str, package: str, name: str) -> host.Origin | None:
+    def _origin(self, kernel: str, package: str, name: str) -> host.Origin:
         """What DKMS knows of an installed module of a package."""
         known = self._registered.get(package)
         if known is None:
-            return None
+            return host.Origin()
         if known.name not in self._changed:
             self._changed[known.name] = kernels.changed(known.highest.source)
         changed = self._changed[known.name]

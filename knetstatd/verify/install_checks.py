@@ -87,8 +87,14 @@ def origin(file: Path, known: Origin | None, kernel: str) -> Check:
     return Check("origin", Result.PASS, known.registered, "the file that DKMS built")
 
 
-def contents(file: Path, known: Origin | None, kernel: str) -> Check:
-    """Whether the file is, byte for byte, the one that dkms or we built: unpacked, and with its signature taken off."""
+def contents(file: Path, known: Origin | None, kernel: str, *, shipped: bool = False) -> Check:
+    """Whether the file is, byte for byte, the one that dkms or we built: unpacked, and with its signature taken off.
+
+    shipped: it is the kernel's own.
+    """
+    if known is not None and not known.registered and not shipped and _WEAK not in os.fspath(file):
+        reason = "DKMS does not know the package, so that there is nothing to compare the file with"
+        return Check("contents", Result.UNKNOWN, "the file that was built", os.fspath(file), reason)
     if known is None or not known.installed or _WEAK in os.fspath(file) or _rival(file, known) is not None:
         return Check("contents", Result.NOT_APPLICABLE, reason="There is nothing of DKMS's to compare it with")
     fix = f"Run: knetstatctl build {kernel}"
@@ -116,7 +122,7 @@ def _rival(file: Path, known: Origin) -> Rival | None:
 
 def is_replaced(tables: Tables, module: str, file: Path, known: Origin) -> bool:
     """Whether a file is the kernel's own, in whose place DKMS is to install another, which is nowhere."""
-    if known.left or tables.added(module) or file not in tables.shipped(module):
+    if known.left or not known.registered or tables.added(module) or file not in tables.shipped(module):
         return False
     return known.copy is None or not are_same(file, known.copy)
 

@@ -183,7 +183,7 @@ def _answers(
             shipped = one.path in facts.tables.shipped(_name(one.path))
             signature = signature_check.check(one.module, facts, rules, host.firmware, _intact(one.path), shipped=shipped)
             more = [compression_check.check(one.path, facts, tools), loader_checks.compiler(one.module, facts), signature]
-            more += _placed(root, facts, host, rules, one, origins.get(one.installed)) if one.installed else []
+            more += _placed(root, facts, host, rules, one, origins.get(one.installed), shipped) if one.installed else []
             proof = _linked(proof._replace(checks=(*before.judged(one, proof.checks), *more)))
         proofs.append(proof)
     return proofs
@@ -198,13 +198,15 @@ def _linked(proof: Proof) -> Proof:
     return proof._replace(checks=tuple(settled.get(c.name, c) if c.result is Result.UNKNOWN else c for c in proof.checks))
 
 
-def _placed(root: Path, facts: Target, host: Host, rules: Policy, one: _Asked, origin: Origin | None) -> list[Check]:
-    """The checks of a module in its place."""
+def _placed(
+    root: Path, facts: Target, host: Host, rules: Policy, one: _Asked, origin: Origin | None, shipped: bool
+) -> list[Check]:
+    """The checks of a module in its place. shipped: it is the kernel's own."""
     name = names.canonical(one.installed)  # modprobe goes by the file's name, which DEST_MODULE_NAME may have made another
     return [
         install_checks.winner(facts.tables, name, one.path, origin),
         install_checks.origin(one.path, origin, facts.kernel),
-        install_checks.contents(one.path, origin, facts.kernel),
+        install_checks.contents(one.path, origin, facts.kernel, shipped=shipped),
         install_checks.configuration(name, host.rules, rules, one.module.name),
         install_checks.boot(name, one.module, host.rules),
         initrd_check.check(root, facts, host, name, one.path, one.module),

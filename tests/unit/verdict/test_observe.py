@@ -42,6 +42,7 @@ from knetstatd.state import attempts, load_history
 from knetstatd.system import locks
 from knetstatd.verdict import judge
 from knetstatd.verdict.observe import Machine
+from knetstatd.verdict.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -290,8 +291,10 @@ class TestWhatIsSeen:
         assert (seen.observation.source, seen.observation.version) == (Source.MISSING, "1.0"), "its source is there"
         assert seen.source_reason
         assert "dkms add demo/1.0" in seen.source_fix or "knetstatctl repair" in seen.source_fix
-        assert seen.observation.installed is Artefact.GOOD, "what is there is there"
         assert machine.registered() == frozenset()
+        assert seen.observation.installed is Artefact.UNKNOWN, "nothing tells whether the file is what was built"
+        made = judge.verdict(machine, seen, machine.plan(seen, LATER))
+        assert (made.state, made.reason, made.ready) == (State.UNPROVEN, seen.source_reason, False)
 
     def test_a_source_that_cannot_be_used(self, root: Path, machine: Machine) -> None:
         (root / "usr/src/demo-1.0/dkms.conf").unlink()
