@@ -62,11 +62,10 @@ def test_everything_can_be_removed(tmp_path: Path, mode: int) -> None:
     (tmp_path / "mine").touch()
     for where, _, _ in os.walk(base / "a", topdown=False):
         os.chmod(where, mode)
-    code = "import sys; sys.path.append(sys.argv[1]); from pathlib import Path; from knetstatd.build.room import clear; "
-    code += "print(clear(Path(sys.argv[2])))"
-    argv = [sys.executable, "-c", code, os.fspath(Path(__file__).parents[3]), os.fspath(base / "a")]
+    code = "import sys; from pathlib import Path; from knetstatd.build.room import clear; print(clear(Path(sys.argv[1])))"
+    argv = [sys.executable, "-c", code, os.fspath(base / "a")]
     bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"] if not os.geteuid() else []
-    done = subprocess.run([*bare, *argv], capture_output=True, text=True, check=False)
+    done = subprocess.run([*bare, *argv], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
     assert done.stdout == "True\n", done.stderr
     assert not (base / "a").exists()
     assert (tmp_path / "mine").exists()
