@@ -32,6 +32,7 @@ _MASK = (
     | flags.MOVED_FROM
     | flags.DELETE
     | flags.CLOSE_WRITE
+    | flags.ATTRIB  # what nobody could read may be open now
     | flags.DELETE_SELF
     | flags.MOVE_SELF
     | flags.ONLYDIR

@@ -257,22 +257,25 @@ def _source(root: Path, directory: str) -> tuple[Path, str]:
 
 
 def _unusable(root: Path, path: Path) -> str:
-    """Why a source cannot be used, "" if it can."""
+    """Why a source cannot be used, "" if it can. The same for everybody who asks: root, and users who may read less."""
     shown = names.clean(dkms_framework.shown(root, path))
     if files.is_hidden(root, path):
         return f"its source is {shown}, {files.HIDDEN}"
+    above = next((place for place in reversed(path.parents) if root in place.parents and _is_closed(place, 0o1)), None)
+    if above is not None:
+        place = names.clean(dkms_framework.shown(root, above))
+        return f"{place}, where {shown} lies, is not open to all, and it is compiled without privileges: run chmod a+x {place}"
+    conf = files.inside(root, f"{dkms_framework.shown(root, path)}/dkms.conf")
+    if _is_closed(path, 0o5) or _is_closed(conf, 0o4):
+        return f"{shown} is not readable by all, and is compiled without privileges: run chmod -R a+rX {shown}"
     if not os.path.isdir(path):
         return f"the source directory {shown} does not exist"
-    conf = files.inside(root, f"{dkms_framework.shown(root, path)}/dkms.conf")
-    if not os.path.isfile(conf):
-        return f"{shown} has no dkms.conf"
-    if not (_is_readable(path, 0o5) and _is_readable(conf, 0o4)):
-        return f"{shown} is not readable by all, and is compiled without privileges: run chmod -R a+rX {shown}"
-    return ""
+    return "" if os.path.isfile(conf) else f"{shown} has no dkms.conf"
 
 
-def _is_readable(path: Path, bits: int) -> bool:
+def _is_closed(path: Path, bits: int) -> bool:
+    """Whether what is there lacks one of these mode bits, or whoever asks may not even look at it."""
     try:
-        return os.stat(path).st_mode & bits == bits
-    except OSError:
-        return False
+        return os.stat(path).st_mode & bits != bits
+    except OSError as e:
+        return isinstance(e, PermissionError)

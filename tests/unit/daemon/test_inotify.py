@@ -37,6 +37,14 @@ def test_a_change_is_reported_under_its_label_with_its_name(watch: Watch, tmp_pa
     assert not changes.lost
 
 
+def test_what_is_opened_to_all_is_seen_from_where_it_lies(watch: Watch, tmp_path: Path) -> None:
+    """A directory that the daemon may not read cannot be watched itself."""
+    (tmp_path / "source").mkdir(mode=0o700)
+    watch.refresh([("dkms", tmp_path)])
+    (tmp_path / "source").chmod(0o755)
+    assert watch.read().entries == {"dkms": {"source"}}
+
+
 def test_refresh_without_a_change_watches_nothing_anew(watch: Watch, tmp_path: Path) -> None:
     wanted = [("a", tmp_path), ("b", tmp_path / "missing"), ("c", tmp_path / "missing too")]
     assert watch.refresh(wanted) == {"a", "b", "c"}

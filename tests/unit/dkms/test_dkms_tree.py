@@ -114,6 +114,32 @@ def test_a_source_that_our_services_do_not_see(tree: Tree) -> None:
     assert broken.startswith("its source is /home/dev/a-1, where knetstatd's services may not look")
 
 
+@pytest.mark.parametrize(
+    ("closed", "mode", "said"),
+    [
+        ("usr/src/a-1.0", 0o700, "/usr/src/a-1.0 is not readable by all, and is compiled without privileges: run chmod -R"),
+        ("usr/src/a-1.0", 0o744, "/usr/src/a-1.0 is not readable by all"),
+        ("usr/src/a-1.0/dkms.conf", 0o640, "/usr/src/a-1.0 is not readable by all"),
+        ("usr/src", 0o750, "/usr/src, where /usr/src/a-1.0 lies, is not open to all, and it is compiled without"),
+        ("usr/src", 0o711, ""),
+    ],
+)
+def test_a_source_that_is_not_open_to_all(tree: Tree, tmp_path: Path, closed: str, mode: int, said: str) -> None:
+    """root, and the daemon, which may read less, say the same of it."""
+    for directory in (tmp_path, *tmp_path.parents[:3]):
+        directory.chmod(0o755)
+    root = tree(source("a", "1.0"))
+    (root / closed).chmod(mode)
+    answer = dkms_tree.registered(root).packages["a"].highest.broken
+    assert answer.startswith(said)
+    assert bool(answer) == bool(said)
+    os.seteuid(65534 if os.getuid() == 0 else os.getuid())
+    try:
+        assert dkms_tree.registered(root).packages["a"].highest.broken == answer
+    finally:
+        os.seteuid(os.getuid())
+
+
 def test_a_stuck_build_and_leftovers(tree: Tree) -> None:
     root = tree(source("a", "1.0") | built("a", "1.0", K2))
     tree({f"var/lib/dkms/a/1.0/{K}/{A}/log/": "", f"var/lib/dkms/a/1.0/{K}/.tmp_{A}_4fXk2Q/": ""})
