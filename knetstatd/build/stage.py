@@ -5,6 +5,7 @@ Rules:
 
 1. Nothing is written outside the stage directory (see compile for what the compilation itself may do).
 2. The result appears under its final name by one rename, and only after `verify` found nothing against it.
+3. A compilation ends at once if the package leaves DKMS.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from knetstatd.build import compile_unit
 from knetstatd.core.errors import BuildError
 from knetstatd.core.model import UNPUBLISHED, Kind, Proof, Result
 from knetstatd.diagnosis import build_log, compare_kernels, uname_traps
+from knetstatd.dkms import dkms_tree
 from knetstatd.state import staged
 from knetstatd.system import files
 
@@ -62,7 +64,16 @@ def stage(job: Job, prove: Callable[[Path, Sequence[Path]], Proof], tick: Callab
 
 def _compile(job: Job, work: Path, tick: Callable[[], None] | None) -> staged.Staged:
     """The compiled modules, or the reason why there are none."""
-    done = compile_unit.compile_package(job, work, tick)
+
+    def look() -> None:
+        _refuse_removed(job)
+        if tick is not None:
+            tick()
+
+    try:
+        done = compile_unit.compile_package(job, work, look)
+    finally:  # whatever came of it: that the package was gone is the cause
+        _refuse_removed(job)
     if done.staged is not None:
         return done.staged
     kept = _keep_log(job, done.log, done.output)
@@ -75,6 +86,13 @@ def _compile(job: Job, work: Path, tick: Callable[[], None] | None) -> staged.St
         raise BuildError(Kind.INTERRUPTED, f"dkms was killed by signal {-done.code}", kept)
     cause = compare_kernels.refine(build_log.classify(done.log, done.output, done.code), job.root, job.kernel, job.source)
     raise BuildError(cause.kind, cause.reason, kept, cause.fix, cause.evidence)
+
+
+def _refuse_removed(job: Job) -> None:
+    """Ends the work on a package that somebody removes from DKMS meanwhile: what it needs goes, and nobody wants the result."""
+    name = f"{job.package}/{job.version}"
+    if not os.path.lexists(dkms_tree.tree(job.root) / name / "source"):
+        raise BuildError(Kind.REMOVED, "it was removed from DKMS while it was compiled", "", f"dkms add {name}")
 
 
 def _keep_log(job: Job, log: str, output: str) -> str:

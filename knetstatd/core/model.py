@@ -222,6 +222,7 @@ class Kind(enum.StrEnum):
     PACKAGES = "packages"
     REHEARSAL = "rehearsal"
     DURING_TRANSACTION = "during-transaction"
+    REMOVED = "removed"
 
     @property
     def retry(self) -> Retry:
@@ -230,19 +231,13 @@ class Kind(enum.StrEnum):
 
 
 _RETRY = {
-    Kind.TIMEOUT: Retry.TWICE,
-    Kind.MEMORY: Retry.TWICE,
-    Kind.DISK: Retry.BACKOFF,
-    Kind.READ_ONLY: Retry.BACKOFF,
-    Kind.INTERRUPTED: Retry.BACKOFF,
-    Kind.MISMATCH: Retry.BACKOFF,
-    Kind.FOREIGN_DKMS: Retry.BACKOFF,
-    Kind.SIGNING: Retry.BACKOFF,
-    Kind.PUBLISH: Retry.BACKOFF,
-    Kind.PACKAGES: Retry.BACKOFF,
-    Kind.REHEARSAL: Retry.BACKOFF,
-    Kind.DURING_TRANSACTION: Retry.AFTER_TRANSACTION,
-}
+    **dict.fromkeys((Kind.TIMEOUT, Kind.MEMORY), Retry.TWICE),
+    **dict.fromkeys((Kind.DURING_TRANSACTION, Kind.REMOVED), Retry.AFTER_TRANSACTION),
+    **dict.fromkeys((
+        Kind.DISK, Kind.READ_ONLY, Kind.INTERRUPTED, Kind.MISMATCH, Kind.FOREIGN_DKMS, Kind.SIGNING, Kind.PUBLISH,
+        Kind.PACKAGES, Kind.REHEARSAL,
+    ), Retry.BACKOFF),
+}  # fmt: skip
 
 
 class Attempt(NamedTuple):

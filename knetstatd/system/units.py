@@ -59,8 +59,7 @@ def complete(root: Path, unit: str, timeout: float, tick: Callable[[], None] | N
             tick()
         state = _state(root, unit)
     if state.get("ActiveState") in _AT_WORK:
-        _systemctl(root, "kill", "--signal=KILL", "--", unit)
-        _systemctl(root, "stop", "--", unit, timeout=120)
+        _kill(root, unit)
         result = "timeout"
     elif not ran and state.get("ActiveState") != "failed":
         said = started.text.strip().splitlines()
@@ -72,8 +71,15 @@ def complete(root: Path, unit: str, timeout: float, tick: Callable[[], None] | N
 
 
 def kill_all(root: Path, template: str) -> None:
-    """Kills what earlier starters left at work, every instance of a template."""
-    _systemctl(root, "kill", "--signal=KILL", "--", f"knetstatd-{template}@*.service")
+    """Kills what starters left at work, every instance of a template; none is at work, or counts as failed, after that."""
+    every = f"knetstatd-{template}@*.service"
+    _kill(root, every)
+    _systemctl(root, "reset-failed", "--", every)
+
+
+def _kill(root: Path, unit: str) -> None:
+    _systemctl(root, "kill", "--signal=KILL", "--", unit)
+    _systemctl(root, "stop", "--", unit, timeout=120)
 
 
 def _systemctl(

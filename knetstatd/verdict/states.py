@@ -172,10 +172,9 @@ def judgement(case: Case) -> Judgement:
 
 def row(case: Case) -> Row:
     """The row for an answer of the planner."""
-    o, step = case.o, case.step
-    if step.why is Why.FAILED and o.attempt is not None and o.attempt.kind is Kind.EXCLUDED:
+    if case.step.why is Why.FAILED and case.o.attempt is not None and case.o.attempt.kind is Kind.EXCLUDED:
         return _EXCLUDED
-    return TABLE[step.action, step.why]
+    return TABLE[case.step.action, case.step.why]
 
 
 def failure(attempt: Attempt) -> tuple[Event, str]:
@@ -189,6 +188,7 @@ def failure(attempt: Attempt) -> tuple[Event, str]:
 _FAILURES = {
     Kind.MISMATCH: (Event.FAILED, "the daemon builds it again for this kernel, once"),
     Kind.DURING_TRANSACTION: (Event.FAILED, "the daemon tries again when the package transaction is over"),
+    Kind.REMOVED: (Event.PACKAGE_GONE, "the daemon builds it again if it comes back"),
     Kind.REHEARSAL: (Event.NOT_REHEARSED, "the daemon tries again in {seconds} s"),
 }
 

@@ -198,14 +198,35 @@ def test_a_source_that_is_not_for_everybody(bookworm: Container) -> None:
 
 
 def test_a_package_that_is_removed_while_it_compiles(machine: Container) -> None:
-    """Publishing would register it again: it stays away."""
+    """The compilation ends, wherever it is: before it has its copy of the source, or in the middle of make. If the package
+    comes back, it is built."""
     c = machine
     old = c.kernels()[0]
-    c.add_fixture("slow", autoinstall=False, files={"delay": "6\n"})
+    c.add_fixture("slow", autoinstall=False, files={"delay": "600\n"})
     product.start(c, ["kt-slow"])
-    product.wait("it compiles", lambda: "stage-started" in product.kinds(c, "kt-slow"))
-    c.run(["dkms", "remove", "kt-slow/1.0", "--all"], check=True)
-    product.wait("it is not looked for any more", lambda: settled(c, old, 1)["kt-slow"]["state"] == "source-missing")
-    assert "staged" in product.kinds(c, "kt-slow")
-    assert c.output("dkms", "status", "kt-slow") == ""
-    assert c.module_file(old, "kt_slow") is None
+
+    def times(kind: str) -> int:
+        return product.kinds(c, "kt-slow", old.release).count(kind)
+
+    for count, program in ((1, ""), (2, "sleep 600")):
+        product.wait("it compiles", lambda n=count: times("stage-started") == n)  # type: ignore[misc]
+        if program:
+            product.wait(f"{program} runs", lambda p=program: c.run(["pgrep", "-fx", p]).returncode == 0)  # type: ignore[misc]
+        c.run(["dkms", "remove", "kt-slow/1.0", "--all"], check=True)
+        removed = time.time()
+        product.wait("that is told", lambda n=count: times("package-gone") == n)  # type: ignore[misc]
+        last = [e for e in product.events(c, "kt-slow", old.release) if e["KNETSTATD_EVENT"] == "package-gone"][-1]
+        assert int(last["__REALTIME_TIMESTAMP"]) / 1e6 - removed < 5
+        assert last["KNETSTATD_REASON"] == "it was removed from DKMS while it was compiled"
+        assert c.run(["pgrep", "-f", "[k]netstatctl compile|[s]leep 600"]).returncode, "it has ended"
+        assert settled(c, old, 1)["kt-slow"]["state"] == "source-missing"
+        assert c.output("dkms", "status", "kt-slow") == ""
+        assert c.module_file(old, "kt_slow") is None
+        if program:
+            c.write("/usr/src/kt-slow-1.0/delay", "0\n")
+        c.run(["dkms", "add", "kt-slow/1.0"], check=True)
+    product.wait_ready(c)
+    assert {kind: times(kind) for kind in ("staged", "published", "failed", "gave-up")} == {
+        "staged": 1, "published": 1, "failed": 0, "gave-up": 0,
+    }  # fmt: skip
+    assert c.run(["systemctl", "is-system-running"]).stdout.strip() == "running", "no failed unit is left"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 import elf
@@ -106,6 +107,27 @@ def test_a_build_that_does_not_end_or_is_killed(root: Path) -> None:
     machinetree.tell(root, "dkms build", "kill -9 $$")
     error = refused(root)
     assert (error.kind, error.what) == (Kind.INTERRUPTED, "dkms was killed by signal 9")
+
+
+@pytest.mark.parametrize("then", ["sleep 30", "exit 10", ""], ids=["at-work", "failed", "built"])
+def test_what_is_removed_while_it_compiles_is_not_waited_for(root: Path, then: str) -> None:
+    """Whatever came of the compilation, that is the cause."""
+    machinetree.tell(root, "dkms build", f'rm -r "$root/var/lib/dkms/demo"; {then}')
+    begin = time.monotonic()
+    error = refused(root)
+    assert (error.kind, error.fix) == (Kind.REMOVED, "dkms add demo/1.0")
+    assert time.monotonic() - begin < 5
+
+
+def test_a_unit_that_compiles_what_is_removed_is_killed(root: Path) -> None:
+    machinetree.outcome(root)
+    machinetree.tell(root, "systemctl start", 'rm -r "$root/var/lib/dkms/demo"; sleep 30')
+    begin = time.monotonic()
+    assert refused(root).kind == Kind.REMOVED
+    assert time.monotonic() - begin < 5
+    unit = "knetstatd-compile@*.service"
+    ended = [f"kill --signal=KILL -- {unit}", f"stop -- {unit}", f"reset-failed -- {unit}"]
+    assert machinetree.ran(root, "systemctl")[-3:] == ended
 
 
 def test_what_is_compiled_and_will_not_load_is_not_staged(root: Path) -> None:

@@ -257,6 +257,7 @@ def test_what_the_daemon_does_after_a_failure() -> None:
         Attempt(Kind.TIMEOUT, 3, later): never,
         Attempt(Kind.DISK, 1, later - 120): "again in 0 s",
         Attempt(Kind.DURING_TRANSACTION, 1, later): "when the package transaction is over",
+        Attempt(Kind.REMOVED, 1, later): "again if it comes back",
     }.items():
         assert words in states.failure(attempt)[1], attempt
     for attempt in (Attempt(Kind.TIMEOUT, 2, later), Attempt(Kind.DISK, 9, later), Attempt(Kind.REHEARSAL, 1, later)):
