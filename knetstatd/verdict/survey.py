@@ -179,7 +179,8 @@ class Survey:
         """What DKMS knows of an installed module of a package."""
         known = self._registered.get(package)
         if known is None:
-            return host.Origin()
+            source = self.missing.sources.get(package)
+            return host.Origin(left=source is None or self._conf(source, kernel).excludes(kernel))
         if known.name not in self._changed:
             self._changed[known.name] = kernels.changed(known.highest.source)
         changed = self._changed[known.name]

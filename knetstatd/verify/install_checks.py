@@ -122,7 +122,7 @@ def _rival(file: Path, known: Origin) -> Rival | None:
 
 def is_replaced(tables: Tables, module: str, file: Path, known: Origin) -> bool:
     """Whether a file is the kernel's own, in whose place DKMS is to install another, which is nowhere."""
-    if known.left or not known.registered or tables.added(module) or file not in tables.shipped(module):
+    if known.left or tables.added(module) or file not in tables.shipped(module):
         return False
     return known.copy is None or not are_same(file, known.copy)
 

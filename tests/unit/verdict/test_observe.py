@@ -280,10 +280,17 @@ class TestWhatIsSeen:
         kerneltree.tables(tree, "kernel/lib/my-lib.ko:")
         kerneltree.add(tree, "kernel/net/demo.ko", BUILT)
         (tree / "modules.order").write_text("kernel/net/demo.ko\n")
-        assert self.see(machine).observation.installed is Artefact.NONE
         conf = root / "usr/src/demo-1.0/dkms.conf"
-        conf.write_text(conf.read_text() + 'BUILD_EXCLUSIVE_KERNEL="^5\\."\n')
-        assert self.see(machine).observation.installed is Artefact.GOOD
+        plain = conf.read_text()
+        for registered in (True, False):
+            if not registered:
+                shutil.rmtree(root / "var/lib/dkms/demo")
+            conf.write_text(plain)
+            assert self.see(machine).observation.installed is Artefact.NONE
+            conf.write_text(plain + 'BUILD_EXCLUSIVE_KERNEL="^5\\."\n')
+            assert self.see(machine).observation.installed is Artefact.GOOD
+        shutil.rmtree(conf.parent)
+        assert self.see(machine).observation.installed is Artefact.GOOD, "no package, and a module of the kernel's of that name"
 
     def test_a_package_that_is_not_registered(self, root: Path, machine: Machine) -> None:
         shutil.rmtree(root / "var/lib/dkms/demo")
