@@ -39,7 +39,7 @@ def winner(tables: Tables, module: str, file: Path, origin: Origin | None) -> Ch
     if origin is not None and (rival := _rival(file, origin)) is not None and rival.guarded:
         # Were it built again, that package would be the one whose file is not installed, and so on for ever.
         why = f"{rival.package} makes a module of this name too, and the installed file is its: only one of the two can have it"
-        fix = f"Remove the package that is not wanted, or run: dkms remove {rival.package} --all"
+        fix = f"Remove the package that is not wanted, or run: dkms remove {rival.package} --all; delete its source in /usr/src"
         return Check("winner", Result.FAIL, os.fspath(origin.copy or ""), os.fspath(file), why, fix)
     added = [path for path in tables.added(module) if not _is_same(path, file)]
     shipped = [path for path in tables.shipped(module) if not _is_same(path, file)]

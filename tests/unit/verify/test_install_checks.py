@@ -108,7 +108,7 @@ class TestWholeAnswers:
         path, copy = kerneltree.add(tree, MINE, OTHERS), write(root, "copy/demo.ko", OURS)
         rival = Rival("other/3", write(root, "other/demo.ko", OTHERS), True)
         found = checks(root, Origin("1", "1", copy, rivals=(rival,)))
-        cure = "Remove the package that is not wanted, or run: dkms remove other/3 --all"
+        cure = "Remove the package that is not wanted, or run: dkms remove other/3 --all; delete its source in /usr/src"
         whole(found["winner"], FAIL, f"{copy}", f"{path}", "other/3 makes a module of this name too", fix=cure)
         whole(found["origin"], WARN, f"{copy}", f"{path}", "The installed file is of other/3")
         # One that is not taken either is no rival; nor is any where the file is DKMS's own.
