@@ -17,6 +17,7 @@ from knetstatd.core.model import Result
 from knetstatd.formats import elf, module_file, pkcs7
 from knetstatd.machine import modprobe_conf
 from knetstatd.verify import loader_checks, target_kernel, verify
+from tests.vm import modules
 
 from . import rig, roots
 
@@ -29,7 +30,7 @@ def output(*argv: str | Path) -> str:
 
 
 class Kernels:
-    """Every kernel of the rig under one root, /lib a symlink to usr/lib as on Debian."""
+    """Every kernel of the rig under one root, with this machine's kmod; /lib is a symlink to usr/lib, as on Debian."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -51,6 +52,7 @@ class Kernels:
                         )
         for release in self.releases:
             output("depmod", "-b", root, release)
+        modules.add_kmod(root)  # what unpacks the modules here, and answers the tests' questions
 
     def modules(self, release: str, step: int) -> Iterator[Path]:
         found = sorted((self.root / "usr/lib/modules" / release / "kernel").rglob("*.ko*"))
