@@ -182,7 +182,7 @@ uninstall:  ## remove what `make install` has put there; DESTDIR= PREFIX= as the
 		rm -f "$(DESTDIR)$$file"; \
 	done; \
 	find "$(DESTDIR)$(PYTHONDIR)/knetstatd" -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null; \
-	find . -depth -type d -name '*knetstat*' | sed 's/^\.//' | while read -r own; do \
+	find . -depth -type d -path '*knetstat*' | sed 's/^\.//' | while read -r own; do \
 		[ ! -d "$(DESTDIR)$$own" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$own"; \
 	done; rm -rf "$$all"
 

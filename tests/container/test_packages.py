@@ -209,7 +209,6 @@ def test_a_chroot_without_systemd(suite: str, build: Callable[..., packages.Pack
         assert left(c) == []
 
 
-@pytest.mark.xfail(reason="fails since the daemon has a user of its own and checks more; cause not found yet", strict=False)
 def test_make_install_puts_the_same_files_there(suite: str, build: Callable[..., packages.Packages], tmp_path: Path) -> None:
     """For other distributions, and `make uninstall` takes them away again; a changed configuration stays."""
     shipped = set()
