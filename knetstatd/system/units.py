@@ -72,8 +72,9 @@ def complete(root: Path, unit: str, timeout: float, tick: Callable[[], None] | N
 
 
 def kill_all(root: Path, template: str) -> None:
-    """Kills what earlier starters left at work, every instance of a template."""
-    _systemctl(root, "kill", "--signal=KILL", "--", f"knetstatd-{template}@*.service")
+    """Kills every instance of a template that is at work, and waits until each has taken its leave, with ExecStopPost."""
+    for words in (("kill", "--signal=KILL"), ("stop",), ("reset-failed",)):
+        _systemctl(root, *words, "--", f"knetstatd-{template}@*.service", timeout=120)
 
 
 def _systemctl(
