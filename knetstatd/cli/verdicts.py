@@ -130,4 +130,6 @@ def _judged(proof: Proof) -> tuple[str, str]:
     """A proof in words, and their colour."""
     if proof.loads:
         return "loads", "green"
-    return ("will not load", "red") if proof.fails else ("it is not known whether it loads", "yellow")
+    if proof.is_refused:
+        return "will not load", "red"
+    return ("may load, but is not the right one", "red") if proof.fails else ("it is not known whether it loads", "yellow")

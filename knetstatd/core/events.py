@@ -41,7 +41,7 @@ class Event(enum.Enum):
     HEADERS_INSTALLED = "fd6f22466b2e49c690a01d821c6e822e", 5, "headers were installed, as configured", (*_WHICH, "headers")
     SOURCE_MISSING = "d81f7f65333e4358a7f2d3fb9eebdebc", 3, "a guarded module's source is not in DKMS, or broken", _CURE
     PACKAGE_GONE = "74177ec5630e474e9a64073b4f5074c1", 4, "a guarded package left DKMS's tree", _CURE
-    WRONG_MODULE = "ca5070c506bb4541b6028c5967864393", 4, "an installed module will not load on its kernel", _WHY
+    WRONG_MODULE = "ca5070c506bb4541b6028c5967864393", 4, "an installed module is not right for its kernel", _WHY
     STAGE_STARTED = "c9d844f98e5a4f8883b282340bd0ff7b", 6, "a module is compiled in a private tree", _WHICH
     STAGED = "e9fefe6007e141dc9853be9ee61fdd43", 6, "compiled and verified; nothing in the system has changed", _WHICH
     PUBLISH_STARTED = "629c60343d7942df9998a5bab383a22a", 6, "a verified module is put into DKMS and /lib/modules", _WHICH

@@ -33,6 +33,8 @@ class Check(NamedTuple):
 ELSEWHERE = frozenset({"key", "modprobe", "winner", "initrd", "depends"})
 UNPUBLISHED = ELSEWHERE | {"signature", "compression"}
 REMARKS = frozenset({"compiler", "origin"})
+# Those that say whether it is the right file, in the right places, and nothing of whether a kernel takes this one.
+_PLACEMENT = frozenset({"contents", "winner", "initrd"})
 
 
 class Proof(NamedTuple):
@@ -64,6 +66,11 @@ class Proof(NamedTuple):
     def fails(self) -> bool:
         """Whether something does, and not only that something cannot be known."""
         return not self.path or any(c.result is Result.FAIL for c in self.checks)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether there is no file, or the kernel or modprobe refuses it: a wrong file may load all the same."""
+        return not self.path or any(c.result is Result.FAIL and c.name not in _PLACEMENT for c in self.checks)
 
     @property
     def is_current(self) -> bool:

@@ -143,7 +143,9 @@ class Teller:
         if wrong and self._wrong.get(key) != wrong:
             elsewhere = any(c.name == "release" and c.result is Result.WARN for _, p in seen.installed for c in p.checks)
             other = "was built for another kernel" if elsewhere else "is not what DKMS has registered"
-            consequence = "will not load" if seen.observation.installed is Artefact.BAD else other
+            bad = seen.observation.installed is Artefact.BAD
+            takes = any(p.fails for _, p in seen.installed) and not any(p.is_refused for _, p in seen.installed)
+            consequence = ("is not the right one" if takes else "will not load") if bad else other
             self.journal.log(
                 Event.WRONG_MODULE, f"{verdict.title}: the installed module {consequence}: {wrong}",
                 package=verdict.package, version=verdict.version, kernel=verdict.kernel, reason=wrong,

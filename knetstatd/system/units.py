@@ -71,7 +71,7 @@ def complete(root: Path, unit: str, timeout: float, tick: Callable[[], None] | N
 
 
 def kill_all(root: Path, template: str) -> None:
-    """Kills what starters left at work, every instance of a template; none is at work, or counts as failed, after that."""
+    """Kills every instance of a template that is at work; each has taken its leave, with ExecStopPost, after that."""
     every = f"knetstatd-{template}@*.service"
     _kill(root, every)
     _systemctl(root, "reset-failed", "--", every)

@@ -100,8 +100,8 @@ def test_installed_again_and_only_added(bookworm: Container) -> None:
     assert everything(c) == before
 
 
-def test_a_kernel_that_is_not_installed_for_is_not_called_loadable(c: Container) -> None:
-    """The one for the other kernel, in its place: `verify` and the kernel both refuse it."""
+def test_a_module_of_another_kernel_is_called_loadable_if_the_kernel_takes_it(c: Container) -> None:
+    """The one for the other kernel, in its place: it is wrong there, and `verify` says of loading what the kernel says."""
     old, new = c.kernels()[:2]
     product.install(c, ["knetstat"])
     c.install_kernel(new)
@@ -111,6 +111,11 @@ def test_a_kernel_that_is_not_installed_for_is_not_called_loadable(c: Container)
     assert there is not None
     assert here is not None
     shutil.copy(there, here)
-    judged = c.run(["knetstatctl", "verify", "--kernel", new.release])
+    loose = c.run(["knetstatctl", "verify", f"/{here.relative_to(c.root)}", "--kernel", new.release])
+    installed = c.run(["knetstatctl", "verify", "--kernel", new.release])
     outcome = answer_of_the_kernel(c, new)
-    assert (judged.returncode == 0) == (outcome.ending is vm.Ending.LOADED), (judged.stdout, outcome.words)
+    loads = outcome.ending is vm.Ending.LOADED
+    assert (loose.returncode == 0) == loads, (loose.stdout, outcome.words)
+    assert installed.returncode == 1, "whether it loads or not, it is not the one that was built"
+    word = "may load, but is not the right one" if loads else "will not load"
+    assert f": {word} on {new.release}\n" in installed.stdout, (installed.stdout, outcome.words)

@@ -303,7 +303,8 @@ def test_a_compilation_is_confined_in_space_and_place(machine: Container) -> Non
     assert "shm is full" in said
     assert "fallocate is possible" not in said
     everywhere = ["find", "/run", "/dev/shm", "/tmp", "/var", "-name", "kt-mark"]
-    assert c.run(everywhere).stdout.split() == ["/var/cache/private/knetstatd-compile/kt-mark"]
+    assert c.run(everywhere).stdout.split() == []
+    assert c.output("ls", "-A", "/var/cache/private/knetstatd-compile").split() == ["result"]
     c.path(override).unlink()
     c.run(["systemctl", "daemon-reload"], check=True)
     c.run(["knetstatctl", "build", kernel], check=True, timeout=300)
@@ -330,6 +331,27 @@ def test_a_compilation_that_fills_the_disk_is_ended_before_it_harms_others(machi
     attempt = json.loads(c.path(f"/var/lib/knetstatd/kernels/{kernel}/kt-good.json").read_text())
     assert (attempt["kind"], "must stay free for others" in attempt["reason"]) == ("disk", True)
     assert int(c.output("du", "-sm", "/var/cache/private").split()[0]) < 5, "and it is taken back"
+    assert c.run(["systemctl", "--failed", "--quiet"]).stdout == "", "told elsewhere"
+
+
+def test_what_a_killed_compilation_took_is_taken_back(machine: Container) -> None:
+    """Whoever killed it: its builder is gone, too, and no other one comes."""
+    c = machine
+    c.add_fixture("good", autoinstall=False)
+    makefile = c.path("/usr/src/kt-good-1.0/Makefile")
+    fill = "mkdir $(M)/closed; dd if=/dev/zero of=$(M)/closed/fill bs=1M count=200; chmod 555 $(M)/closed; sleep 600"
+    makefile.write_text(f"$(shell {fill})\n{makefile.read_text()}")
+    product.install(c, ["kt-good"])
+    kernel = c.kernels()[0].release
+    unit = units.instance("compile", kernel, "kt-good")
+    building = c.start(["knetstatctl", "build", kernel])
+    taken = ["du", "-sm", "/var/cache/private/knetstatd-compile"]
+    product.wait("it has taken room", lambda: int((c.run(taken).stdout or "0").split()[0]) >= 200)
+    building.kill()
+    assert c.run(["systemctl", "is-active", "--", unit]).stdout.strip() == "activating", "a builder's death ends no compilation"
+    c.run(["systemctl", "kill", "--signal=KILL", "--", unit], check=True)
+    product.wait("it has ended", lambda: c.run(["systemctl", "is-failed", "--", unit]).returncode == 0, 30)
+    assert int(c.output(*taken).split()[0]) < 5
 
 
 def test_a_source_with_directories_that_cannot_be_written(machine: Container) -> None:

@@ -71,7 +71,7 @@ mkdir -p /etc/knetstatd/knetstatd.toml.d
 echo 'unloaded = "report"' >/etc/knetstatd/knetstatd.toml.d/50-test.toml
 systemctl reload knetstatd; echo "reloaded: $?"
 rmmod knetstat
-until_said 'somebody has unloaded it'
+until_said 'somebody unloaded it, and the configuration says to leave it out'
 sleep 20
 test -e /sys/module/knetstat; echo "stays out: $?"
 knetstatctl status

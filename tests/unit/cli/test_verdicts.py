@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import kerneltree
 import pytest
 import systems
 from kerneltree import KERNEL
@@ -112,6 +113,16 @@ def test_verify_of_a_file_and_of_the_installed_ones(tmp_path: Path, capsys: pyte
     assert main(["--root", os.fspath(root), "verify", "-k", NEWER]) == Exit.FAILED
     assert "no guarded module is installed" in capsys.readouterr().err
     assert main(["--root", os.fspath(root), "verify", "-k", "all"]) == Exit.USAGE
+
+
+def test_a_file_that_was_not_built_for_it_may_load_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = systems.make(tmp_path)
+    installed = root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko"
+    installed.write_bytes(kerneltree.module("demo", build_id="bbbb"))
+    assert main(["--root", os.fspath(root), "verify", os.fspath(installed), "-k", KERNEL]) == Exit.OK
+    assert f"demo.ko: loads on {KERNEL}\n" in capsys.readouterr().out
+    assert main(["--root", os.fspath(root), "verify"]) == Exit.FAILED
+    assert f"demo.ko: may load, but is not the right one on {KERNEL}\n" in capsys.readouterr().out
 
 
 def test_what_cannot_be_known_is_neither(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

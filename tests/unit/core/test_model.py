@@ -34,6 +34,18 @@ def test_whether_a_file_loads(checks: dict[str, Result], loads: bool, fails: boo
     assert (one.loads, one.fails, one.is_current) == (loads, fails, current)
 
 
+@pytest.mark.parametrize(
+    ("checks", "refused"),
+    [
+        ({"contents": FAIL}, False), ({"winner": FAIL, "initrd": FAIL}, False), ({"symbols": UNKNOWN}, False), ({}, False),
+        ({"contents": FAIL, "crcs": FAIL}, True), ({"compression": FAIL}, True), ({"modprobe": FAIL}, True),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_not_one_that_the_kernel_refuses(checks: dict[str, Result], refused: bool) -> None:
+    assert proof(**checks).is_refused == refused
+    assert proof("", **checks).is_refused
+
+
 def test_no_file_never_loads() -> None:
     nothing = proof("", file=FAIL)
     assert (nothing.loads, nothing.fails, nothing.is_installed) == (False, True, False)

@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What people read first: the line at login."""
+"""What people read first: the line at login, and the sentence about a wrong module."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
+import pytest
+
+from knetstatd.core.model import Action, Artefact, Check, Observation, Proof, Result, Step, Why
 from knetstatd.daemon import announce
 from knetstatd.state import paths
 from knetstatd.state.paths import Places
 from knetstatd.system import locks
+from knetstatd.system.journal import Journal
 from knetstatd.verdict.judge import Verdict
+from knetstatd.verdict.observe import Seen
 from knetstatd.verdict.states import State
 
 if TYPE_CHECKING:
@@ -81,3 +86,11 @@ def test_a_rejected_configuration_is_shown_until_one_is_taken() -> None:
     assert lines[1] == "  To do: correct it, then: systemctl reload knetstatd"
     assert "\n".join(lines[2:]) + "\n" == announce.motd([BAD])
     assert announce.motd([GOOD], fault).splitlines() == lines[:2]
+
+
+@pytest.mark.parametrize(("check", "word"), [("contents", "is not the right one"), ("crcs", "will not load")])
+def test_only_what_the_kernel_refuses_is_said_not_to_load(capfd: pytest.CaptureFixture[str], check: str, word: str) -> None:
+    proof = Proof("/demo.ko", (Check(check, Result.FAIL, "a", "b", "it is wrong"),))
+    seen = Seen(Observation("bad", "6.1.0-10", "1.0", installed=Artefact.BAD), (("demo", proof),))
+    announce.Teller(Journal(path="")).verdict(BAD, seen, Step(Action.STAGE, Why.WRONG))
+    assert f"the installed module {word}: /demo.ko: b: it is wrong" in capfd.readouterr().err
