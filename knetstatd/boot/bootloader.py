@@ -171,8 +171,9 @@ def _loader(root: Path) -> _Choice | None:
 
 def _recognised(root: Path, known: dict[str, str]) -> str:
     """A loader that is not read, and its file; "" if there is none."""
+    esps = [esp for esp in _ESP if os.path.isdir(files.inside(root, f"/{esp}"))]
     for pattern, name in known.items():
-        for esp in _ESP if pattern.startswith("*") else ("",):
+        for esp in esps if pattern.startswith("*") else ("",):
             path = pattern.replace("*", esp, 1)
             if os.path.lexists(files.inside(root, f"/{path}")):
                 return f"{name} (/{path})"

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def inside(root: Path, path: str) -> Path:
@@ -22,6 +25,11 @@ def inside(root: Path, path: str) -> Path:
         done.append(part)
         try:
             target = os.readlink("/".join((top, *done)))
+        except FileNotFoundError:
+            if ".." in parts:
+                continue
+            done += parts[::-1]  # nothing is below what is not there
+            break
         except (OSError, ValueError):
             continue
         links += 1
@@ -29,4 +37,4 @@ def inside(root: Path, path: str) -> Path:
             break
         done = [] if target.startswith("/") else done[:-1]
         parts += [p for p in target.split("/") if p not in ("", ".")][::-1]
-    return Path(root, *done)
+    return root / "/".join(done)

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +16,6 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 # No test is judged by its time: a busy machine is no fault of the code's. Its fixtures are trees that each example writes anew.
 settings.register_profile("unit", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -33,6 +35,16 @@ _LIBC = ctypes.CDLL(None)
 def _children() -> set[int]:
     with open(f"/proc/self/task/{os.getpid()}/children") as f:
         return {int(word) for word in f.read().split()}
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory that goes with the test, unless that fails. pytest's stay: among thousands of them each costs more to make."""
+    failed = request.session.testsfailed
+    path = Path(tempfile.mkdtemp(prefix=f"{request.function.__name__[:30]}-", dir=tmp_path_factory.getbasetemp()))
+    yield path
+    if request.session.testsfailed == failed:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import os
 import pty
 import re
@@ -13,8 +14,10 @@ import subprocess
 import textwrap
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from sources import FILES, nodes
 from test_linters import tool
 
 from knetstatd.cli import arguments as commandline
@@ -23,6 +26,9 @@ from knetstatd.core.events import Event
 from knetstatd.core.model import Attempt, Kind
 from knetstatd.formats import knetstat_proc
 from knetstatd.verdict import states
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
 CATALOG = ROOT / "units/knetstatd.catalog"
@@ -43,9 +49,8 @@ FAILURES = {event.name for kind in Kind for times in (1, 3) for event, _ in [sta
 def test_what_an_event_always_carries_is_sent_by_everyone_who_sends_it() -> None:
     """Empty is sent for what a caller leaves out, but no caller may leave anything out."""
     seen = set()
-    for path in (ROOT / "knetstatd").rglob("*.py"):
-        tree = ast.parse(path.read_text())
-        for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call) and n.args):
+    for path in FILES:
+        for call in (n for n in nodes(path) if isinstance(n, ast.Call) and n.args):
             if not (isinstance(call.func, ast.Attribute) and call.func.attr in ("log", "_say")):
                 continue
             name = ast.unparse(call.func)
@@ -202,36 +207,42 @@ def test_fish_completes(directories: Path, line: str, wanted: set[str]) -> None:
 
 
 @pytest.mark.spawns
-@pytest.mark.parametrize(("line", "wanted"), LINES[::2], ids=[line for line, _ in LINES[::2]])  # it takes its time
-def test_zsh_completes(directories: Path, line: str, wanted: set[str]) -> None:
-    """Its completion needs its line editor, and that a terminal."""
+def test_zsh_completes(directories: Path) -> None:
+    """Its completion needs its line editor, and that a terminal. One shell answers all: its start takes longest."""
     local("_knetstatctl", directories)
+    # Each prompt has a number: when it is there, all that belongs to the line before was shown, and the next may be typed.
     setup = (
-        f"PS1= fpath=({directories} $fpath); autoload -U compinit; compinit -u -D; bindkey '^I' list-choices; print REA''DY\n"
+        f"fpath=({directories} $fpath); autoload -U compinit; compinit -u -D; bindkey '^I' list-choices;"
+        """ precmd() { PS1="<$((++n))> " }\r"""
     )
-    offered = set(
-        _typed([tool("zsh"), "-f", "-i"], directories, setup, f"knetstatctl {line}\t", {os.path.basename(w) for w in wanted})
-    )
-    assert {os.path.basename(word) for word in wanted} <= offered
-    assert not offered & {"-default-", "b.c"}
+    kill_line = "\x15"
+    with _typing([tool("zsh"), "-f", "-i"], directories) as shown:
+        assert "<1>" in shown(setup, {"<1>"})
+        for number, (line, wanted) in enumerate(LINES, start=2):
+            names, prompt = {os.path.basename(word) for word in wanted}, f"<{number}>"
+            offered = {*shown(f"knetstatctl {line}\t", names), *shown(f"{kill_line}\r", {prompt})}
+            assert names | {prompt} <= offered, line
+            assert not offered & {"-default-", "b.c"}, line
 
 
-def _typed(argv: list[str], cwd: Path, setup: str, keys: str, wanted: set[str]) -> list[str]:
-    """The words that an interactive shell shows for some keys, read until the wanted ones are there or ten seconds are over."""
+@contextlib.contextmanager
+def _typing(argv: list[str], cwd: Path) -> Iterator[Callable[[str, set[str]], list[str]]]:
+    """An interactive shell: what it shows for some keys, read until the wanted words are there or ten seconds are over."""
     master, slave = pty.openpty()
     env = {"PATH": "/usr/bin:/bin", "HOME": os.fspath(cwd), "LC_ALL": "C.UTF-8", "TERM": "xterm", "COLUMNS": "200"}
     shell = subprocess.Popen(argv, cwd=cwd, env=env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
-    text, sent = "", False
-    try:
-        os.write(master, setup.encode())
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and not (sent and wanted <= set(text.split())):
+
+    def shown(keys: str, wanted: set[str]) -> list[str]:
+        os.write(master, keys.encode())
+        data, words, deadline = b"", [""], time.monotonic() + 10
+        while time.monotonic() < deadline and not wanted <= set(words):
             if select.select([master], [], [], 0.1)[0]:
-                text += re.sub(r"\x1b[\[(][0-9;?]*[A-Za-z]|[\r\x07]", " ", os.read(master, 65536).decode(errors="replace"))
-            if not sent and "READY" in text:
-                text, sent = text.partition("READY")[2], True
-                os.write(master, keys.encode())
-        return text.split()
+                data += os.read(master, 65536)
+                words = re.sub(r"\x1b[\[(][0-9;?]*[A-Za-z]|[\r\x07]", " ", data.decode(errors="replace")).split()
+        return words
+
+    try:
+        yield shown
     finally:
         shell.kill()
         shell.wait()

@@ -66,34 +66,49 @@ def test_as_asn1crypto_reads_them(serial: int, by_skid: bool) -> None:
         assert_as_asn1crypto(key.signature(b"x", by_skid=by_skid), key.certificate)
 
 
-@pytest.mark.spawns
-@pytest.mark.parametrize("kind", ["rsa:2048", "ec"])
-@pytest.mark.parametrize("more", [[], ["-keyid"], ["-nosmimecap"]])
-def test_as_openssl_writes_them(tmp_path: Path, kind: str, more: list[str]) -> None:
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=tmp_path)
+def openssl(directory: Path, *words: str) -> None:
+    subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=directory)
 
+
+@pytest.fixture(scope="module", params=["rsa:2048", "ec"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A kind of key, and a directory with such a key, its certificate, and a file to sign."""
+    kind, directory = request.param, tmp_path_factory.mktemp("openssl")
     curve = ["-pkeyopt", "ec_paramgen_curve:P-384"] if kind == "ec" else []
-    (tmp_path / "in").write_bytes(b"contents")
-    openssl("req", "-new", "-x509", "-nodes", "-subj", "/O=o/CN=Test key", "-newkey", kind, *curve, "-keyout", "k", "-out", "c")
-    openssl("x509", "-in", "c", "-outform", "DER", "-out", "c.der")
-    attributes = [] if "-nosmimecap" in more else ["-noattr"]
-    openssl("cms", "-sign", "-binary", "-nocerts", *attributes, *more, "-md", "sha512", "-signer", "c", "-inkey", "k",
-            "-in", "in", "-outform", "DER", "-out", "p7")  # fmt: skip
-    certificate = pkcs7.certificate((tmp_path / "c.der").read_bytes())
-    for more_text in ([], ["-text"]):
-        openssl("x509", "-in", "c", *more_text, "-out", "c.pem")
-        assert pkcs7.certificate((tmp_path / "c.pem").read_bytes()) == certificate
-    with pytest.raises(Damaged):
-        pkcs7.certificate((tmp_path / "c.pem").read_bytes().replace(b"-----\nMII", b"-----\nMI"))
-    if attributes == []:
-        with pytest.raises(Damaged, match="has attributes"):
-            pkcs7.signature((tmp_path / "p7").read_bytes())
-        return
-    signed = pkcs7.signature((tmp_path / "p7").read_bytes())
-    assert signed.key.is_same(certificate.key)
+    (directory / "in").write_bytes(b"contents")
+    subject = ["-subj", "/O=o/CN=Test key"]
+    openssl(directory, "req", "-new", "-x509", "-nodes", *subject, "-newkey", kind, *curve, "-keyout", "k", "-out", "c.pem")
+    openssl(directory, "x509", "-in", "c.pem", "-outform", "DER", "-out", "c.der")
+    openssl(directory, "x509", "-in", "c.pem", "-text", "-out", "text.pem")
+    return kind, directory
+
+
+@pytest.mark.spawns
+def test_certificates_as_openssl_writes_them(made: tuple[str, Path]) -> None:
+    certificate = pkcs7.certificate((made[1] / "c.der").read_bytes())
     assert str(certificate.key).startswith("Test key (")
-    assert_as_asn1crypto((tmp_path / "p7").read_bytes(), (tmp_path / "c.der").read_bytes())
+    for name in ("c.pem", "text.pem"):
+        pem = (made[1] / name).read_bytes()
+        assert pkcs7.certificate(pem) == certificate
+        with pytest.raises(Damaged):
+            pkcs7.certificate(pem.replace(b"-----\nMII", b"-----\nMI"))
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("more", [["-noattr"], ["-noattr", "-keyid"], ["-nosmimecap"]])
+def test_signatures_as_openssl_writes_them(made: tuple[str, Path], tmp_path: Path, more: list[str]) -> None:
+    kind, directory = made
+    openssl(directory, "cms", "-sign", "-binary", "-nocerts", *more, "-md", "sha512", "-signer", "c.pem", "-inkey", "k",
+            "-in", "in", "-outform", "DER", "-out", f"{tmp_path}/p7")  # fmt: skip
+    signature = (tmp_path / "p7").read_bytes()
+    if "-noattr" not in more:
+        with pytest.raises(Damaged, match="has attributes"):
+            pkcs7.signature(signature)
+        return
+    der = (directory / "c.der").read_bytes()
+    signed, certificate = pkcs7.signature(signature), pkcs7.certificate(der)
+    assert signed.key.is_same(certificate.key)
+    assert_as_asn1crypto(signature, der)
     checkable = kind != "ec"
     assert pkcs7.is_genuine(signed, certificate, lambda: b"contents") is (True if checkable else None)
     assert pkcs7.is_genuine(signed, certificate, lambda: b"others") is (False if checkable else None)

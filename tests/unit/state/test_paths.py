@@ -8,12 +8,11 @@ import re
 from pathlib import Path
 
 import pytest
+from sources import FILES, PACKAGE, name_of, nodes
 
-import knetstatd
 from knetstatd.state import paths
 from knetstatd.state.paths import Places
 
-PACKAGE = Path(knetstatd.__file__).parent
 K, K2 = "6.1.0-9-amd64", "6.12.1+deb13-amd64"
 
 
@@ -64,12 +63,11 @@ _PIECES = {
 
 def written(path: Path) -> list[str]:
     """The literals of a file that say where something of ours lies."""
-    tree = ast.parse(path.read_text())
     joined = {
-        id(part) for node in ast.walk(tree) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+        id(part) for node in nodes(path) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
         for side in (node.left, node.right) for part in ast.walk(side)
     }  # fmt: skip
-    literals = [(id(node), node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    literals = [(id(node), node.value) for node in nodes(path) if isinstance(node, ast.Constant)]
     texts = [(number, value) for number, value in literals if isinstance(value, str)]
     return [value for number, value in texts
             if _WHOLE.fullmatch(value) or (number in joined and value.strip("/") in _PIECES)]  # fmt: skip
@@ -77,16 +75,16 @@ def written(path: Path) -> list[str]:
 
 # The configuration's directories, and the program's own name; what a builder gets of its starter's environment.
 _OTHERS = {
-    "core/config.py": {"run/knetstatd"},
-    "daemon/worker.py": {"STATE_DIRECTORY", "RUNTIME_DIRECTORY"},
+    "core/config": {"run/knetstatd"},
+    "daemon/worker": {"STATE_DIRECTORY", "RUNTIME_DIRECTORY"},
 }
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_no_other_file_writes_a_path_of_ours(path: Path) -> None:
-    name = path.relative_to(PACKAGE).as_posix()
-    if name != "state/paths.py" and "_vendor" not in path.parts:
-        assert set(written(path)) - _OTHERS.get(name, set()) - {"knetstatd"} == set()
+def test_no_other_file_writes_a_path_of_ours() -> None:
+    for path in FILES:
+        name = name_of(path)
+        if name != "state/paths":
+            assert set(written(path)) - _OTHERS.get(name, set()) - {"knetstatd"} == set(), name
 
 
 def test_the_search_finds_them(tmp_path: Path) -> None:
