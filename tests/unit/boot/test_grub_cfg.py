@@ -233,6 +233,28 @@ def test_entry_files_of_blscfg() -> None:
     assert bls_entry("x", "y", "/v", "'", []) is None
 
 
+@pytest.mark.parametrize(
+    ("script", "image"),
+    [
+        ("return\nbreak\nmenuentry A { linux /a; }\n", "/a"), ("menuentry A { break; linux /a; }\n", "/a"),
+        ("function f { return; }\nmenuentry A { f; linux /a; }\n", "/a"),
+        ("menuentry A { for i in 1; do break; done; linux /a; }\n", "/a"),
+    ],
+)  # fmt: skip
+def test_what_leaves_nothing_changes_nothing(script: str, image: str) -> None:
+    start = menu(script).next()
+    assert start is not None
+    assert start.image == image
+
+
+def test_an_entry_that_returns_is_undecided() -> None:
+    script = "default={}\nmenuentry A {{ return; linux /a; }}\nmenuentry B {{ break; linux /b; }}\n"
+    with pytest.raises(Undecided, match="has an entry that returns"):
+        menu(script.format(0)).next()
+    assert [start.image for start in menu(script.format(0)).every()] == ["/b"]
+    assert menu(script.format(1)).next() == Start("/b", way=("B",))
+
+
 @pytest.mark.parametrize("script", ["menuentry A { linux /a; }\n" * 6_000, "a=b\n" * 30_000, "{" * 999_999, "if a; " * 9999])
 def test_hostile_menus_end_quickly(script: str) -> None:
     start = time.process_time()
