@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 PREFIX = UNKNOWN + "prefix"
 # $root before a script sets it: the same disk.
 ROOT = UNKNOWN + "root"
-# Real menus need a few hundred commands.
-_MOST_COMMANDS = 20_000
+# Commands, and pieces of 64 bytes that are read or expanded: for a menu and all of its entries. Real ones need a few thousand.
+_MOST_WORK = 100_000
 _DEEPEST = 40
 _LONGEST = 1 << 16
 _FEATURES = (
@@ -54,9 +54,7 @@ class _Left(Exception):
 
     def __init__(self, command: str, loops: int, status: bool | None = True) -> None:
         super().__init__()
-        self.command = command
-        self.loops = loops
-        self.status = status
+        self.command, self.loops, self.status = command, loops, status
 
 
 class Script:
@@ -67,9 +65,9 @@ class Script:
     """
 
     def __init__(self, read: Callable[[str], bytes | None], platform: str, bls: Sequence[MenuEntry] = ()) -> None:
-        self._read = read
+        self._file_contents = read
         self._bls = bls
-        self._left = _MOST_COMMANDS
+        self._left = _MOST_WORK
         self._depth = 0
         self._scope: tuple[str, ...] = ()
         # What runs: "script", "entry" or "function"; and in how many loops of it.
@@ -79,6 +77,16 @@ class Script:
         env |= {"config_directory": PREFIX, "config_file": PREFIX + "/grub.cfg"}
         env |= dict.fromkeys(("grub_cpu", "cmdpath", "shim_lock", "lockdown", "check_signatures", "lang"), UNKNOWN)
         self.state = State(env, {*env, "pager", "color_normal", "color_highlight"}, {})
+
+    def _spend(self, work: int) -> None:
+        self._left -= work
+        if self._left < 0:
+            raise Undecided("runs too many commands")
+
+    def _read(self, name: str) -> bytes | None:
+        data = self._file_contents(name)
+        self._spend(len(data or b"") >> 6)
+        return data
 
     def source(self, name: str) -> bool | None:
         """Runs a file below $prefix: configfile.c, grub_cmd_source. One that is not there is no error."""
@@ -106,7 +114,6 @@ class Script:
             inner.env["default"] = rest
         self.state, self._scope, self._depth = inner, entry.arguments, 0
         self._inside, self._loops = "entry", 0
-        self._left = max(self._left, _MOST_COMMANDS // 10)
         self._run(entry.body)
         return inner
 
@@ -115,9 +122,7 @@ class Script:
         status: bool | None = True
         self._depth += 1
         for statement in body:
-            self._left -= 1
-            if self._left < 0 or self._depth > _DEEPEST:
-                raise Undecided("runs too many commands")
+            self._spend(1 if self._depth <= _DEEPEST else _MOST_WORK)
             status = self._statement(statement)
             self.state.env["?"] = {True: "0", False: "1", None: UNKNOWN}[status]
         self._depth -= 1
@@ -184,8 +189,10 @@ class Script:
                     new[-1] = (new[-1] or "") + pieces[0]
                     new += pieces[1:]
             arguments += [text for text in new if text is not None]
-        if sum(map(len, arguments)) > _LONGEST:
+        size = sum(map(len, arguments))
+        if size > _LONGEST:
             raise Undecided("makes a variable grow without end")
+        self._spend((size >> 6) + (len(arguments) >> 2))
         return arguments
 
     def _pieces(self, part: grub_script.Part) -> list[str]:
