@@ -163,7 +163,8 @@ def _module(source: elf.Source, filename: str, *, formed: bool = False) -> Modul
     struct_module = sections.get(b".gnu.linkonce.this_module")
     if struct_module is None or struct_module.kind == elf.NOBITS:
         raise Damaged("is not a kernel module: it has no .gnu.linkonce.this_module")
-    comment, note = (file.data(sections[n], _TABLE_LIMIT) if n in sections else b"" for n in (b".comment", b".note.gnu.build-id"))
+    notes = (b".comment", b".note.gnu.build-id")
+    comment, note = (file.data(sections[n], _TABLE_LIMIT) if n in sections else b"" for n in notes)
     info = _modinfo(file.data(sections[b".modinfo"], _TABLE_LIMIT)) if b".modinfo" in sections else {}
     symbols = elf.Symbols(file)
     open_ends = [row for row, section in enumerate(symbols.sections) if section == elf.UNDEF and row]

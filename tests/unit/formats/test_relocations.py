@@ -139,7 +139,7 @@ def test_they_belong_to_the_section_of_their_name(tmp_path: Path) -> None:
 
 
 def test_each_section_has_its_relocations_in_one_place(tmp_path: Path) -> None:
-    """The second of two would find what the first has written; and to read a large section for each of thousands takes hours."""
+    """The second of two meets what the first has written; and to read a large section for each of thousands takes hours."""
     twice = [elf.relocations("x", (offset, PC32, IN_TEXT, 0)) for offset in (0, 0)]
     made = elf.module(more=[*SECTIONS, elf.Sec("x", bytes(SIZE), DATA), *twice], more_symbols=SYMBOLS)
     assert form(tmp_path, made) == "two sections of relocations are for one section"
