@@ -139,7 +139,7 @@ def _other_way(root: Path) -> str:
         return "/run/nextroot holds a system, and `systemctl reboot` starts that one without a new kernel"
     kexec = files.text(files.inside(root, "/etc/default/kexec"), 65536) or ""
     script = files.inside(root, "/etc/init.d/kexec-load")
-    if re.search(r"^\s*LOAD_KEXEC=[\"']?true", kexec, re.MULTILINE) and os.path.exists(script):
+    if re.search(r"^[ \t]*LOAD_KEXEC=[\"']?true", kexec, re.MULTILINE) and os.path.exists(script):
         return "kexec-tools (LOAD_KEXEC in /etc/default/kexec) loads a kernel of its own at each reboot"
     chosen = _efi_variable(root, "BootNext", _GLOBAL_GUID)
     if chosen and chosen != _efi_variable(root, "BootCurrent", _GLOBAL_GUID):

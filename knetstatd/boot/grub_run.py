@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from knetstatd.boot import grub_script
+from knetstatd.boot import grub_script, grub_state
 from knetstatd.boot.grub_script import Body, Command, For, Function, If, Statement, Word
 from knetstatd.boot.grub_state import UNKNOWN, MenuEntry, Start, State, Undecided, component, environment, number, test
 from knetstatd.core.errors import Damaged
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 PREFIX = UNKNOWN + "prefix"
 # $root before a script sets it: the same disk.
 ROOT = UNKNOWN + "root"
-# Real menus need a few hundred commands.
-_MOST_COMMANDS = 20_000
+# Commands, and pieces of 64 bytes that are read or expanded: for a menu and all of its entries. Real ones need a few thousand.
+_MOST_WORK = 100_000
 _DEEPEST = 40
 _LONGEST = 1 << 16
 _FEATURES = (
@@ -43,7 +43,6 @@ _HARMLESS = frozenset(
 # What a name of files may hold in its place, if the module regexp is loaded.
 _PATTERN = re.compile(r"[*?]")
 _OTHER_LOADERS = frozenset("chainloader multiboot multiboot2 xen_hypervisor kfreebsd knetbsd kopenbsd ntldr freedos".split())
-_MENU_OPTIONS = {"class": 1, "users": 1, "hotkey": 1, "source": 1, "id": 1, "unrestricted": 0}
 
 
 class Ended(Exception):
@@ -51,12 +50,11 @@ class Ended(Exception):
 
 
 class _Left(Exception):
-    """A `return`, `break` or `continue` on its way out."""
+    """A `return`, `break` or `continue` on its way out, of so many loops; a `return` with the function's status."""
 
-    def __init__(self, command: str, status: bool | None = True) -> None:
+    def __init__(self, command: str, loops: int, status: bool | None = True) -> None:
         super().__init__()
-        self.command = command
-        self.status = status
+        self.command, self.loops, self.status = command, loops, status
 
 
 class Script:
@@ -67,15 +65,28 @@ class Script:
     """
 
     def __init__(self, read: Callable[[str], bytes | None], platform: str, bls: Sequence[MenuEntry] = ()) -> None:
-        self._read = read
+        self._file_contents = read
         self._bls = bls
-        self._left = _MOST_COMMANDS
+        self._left = _MOST_WORK
         self._depth = 0
         self._scope: tuple[str, ...] = ()
+        # What runs: "script", "entry" or "function"; and in how many loops of it.
+        self._inside = "script"
+        self._loops = 0
         env = {f"feature_{name}": "y" for name in _FEATURES} | {"grub_platform": platform, "prefix": PREFIX, "root": ROOT}
         env |= {"config_directory": PREFIX, "config_file": PREFIX + "/grub.cfg"}
         env |= dict.fromkeys(("grub_cpu", "cmdpath", "shim_lock", "lockdown", "check_signatures", "lang"), UNKNOWN)
         self.state = State(env, {*env, "pager", "color_normal", "color_highlight"}, {})
+
+    def _spend(self, work: int) -> None:
+        self._left -= work
+        if self._left < 0:
+            raise Undecided("runs too many commands")
+
+    def _read(self, name: str) -> bytes | None:
+        data = self._file_contents(name)
+        self._spend(len(data or b"") >> 6)
+        return data
 
     def source(self, name: str) -> bool | None:
         """Runs a file below $prefix: configfile.c, grub_cmd_source. One that is not there is no error."""
@@ -102,7 +113,7 @@ class Script:
         if rest:
             inner.env["default"] = rest
         self.state, self._scope, self._depth = inner, entry.arguments, 0
-        self._left = max(self._left, _MOST_COMMANDS // 10)
+        self._inside, self._loops = "entry", 0
         self._run(entry.body)
         return inner
 
@@ -111,9 +122,7 @@ class Script:
         status: bool | None = True
         self._depth += 1
         for statement in body:
-            self._left -= 1
-            if self._left < 0 or self._depth > _DEEPEST:
-                raise Undecided("runs too many commands")
+            self._spend(1 if self._depth <= _DEEPEST else _MOST_WORK)
             status = self._statement(statement)
             self.state.env["?"] = {True: "0", False: "1", None: UNKNOWN}[status]
         self._depth -= 1
@@ -148,19 +157,23 @@ class Script:
 
     def _for(self, name: str, values: Sequence[str], body: Body) -> bool | None:
         status: bool | None = True
+        depth, loops = self._depth, self._loops
         for value in values:
             if UNKNOWN in value:
                 raise Undecided("holds a loop over something that cannot be known from here")
             self.state.env[name] = value
-            depth = self._depth
+            self._loops = loops + 1
             try:
                 status = self._run(body)
             except _Left as left:
                 self._depth = depth
-                if left.command == "return":
+                left.loops -= 1
+                if left.command == "return" or left.loops:
                     raise
                 if left.command == "break":
                     break
+            finally:
+                self._loops = loops
         return status
 
     # -- words ------------------------------------------------------------------------------------------------------------
@@ -176,8 +189,10 @@ class Script:
                     new[-1] = (new[-1] or "") + pieces[0]
                     new += pieces[1:]
             arguments += [text for text in new if text is not None]
-        if sum(map(len, arguments)) > _LONGEST:
+        size = sum(map(len, arguments))
+        if size > _LONGEST:
             raise Undecided("makes a variable grow without end")
+        self._spend((size >> 6) + (len(arguments) >> 2))
         return arguments
 
     def _pieces(self, part: grub_script.Part) -> list[str]:
@@ -212,7 +227,9 @@ class Script:
             raise Undecided("runs a command whose name cannot be known from here")
         match name:
             case "menuentry" | "submenu":
-                return self._menuentry(args, block, name == "submenu")
+                if (entry := grub_state.menu_entry(args, block, name == "submenu")) is None:
+                    return False
+                self.state.menu.append(entry)
             case "[" | "test":
                 return test(args, self._file)
             case "true" | "false":
@@ -239,7 +256,7 @@ class Script:
             case "eval":
                 return self.evaluate(" ".join(args), "eval")
             case "return" | "break" | "continue":
-                raise _Left(name, not args or args[0] == "0")
+                return self._leave(name, args)
             case "shift" | "setparams":
                 by = int(args[0][:9]) if args and re.fullmatch("[0-9]+", args[0]) else 1
                 self._scope = tuple(args) if name == "setparams" else self._scope[by:]
@@ -305,35 +322,29 @@ class Script:
         return None
 
     def _call(self, name: str, args: list[str]) -> bool | None:
-        scope, depth, self._scope = self._scope, self._depth, tuple(args)
+        outside = self._scope, self._depth, self._inside, self._loops
+        self._scope, self._inside, self._loops = tuple(args), "function", 0
         try:
             return self._run(self.state.functions[name])
         except _Left as left:
             return left.status
         finally:
-            self._scope, self._depth = scope, depth
+            self._scope, self._depth, self._inside, self._loops = outside
 
-    def _menuentry(self, args: list[str], block: Body | None, is_submenu: bool) -> bool | None:
-        """menuentry.c with arg.c, grub_arg_parse: the first word that is no option is the title, without --id the id too."""
-        options: dict[str, str] = {}
-        rest: list[str] = []
-        words = iter(args)
-        for word in words:
-            name, equals, value = word[2:].partition("=")
-            if word == "--":
-                rest += words
-            elif word.startswith("--") and name in _MENU_OPTIONS:
-                if _MENU_OPTIONS[name] and not equals:
-                    value = next(words, "-")
-                if (not equals and value.startswith("-")) or bool(equals) > _MENU_OPTIONS[name] or name == "source":
-                    return False
-                options[name] = value
-            elif word in ("--help", "--usage"):
-                return False
-            else:
-                rest.append(word)
-        if not rest or block is None:
+    def _leave(self, name: str, args: list[str]) -> bool | None:
+        """execute.c, grub_script_break and grub_script_return: where there is nothing to leave, the script goes on."""
+        if UNKNOWN in "".join(args):
+            raise Undecided("hangs on something that cannot be known from here")
+        if len(args) > 1 or not re.fullmatch("[0-9]{1,9}", args[0] if args else "1"):
             return False
-        identifier = UNKNOWN if UNKNOWN in "".join(args) else options.get("id", rest[0])
-        self.state.menu.append(MenuEntry(rest[0], identifier, block, is_submenu, tuple(rest)))
-        return True
+        given = int(args[0]) if args else 1
+        if name == "return":
+            if self._inside == "entry":  # GRUB itself is confused: it never forgets that it left
+                raise Undecided("has an entry that returns, as functions do")
+            if self._inside == "script":
+                return False
+            last = self.state.env.get("?", "0")
+            raise _Left(name, 0, given == 0 if args else None if last == UNKNOWN else last == "0")
+        if given and self._loops:
+            raise _Left(name, min(given, self._loops))
+        return given > 0

@@ -31,6 +31,7 @@ _RESERVED = frozenset(
 )
 # Deeper than any real menu. GRUB 2.06 with Debian's patches runs 64 levels of its own: execute.c, MAX_RECURSION_DEPTH.
 _DEEPEST = 20
+_MOST_ELIF = 40  # grub_run follows no more
 
 
 class Part(NamedTuple):
@@ -229,13 +230,15 @@ class _Parser:
         words = self._arguments()
         return Command(words, self._block() if self._kind == "{" else None)
 
-    def _if(self) -> If:
+    def _if(self, elifs: int = 0) -> If:
+        if elifs > _MOST_ELIF:
+            raise Damaged(f"has more than {_MOST_ELIF} elif in a row")
         self._next()
         condition = self._commands("then")
         self._take("then")
         then = self._commands("elif", "else", "fi")
         if self._value == "elif":
-            return If(condition, then, (self._if(),))
+            return If(condition, then, (self._if(elifs + 1),))
         other: Body = ()
         if self._take("else", "fi") == "else":
             other = self._commands("fi")

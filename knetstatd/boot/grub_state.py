@@ -19,6 +19,7 @@ UNKNOWN = "\0"
 _SIGNATURE = b"# GRUB Environment Block\n"
 _VALUE = re.compile(rb"[^\\\n]+|\\.|(\n)", re.DOTALL)
 _NUMBER = re.compile(r"[ \t\r\n]*(?:0x([0-9a-fA-F]+)|(0[0-7]+)|(?!0x)([0-9]+))")
+_MENU_OPTIONS = {"class": 1, "users": 1, "hotkey": 1, "source": 1, "id": 1, "unrestricted": 0}
 _COMPARE: dict[str, Callable[[int, int], bool]] = {
     "-eq": int.__eq__, "-ne": int.__ne__, "-lt": int.__lt__, "-le": int.__le__, "-gt": int.__gt__, "-ge": int.__ge__,
 }  # fmt: skip
@@ -85,6 +86,34 @@ class State:
         self.menu[same:] = [entry._replace(maybe=True) for entry in self.menu[same:] + other.menu[same:]]
         if self.start != other.start:
             self.start = Start(UNKNOWN)
+
+
+def menu_entry(args: Sequence[str], block: Body | None, is_submenu: bool) -> MenuEntry | None:
+    """What the command menuentry or submenu adds, None for an error: menuentry.c with arg.c, grub_arg_parse.
+
+    The first word that is no option is the title, and without --id the id too.
+    """
+    options: dict[str, str] = {}
+    rest: list[str] = []
+    words = iter(args)
+    for word in words:
+        name, equals, value = word[2:].partition("=")
+        if word == "--":
+            rest += words
+        elif word.startswith("--") and name in _MENU_OPTIONS:
+            if _MENU_OPTIONS[name] and not equals:
+                value = next(words, "-")
+            if (not equals and value.startswith("-")) or bool(equals) > _MENU_OPTIONS[name] or name == "source":
+                return None
+            options[name] = value
+        elif word in ("--help", "--usage"):
+            return None
+        else:
+            rest.append(word)
+    if not rest or block is None:
+        return None
+    identifier = UNKNOWN if UNKNOWN in "".join(args) else options.get("id", rest[0])
+    return MenuEntry(rest[0], identifier, block, is_submenu, tuple(rest))
 
 
 def number(text: str) -> tuple[int | None, str]:

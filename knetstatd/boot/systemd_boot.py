@@ -176,7 +176,7 @@ def names(directory: Path) -> list[str]:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return files.read(path, 1 << 16)
+        return files.read(path, 1 << 14)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     except (OSError, KnetstatdError) as error:

@@ -129,7 +129,7 @@ def override(module: str, conf: Conf, at_fault: Collection[RunningKernelRead], s
     command, sets = conf.make[0].command, dict(_assignments(at_fault))
     if sets and len(sets) == len({read.variable for read in at_fault}) and not re.search(r"[\"`\\]", command):
         make = f'"{" ".join([command, *(f"{name}={value}" for name, value in sorted(sets.items()))])}"'
-    elif any(re.search(r"^\s*obj-m\b", files.text(source / name) or "", re.MULTILINE) for name in ("Kbuild", "Makefile")):
+    elif any(re.search(r"^[ \t]*obj-m\b", files.text(source / name) or "", re.MULTILINE) for name in ("Kbuild", "Makefile")):
         # In single quotes: dkms expands it a second time, when it knows these names (dkmsconf, Rule 3).
         make = "'make -C ${kernel_source_dir} M=${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/build modules'"
     else:

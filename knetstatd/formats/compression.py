@@ -12,6 +12,7 @@ lib/decompress*.c, which take one stream each.
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 from knetstatd.core.errors import Damaged, LibraryMissing
@@ -32,7 +33,7 @@ LIMIT = 512 << 20
 # `xz -9` needs 65 MiB to unpack (xz(1)); more is an attack. The kernel and libzstd keep to the same for zstd's window.
 _MEMORY = 128 << 20
 _PIECE = 1 << 20
-_BLOCK = 1 << 16
+_PART = 1 << 12  # what follows a stream is copied: a file may be thousands of empty ones
 _LZ4_BLOCK = 8 << 20
 _LZO_BLOCK = 256 << 10
 _CHECKS = {4: "CRC64", 10: "SHA-256"}
@@ -67,18 +68,22 @@ def unpack(data: bytes, limit: int = LIMIT) -> bytes:
         if len(data) > limit:
             raise Damaged(f"unpacks to more than {limit} bytes")
         return data
-    parts, size, rest = [], 0, data
+    parts, size, source = [], 0, io.BytesIO(data)
+    rest = source.read(_PART)
     while rest:
-        stream = Stream(kind(data), rest)
+        stream = Stream(kind(data), rest, source.read)
         for piece in stream:
             parts.append(piece)
             if (size := size + len(piece)) > limit:
                 raise Damaged(f"unpacks to more than {limit} bytes")
-        rest = stream.rest
-        if rest and data.startswith(XZ):
-            # Between xz streams, and at the end, there may be zero bytes, four or a multiple (xz-file-format 2.2).
+        rest, zeros = stream.rest or source.read(_PART), 0
+        # Between xz streams, and at the end, there may be zero bytes, four or a multiple (xz-file-format 2.2).
+        while rest and data.startswith(XZ) and not rest[0]:
             behind = rest.lstrip(b"\0")
-            rest = behind if (len(rest) - len(behind)) % 4 == 0 else rest
+            zeros += len(rest) - len(behind)
+            rest = behind or source.read(_PART)
+        if zeros % 4:
+            raise Damaged("has damaged xz data (zero bytes behind a stream)")
     return b"".join(parts)
 
 
@@ -105,7 +110,7 @@ class Stream:
             data = getattr(unpacker, "unconsumed_tail", b"")
             if piece:
                 yield piece
-            elif not unpacker.eof and not data and not (data := self._read(_BLOCK)):
+            elif not unpacker.eof and not data and not (data := self._read(_PART)):
                 if getattr(unpacker, "may_end", False):
                     break
                 raise Damaged(f"has {self.kind} data that ends too early")

@@ -14,6 +14,7 @@ Our own reader, because pyelftools is 23 times slower per module (measured); it 
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import sys
@@ -25,6 +26,8 @@ from knetstatd.core.errors import Damaged
 
 # A section that is read whole is a few KB, and 5 MB in the largest driver known; this limits what a hostile file can cost.
 _SECTION_LIMIT = 64 << 20
+# The kernel's own names have at most 511 (KSYM_NAME_LEN); thousands of symbols may share one name of megabytes.
+_LONGEST_NAME = 1024
 _MACHINES = {
     3: "i386",
     8: "mips",
@@ -149,17 +152,19 @@ class Elf:
             raise Damaged("is damaged: two of its sections overlap")
         return sections, names
 
-    def data(self, section: Section) -> bytes:
-        """A section's contents."""
+    def data(self, section: Section, limit: int = _SECTION_LIMIT) -> bytes:
+        """A section's contents, at most `limit` bytes."""
         if section.kind in (NULL, NOBITS):
             return b""
-        if section.size > _SECTION_LIMIT:
+        if section.size > limit:
             raise Damaged(f"is damaged: a section that is a few KB in other modules has {section.size} bytes")
         return self._source.at(section.offset, section.size)
 
     def name(self, section: Section) -> bytes:
         """A section's name, empty if it lies outside the names."""
-        end = self._names.find(b"\0", section.name)
+        end = self._names.find(b"\0", section.name, section.name + _LONGEST_NAME + 1)
+        if end < 0 and section.name < len(self._names):
+            raise Damaged(f"is damaged: a section's name has more than {_LONGEST_NAME} bytes")
         return self._names[section.name : end] if end >= 0 else b""
 
 
@@ -201,7 +206,10 @@ class Symbols:
     def name(self, row: int) -> str:
         """The name of a row."""
         start = self.names[row]
-        return self.strings[start : self.strings.index(b"\0", start)].decode("utf-8", "backslashreplace")
+        end = self.strings.find(b"\0", start, start + _LONGEST_NAME + 1)
+        if end < 0:
+            raise Damaged(f"is damaged: a symbol's name has more than {_LONGEST_NAME} bytes")
+        return self.strings[start:end].decode("utf-8", "backslashreplace")
 
     def value(self, row: int) -> int:
         """st_value of a row: an offset into its section, or the value itself if the section is ABS."""
@@ -209,6 +217,7 @@ class Symbols:
         start = row * self._row + (8 if wide else 4)
         return self._elf.unpack("Q" if wide else "I", self._table[start : start + (8 if wide else 4)])[0]
 
+    @functools.cached_property
     def values(self) -> array[int]:
         """st_value of every row."""
         return self._column("Q", 8) if self._elf.wide else self._column("I", 4)

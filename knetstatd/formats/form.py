@@ -12,8 +12,10 @@ file must be compared with the one that was built.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
+from knetstatd.core import names
 from knetstatd.formats import elf, relocations
 
 if TYPE_CHECKING:
@@ -100,16 +102,17 @@ def _names(file: Elf) -> str:
     layout_symtab() puts the symbols, and their names, into memory too.
     """
     links = {section.link for section in file.sections if section.kind == elf.SYMTAB}
-    names = [
+    every = [
         file.name(section)
         for row, section in enumerate(file.sections)
         if section.size and (section.flags & elf.ALLOC or section.kind == elf.SYMTAB or row in links)
     ]
-    if b"" in names:
+    if b"" in every:
         return "a section in memory has no name"
-    if len(set(names)) < len(names):
-        return f"it has two sections {_show(next(name for name in names if names.count(name) > 1))}"
-    return "'has both .ctors and .init_array'" if {b".ctors", b".init_array"} <= set(names) else ""
+    [(most, count)] = Counter(every).most_common(1) or [(b"", 0)]
+    if count > 1:
+        return f"it has two sections {_show(most)}"
+    return "'has both .ctors and .init_array'" if {b".ctors", b".init_array"} <= set(every) else ""
 
 
 def _this_module(file: Elf, section: Section, name: str) -> str:
@@ -137,4 +140,4 @@ def _exports(file: Elf, symbols: Symbols, labels: Mapping[str, int]) -> str:
 
 
 def _show(name: bytes) -> str:
-    return name.decode("ascii", "replace")
+    return names.clean(name.decode("ascii", "replace"), 80)

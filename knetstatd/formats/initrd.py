@@ -31,7 +31,7 @@ OPTIONS = {kind: f"RD_{kind.upper()}" for kind in ("gzip", "bzip2", "lzma", "xz"
 _CPIO = (b"070701", b"070702")
 _HEADER = 110
 _LONGEST_NAME = 4096
-_BLOCK = 1 << 16
+_BLOCK = 1 << 13
 _MODULE = re.compile(rf"(?:\./)?(?:usr/)?lib/modules/([^/]+)/(kernel/)?.*?([^/]+){names.KO}", re.DOTALL)
 
 

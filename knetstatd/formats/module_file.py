@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from knetstatd.formats.elf import Machine
 
+_TABLE_LIMIT = 4 << 20  # bytes; the largest .modinfo, full of aliases, has some 100 KB
 _MARKER = b"~Module signature appended~\n"
 _SIGNATURE = struct.Struct(">8BI")  # algo, hash, id_type, signer_len, key_id_len, three zeros, sig_len
 _PKCS7 = 2
@@ -162,8 +163,9 @@ def _module(source: elf.Source, filename: str, *, formed: bool = False) -> Modul
     struct_module = sections.get(b".gnu.linkonce.this_module")
     if struct_module is None or struct_module.kind == elf.NOBITS:
         raise Damaged("is not a kernel module: it has no .gnu.linkonce.this_module")
-    comment, note = (file.data(sections[n]) if n in sections else b"" for n in (b".comment", b".note.gnu.build-id"))
-    info = _modinfo(file.data(sections[b".modinfo"])) if b".modinfo" in sections else {}
+    notes = (b".comment", b".note.gnu.build-id")
+    comment, note = (file.data(sections[n], _TABLE_LIMIT) if n in sections else b"" for n in notes)
+    info = _modinfo(file.data(sections[b".modinfo"], _TABLE_LIMIT)) if b".modinfo" in sections else {}
     symbols = elf.Symbols(file)
     open_ends = [row for row, section in enumerate(symbols.sections) if section == elf.UNDEF and row]
     name = info.get("name", [filename.partition(".ko")[0]])[0]
@@ -177,7 +179,7 @@ def _module(source: elf.Source, filename: str, *, formed: bool = False) -> Modul
         srcversion=info.get("srcversion", [""])[0],
         version=info.get("version", [""])[0],
         intree="intree" in info,
-        crcs=_versions(file, file.data(sections[b"__versions"])) if b"__versions" in sections else None,
+        crcs=_versions(file, file.data(sections[b"__versions"], _TABLE_LIMIT)) if b"__versions" in sections else None,
         ext_crcs=_extended_versions(file, sections),
         undefined=tuple(symbols.name(row) for row in open_ends if symbols.bind(row) != elf.WEAK),
         weak=tuple(symbols.name(row) for row in open_ends if symbols.bind(row) == elf.WEAK),
@@ -267,7 +269,7 @@ def _extended_versions(file: elf.Elf, sections: dict[bytes, elf.Section]) -> dic
         return None
     if crcs is None or text is None:
         raise Damaged("is damaged: half of its extended checksum table is missing")
-    data, ends = file.data(crcs), file.data(text).split(b"\0")
+    data, ends = file.data(crcs, _TABLE_LIMIT), file.data(text, _TABLE_LIMIT).split(b"\0")
     count = len(data) // 4
     if len(ends) - 1 < count:
         raise Damaged("is damaged: its extended checksum table has fewer names than checksums")

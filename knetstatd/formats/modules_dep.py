@@ -86,9 +86,8 @@ class Tables:
         name, canonical = _stem(module) + b".ko", self._canonical
         at = canonical.find(name)
         while at >= 0:
-            start = self._text.rfind(b"\n", 0, at) + 1
-            if (at == start or self._text[at - 1 : at] == b"/") and _END.match(self._text, at + len(name)):
-                return start
+            if (not at or self._text[at - 1] in b"\n/") and _END.match(self._text, at + len(name)):
+                return self._text.rfind(b"\n", 0, at) + 1
             at = canonical.find(name, at + 1)
         return -1
 

@@ -18,6 +18,7 @@ import binascii
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from knetstatd.core import names
 from knetstatd.core.errors import Damaged
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ _SHA = bytes.fromhex("608648016503040200")[:-1]  # 2.16.840.1.101.3.4.2, then th
 _DIGESTS = {_SHA + bytes([n]): name for n, name in ((1, "sha256"), (2, "sha384"), (3, "sha512"), (4, "sha224"))} | {
     _SHA + bytes([n]): name for n, name in ((8, "sha3_256"), (9, "sha3_384"), (10, "sha3_512"))
 }
-_PEM = re.compile(rb"^-----BEGIN (?:X509 )?CERTIFICATE-----\s(.*?)^-----END ", re.DOTALL | re.MULTILINE)
+_PEM = re.compile(rb"^-----BEGIN (?:X509 )?CERTIFICATE-----\s", re.MULTILINE)
+_LARGEST = 1 << 16  # bytes; a signature has some 500, one by ML-DSA with its certificate 12,000
 _EFI_X509 = bytes.fromhex("a159c0a5e494a74a87b5ab155c2bf072")  # EFI_CERT_X509_GUID, as it lies in memory
 
 
@@ -81,6 +83,8 @@ class _Item(NamedTuple):
 def _items(data: bytes) -> list[_Item]:
     """The elements that follow each other in `data`."""
     items, at = [], 0
+    if len(data) > _LARGEST:
+        raise Damaged(_DAMAGED)
     while at < len(data):
         start = at + 2
         if start > len(data) or data[at] & 0x1F == 0x1F:
@@ -180,7 +184,7 @@ def certificate(data: bytes) -> Certificate:
     """An X.509 certificate, as DER or, as sign-file(1) takes it too, as PEM (RFC 7468). Raises Damaged."""
     if armour := _PEM.search(data) if data[:1] != bytes([_SEQUENCE]) else None:
         try:
-            data = binascii.a2b_base64(armour[1])
+            data = binascii.a2b_base64(data[armour.end() : max(data.find(b"\n-----END ", armour.end() - 1), 0)])
         except binascii.Error as e:
             raise Damaged(_DAMAGED) from e
     body = _items(_take(_items(_take(_items(data), _SEQUENCE).data), _SEQUENCE).data)
@@ -245,7 +249,7 @@ def _common_name(name: bytes) -> str:
             for pair in _items(part.data):
                 kind, *value = _items(pair.data)
                 if kind.data == _COMMON_NAME and value:
-                    return value[0].data.decode("utf-8", "replace")[:80]
+                    return names.clean(value[0].data.decode("utf-8", "replace"), 80)
     except (Damaged, ValueError):
         pass
     return ""

@@ -15,6 +15,7 @@ from itertools import compress, pairwise, starmap
 from operator import add, gt
 from typing import TYPE_CHECKING, NamedTuple
 
+from knetstatd.core import names
 from knetstatd.formats import elf
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def fault(file: Elf, symbols: Symbols) -> str | None:
     for row, where in enumerate(symbols.sections):
         if 0 < where < len(file.sections):
             limits[row] = file.sections[where].size + _BESIDE
+    relocated = set()
     for section in file.sections:
         name = file.name(section)
         if section.kind != elf.RELA and name.startswith(b".rela"):
@@ -62,8 +64,11 @@ def fault(file: Elf, symbols: Symbols) -> str | None:
         elif section.kind == elf.RELA:
             if name != b".rela" + file.name(target):
                 return "relocations are for another section than their name says"
+            if section.info in relocated and target.flags & elf.ALLOC:
+                return "two sections of relocations are for one section"
+            relocated.add(section.info)
             if target.flags & elf.ALLOC and (wrong := _section(file, section, target, symbols, limits)):
-                return f"{wrong} (in {name.decode('ascii', 'replace')})"
+                return f"{wrong} (in {names.clean(name.decode('ascii', 'replace'), 80)})"
     return ""
 
 
@@ -138,13 +143,13 @@ def _are_static_calls(symbols: Symbols, rela: _Rela) -> bool:
 
 def _strays(symbols: Symbols, rela: _Rela, limits: Sequence[int]) -> bool:
     """Whether a place is of what does not lie in its symbol's section. Code may mean what lies far away; tables do not."""
-    ends = list(map(add, map(symbols.values().__getitem__, rela.rows), rela.addends))
+    ends = list(map(add, map(symbols.values.__getitem__, rela.rows), rela.addends))
     return min(ends) < -_BESIDE or any(map(gt, ends, map(limits.__getitem__, rela.rows)))
 
 
 def _overflow(file: Elf, symbols: Symbols, rela: _Rela) -> str:
     """Whether a place has 32 bits for what does not lie in the kernel's upper 2 GB, or not in the lowest 4 GB."""
-    values = symbols.values()
+    values = symbols.values
     for kind, row in set(zip(rela.kinds, rela.rows, strict=True)):
         if kind not in (_ABS32, _ABS32_SIGNED) or (where := symbols.sections[row]) == elf.LIVEPATCH:
             continue
@@ -168,4 +173,4 @@ def misplaced(file: Elf, symbols: Symbols) -> bool:
     sizes = dict(enumerate(section.size for section in file.sections)) | dict.fromkeys(
         (elf.UNDEF, elf.LIVEPATCH, elf.ABS, elf.COMMON), 1 << 64
     )
-    return any(map(gt, symbols.values(), map(sizes.__getitem__, symbols.sections)))
+    return any(map(gt, symbols.values, map(sizes.__getitem__, symbols.sections)))

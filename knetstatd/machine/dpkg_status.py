@@ -58,15 +58,12 @@ def unfinished(root: Path) -> tuple[Unfinished, ...]:
         text = files.text(files.inside(root, f"/{_DPKG}/{name}"), _LIMIT) or ""
         if name == "status" and not any(f" {state}\n" in text for state in _UNFINISHED):
             continue  # as nearly always
-        if name != "status":
-            for stanza in text.split("\n\n"):
+        for stanza in text.split("\n\n"):
+            if name != "status":
                 packages.pop(_field(stanza, "Package"), None)
-        for match in _STATUS.finditer(text):
-            if match[2] in _UNFINISHED:
-                begin, end = text.rfind("\n\n", 0, match.start()) + 1, text.find("\n\n", match.end())
-                package = _package(text[begin : end if end >= 0 else len(text)], match[2])
-                if package is not None:
-                    packages[package.name] = package
+            match = _STATUS.search(stanza)
+            if match and match[2] in _UNFINISHED and (package := _package(stanza, match[2])) is not None:
+                packages[package.name] = package
     return tuple(packages[name] for name in sorted(packages))
 
 
@@ -82,7 +79,7 @@ def _package(stanza: str, state: str) -> Unfinished | None:
     kernel = _KERNEL_PACKAGE.fullmatch(name)
     release = kernel[1] if kernel and names.is_kernel(kernel[1]) else ""
     needs = f"{_field(stanza, 'Pre-Depends')}, {_field(stanza, 'Depends')}"
-    depends = re.findall(r"[a-z0-9][a-z0-9+.-]+(?=[\s(:,|]|$)", needs)
+    depends = re.findall(r"(?<![a-z0-9+.-])[a-z0-9][a-z0-9+.-]++(?=[\s(:,|]|$)", needs)
     return Unfinished(name, state, release, frozenset(depends))
 
 

@@ -164,7 +164,8 @@ def configuration(module: str, rules: Rules, policy: Policy, inner: str = "") ->
         return against
     if (alias := modprobe_conf.redirect(rules, module)) is not None:
         return fail(
-            f"{alias.where}: alias {alias.module} {alias.text}", f"modprobe loads {alias.text} in its place", "Remove that line"
+            f"{alias.where}: alias {names.clean(alias.module)} {alias.text}", f"modprobe loads {alias.text} in its place",
+            "Remove that line",
         )
     if against is not None:
         return against
@@ -185,7 +186,7 @@ def boot(name: str, module: module_file.Module, rules: Rules) -> Check:
         return Check("boot", Result.PASS, found=f"loaded at boot: {line.where}")
     if module.aliases:
         return Check("boot", Result.PASS, found=f"loaded when it is asked for: {names.clean(module.aliases[0], 80)}")
-    reason = "Nothing loads it by itself but knetstatd, where its configuration names it in `load`; see modules-load.d(5)"
+    reason = "Nothing loads it by itself but knetstatd, if its configuration names it in `load`; see modules-load.d(5)"
     return Check("boot", Result.NOT_APPLICABLE, reason=reason)
 
 

@@ -139,7 +139,7 @@ def symbols(module: Module, facts: Target, exports: Mapping[str, Export]) -> Che
 
     absent = [name for name in module.undefined if name not in exports and not _ignored(module, name)]
     if absent:
-        return fail(absent, f"The kernel does not export them: 'Unknown symbol {absent[0]}'", rebuild(facts))
+        return fail(absent, f"The kernel does not export them: 'Unknown symbol {names.clean(absent[0], 100)}'", rebuild(facts))
     free = module.license in _GPL
     withheld = [name for name in module.undefined if name in exports and exports[name].gpl_only and not free]
     if withheld:
@@ -168,7 +168,7 @@ def exports(module: Module, exported: Mapping[str, Export]) -> Check:
         return Check("exports", Result.PASS, found=f"{len(module.exports)} symbols")
     built_in = [name for name in taken if not exported[name].module]
     if built_in:
-        reason = f"The kernel has them already: 'exports duplicate symbol {built_in[0]}'"
+        reason = f"The kernel has them already: 'exports duplicate symbol {names.clean(built_in[0], 100)}'"
         return Check("exports", Result.FAIL, "names of its own", some(built_in), reason)
     owners = some(sorted({exported[name].module for name in taken}))
     reason = f"A module of the kernel exports them too; only one of the two can be loaded: {owners}"
@@ -214,7 +214,8 @@ def crcs(module: Module, facts: Target, exports: Mapping[str, Export], others: C
     if not differ and not absent:
         return Check("crcs", Result.PASS, expected, "all equal")
     faults = [f"{len(which)} {what}: {some(which)}" for what, which in (("differ", differ), ("missing", absent)) if which]
-    reason = f"'disagrees about version of symbol {differ[0]}'" if differ else f"'no symbol version for {absent[0]}'"
+    first, said = (differ[0], "disagrees about version of symbol") if differ else (absent[0], "no symbol version for")
+    reason = f"'{said} {names.clean(first, 100)}'"
     return Check("crcs", Result.FAIL, expected, "; ".join(faults), reason, rebuild(facts))
 
 

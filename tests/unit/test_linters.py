@@ -67,6 +67,7 @@ def test_every_file_names_its_licence() -> None:
 
 def test_shell_scripts() -> None:
     starts = (b"#!/bin/sh", b"#!/bin/bash")
-    scripts = [p for p in tracked() if p.suffix in {".sh", ".bash"} or p.read_bytes()[:20].startswith(starts)]
+    own = [p for p in tracked() if "corpus" not in p.parts]  # what parsers are tried with may look like anything
+    scripts = [p for p in own if p.suffix in {".sh", ".bash"} or p.read_bytes()[:20].startswith(starts)]
     assert scripts
     check(tool("shellcheck"), *map(os.fspath, scripts))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -348,3 +349,10 @@ def test_no_bytes_raise(tmp_path: Path, script: bytes, entry: bytes, variable: b
         (tmp_path / name).write_bytes(data)
     assert "\n" not in next_kernel(tmp_path, [NEW]).detail
     bootloader.command_line(tmp_path, NEW)
+
+
+def test_a_hostile_file_of_kexec_tools_ends_quickly(tree: Tree) -> None:
+    root = tree({"etc/default/kexec": "\n" * 65536})
+    start = time.process_time()
+    next_kernel(root, KERNELS)
+    assert time.process_time() - start < 2

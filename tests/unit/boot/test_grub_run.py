@@ -40,7 +40,21 @@ def run(text: str, files: dict[str, bytes] | None = None, **env: str) -> State:
         ("search --set d -f /x", UNKNOWN), ("d=a; echo d", "a"), ("d=a; regexp --set=1:d b c", UNKNOWN),
         ("for i in 1 2 3; do d=$d$i; done", "123"),
         ("for i in 1 2 3; do if [ $i = 2 ]; then break; fi; d=$d$i; done", "1"),
-        ("for i in 1 2 3; do if [ $i = 2 ]; then continue; fi; d=$d$i; done", "13"), ("for i in $none; do d=a; done", None),
+        ("for i in 1 2 3; do if [ $i = 2 ]; then continue; fi; d=$d$i; done", "13"),
+        # execute.c, grub_script_break: so many loops, no more than there are; in a function none of its caller's.
+        ("for i in 1 2; do for j in a b; do d=$d$i$j; break 2; done; done", "1a"),
+        ("for i in 1 2; do for j in a b; do d=$d$i$j; continue 2; done; d=x; done", "1a2a"),
+        ("for i in 1 2; do for j in a b; do d=$d$i$j; break 9; done; done", "1a"),
+        ("for i in 1 2; do for j in a b; do d=$d$i$j; break; done; done", "1a2a"),
+        ("for i in 1 2; do break 0; break x; break 1 1; d=$d$i; done", "12"), ("break; continue; d=a", "a"),
+        ("function f { break; d=a; }; f; d=${d}b", "ab"), ("function f { continue; }; for i in 1 2; do f; d=$d$i; done", "12"),
+        # grub_script_return: an error outside of a function.
+        ("return; d=a", "a"), ("if return; then d=a; else d=b; fi", "b"), ("for i in 1 2; do return; d=$d$i; done", "12"),
+        ("function f { false; return; }; if f; then d=a; else d=b; fi", "b"),
+        ("function f { true; return; }; if f; then d=a; else d=b; fi", "a"),
+        ("function f { nonsense; return; }; d=a; if f; then d=b; fi", UNKNOWN),
+        ("function f { return x; d=a; }; f", "a"), ("function f { for i in 1 2; do return; done; d=a; }; d=b; f", "b"),
+        ("function f { return; }; f; return; d=a", "a"), ("for i in $none; do d=a; done", None),
         ("function f { d=$1$2$3$#; }; f a b", "ab2"), ("function f { d=a; return; d=b; }; f", "a"),
         ("function f { shift; d=$1; }; f a b", "b"),
         ("function f { setparams x y; d=$2; }; f a b", "y"), ("function f { d=a$@; }; f b c", "ab"),
@@ -71,7 +85,7 @@ def test_variables(text: str, value: str | None) -> None:
         ("d=a; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do d=$d$d; done", "grow"),
         ("source $prefix/self", "too many"),
         ("if x; then reboot; fi", "cannot be known"), ("function f { if x; then return; fi; d=a; }; f", "cannot be known"),
-        ("function f { if x; then f; f; fi; }; f", "too many"),
+        ("function f { if x; then f; f; fi; }; f", "too many"), ("for i in 1; do break $prefix; done", "hangs on"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_followed(text: str, why: str) -> None:

@@ -103,6 +103,13 @@ def test_the_tree() -> None:
     assert (function.name, len(function.body)) == ("f", 2)
 
 
+def test_a_chain_of_elif_is_followed_as_far_as_any_menu_goes() -> None:
+    chain = "if a; then b; {} fi\n"
+    assert len(parse(chain.format("elif a; then b; " * 40))) == 1
+    with pytest.raises(Damaged, match="more than 40 elif"):
+        parse(chain.format("elif a; then b; " * 41))
+
+
 def test_the_line_is_named() -> None:
     with pytest.raises(Damaged, match="in the line 'menuentry x { }'"):
         parse("set a=b\nmenuentry x { }\nset c=d\n")
@@ -112,9 +119,9 @@ def test_the_line_is_named() -> None:
     "text",
     [
         "menuentry x {\n" * 9999, "if a; then\n" * 9999, "'" * 99_999, '"$a' * 49_999, "\\" * 99_999, "a " * 100_000 + "'",
-        '"' + "\\a" * 100_000, "'a'" * 100_000 + "'",
+        '"' + "\\a" * 100_000, "'a'" * 100_000 + "'", "if a; then b; " + "elif a; then b; " * 3000 + "fi",
     ],
-    ids=range(8),
+    ids=range(9),
 )  # fmt: skip
 def test_hostile_text_ends_quickly(text: str) -> None:
     start = time.process_time()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -101,3 +102,14 @@ def test_the_override_goes_through_the_kernels_directory(tree: Make, make: str, 
     assert found is not None
     build = "${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/build"
     assert found.text.endswith(f"MAKE[0]='make -C ${{kernel_source_dir}} M={build} modules'\n")
+
+
+def test_a_hostile_makefile_ends_quickly(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text("\n" * 200_000 + "all:\n\tmake -C /lib/modules/`uname -r`/build\n")
+    (tmp_path / "dkms.conf").write_text("MAKE[0]=make\n")
+    conf = dkms_conf.evaluate(tmp_path, tmp_path)
+    start = time.process_time()
+    lines = uname_traps.reads(tmp_path, [])
+    assert lines
+    assert uname_traps.override("demo", conf, lines, tmp_path) is None
+    assert time.process_time() - start < 2

@@ -9,6 +9,7 @@ import io
 import lzma
 import os
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,6 +41,22 @@ def test_whole_files(pack: Callable[[bytes], bytes], size: int) -> None:
 @PACKERS
 def test_members_follow_each_other(pack: Callable[[bytes], bytes]) -> None:
     assert compression.unpack(pack(b"one ") + pack(b"two")) == b"one two"
+
+
+def test_thousands_of_streams_end_quickly() -> None:
+    start = time.process_time()
+    assert compression.unpack(gzip.compress(b"") * 100_000) == b""
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("zeros", [4092, 4096, 4100, 8192, 1 << 16])
+def test_padding_of_any_length(zeros: int) -> None:
+    whole = xz(b"a")
+    assert compression.unpack(whole + bytes(zeros) + xz(b"b") + bytes(zeros)) == b"ab"
+    for odd in (1, 2, 3):
+        for damaged in (whole + bytes(zeros + odd), whole + bytes(zeros - odd) + whole):
+            with pytest.raises(Damaged):
+                compression.unpack(damaged)
 
 
 def test_xz_may_be_padded() -> None:

@@ -47,7 +47,7 @@ def test_as_pyelftools_reads_it(bits: int, little: bool, machine: int) -> None:
     rows = range(len(table.names))
     assert [(file.name(s).decode(), *s[1:]) for s in file.sections] == read.sections
     assert [oracles.Symbol(table.name(n), table.sections[n], table.bind(n), table.value(n)) for n in rows] == read.symbols
-    assert list(table.values()) == [symbol.value for symbol in read.symbols]
+    assert list(table.values) == [symbol.value for symbol in read.symbols]
     assert read.relocations[".rela.data"] == 48 // (24 if bits == 64 else 12)
     [data] = [section for section in file.sections if file.name(section) == b".data"]
     assert file.data(data) == bytes(80)
@@ -131,3 +131,23 @@ def test_symbols_of_sections_that_are_not_there() -> None:
         refused(elf.file([THIS], [elf.Sym("x", section)]), "a section that it does not have")
     for section in (0, 1, 0xFF20, elf.ABS, elf.COMMON):
         assert opened(elf.file([THIS], [elf.Sym("x", section)]))
+
+
+def test_names_too_long_to_be_true() -> None:
+    """Thousands of symbols may share one name of megabytes."""
+    for size in (1024, 1025):
+        text = b"\0" + b"x" * size + b"\0"
+        file, table = opened(elf.file([THIS], [elf.Sym("x")], strings=text))
+        if size == 1024:
+            assert table.name(1) == "x" * size
+        else:
+            with pytest.raises(Damaged, match="a symbol's name has more than 1024 bytes"):
+                table.name(1)
+        named = elf.file([THIS, elf.Sec("y" * size, b"")])
+        if size == 1024:
+            file = opened(named)[0]
+            assert file.name(file.sections[2]) == b"y" * size
+        else:
+            file = opened(named)[0]
+            with pytest.raises(Damaged, match="a section's name has more than 1024 bytes"):
+                file.name(file.sections[2])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import elf
@@ -121,3 +122,15 @@ def test_symbols_lie_in_their_sections(tmp_path: Path) -> None:
     for value, why in ((32, ""), (33, OUTSIDE), (1 << 63, OUTSIDE)):
         assert form(tmp_path, having(sec("x", DATA), more_symbols=[elf.Sym("s", "x", value)])) == why
     assert form(tmp_path, elf.module(more_symbols=[elf.Sym("s", elf.ABS, 1 << 63)])) == ""
+
+
+def test_thousands_of_sections_are_compared_quickly(tmp_path: Path) -> None:
+    sections = [elf.Sec(f"s{number}", b"x") for number in range(10_000)]
+    made = elf.module(more=[*sections, elf.Sec("twice", b"x"), elf.Sec("twice", b"x")])
+    start = time.process_time()
+    assert form(tmp_path, made) == "it has two sections twice"
+    assert time.process_time() - start < 1
+
+
+def test_a_name_is_shown_as_one_line(tmp_path: Path) -> None:
+    assert form(tmp_path, having(sec("x\x1b[2J\n", 7))) == "'section x?[2J has invalid WRITE|EXEC flags'"

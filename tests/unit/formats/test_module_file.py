@@ -297,3 +297,12 @@ def test_random_damage_is_a_module_file_error_or_nothing(tmp_path: Path, base: b
 def test_anything_else(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(ModuleFileError):
         read(tmp_path, b"\x7fELF\x02\x01" + data)
+
+
+@pytest.mark.parametrize("name", [".modinfo", "__versions", "__version_ext_names", ".comment"])
+def test_tables_too_large_to_be_true(tmp_path: Path, name: str) -> None:
+    """A file of some KB, unpacked, could have millions of entries, each of which takes a hundred bytes."""
+    sections = [elf.this_module("demo", 1280), elf.Sec(name, b"k=\0\0" * (1 << 20) + b"\0")]
+    if name == "__version_ext_names":
+        sections.append(elf.Sec("__version_ext_crcs", bytes(4)))
+    refused(tmp_path, gzip.compress(elf.file(sections)), "a section that is a few KB")

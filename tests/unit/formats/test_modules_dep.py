@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import kerneltree
@@ -147,3 +148,12 @@ def test_what_the_kernel_has_inside(tmp_path: Path) -> None:
     assert not tables.builtin("crc32c")
     (tmp_path / "modules.builtin").write_text("kernel/lib/libcrc32c.ko\nkernel/crypto/crc32c-generic.ko\n")
     assert [tables.builtin(name) for name in ("libcrc32c", "crc32c_generic", "crc32c", "generic")] == [True, True, False, False]
+
+
+def test_hostile_tables_end_quickly(tmp_path: Path) -> None:
+    (tmp_path / "modules.dep").write_bytes(b"xdemo.ko" * 200_000 + b"\nupdates/demo.ko:\n")
+    start = time.process_time()
+    entry = modules_dep.Tables(tmp_path, tmp_path).entry("demo")
+    assert time.process_time() - start < 2
+    assert entry is not None
+    assert entry.listed == b"updates/demo.ko"

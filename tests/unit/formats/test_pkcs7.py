@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import oracles
@@ -179,3 +180,19 @@ def test_hostile_bytes_are_damaged(data: bytes, at: int, value: int) -> None:
 def test_lengths_that_lie(data: bytes) -> None:
     with pytest.raises(Damaged):
         pkcs7.certificate(data)
+
+
+def test_hostile_bytes_end_quickly() -> None:
+    many = tlv(0x30, b"\xa0\0" * 30_000)
+    outer = pkcs7._items(US.signature(b"x"))[0].data
+    begin = b"-----BEGIN CERTIFICATE-----\n"
+    start = time.process_time()
+    for data in (many * 40, begin * 40_000, begin * 2_300, outer * 5000):
+        for parse in (pkcs7.signature, pkcs7.certificate):
+            with pytest.raises(Damaged):
+                parse(data)
+    assert time.process_time() - start < 1
+
+
+def test_a_signers_name_is_one_line() -> None:
+    assert str(pkcs7.signature(Key("a\x1b[2J\nb").signature(b"x")).key).startswith("a?[2J?b (")

@@ -136,3 +136,14 @@ def test_they_belong_to_the_section_of_their_name(tmp_path: Path) -> None:
     ):
         at = start + 64 * row + member
         assert why in (form(tmp_path, made[:at] + struct.pack("<I", value) + made[at + 4 :]) or ""), value
+
+
+def test_each_section_has_its_relocations_in_one_place(tmp_path: Path) -> None:
+    """The second of two meets what the first has written; and to read a large section for each of thousands takes hours."""
+    twice = [elf.relocations("x", (offset, PC32, IN_TEXT, 0)) for offset in (0, 0)]
+    made = elf.module(more=[*SECTIONS, elf.Sec("x", bytes(SIZE), DATA), *twice], more_symbols=SYMBOLS)
+    assert form(tmp_path, made) == "two sections of relocations are for one section"
+    # Of what is not in memory nobody cares.
+    twice = [elf.relocations("x", (0, PC32, IN_TEXT, 0))] * 2
+    made = elf.module(more=[*SECTIONS, elf.Sec("x", bytes(SIZE), 0), *twice], more_symbols=SYMBOLS)
+    assert form(tmp_path, made) == ""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -132,3 +133,17 @@ class TestOwners:
         root = tree(database("a", "b") | package("b", "/x") | damage)
         with pytest.raises(KnetstatdError, match="dpkg-query: does not tell whose files are whose"):
             dpkg_status.owners(root, ["/x"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Package: a\n" + "Status: install ok half-configured\n" * 30_000,
+        stanza("a", "half-configured", f"Depends: {'b' * 100_000}=\n"),
+    ],
+    ids=range(2),
+)
+def test_a_hostile_status_ends_quickly(tree: Make, text: str) -> None:
+    start = time.process_time()
+    assert [package.name for package in dpkg_status.unfinished(tree({"var/lib/dpkg/status": text}))] == ["a"]
+    assert time.process_time() - start < 2

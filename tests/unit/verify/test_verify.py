@@ -197,6 +197,12 @@ def test_missing_symbols(root: Path) -> None:
     assert "'Unknown symbol gone_0'" in check.reason
 
 
+def test_a_symbols_name_is_shown_as_one_line(root: Path) -> None:
+    odd = "a\x1b[2J\nb"
+    for check in judge(root, kerneltree.module(undefined=["printk", odd], crcs={odd: 1})).checks:
+        assert all(text.isprintable() for text in (check.expected, check.found, check.reason, check.fix)), check
+
+
 def test_weak_symbols_may_be_missing(root: Path) -> None:
     assert judge(root, kerneltree.module(weak=["gone"])).loads
 
