@@ -178,12 +178,13 @@ class Builder:
         return answer
 
     def _tell(self, seen: Seen, answer: Answer) -> None:
-        from knetstatd.rehearsal.rehearse import disagreement
+        from knetstatd.rehearsal.answers import disagreement
 
         words, took = "\n".join(answer.words), f"{answer.machine}, {answer.seconds:.1f} s"
         spent = int(answer.seconds * 1e6)
         if answer.outcome.good:
-            text = f"the kernel takes it ({took})" + (f"; {answer.remark}" if answer.remark else "")
+            does = "links" if answer.outcome is Outcome.DECLINED else "takes"
+            text = f"the kernel {does} it ({took})" + (f"; {answer.remark}" if answer.remark else "")
             self._say(Event.REHEARSED, seen, text, evidence=words, duration_usec=spent)
         else:
             self._say(

@@ -134,7 +134,7 @@ class Outcome(enum.StrEnum):
     """What a kernel said in a rehearsal. UNDECIDED: it could not be asked, or its answer is none."""
 
     LOADED = "loaded"
-    NO_DEVICE = "accepted, its hardware is not there"
+    DECLINED = "linked, its init function declined"
     REFUSED = "refused"
     NOT_WORKING = "loaded, does not work"
     PANIC = "panic"
@@ -144,7 +144,7 @@ class Outcome(enum.StrEnum):
     @property
     def good(self) -> bool:
         """Whether nothing was found against the module."""
-        return self in (Outcome.LOADED, Outcome.NO_DEVICE)
+        return self in (Outcome.LOADED, Outcome.DECLINED)
 
 
 class Answer(NamedTuple):

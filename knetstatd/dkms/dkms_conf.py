@@ -67,7 +67,7 @@ class Conf(NamedTuple):
     """What dkms.conf says. dynamic: variables whose value needs a shell; their fields show the text as it stands.
 
     autoinstall: the raw value.  faults: what dkms refuses the file for; nothing that a shell may put right.
-    sources: the files that were read.
+    sources: the files that were read.  crlf: that of them whose lines end in CR LF, so that bash has the CR in the values.
     """
 
     package_name: str
@@ -79,6 +79,7 @@ class Conf(NamedTuple):
     dynamic: frozenset[str]
     faults: tuple[str, ...]
     sources: tuple[str, ...]
+    crlf: str = ""
 
     def knows(self, variable: str) -> bool:
         """Whether the variable's value is known without a shell."""
@@ -106,7 +107,7 @@ def evaluate(source: Path, root: Path, module: str = "", version: str = "", kern
     given |= {"kernelver": kernel, "kernel_source_dir": f"/lib/modules/{kernel}/build"} if kernel else {}
     given |= {name: v for name, v in (("arch", arch), ("module", module), ("module_version", version)) if v}
     shell = Shell(given, _UNKNOWN)
-    sources = []
+    sources, crlf = [], ""
     there = files.names(files.inside(root, "/etc/dkms"))
     wanted = (f"{name}.conf" for name in _overrides(module, version, kernel, arch))
     overrides = (files.inside(root, f"/etc/dkms/{name}") for name in wanted if name in there)
@@ -114,7 +115,11 @@ def evaluate(source: Path, root: Path, module: str = "", version: str = "", kern
         if (text := files.text(path, 1 << 18)) is not None:
             _take(shell, text.replace("\0", ""))
             sources.append(os.fspath(path))
-    return _conf(shell, tuple(sources))
+            decisive = (array for name, array in shell.values.items() if name not in ("AUTOINSTALL", "CLEAN"))
+            if not crlf and any("\r" in value for array in decisive for value in array.values()):
+                crlf = os.fspath(path)
+    conf = _conf(shell, tuple(sources))
+    return conf._replace(crlf=crlf, faults=("its lines end in CR LF, as Windows writes them",)) if crlf else conf
 
 
 def _overrides(module: str, version: str, kernel: str, arch: str) -> list[str]:

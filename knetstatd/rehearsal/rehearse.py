@@ -1,43 +1,36 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The rehearsal of a package's modules on a kernel: what goes into the machine, and what its answer means.
+"""The rehearsal of a package's modules on a kernel: what goes into the machine, and how it is asked.
 
 Rules:
 
-1. Only what the kernel did with the module counts against the module. A machine says nothing if it did not start, ran out of
-   memory or of time, or lacks what an init function asks for.
-2. By hardware acceleration if that works, else by emulation: an answer that is none is asked for again by the surer way.
-3. The files are the same before and after, or it was no rehearsal of them.
-4. A probe compares what the module says with what the kernel says by its other ways.
-5. If systemd manages this machine, root's rehearsal runs in a unit without privileges, and the answer that it leaves is
+1. By hardware acceleration if that works, else by emulation: an answer that is none is asked for again by the surer way.
+2. The files are the same before and after, or it was no rehearsal of them.
+3. If systemd manages this machine, root's rehearsal runs in a unit without privileges, and the answer that it leaves is
    checked. Elsewhere it runs as nobody. In any case it gets what time the other programs leave.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import Damaged, KnetstatdError, ModuleFileError
-from knetstatd.core.model import Answer, Outcome, Result
-from knetstatd.diagnosis import kernel_messages
+from knetstatd.core.model import Answer, Outcome
 from knetstatd.formats import compression, elf, module_file
-from knetstatd.rehearsal import insertions, probe, vm
+from knetstatd.rehearsal import answers, insertions, probe, vm
 from knetstatd.rehearsal.vm import Ending
 from knetstatd.state import rehearsal_results
 from knetstatd.state.paths import ANSWER
 from knetstatd.system import documents, files, units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
-    from knetstatd.core.model import Proof
-    from knetstatd.rehearsal.vm import Insertion, Rehearsal
+    from knetstatd.rehearsal.vm import Rehearsal
     from knetstatd.state.paths import Places
     from knetstatd.state.rehearsal_results import Subject
     from knetstatd.system.documents import Node
@@ -48,13 +41,8 @@ _KVM = "/dev/kvm"
 # Seconds. If acceleration works a machine needs one or two; if it only seems to, this is lost once.
 _KVM_TIMEOUT = 20.0
 _MORE_MEMORY = 1024  # MB
-_STARVED = re.compile(r"Out of memory|deadlocked on memory|page allocation failure|Initramfs unpacking failed")
 _MACHINE = elf.Machine(62, 64, True)  # EM_X86_64 of elf.h
 _IMAGE_LIMIT = 256 << 20
-_MOST_WORDS = 8
-
-# What an init function answers if its hardware is not there.
-_NO_DEVICE = (errno.ENODEV, errno.ENXIO, errno.EOPNOTSUPP)
 
 
 class Files(NamedTuple):
@@ -99,22 +87,6 @@ def rehearsed(
     return carry_out(root, subject, read_before, timeout, tick)
 
 
-# A symbol that the kernel does not know may be of a module that modprobe did not insert before.
-_ALSO = {"symbols": ("depends", "depmod")}
-
-
-def disagreement(answer: Answer, proofs: Iterable[Proof]) -> str:
-    """What the kernel and the analysis say differently, "" for nothing."""
-    checks = [check for proof in proofs for check in proof.checks]
-    wrong = next((check for check in checks if check.result is Result.FAIL), None)
-    if answer.outcome is Outcome.LOADED and not answer.remark and wrong is not None:
-        return f"the kernel loads it, and the check {wrong.name} says: {wrong.reason or wrong.found}"
-    same = [check for check in checks if check.name in (answer.check, *_ALSO.get(answer.check, ()))]
-    if not answer.outcome.good and same and all(check.result is Result.PASS for check in same):
-        return f"{answer.reason}, and the check {answer.check} found nothing wrong"
-    return ""
-
-
 def carry_out(
     root: Path, subject: Subject, read_before: Files, timeout: float, tick: Callable[[], None] | None = None
 ) -> Answer:
@@ -122,11 +94,15 @@ def carry_out(
     _able(root, read_before)
     modules = insertions.modules(root, subject.kernel, read_before.modules, read_before.packed)
     plan = vm.Plan(modules, probe.program(module.name for module in modules), probe.FILES)
+    called = {path: module.name for path, (module, _) in read_before.modules.items()}
     begin = time.monotonic()
 
     def ask(arguments: tuple[str, ...]) -> tuple[Answer, str]:
         rehearsal, machine = _boot(root, subject.image, plan, arguments, timeout, tick)
-        return judge(rehearsal, subject, read_before), machine
+        answer = answers.judge(rehearsal, subject, called)
+        if answers.is_ambiguous(answer, rehearsal) and answers.DEBUG not in arguments:
+            return ask((*arguments, answers.DEBUG))
+        return answer, machine
 
     answer, machine = ask(subject.arguments)
     signed = all(module.signed for path, (module, _) in read_before.modules.items() if path in dict(subject.modules))
@@ -134,9 +110,9 @@ def carry_out(
         # Keys that were enrolled in this machine's firmware are not in the other one's: its refusal says nothing of ours.
         free = tuple(word for word in subject.arguments if word.startswith("module_blacklist"))
         answer, machine = ask(free) if free != subject.arguments else (answer, machine)
-        answer = answer._replace(remark=_KEYS) if answer.check != "signature" else _undecided(_KEYS, answer.words)
+        answer = answer._replace(remark=_KEYS) if answer.check != "signature" else answers.undecided(_KEYS, answer.words)
     if rehearsal_results.identities(subject) != read_before.inputs:
-        answer = _undecided("the files changed while it ran")
+        answer = answers.undecided("the files changed while it ran")
     return answer._replace(machine=machine, seconds=round(time.monotonic() - begin, 3), when=time.time())
 
 
@@ -168,7 +144,7 @@ def _boot(
         )  # fmt: skip
         if rehearsal.ending is Ending.SLOW and machine != "KVM":
             break  # more memory makes no machine faster
-        if rehearsal.ending not in (Ending.SLOW, Ending.NO_BOOT) and not _starved(rehearsal):
+        if rehearsal.ending not in (Ending.SLOW, Ending.NO_BOOT) and not answers.is_starved(rehearsal):
             break
     return rehearsal, machine
 
@@ -180,100 +156,9 @@ def _accelerated(device: Path) -> bool:
     return device.exists() and device.stat().st_mode & 0o6 == 0o6
 
 
-def _starved(rehearsal: Rehearsal) -> bool:
-    """Whether the machine ran out of memory."""
-    return any(i.error == errno.ENOMEM for i in rehearsal.insertions) or (
-        rehearsal.ending is not Ending.LOADED and any(_STARVED.search(line) for line in rehearsal.words)
-    )
-
-
-def judge(rehearsal: Rehearsal, subject: Subject, read_before: Files) -> Answer:
-    """What the machine's end says of the modules."""
-    last = tuple(names.clean(line) for line in rehearsal.console.splitlines() if line.strip())[-3:]
-    if _starved(rehearsal):
-        return _undecided("the machine had too little memory for it", rehearsal.words)
-    match rehearsal.ending:
-        case Ending.NO_BOOT:
-            return _undecided("the machine did not start", last)
-        case Ending.SLOW:
-            return _undecided(f"{rehearsal.elapsed:.0f} s were not enough for it: this machine is slow, or busy", last)
-        case Ending.PANIC:
-            oops = dict.fromkeys(line for line in rehearsal.words if kernel_messages.OOPS.search(line))
-            words = tuple(oops) or rehearsal.words
-            return Answer(Outcome.PANIC, "panic", f"the kernel gives up {_while(rehearsal)}", _REPORT, _words(words))
-        case Ending.RESET:
-            what = f"the machine resets itself {_while(rehearsal)}"
-            return Answer(Outcome.PANIC, "panic", what, _REPORT, _words(rehearsal.words))
-        case Ending.HANG:
-            what = f"nothing comes back after {rehearsal.elapsed - (rehearsal.booted or 0):.0f} s {_while(rehearsal)}"
-            return Answer(Outcome.HANG, "hang", what, _REPORT, _words(rehearsal.words))
-    return _inserted(rehearsal, subject, read_before)
-
-
-_REPORT = "Do not load it on this kernel; tell the module's author what the kernel says"
-
-
-def _while(rehearsal: Rehearsal) -> str:
-    """What the machine was doing when it ended."""
-    pending = next((i for i in rehearsal.insertions if not i.ended), None)
-    return f"while it loads {pending.module}" if pending else "while the loaded modules are probed"
-
-
-def _inserted(rehearsal: Rehearsal, subject: Subject, read_before: Files) -> Answer:
-    """The answer of a machine that went through everything."""
-    name = {path: module.name for path, (module, _) in read_before.modules.items()}
-    by_name = {insertion.module: insertion for insertion in rehearsal.insertions}
-    absent: set[Path] = set()
-    remarks = []
-    for path, needed in subject.modules:
-        for step in (*needed, path):
-            insertion = by_name[name[step]]
-            if insertion.loaded or step in absent:
-                continue
-            if insertion.error in _NO_DEVICE or (step == path and absent.intersection(needed)):
-                absent |= {step, path}
-                remarks.append(f"{insertion.module}: {insertion.message}")
-                continue
-            return _refused(insertion, subject)
-    live = set(name.values()) - {name[path] for path in absent}
-    if faults := probe.faults(live, rehearsal.files):
-        reason = f"it loads, and does not work: {faults[0]}"
-        return Answer(Outcome.NOT_WORKING, "probe", reason, _REPORT, (*faults, *_words(rehearsal.words)))
-    if absent:
-        remark = f"the kernel takes it; its hardware is not in the rehearsal's machine ({'; '.join(remarks)})"
-        return Answer(Outcome.NO_DEVICE, remark=remark)
-    if probe.asked_nothing(live, rehearsal.files):
-        return _undecided("no socket could be opened in the machine: nothing was compared", _words(rehearsal.words))
-    return Answer(Outcome.LOADED, words=_words(rehearsal.words))
-
-
-def _refused(insertion: Insertion, subject: Subject) -> Answer:
-    words = _words((*insertion.words, f"insmod: {insertion.message}" if insertion.message else ""))
-    if refusal := kernel_messages.find(words):
-        reason = f"the kernel refuses {insertion.module}: {refusal.reason}"
-        return Answer(Outcome.REFUSED, refusal.check, reason, f"Run: knetstatctl build {subject.kernel}", words)
-    if insertion.error == errno.ENOEXEC:
-        reason = f"the kernel refuses {insertion.module}: {insertion.message}"
-        return Answer(Outcome.REFUSED, "file", reason, f"Run: knetstatctl build {subject.kernel}", words)
-    if insertion.error == errno.ENOENT:  # an unknown symbol or parameter
-        return _undecided(f"{insertion.module} asks for something that the rehearsal's machine does not have", words)
-    if not insertion.message:
-        reason = f"{insertion.module} went in, and the kernel does not call it live"
-        return Answer(Outcome.NOT_WORKING, "init", reason, _REPORT, words)
-    return Answer(Outcome.REFUSED, "init", f"{insertion.module}'s init function fails: {insertion.message}", _REPORT, words)
-
-
-def _words(lines: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(names.clean(line) for line in lines if line.strip())[-_MOST_WORDS:]
-
-
 def cannot(e: KnetstatdError) -> Answer:
     """The answer if nobody could be asked."""
     return Answer(Outcome.UNDECIDED, reason=f"{e.where}: {e.what}" if e.where else e.what, fix=e.fix)
-
-
-def _undecided(reason: str, words: tuple[str, ...] = ()) -> Answer:
-    return Answer(Outcome.UNDECIDED, reason=reason, words=_words(words))
 
 
 # -- in a unit ------------------------------------------------------------------------------------------------------------
@@ -291,6 +176,7 @@ def _in_unit(
             {"module": os.fspath(path), "needed": [os.fspath(needed) for needed in others]} for path, others in subject.modules
         ],
         "arguments": list(subject.arguments),
+        "used": list(map(os.fspath, subject.used)),
         "timeout": timeout,
     }
     files.write_json(places.order, order, durable=False)
@@ -344,4 +230,5 @@ def _ordered(order: Node) -> Subject:
     pairs = order.items("modules")
     modules = tuple((pair.path("module"), tuple(node.as_path() for node in pair.items("needed"))) for pair in pairs)
     kernel, package = names.kernel(order.text("kernel")), names.package(order.text("package"))
-    return rehearsal_results.Subject(kernel, package, order.path("image"), modules, order.texts("arguments"))
+    used = tuple(map(Path, order.texts("used")))
+    return rehearsal_results.Subject(kernel, package, order.path("image"), modules, order.texts("arguments"), used)

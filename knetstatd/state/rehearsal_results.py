@@ -43,6 +43,7 @@ class Subject(NamedTuple):
     """What is rehearsed: a package's modules on a kernel, each with the files that go in before it, in order.
 
     arguments: those of the kernel's command line that decide about modules.
+    used: the package's modules that this machine has loaded, or loads at boot.
     """
 
     kernel: str
@@ -50,6 +51,7 @@ class Subject(NamedTuple):
     image: Path
     modules: tuple[tuple[Path, tuple[Path, ...]], ...]
     arguments: tuple[str, ...] = ()
+    used: tuple[Path, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -57,11 +59,13 @@ class Subject(NamedTuple):
         return tuple(dict.fromkeys(path for own, needed in self.modules for path in (*needed, own)))
 
 
-def subject_of(root: Path, kernel: str, package: str, proofs: Iterable[Proof], arguments: Sequence[str]) -> Subject | None:
+def subject_of(
+    root: Path, kernel: str, package: str, proofs: Iterable[Proof], arguments: Sequence[str], used: Iterable[Path] = ()
+) -> Subject | None:
     """What a rehearsal of installed modules is about; None if the kernel has no boot image or nothing is installed."""
     image = kernels.image(root, kernel)
     modules = tuple((Path(proof.path), tuple(map(Path, proof.needed))) for proof in proofs if proof.path)
-    return Subject(kernel, package, image, modules, tuple(arguments)) if image is not None and modules else None
+    return Subject(kernel, package, image, modules, tuple(arguments), tuple(used)) if image is not None and modules else None
 
 
 def arguments(root: Path, kernel: str) -> tuple[str, ...]:
@@ -114,6 +118,8 @@ def _load(places: Places, subject: Subject, key: str, wanted: list[Any]) -> Answ
     try:
         if document is None or document.integer("schema") != SCHEMA or document.texts("arguments") != subject.arguments:
             return None
+        if document.texts("used") != tuple(map(os.fspath, subject.used)):
+            return None
         return parse(document.get("answer")) if document.get(key).value == wanted else None
     except documents.Malformed:
         return None
@@ -136,6 +142,7 @@ def save(places: Places, subject: Subject, inputs: list[list[Any]], hashes: Sequ
     target = places.rehearsal(subject.kernel, subject.package)
     target.parent.mkdir(parents=True, exist_ok=True)
     document = {"schema": SCHEMA, "arguments": list(subject.arguments), "inputs": inputs, "hashes": list(hashes)}
+    document["used"] = list(map(os.fspath, subject.used))
     files.write_json(target, {**document, "answer": answer._asdict(), "kernel": subject.kernel, "package": subject.package})
 
 

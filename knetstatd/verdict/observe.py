@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -107,7 +108,8 @@ class Machine(Survey):
             return seen._replace(
                 observation=o._replace(source=Source.BROKEN),
                 source_reason=f"the source of {o.package} {version} cannot be used: {broken}",
-                source_fix=f"Reinstall its -dkms package, or restore /usr/src/{o.package}-{version}",
+                source_fix=f"sed -i 's/\\r$//' {shlex.quote(conf.crlf)}" if conf.crlf
+                else f"Reinstall its -dkms package, or restore /usr/src/{o.package}-{version}",
             )
         make = dkms_conf.chosen_make(conf, o.kernel)
         passed = frozenset(name for name, _ in make.variables) if make else frozenset()

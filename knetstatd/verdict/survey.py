@@ -9,6 +9,7 @@ Rule 2: `root` is where the machine's files are; only the running kernel, the cl
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knetstatd.boot import bootloader
@@ -19,7 +20,7 @@ from knetstatd.core.model import (
     Proof,
 )
 from knetstatd.dkms import dkms_conf, dkms_tree
-from knetstatd.machine import busy, dpkg_status, host, kernels, paths
+from knetstatd.machine import busy, dpkg_status, host, kernels, loaded_modules, modprobe_conf, paths
 from knetstatd.machine.loaded_modules import Live
 from knetstatd.state import digests, guarded, rehearsal_results
 from knetstatd.state import paths as places
@@ -28,7 +29,6 @@ from knetstatd.verify.proof_cache import Look, Proofs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from knetstatd.core.config import Config
     from knetstatd.verify.proof_cache import InChild
@@ -220,7 +220,16 @@ class Survey:
 
     def rehearsal(self, kernel: str, package: str, installed: Iterable[tuple[str, Proof]]) -> rehearsal_results.Subject | None:
         """What a rehearsal of the installed modules would be about; None if there is nothing to start, or to insert."""
-        return rehearsal_results.subject_of(self.root, kernel, package, (p for _, p in installed), self.arguments(kernel))
+        installed = tuple(installed)
+        used = [Path(proof.path) for name, proof in installed if self._is_used(package, name, proof)]
+        proofs = (proof for _, proof in installed)
+        return rehearsal_results.subject_of(self.root, kernel, package, proofs, self.arguments(kernel), used)
+
+    def _is_used(self, package: str, name: str, proof: Proof) -> bool:
+        """Whether this machine has a module loaded, or loads it at boot."""
+        if {package, "*"} & set(self.config.load) or loaded_modules.is_live(self.root / "sys/module" / (proof.module or name)):
+            return True
+        return self._host is not None and modprobe_conf.find(self._host.rules.load, name) is not None
 
     def arguments(self, kernel: str) -> tuple[str, ...]:
         """What decides about modules on the command line that a kernel will get, read once for each `refresh`."""

@@ -81,7 +81,7 @@ def test_the_check_to_name_first() -> None:
 
 
 def test_what_speaks_for_a_module_in_a_rehearsal() -> None:
-    assert {outcome for outcome in Outcome if outcome.good} == {Outcome.LOADED, Outcome.NO_DEVICE}
+    assert {outcome for outcome in Outcome if outcome.good} == {Outcome.LOADED, Outcome.DECLINED}
 
 
 def test_whether_trying_again_can_help() -> None:

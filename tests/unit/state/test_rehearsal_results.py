@@ -84,12 +84,12 @@ def test_kept_and_read_back(root: Path) -> None:
     subject = keep(root)
     assert rehearsal_results.load(places.places(root), subject) == SAID
     assert rehearsed(root) == (Rehearsed.BAD, SAID)
-    keep(root, SAID._replace(outcome=Outcome.NO_DEVICE))
+    keep(root, SAID._replace(outcome=Outcome.DECLINED))
     assert rehearsed(root)[0] is Rehearsed.GOOD
 
 
 def test_all_of_an_answer_is_kept(root: Path) -> None:
-    whole = Answer(Outcome.NO_DEVICE, "init", "why", "how", ("w",), "left open", "KVM", 1.5, 9.0)
+    whole = Answer(Outcome.DECLINED, "init", "why", "how", ("w",), "left open", "KVM", 1.5, 9.0)
     assert rehearsal_results.load(places.places(root), keep(root, whole)) == whole
 
 
@@ -110,7 +110,7 @@ def test_the_check_of_a_verdict(root: Path) -> None:
     assert check(SAID, "no qemu") == Check("rehearsal", Result.FAIL, expected, found, "refused", "build it")
     good = SAID._replace(outcome=Outcome.LOADED, remark="not unloaded", reason="", fix="")
     assert check(good) == Check("rehearsal", Result.PASS, expected, "loaded, emulation, 2.5 s; not unloaded")
-    assert check(good._replace(outcome=Outcome.NO_DEVICE)).result is Result.PASS
+    assert check(good._replace(outcome=Outcome.DECLINED)).result is Result.PASS
     assert check(good._replace(outcome=Outcome.HANG)).result is Result.FAIL
 
 

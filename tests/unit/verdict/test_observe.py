@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
@@ -317,6 +318,19 @@ class TestWhatIsSeen:
         seen = self.see(machine)
         assert seen.observation.source is Source.BROKEN
         assert seen.source_reason.rpartition(": ")[2] != "", "it says what is refused"
+
+    @pytest.mark.spawns
+    def test_a_dkms_conf_from_windows(self, root: Path, machine: Machine) -> None:
+        conf = root / "usr/src/demo-1.0/dkms.conf"
+        text = conf.read_text()
+        conf.write_text(text + "AUTOINSTALL=yes\r\n# said with care\r\n")
+        assert self.see(machine).observation.source is Source.REGISTERED, "dkms does not mind"
+        conf.write_text(text.replace("\n", "\r\n"), newline="")
+        seen = self.see(machine)
+        assert seen.observation.source is Source.BROKEN
+        assert seen.source_reason.endswith("its lines end in CR LF, as Windows writes them")
+        subprocess.run(["sh", "-c", seen.source_fix], check=True)
+        assert self.see(machine).observation.source is Source.REGISTERED
 
     def test_another_dkms(self, root: Path, machine: Machine) -> None:
         pid = 1 << 23  # more than there can be: it is not we

@@ -181,3 +181,17 @@ def test_a_boot_image_that_is_empty(root: Path, survey: Survey, menu: str) -> No
     (root / f"boot/vmlinuz-{KERNEL}").write_bytes(b"")
     survey.refresh()
     assert (survey.next, survey.state_of(KERNEL)) == (KERNEL, KernelState.NO_IMAGE)
+
+
+@pytest.mark.parametrize("by", ["", "loaded now", "loaded by the daemon", "modules-load.d"])
+def test_a_rehearsal_knows_what_this_machine_loads(root: Path, survey: Survey, by: str) -> None:
+    write(root / "sys/module/demo/initstate", "live\n" if by == "loaded now" else "coming\n")
+    if by == "modules-load.d":
+        write(root / "etc/modules-load.d/x.conf", "demo\n")
+    if by == "loaded by the daemon":
+        survey.config = survey.config._replace(load=("demo",))
+    survey.refresh()
+    [(_, proof)] = installed = survey._installed(survey.look(KERNEL), "demo")
+    subject = survey.rehearsal(KERNEL, "demo", installed)
+    assert subject is not None
+    assert subject.used == ((root / proof.path,) if by else ())
