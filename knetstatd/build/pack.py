@@ -36,14 +36,19 @@ _XZ = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}]
 def pack(job: Job, artefact: staged.Staged, headers: Path, inherit: Sequence[int]) -> None:
     """Packs beside the staged artefact, while others still hold the shared trees: publishing begins with that.
 
-    Does nothing if the signing key has yet to be made: staging makes none. Raises BuildError.
+    Does nothing if the signing key has yet to be made, or cannot sign: publishing sees to that. Raises BuildError.
     """
-    key = signing.key_for(job.root, headers)
+    key = signing.key_for(job.root, job.places, job.kernel, headers)
     if key is not None and not signing.exists(key):
         return
     place = artefact.tree.parent
     with tempfile.TemporaryDirectory(prefix=".pack.", dir=place) as work:
-        made = archive(job, artefact, key, Path(work), inherit)
+        try:
+            made = archive(job, artefact, key, Path(work), inherit)
+        except BuildError as e:
+            if e.kind == Kind.SIGNING:
+                return
+            raise
         files.sync(made)
         made.rename(place / ARCHIVE)
 
@@ -57,7 +62,7 @@ def packed(artefact: staged.Staged, key: signing.Key | None) -> Path | None:
 
 def archive(job: Job, artefact: staged.Staged, key: signing.Key | None, work: Path, inherit: Sequence[int]) -> Path:
     """Makes the archive in `work`, the modules signed if there is a key. Raises BuildError."""
-    tree = work / "tree"
+    tree = Path(tempfile.mkdtemp(prefix="tree.", dir=work))
     registered = tree / job.package / job.version
     arch = artefact.modules[0].parent.parent.name
     place = registered / job.kernel / arch

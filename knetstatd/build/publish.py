@@ -29,6 +29,7 @@ from knetstatd.diagnosis import build_log
 from knetstatd.dkms import dkms_framework, dkms_tree
 from knetstatd.machine import kernels
 from knetstatd.state import digests
+from knetstatd.state.digests import Remark
 from knetstatd.state.paths import PUBLISHING
 from knetstatd.system import files, process
 from knetstatd.verify import module_contents
@@ -48,16 +49,18 @@ def publish(
     prove: Callable[[], Iterable[Proof]],
     inherit: Sequence[int],
     tick: Callable[[], None] | None = None,
-) -> None:
-    """Publishes; raises BuildError. headers: the kernel's.  prove: verifies what is installed.  inherit: our lock."""
+    insists: str = "",
+) -> tuple[Remark, ...]:
+    """Publishes; raises BuildError. Returns, and keeps, what does not keep a module from being loaded and is to be said.
+
+    headers: the kernel's.  prove: verifies what is installed.  inherit: our lock.
+    insists: why the kernel takes no unsigned module, or may take none; "" if it takes them.
+    """
     _refuse_unwritable(job)
     work = Path(tempfile.mkdtemp(prefix=PUBLISHING, dir=job.places.stages))
     changed = kernels.changed(job.source)  # now: what is changed from here on is not in what is published
     try:
-        key = signing.key_for(job.root, headers)
-        if key is not None and not signing.exists(key):
-            signing.make(key, work)
-        archive = pack.packed(artefact, key) or pack.archive(job, artefact, key, work, inherit)
+        archive, remarks = _archive(job, artefact, headers, work, inherit, insists)
         _dkms(["ldtarball", "--force", f"--archive={archive}"], job, work, inherit, tick)
         output = _dkms(["install", "--force", "-m", job.package, "-v", job.version, "-k", job.kernel], job, work, inherit, tick)
     finally:
@@ -69,7 +72,28 @@ def publish(
     _sync(job, proofs)
     with contextlib.suppress(OSError, KnetstatdError):  # without digests, DKMS's copy alone is what to compare with
         built = (_registered(job) / job.version / job.kernel).glob("*/module/*.ko*")
-        digests.save(job.places, job.kernel, job.package, {copy: module_contents.digest(copy) for copy in built})
+        digests.save(job.places, job.kernel, job.package, {copy: module_contents.digest(copy) for copy in built}, remarks)
+    return remarks
+
+
+def _archive(
+    job: Job, artefact: staged.Staged, headers: Path, work: Path, inherit: Sequence[int], insists: str
+) -> tuple[Path, tuple[Remark, ...]]:
+    """The archive to load, and what is to be said of it: modules that cannot be signed are not, as dkms leaves them.
+
+    Raises BuildError if the kernel insists on signatures.
+    """
+    key = signing.key_for(job.root, job.places, job.kernel, headers)
+    try:
+        key = key and signing.prepare(key, work)
+        return pack.packed(artefact, key) or pack.archive(job, artefact, key, work, inherit), ()
+    except BuildError as e:
+        if e.kind != Kind.SIGNING:
+            raise
+        if insists:
+            raise BuildError(e.kind, f"{e.what}; the kernel insists on a signature ({insists})", e.where, e.fix) from e
+        remark = Remark(f"it is not signed: {e.what}", e.fix)
+    return pack.archive(job, artefact, None, work, inherit), (remark,)
 
 
 def _registered(job: Job) -> Path:

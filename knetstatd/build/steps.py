@@ -116,12 +116,15 @@ class Builder:
         self.progress.phase(f"Publishing {o.package} {o.version} for {o.kernel}")
         self._say(Event.PUBLISH_STARTED, seen, "publishing into DKMS and /lib/modules")
         with process.undisturbed():  # from here on nothing may leave half of it
-            publish.publish(job, artefact, seen.headers.path, prove, [self.lock], self.progress.tick)
+            insists = self.machine.insists(o.kernel)
+            remarks = publish.publish(job, artefact, seen.headers.path, prove, [self.lock], self.progress.tick, insists)
         staged.clear(job.places, o.kernel, o.package)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(job.places.log(o.kernel, o.package))
         took = time.monotonic() - begin
         self._say(Event.PUBLISHED, seen, f"published and verified from the disk in {took:.1f} s", duration_usec=int(took * 1e6))
+        for remark in remarks:
+            self._say(Event.INCOMPLETE, seen, remark.reason, reason=remark.reason, fix=remark.fix)
         if self.machine.config.initrd == "update" and initrd.wrong(prove()) is not None:
             self._make_initrd(seen, prove)
 

@@ -11,8 +11,8 @@ from knetstatd import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# The programs of knetstatd-compile@, -rehearse@ and -initrd@.service, with the unit's instance; not for people.
-_PROGRAMS = ("compile", "trial", "initrd")
+# The programs of knetstatd-compile@, -rehearse@, -initrd@ and -build@.service, with the unit's instance; not for people.
+_PROGRAMS = ("compile", "trial", "initrd", "keys")
 _STEP = "step"  # the program of knetstatd-step@.service
 
 

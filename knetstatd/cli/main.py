@@ -52,10 +52,11 @@ def _verb(name: str) -> Callable[[argparse.Namespace], Exit]:
             from knetstatd.cli import explain
 
             return explain.verb
-        case "build" | "repair" | "compile" | "trial" | "initrd":
+        case "build" | "repair" | "compile" | "trial" | "initrd" | "keys":
             from knetstatd.cli import work
 
-            return {"build": work.build, "repair": work.repair, "initrd": work.make_initrd}.get(name, work.unit_program)
+            special = {"build": work.build, "repair": work.repair, "initrd": work.make_initrd, "keys": work.lend_keys}
+            return special.get(name, work.unit_program)
         case "step":
             from knetstatd.cli import work
 

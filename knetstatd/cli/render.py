@@ -26,7 +26,7 @@ def paint(text: str, colour: str, enabled: bool) -> str:
 
 def colour(v: judge.Verdict) -> str:
     """Green: ready. Yellow: under way, unknown, or ready with a remark. Red: not ready."""
-    if v.state is State.READY:
+    if v.state is State.READY and not v.reason:
         return "green"
     return "yellow" if v.ready or v.progress or not v.state.known else "red"
 
@@ -78,7 +78,7 @@ def status_text(
     rows, above = [("KERNEL", "", "PACKAGE", "STATE", "")], ""
     for v in verdicts:
         which = ("", "") if width and v.kernel == above else (v.kernel, v.role)
-        reason = "" if v.state in (State.READY, State.BUILDING) else v.reason
+        reason = "" if v.state is State.BUILDING else v.reason
         rows.append((*which, f"{v.package} {v.version}".strip(), v.state, reason))
         above = v.kernel
     assumed = machine.next_basis is Basis.ASSUMED

@@ -86,6 +86,16 @@ def make_initrd(arguments: argparse.Namespace) -> Exit:
     return Exit.OK
 
 
+def lend_keys(arguments: argparse.Namespace) -> Exit:
+    """What knetstatd-build@.service does first, with all of root's privileges: the unit's program has none of them."""
+    from knetstatd.build import sign
+    from knetstatd.state import paths
+    from knetstatd.system import files
+
+    sign.lend(files.HERE, paths.places(files.HERE), names.kernel(arguments.what))
+    return Exit.OK
+
+
 def step(arguments: argparse.Namespace) -> Exit:
     """The program of knetstatd-step@.service; standard input is the daemon's connection."""
     from knetstatd.core import config

@@ -46,6 +46,7 @@ class Event(enum.Enum):
     STAGED = "e9fefe6007e141dc9853be9ee61fdd43", 6, "compiled and verified; nothing in the system has changed", _WHICH
     PUBLISH_STARTED = "629c60343d7942df9998a5bab383a22a", 6, "a verified module is put into DKMS and /lib/modules", _WHICH
     PUBLISHED = "2270ee63c833478686e515d9643ab6a2", 6, "published, and verified again from the disk", _WHICH
+    INCOMPLETE = "38e70eb3551a4a178e07b21b4b3837fc", 4, "published, but unsigned, or a hook could not do its work", _CURE
     INITRD_MADE = "dbae0e9be9694e08a79d26ad9e0b8180", 6, "a kernel's initrd was made anew, as configured", _WHICH
     INITRD_FAILED = "4dad1141be8442bebc5839a23c0837d2", 3, "a kernel's initrd could not be made anew, or is wrong still", _CURE
     HALF_CONFIGURED = "b303aa0f5dc04abf80e65d0437699e41", 3, "a kernel's package is half-configured: it may not boot", _CURE

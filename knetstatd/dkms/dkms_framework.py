@@ -37,8 +37,8 @@ _UNKNOWN = ("kernelver", "HOME", "PATH", "PWD", "USER", "SHELL", "HOSTNAME", "TM
 class Framework(NamedTuple):
     """The settings that matter here, each as dkms has it; "" if it is not set.
 
-    dkms_tree, source_tree, install_tree: absolute paths.  sign_file, mok_signing_key, mok_certificate: paths, in which
-    `${kernelver}` stands for a kernel; the key may be a pkcs11: URI.
+    dkms_tree, source_tree, install_tree: absolute paths.  sign_file, mok_signing_key, mok_certificate: paths; the key may be
+    a pkcs11: URI.
     """
 
     dkms_tree: str = "/var/lib/dkms"
@@ -49,10 +49,11 @@ class Framework(NamedTuple):
     mok_certificate: str = ""
 
 
-def framework(root: Path) -> Framework:
-    """The settings of the machine under `root`."""
+def framework(root: Path, kernel: str = "") -> Framework:
+    """The settings of the machine under `root`. kernel: for which dkms would sign; without one, what the file calls
+    $kernelver stays in the paths as `${kernelver}`."""
     known = Framework()
-    shell = Shell(known._asdict(), _UNKNOWN)
+    shell = Shell({**known._asdict(), **({"kernelver": kernel} if kernel else {})}, _UNKNOWN)
     for path in _files(root):
         if (text := files.text(path, _LIMIT)) is not None:
             shell.run(text.replace("\0", ""))

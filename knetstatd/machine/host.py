@@ -67,11 +67,18 @@ class Origin(NamedTuple):
         return (*((self.copy,) if self.copy is not None else ()), *(rival.copy for rival in self.rivals))
 
 
-def facts(root: Path, initrds: Path | None = None) -> Host:
-    """Reads the machine under `root`. initrds: see Host."""
+def facts(root: Path, initrds: Path | None = None, kernel: str = "") -> Host:
+    """Reads the machine under `root`. initrds: see Host.  kernel: of which modules are asked, "" for several."""
     loader = tuple(map(files.identity, bootloader.inputs(root)))
     insists = signature_policy.running_insists(root)
-    return Host(signature_policy.firmware(root), modprobe_conf.rules(root), initrds, loader, insists)
+    return Host(signature_policy.firmware(root, kernel), modprobe_conf.rules(root), initrds, loader, insists)
+
+
+def of_kernel(root: Path, machine: Host, kernel: str) -> Host:
+    """The machine with the certificate that modules of this kernel are signed for, if each kernel has its own."""
+    if signature_policy.signing_pair(root, kernel)[1] == machine.firmware.own_file:
+        return machine
+    return machine._replace(firmware=signature_policy.firmware(root, kernel))
 
 
 def copy_of(root: Path, module: str, directory: Path, built: Sequence[str]) -> Path | None:

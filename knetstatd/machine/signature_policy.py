@@ -21,6 +21,7 @@ from knetstatd.boot import bootloader
 from knetstatd.core.errors import Damaged, KnetstatdError
 from knetstatd.dkms import dkms_framework
 from knetstatd.formats import pkcs7
+from knetstatd.formats.shell_assignments import Shell
 from knetstatd.system import files
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ _SHIM = "605dab50-e046-4300-abb6-3dd810dd8b23"
 _LIMIT = 1 << 20  # bytes; the largest variables have some 20 KB
 _UBUNTU = ("/var/lib/shim-signed/mok/MOK.priv", "/var/lib/shim-signed/mok/MOK.der")
 _DKMS = ("/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub")
+OWN_PAIRS = (_UBUNTU, _DKMS)  # those that nobody has configured
 
 # What `policy` wants to know of a kernel's configuration.
 OPTIONS = (
@@ -77,9 +79,12 @@ class Policy(NamedTuple):
     modprobe_blacklist: frozenset[str]
 
 
-def firmware(root: Path) -> Firmware:
-    """The firmware's part. A container's kernels, and those of a machine that booted without EFI, have none."""
-    own_file = signing_pair(root)[1]
+def firmware(root: Path, kernel: str = "") -> Firmware:
+    """The firmware's part, and what DKMS signs with for a kernel (see signing_pair).
+
+    A container's kernels, and those of a machine that booted without EFI, have no firmware.
+    """
+    own_file = signing_pair(root, kernel)[1]
     try:
         own = pkcs7.certificate(files.read(files.inside(root, own_file), _LIMIT))
     except (OSError, KnetstatdError, Damaged):
@@ -146,13 +151,23 @@ def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Fi
     )
 
 
-def signing_pair(root: Path) -> tuple[str, str]:
-    """The private key and the certificate that DKMS signs with on this machine; they need not exist yet."""
-    said = dkms_framework.framework(root)
-    private, public = said.mok_signing_key, said.mok_certificate
-    if private and public:
-        return private, public
-    return _UBUNTU if all(os.path.exists(files.inside(root, path)) for path in _UBUNTU) else _DKMS
+def signing_pair(root: Path, kernel: str = "") -> tuple[str, str]:
+    """The private key and the certificate that DKMS signs with for a kernel of this machine; they need not exist yet.
+
+    kernel: "" for none, if framework.conf names the same pair for all of them.
+    """
+    said = dkms_framework.framework(root, kernel)
+    if not said.mok_signing_key and _is_ubuntu(root) and all(os.path.exists(files.inside(root, path)) for path in _UBUNTU):
+        return _UBUNTU
+    return said.mok_signing_key or _DKMS[0], said.mok_certificate or _DKMS[1]
+
+
+def _is_ubuntu(root: Path) -> bool:
+    """Whether dkms takes the distribution for Ubuntu (distro_version())."""
+    shell = Shell({})
+    shell.run(files.text(files.inside(root, "/etc/os-release"), 1 << 16) or "")
+    said = {name: value.get(0, "") for name, value in shell.values.items()}
+    return said.get("ID") == "ubuntu" or said.get("ID_LIKE", "").startswith("ubuntu")
 
 
 def _is_on(words: list[str], name: str) -> bool:

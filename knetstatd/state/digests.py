@@ -7,12 +7,12 @@ Rule 2: a digest counts for as long as DKMS's copy is the file that it was. Who 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.system import documents, files
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from knetstatd.state.paths import Places
@@ -20,12 +20,25 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
-def save(places: Places, kernel: str, package: str, copies: Mapping[Path, files.Digest]) -> None:
-    """Keeps the digests of DKMS's copies, durably. Raises OSError if the state directory cannot be written."""
+class Remark(NamedTuple):
+    """What a publication could not do, and plain dkms does not fail for either. reason: a sentence.  fix: a command, or ""."""
+
+    reason: str
+    fix: str
+
+
+def save(
+    places: Places, kernel: str, package: str, copies: Mapping[Path, files.Digest], remarks: Sequence[Remark] = ()
+) -> None:
+    """Keeps the digests of DKMS's copies and what is to be said of them, durably.
+
+    Raises OSError if the state directory cannot be written.
+    """
     target = places.digests(kernel, package)
     target.parent.mkdir(parents=True, exist_ok=True)
     document = {copy.name: {**known._asdict(), "copy": _mark(copy)} for copy, known in copies.items()}
-    files.write_json(target, {"schema": SCHEMA, "modules": document})
+    said = [remark._asdict() for remark in remarks]
+    files.write_json(target, {"schema": SCHEMA, "modules": document, "remarks": said})
 
 
 def of(places: Places, kernel: str, package: str, copy: Path | None) -> files.Digest | None:
@@ -41,6 +54,20 @@ def of(places: Places, kernel: str, package: str, copy: Path | None) -> files.Di
         return digest if known.text("copy") == _mark(copy) else None
     except documents.Malformed:
         return None
+
+
+def remarks(places: Places, kernel: str, package: str, directory: Path) -> tuple[Remark, ...]:
+    """What was kept to be said of what is in DKMS's directory of modules; nothing if that is not what we published."""
+    document = documents.read(places.digests(kernel, package))
+    try:
+        if document is None or document.integer("schema") != SCHEMA or "remarks" not in document:
+            return ()
+        said = tuple(Remark(one.text("reason"), one.text("fix")) for one in document.items("remarks"))
+        known = document.get("modules")
+        of_these = (known.get(name).text("copy") == _mark(directory / name) for name in files.names(directory) if name in known)
+        return said if said and all(of_these) else ()
+    except documents.Malformed:
+        return ()
 
 
 def _mark(copy: Path) -> str:

@@ -14,6 +14,7 @@
                    seen/PACKAGE                        when the daemon first saw that somebody else had loaded the modules
     /run/knetstatd-build/builder.lock                  held by a builder; this directory is root's
                    loads/PACKAGE, refused/PACKAGE      the loadings of this boot, and the files that its kernel has refused
+                   keys/KERNEL/                        copies of what signs, while the builder is at work; root's alone
                    rehearsal.json, rehearsal.ko        the order for the unit that rehearses, and a file that it is about
     /var/cache/private/knetstatd-compile/result/       the modules that the unit that compiles has made, and outcome.json
                        knetstatd-rehearse/answer.json  the answer of the unit that rehearses
@@ -124,6 +125,10 @@ class Places(NamedTuple):
     def motd(self) -> Path:
         """The worst verdict, for logins."""
         return self.runtime / "motd"
+
+    def keys(self, kernel: str) -> Path:
+        """Copies of the key and the certificate that sign for a kernel, while its builder is at work."""
+        return self.builders / "keys" / kernel
 
     def loads(self, package: str) -> Path:
         """When the package's modules were loaded in this boot."""

@@ -115,6 +115,8 @@ def verdict(machine: Machine, seen: Seen, step: Step) -> Verdict:
         log=o.attempt.log if o.attempt else "",
         event=row.event if ready or row.event is not Event.READY else None,
     )
+    if ready and not made.reason and seen.remarks:
+        made = made._replace(reason="; ".join(remark.reason for remark in seen.remarks), fix=seen.remarks[0].fix)
     left = machine.unfinished(o.kernel)
     return _half_configured(made, left, good=ready or lacks_initrd(seen)) if left else made
 

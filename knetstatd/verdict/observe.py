@@ -22,13 +22,14 @@ from knetstatd.core.model import (
 )
 from knetstatd.dkms import dkms_conf, dkms_tree
 from knetstatd.machine import kernels
-from knetstatd.state import attempts, load_history, rehearsal_results, staged
+from knetstatd.state import attempts, digests, load_history, rehearsal_results, staged
 from knetstatd.system import locks
 from knetstatd.verdict.survey import Survey
 
 if TYPE_CHECKING:
 
     from knetstatd.core.model import Answer, Step
+    from knetstatd.state.digests import Remark
     from knetstatd.verify.proof_cache import Look
 
 _WEAK = "/weak-updates/"
@@ -48,6 +49,7 @@ class Seen(NamedTuple):
     subject: rehearsal_results.Subject | None = None
     answer: Answer | None = None
     remark: str = ""
+    remarks: tuple[Remark, ...] = ()
 
 
 class Machine(Survey):
@@ -89,8 +91,15 @@ class Machine(Survey):
             installed=installed,
             headers=look.headers,
             remark=remark,
+            remarks=self._remarks(kernel, package),
         )
         return self._with_source(look, self._rehearsed(seen))
+
+    def _remarks(self, kernel: str, package: str) -> tuple[Remark, ...]:
+        """What is to be said of what we published for a kernel, if that is what is installed."""
+        known = self._registered.get(package)
+        installed = known.installed(kernel) if known is not None else None
+        return digests.remarks(self.places, kernel, package, installed[1].directory / "module") if installed else ()
 
     def _with_source(self, look: Look, seen: Seen) -> Seen:
         """Adds what DKMS and the module's source say."""

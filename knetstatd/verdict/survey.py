@@ -20,7 +20,7 @@ from knetstatd.core.model import (
     Proof,
 )
 from knetstatd.dkms import dkms_conf, dkms_tree
-from knetstatd.machine import busy, dpkg_status, host, kernels, loaded_modules, modprobe_conf, paths
+from knetstatd.machine import busy, dpkg_status, host, kernels, loaded_modules, modprobe_conf, paths, signature_policy
 from knetstatd.machine.loaded_modules import Live
 from knetstatd.state import digests, guarded, rehearsal_results
 from knetstatd.state import paths as places
@@ -86,7 +86,8 @@ class Survey:
         reason = "not a DKMS module name or version; a name like this could be run as a command by dkms"
         self._refused = [*self.kernels.refused, *((path, reason) for path in tree.refused)]
         self._proofs.keep_only(self._states)
-        self._host = host.facts(self.root, self.places.initrds if self.running else None)
+        self._host = None
+        self._facts()
         self._changed = {}
         self._arguments = {}
         self.no_rehearsal = rehearsal_results.missing(self.root)
@@ -146,11 +147,25 @@ class Survey:
         sources = [one.highest.source for name, one in {**self.missing.sources, **self._registered}.items() if name in modules]
         return paths.watched(self.root, self.kernels.kernels, modules, sources, self.wanted())
 
+    def insists(self, kernel: str) -> str:
+        """Why a kernel takes no unsigned module, or may take none; "" if it takes them."""
+        from knetstatd.verify import target_kernel
+
+        rules = signature_policy.policy(self.root, kernel, target_kernel.options(self.root, kernel), self._facts().firmware)
+        return rules.enforced or rules.doubt
+
+    def _facts(self) -> host.Host:
+        """The machine's, as they were at the last `refresh`."""
+        if self._host is None:
+            self._host = host.facts(self.root, self.places.initrds if self.running else None)
+        return self._host
+
     # -- proofs -----------------------------------------------------------------------------------------------------------
 
     def look(self, kernel: str, modules: Sequence[str] | None = None) -> Look:
         """A new look at a kernel, to be shared by all modules (None: the guarded ones) that are observed on it now."""
-        return Look(self.root, kernel, self._host, self.packages() if modules is None else modules)
+        facts = host.of_kernel(self.root, self._facts(), kernel)
+        return Look(self.root, kernel, facts, self.packages() if modules is None else modules)
 
     def prove_file(self, look: Look, path: Path, others: Sequence[Path] = ()) -> Proof:
         """What `verify` says of a module file for a kernel. others: the modules that come with it, and may export to it."""

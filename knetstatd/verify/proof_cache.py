@@ -37,7 +37,7 @@ class Look:
     def __init__(self, root: Path, kernel: str, machine: Host | None = None, together: Sequence[str] = ()) -> None:
         self.root = root
         self.kernel = kernel
-        self.host = machine or host.facts(root)
+        self.host = machine or host.facts(root, kernel=kernel)
         self.headers = kernels.headers(root, kernel)
         # What every proof for this kernel depends on, besides the module's own file.
         inputs = (*paths.inputs(root, kernel), *initramfs.inputs(root, kernel), *kmod.inputs(root))

@@ -125,6 +125,11 @@ def _witness(tables: modules_dep.Tables, kernel: str) -> tuple[Path, module_file
     return first
 
 
+def options(root: Path, kernel: str) -> frozenset[str] | None:
+    """Of CONFIG_*, the options that matter and are set to `y`; None if there is no configuration."""
+    return _configuration(root, kernel)[0]
+
+
 def _configuration(root: Path, kernel: str) -> tuple[frozenset[str] | None, str]:
     """The options that matter, None if there is no configuration, and the compiler that the kernel was built with."""
     for path in paths.configurations(root, kernel):

@@ -68,7 +68,7 @@ def verify(
     facts: of that kernel, if the caller has them.  host: of that machine, likewise. Raises nothing for whatever the files
     contain.
     """
-    facts, host = facts or target_kernel.facts(root, kernel), host or machine.facts(root)
+    facts, host = facts or target_kernel.facts(root, kernel), host or machine.facts(root, kernel=kernel)
     return _answers(root, facts, host, [_ask(facts, path, others)], {})[0]
 
 
@@ -85,7 +85,7 @@ def prove(
     What the kernel exports is read once for all. facts, host: of that kernel and machine, if the caller has them already.
     origins: what DKMS knows of the modules.
     """
-    facts, host = facts or target_kernel.facts(root, kernel), host or machine.facts(root)
+    facts, host = facts or target_kernel.facts(root, kernel), host or machine.facts(root, kernel=kernel)
     known = origins or {}
     return _answers(root, facts, host, [_installed(facts, module, known.get(module)) for module in modules], known)
 

@@ -476,16 +476,50 @@ def test_two_dkms_at_once(machine: Container) -> None:
 
 
 def test_a_key_that_does_not_sign(machine: Container) -> None:
-    """dkms goes on with an unsigned module; we do not."""
+    """dkms goes on with an unsigned module, which this kernel takes. We do the same, and say so."""
     c = machine
     c.add_fixture("good", autoinstall=False)
     product.install(c, ["kt-good"])
-    c.run(["dkms", "generate_mok"])
     for name in ("mok.key", "mok.pub"):
         c.write(f"/var/lib/dkms/{name}", "no key\n")
-    assert c.run(["knetstatctl", "build", "running"], timeout=200).returncode == 1
-    [found] = json.loads(c.output("knetstatctl", "explain", "--json", "running"))["verdicts"]
-    assert found["last_failure"]["kind"] == "signing"
-    assert "sign-file" in found["last_failure"]["reason"]
-    assert "/var/lib/dkms/mok.key" in found["last_failure"]["fix"]
-    assert found["last_failure"]["retry"] == str(Retry.BACKOFF)
+    assert c.run(["knetstatctl", "build", "running"], timeout=200).returncode == 0
+    found = product.verdict(c, "running")
+    assert found["state"] == "ready"
+    assert "it is not signed: sign-file failed" in found["reason"]
+    assert "/var/lib/dkms/mok.key" in found["fix"]
+    assert {name: c.path(f"/var/lib/dkms/{name}").read_text() for name in ("mok.key", "mok.pub")} == {
+        "mok.key": "no key\n", "mok.pub": "no key\n"
+    }  # fmt: skip
+
+
+OWNER = """\
+mok_signing_key="/root/keys/$kernelver.key"
+mok_certificate="/root/keys/$kernelver.der"
+"""
+
+
+def test_an_owners_key(machine: Container) -> None:
+    """It lies in /root, as very many do, one for each kernel: the daemon's unit signs with it, and keeps no copy."""
+    c = machine
+    kernel = c.kernels()[0]
+    c.add_fixture("good", autoinstall=False)
+    c.path("/root/keys").mkdir(0o700)
+    argv = ["openssl", "req", "-new", "-x509", "-nodes", "-days", "9", "-subj", "/CN=the owner", "-newkey", "rsa:2048"]
+    pair = ["-keyout", f"/root/keys/{kernel.release}.key", "-outform", "DER", "-out", f"/root/keys/{kernel.release}.der"]
+    c.run([*argv, *pair], check=True)
+    before = {path.name: path.read_bytes() for path in c.path("/root/keys").iterdir()}
+    c.write("/etc/dkms/framework.conf", OWNER)
+    product.start(c, ["kt-good"])
+    product.wait_ready(c, "running")
+    assert c.output("modinfo", "-k", kernel.release, "-F", "signer", "kt_good") == "the owner"
+    assert product.verdict(c, "running")["reason"] == ""
+    assert {path.name: path.read_bytes() for path in c.path("/root/keys").iterdir()} == before
+    product.wait("the copies are gone", lambda: not c.output("find", "/run/knetstatd-build/keys", "-type", "f"), 20)
+    # Without its certificate the key stays as it is, and both are named.
+    c.path(f"/root/keys/{kernel.release}.der").unlink()
+    c.run(["sh", "-c", "echo >>/usr/src/kt-good-1.0/kt_good.c"], check=True)
+    product.wait("it is said", lambda: "it is not signed" in product.verdict(c, "running")["reason"])
+    reason = product.verdict(c, "running")["reason"]
+    assert f"{kernel.release}.key is there" in reason
+    assert f"{kernel.release}.der is not" in reason
+    assert c.path(f"/root/keys/{kernel.release}.key").read_bytes() == before[f"{kernel.release}.key"]

@@ -14,10 +14,13 @@ from machinetree import ARCH, GOOD, KERNEL
 from knetstatd.build import pack, publish
 from knetstatd.core.errors import BuildError
 from knetstatd.core.model import Kind, Proof
-from knetstatd.state import staged
+from knetstatd.state import digests, staged
+from knetstatd.verdict import judge
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from knetstatd.state.digests import Remark
 
 pytestmark = pytest.mark.spawns
 BUILD = f"var/lib/dkms/demo/1.0/{KERNEL}/{ARCH}"
@@ -39,12 +42,14 @@ def stage(root: Path, data: bytes) -> staged.Staged:
     return artefact
 
 
-def publish_it(root: Path, *, data: bytes = GOOD, proofs: tuple[Proof, ...] | None = None, timeout: float = 20.0) -> None:
+def publish_it(
+    root: Path, *, data: bytes = GOOD, proofs: tuple[Proof, ...] | None = None, timeout: float = 20.0, insists: str = ""
+) -> tuple[Remark, ...]:
     """Publishes a module that was staged. proofs: in place of what `verify` says of what is installed then."""
     artefact = stage(root, data)
     prove = (lambda: machinetree.prove(root)) if proofs is None else (lambda: proofs)
     headers = root / f"usr/src/linux-headers-{KERNEL}"
-    publish.publish(machinetree.job(root, timeout=timeout), artefact, headers, prove, [])
+    return publish.publish(machinetree.job(root, timeout=timeout), artefact, headers, prove, [], insists=insists)
 
 
 def refused(root: Path, *, data: bytes = GOOD, proofs: tuple[Proof, ...] | None = None) -> BuildError:
@@ -83,6 +88,29 @@ def test_a_key_is_made_where_there_is_none(tmp_path: Path) -> None:
     publish_it(tmp_path)
     assert (tmp_path / "var/lib/dkms/mok.key").exists()
     assert (tmp_path / INSTALLED).read_bytes() == GOOD + (tmp_path / "signature").read_bytes()
+
+
+def test_a_key_that_does_not_sign(tmp_path: Path) -> None:
+    """dkms installs what it could not sign. If this kernel takes no such module, the one that is there stays."""
+    machinetree.make(tmp_path, signed=True)
+    machinetree.tell(tmp_path, "sign-file sha512", 'echo x >>"$4"; echo no; exit 1')
+    pack.pack(machinetree.job(tmp_path), stage(tmp_path, GOOD), tmp_path / f"usr/src/linux-headers-{KERNEL}", [])
+    with pytest.raises(BuildError, match=r"sign-file failed: no; the kernel insists on a signature \(Secure Boot\)") as e:
+        publish_it(tmp_path, insists="Secure Boot")
+    assert e.value.kind == Kind.SIGNING
+    assert not (tmp_path / INSTALLED).exists()
+    [remark] = publish_it(tmp_path)
+    assert remark.reason == "it is not signed: sign-file failed: no"
+    assert "mok.key" in remark.fix
+    assert (tmp_path / INSTALLED).read_bytes() == GOOD
+    places, directory = machinetree.job(tmp_path).places, tmp_path / BUILD / "module"
+    assert digests.remarks(places, KERNEL, "demo", directory) == (remark,)
+    seen = machinetree.look(made := machinetree.machine(tmp_path))
+    verdict = judge.verdict(made, seen, made.plan(seen, 0.0))
+    assert (verdict.ready, verdict.reason, verdict.fix) == (True, remark.reason, remark.fix)
+    (tmp_path / "told/sign-file-sha512").unlink()
+    assert publish_it(tmp_path) == ()
+    assert digests.remarks(places, KERNEL, "demo", directory) == ()
 
 
 def test_what_was_packed_before_is_not_packed_again(root: Path) -> None:

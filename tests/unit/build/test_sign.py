@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
 
 import machinetree
 import pytest
@@ -12,9 +13,7 @@ from machinetree import GOOD, KERNEL
 from knetstatd.build import sign
 from knetstatd.core.errors import BuildError
 from knetstatd.core.model import Kind
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from knetstatd.state import paths
 
 
 @pytest.fixture
@@ -24,7 +23,16 @@ def root(tmp_path: Path) -> Path:
 
 
 def key_for(root: Path) -> sign.Key | None:
-    return sign.key_for(root, root / f"usr/src/linux-headers-{KERNEL}")
+    return sign.key_for(root, paths.places(root), KERNEL, root / f"usr/src/linux-headers-{KERNEL}")
+
+
+def reason(root: Path) -> str:
+    """Why the key cannot sign."""
+    with pytest.raises(BuildError) as e:
+        sign.prepare(the_key(root), root)
+    assert e.value.kind == Kind.SIGNING
+    assert e.value.fix
+    return e.value.what.replace(str(root), "")
 
 
 def the_key(root: Path) -> sign.Key:
@@ -43,9 +51,13 @@ def test_the_key_is_the_machines(root: Path) -> None:
 def test_what_dkms_is_configured_to_sign_with(root: Path) -> None:
     machinetree.write(root / "opt/sign", "")
     lines = "sign_file=/opt/sign\nmok_signing_key=/etc/keys/k\nmok_certificate=/etc/keys/c\n"
+    with_kernel = "sign_file=/opt/$kernelver\nmok_signing_key=/etc/${kernelver}.k\nmok_certificate=/etc/$kernelver.c\n"
+    machinetree.write(root / "etc/dkms/framework.conf", with_kernel)
+    assert the_key(root)[1:] == (root / f"opt/{KERNEL}", "sha512", f"{root}/etc/{KERNEL}.k", f"{root}/etc/{KERNEL}.c", None)
     conf = machinetree.write(root / "etc/dkms/framework.conf", lines)
-    assert the_key(root)[1:] == (root / "opt/sign", "sha512", f"{root}/etc/keys/k", f"{root}/etc/keys/c")
+    assert the_key(root)[1:] == (root / "opt/sign", "sha512", f"{root}/etc/keys/k", f"{root}/etc/keys/c", None)
     conf.write_text("mok_signing_key=pkcs11:token=x\nmok_certificate=/etc/keys/c\n")
+    machinetree.write(root / "etc/keys/c", "")
     token = the_key(root)
     assert (token.private, sign.exists(token), token.files) == ("pkcs11:token=x", True, (root / "etc/keys/c",))
 
@@ -55,10 +67,10 @@ def test_kernels_without_a_key(root: Path) -> None:
     (root / "usr/bin/openssl").unlink()
     assert key_for(root) is None, "none can be made, and dkms goes without, too"
     machinetree.write(root / "var/lib/dkms/mok.key", "")
-    assert key_for(root) is None, "half a pair is none"
     machinetree.write(root / "var/lib/dkms/mok.pub", "")
     assert sign.exists(the_key(root))
     (root / "var/lib/dkms/mok.pub").unlink()
+    (root / "var/lib/dkms/mok.key").unlink()
     with open(headers / ".config", "a") as config:
         config.write("CONFIG_MODULE_SIG_FORCE=y\n")
     assert not sign.exists(the_key(root)), "such a kernel takes no others"
@@ -74,12 +86,15 @@ def test_a_pair_is_made_as_dkms_makes_it(root: Path) -> None:
     work = root / "work"
     work.mkdir()
     assert not sign.exists(the_key(root))
-    sign.make(the_key(root), work)
+    sign.prepare(the_key(root), work)
     assert sign.exists(the_key(root))
     private = root / "var/lib/dkms/mok.key"
     assert private.stat().st_mode & 0o777 == 0o600
     assert (root / "var/lib/dkms/mok.pub").read_bytes() == (root / "certificate").read_bytes()
     assert (root / "var/lib/dkms/mok.pub").stat().st_mode & 0o777 == 0o644
+    made = private.read_bytes()
+    sign.prepare(the_key(root), work)
+    assert private.read_bytes() == made
     assert machinetree.ran(root, "openssl") == [
         "req -new -x509 -nodes -days 36500 -subj /CN=DKMS module signing key -newkey rsa:2048"
         f" -keyout {work}/key.pem -outform DER -out {work}/key.der"
@@ -90,7 +105,7 @@ def test_a_pair_is_made_as_dkms_makes_it(root: Path) -> None:
 def test_a_pair_that_cannot_be_made(root: Path) -> None:
     machinetree.tell(root, "openssl req", "echo no entropy; exit 1")
     with pytest.raises(BuildError, match="no signing key can be made: no entropy") as e:
-        sign.make(the_key(root), root)
+        sign.prepare(the_key(root), root)
     assert (e.value.kind, e.value.where, e.value.fix) == (Kind.SIGNING, the_key(root).private, "Install openssl")
     assert not sign.exists(the_key(root))
 
@@ -113,3 +128,80 @@ def test_a_module_that_is_not_signed(root: Path, does: str, data: bytes) -> None
     with pytest.raises(BuildError, match="sign-file failed") as e:
         sign.sign(machinetree.write(root / "demo.ko", data), the_key(root), root)
     assert (e.value.kind, "mok.key" in e.value.fix) == (Kind.SIGNING, True)
+
+
+KEYS = "mok_signing_key=/root/mok.key\nmok_certificate=/root/mok.der\n"
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("there", ["key", "der"])
+def test_half_a_pair_is_somebodys(root: Path, there: str) -> None:
+    """dkms makes both anew: the owner's key would be gone."""
+    machinetree.write(root / "etc/dkms/framework.conf", KEYS)
+    half = machinetree.write(root / f"root/mok.{there}", "the owner's")
+    said = reason(root)
+    assert "/root/mok.key is" in said
+    assert "/root/mok.der is" in said
+    assert half.read_text() == "the owner's"
+    assert os.listdir(root / "root") == [f"mok.{there}"]
+    assert machinetree.ran(root, "openssl") == []
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize("name", ["mok.key", "mok.pub"])
+def test_a_pair_that_appears_meanwhile_is_not_written_over(root: Path, name: str) -> None:
+    machinetree.tell(root, "openssl req", f'echo theirs >"$root/var/lib/dkms/{name}"')
+    assert "no signing key can be made: File exists" in reason(root)
+    assert (root / f"var/lib/dkms/{name}").read_text() == "theirs\n"
+    assert not [left for left in os.listdir(root / "var/lib/dkms") if left.endswith(".new")]
+
+
+def test_what_cannot_sign_is_named(root: Path) -> None:
+    conf = machinetree.write(root / "etc/dkms/framework.conf", "sign_file=/opt/sign\n")
+    assert reason(root) == "sign_file /opt/sign is not there, or no program"
+    machinetree.write(root / "opt/sign", "")
+    assert reason(root) == "sign_file /opt/sign is not there, or no program"
+    conf.write_text("mok_signing_key=pkcs11:x\nmok_certificate=/c.der\n")
+    assert reason(root) == "the key is in a token, and its certificate /c.der is not there"
+    machinetree.write(root / "c.der", "")
+    assert sign.prepare(the_key(root), root).pair == ("pkcs11:x", f"{root}/c.der")
+
+
+def test_what_may_not_be_seen(root: Path) -> None:
+    """As in a unit without home directories: the name leads where nobody may look."""
+    machinetree.write(root / "etc/dkms/framework.conf", "mok_signing_key=/loop/k\nmok_certificate=/loop/c\n")
+    (root / "loop").symlink_to(root / "loop")
+    assert reason(root) == "/loop/k may not be read by the unit that publishes"
+
+
+def test_keys_are_lent_for_as_long_as_it_takes(root: Path) -> None:
+    places = paths.places(root)
+    sign.lend(root, places, KERNEL)
+    assert not places.keys(KERNEL).exists(), "dkms's own pair lies where everybody's units see it"
+    machinetree.write(root / "etc/dkms/framework.conf", "mok_signing_key=/root/$kernelver\nmok_certificate=/root/c\n")
+    private = machinetree.write(root / f"root/{KERNEL}", "private")
+    certificate = machinetree.write(root / "root/c", "certificate")
+    sign.lend(root, places, KERNEL)
+    for path in (private, certificate):
+        path.unlink()
+    key = the_key(root)
+    assert sign.exists(key)
+    assert [Path(path).read_text() for path in key.pair] == ["private", "certificate"]
+    assert key.private == f"{root}/root/{KERNEL}", "what is told of it"
+    assert [path.stat().st_mode & 0o777 for path in (places.keys(KERNEL), *key.files)] == [0o700, 0o600, 0o600]
+    sign.lend(root, places, KERNEL)
+    assert os.listdir(places.keys(KERNEL)) == [], "what is not there any more is not lent any more"
+    machinetree.write(private, "private")
+    sign.lend(root, places, KERNEL)
+    assert "is there, and its certificate" in reason(root)
+    sign.takeback(places, KERNEL)
+    assert not places.keys(KERNEL).exists()
+
+
+@pytest.mark.spawns
+def test_a_key_with_a_passphrase(root: Path) -> None:
+    machinetree.write(root / "var/lib/dkms/mok.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    machinetree.write(root / "var/lib/dkms/mok.pub", "")
+    machinetree.tell(root, "sign-file sha512", "echo bad decrypt; exit 1")
+    with pytest.raises(BuildError, match=r"mok.key has a passphrase, which nobody can type: bad decrypt"):
+        sign.sign(machinetree.write(root / "demo.ko", GOOD), the_key(root), root)

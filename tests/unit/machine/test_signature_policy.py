@@ -126,14 +126,25 @@ def test_whose_key_signs_here(tree: Callable[[dict[str, str]], Path]) -> None:
     assert signature_policy.signing_pair(root) == ("/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub")
     assert signature_policy.firmware(root).own is None
     tree({"var/lib/shim-signed/mok/MOK.priv": "", "var/lib/shim-signed/mok/MOK.der": "nonsense"})
-    assert signature_policy.signing_pair(root)[0].endswith("MOK.priv")
+    assert signature_policy.signing_pair(root)[0] == "/var/lib/dkms/mok.key", "dkms asks for these on Ubuntu only"
+    for release in ('ID=ubuntu\nID_LIKE=debian\n', 'ID=linuxmint\nID_LIKE="ubuntu debian"\n'):
+        tree({"etc/os-release": release})
+        assert signature_policy.signing_pair(root)[0].endswith("MOK.priv")
     assert signature_policy.firmware(root).own is None
-    tree({"etc/dkms/framework.conf": "mok_signing_key=/k # x\n", "etc/dkms/framework.conf.d/a.conf": "mok_certificate='/c'\n"})
+    tree({"etc/dkms/framework.conf": "mok_signing_key=/k # x\n"})
+    assert signature_policy.signing_pair(root) == ("/k", "/var/lib/dkms/mok.pub"), "each by itself, as dkms does"
+    tree({"etc/dkms/framework.conf.d/a.conf": "mok_certificate='/c'\n"})
     (root / "c").write_bytes(US.certificate)
     assert signature_policy.signing_pair(root) == ("/k", "/c")
     found = signature_policy.firmware(root)
     assert found.own is not None
     assert (str(found.own.key)[:3], found.own_file) == ("us ", "/c")
+    tree({"etc/dkms/framework.conf.d/a.conf": "mok_certificate=/$kernelver.der\n"})
+    (root / "6.1.der").write_bytes(OTHER.certificate)
+    assert signature_policy.firmware(root).own is None
+    of_kernel = signature_policy.firmware(root, "6.1")
+    assert of_kernel.own is not None
+    assert (str(of_kernel.own.key)[:3], of_kernel.own_file) == ("the", "/6.1.der")
 
 
 def test_lists_of_modules_on_the_command_line(tmp_path: Path) -> None:

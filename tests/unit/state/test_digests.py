@@ -51,6 +51,24 @@ def test_another_file_has_none(tmp_path: Path, places: Places, copy: Path) -> No
     assert digests.of(places, K, P, copy) is None
 
 
+def test_remarks(tmp_path: Path, places: Places, copy: Path) -> None:
+    said = digests.Remark("it is not signed", "Look at the key")
+    assert digests.remarks(places, K, P, tmp_path) == ()
+    digests.save(places, K, P, {copy: KNOWN}, [said])
+    assert digests.of(places, K, P, copy) == KNOWN
+    assert digests.remarks(places, K, P, tmp_path) == (said,)
+    whole = json.loads(places.digests(K, P).read_text())
+    absurd: object
+    for absurd in ({}, [1], [{"reason": "x"}], [{"reason": 1, "fix": ""}], None):
+        places.digests(K, P).write_text(json.dumps(whole | {"remarks": absurd}))
+        assert digests.remarks(places, K, P, tmp_path) == ()
+    places.digests(K, P).write_text(json.dumps(whole | {"schema": 2}))
+    assert digests.remarks(places, K, P, tmp_path) == ()
+    places.digests(K, P).write_text(json.dumps(whole))
+    copy.write_bytes(b"another, by plain dkms")
+    assert digests.remarks(places, K, P, tmp_path) == ()
+
+
 @pytest.mark.parametrize(
     "damaged",
     [
