@@ -348,6 +348,4 @@ def rehearse(
             finished = boot(argv, timeout, tick, root=root)
     except OSError as e:
         raise KnetstatdError(f"the machine's files cannot be made: {e.strerror}", str(e.filename or "")) from e
-    return interpret(
-        finished.output, plan, mark, timed_out=finished.timed_out, elapsed=finished.seconds, code=finished.code
-    )
+    return interpret(finished.output, plan, mark, timed_out=finished.timed_out, elapsed=finished.seconds, code=finished.code)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import kerneltree
 import pytest
+from machinetree import write
 
 from knetstatd.core.config import Config
 from knetstatd.core.events import Event
@@ -54,6 +55,19 @@ def load(root: Path, name: str, srcversion: str = "ABC", state: str = "live") ->
     if srcversion:
         (place / "srcversion").write_text(f"{srcversion}\n")
     (place / "initstate").write_text(f"{state}\n")
+
+
+def boots(root: Path) -> None:
+    """A kernel that can be booted, for which dkms has built and installed knetstat."""
+    tree, kernel = kerneltree.make(root), kerneltree.KERNEL
+    module = kerneltree.module("knetstat", info={"srcversion": "ABC"})
+    kerneltree.add(tree, "updates/dkms/knetstat.ko", module)
+    write(root / f"boot/vmlinuz-{kernel}", "image")
+    conf = 'PACKAGE_NAME="knetstat"\nPACKAGE_VERSION="1"\nBUILT_MODULE_NAME[0]="knetstat"\nDEST_MODULE_LOCATION[0]="/updates"\n'
+    os.utime(write(root / "usr/src/knetstat-1/dkms.conf", conf), (1e9, 1e9))
+    write(root / f"var/lib/dkms/knetstat/1/{kernel}/x86_64/module/knetstat.ko", module)
+    (root / "var/lib/dkms/knetstat/1/source").symlink_to("/usr/src/knetstat-1")
+    (root / f"var/lib/dkms/knetstat/kernel-{kernel}-x86_64").symlink_to(f"1/{kernel}/x86_64")
 
 
 def unload(root: Path, name: str) -> None:
@@ -233,9 +247,7 @@ def test_a_module_that_goes_during_the_probe_is_not_faulty(root: Path) -> None:
 
 def test_from_the_probe_to_the_journal(root: Path) -> None:
     """A machine that has booted into its kernel with the module, which is in, and one of whose files is another's."""
-    tree = kerneltree.make(root)
-    kerneltree.add(tree, "updates/dkms/knetstat.ko", kerneltree.module("knetstat", info={"srcversion": "ABC"}))
-    (root / "boot" / f"vmlinuz-{kerneltree.KERNEL}").write_text("image")
+    boots(root)
     load(root, "knetstat")
     (root / "proc/net/udpstat").write_text("mine\n")
     machine = Machine(root, Config())
@@ -255,7 +267,7 @@ def test_from_the_probe_to_the_journal(root: Path) -> None:
         teller.verdict(verdict, seen, step)
     [(event, message)] = heard.entries
     assert (event, event.priority) == (Event.FAULTY, 3)
-    assert message == f"knetstat for {kerneltree.KERNEL} (next, running): {verdict.state}: {verdict.reason}"
+    assert message == f"knetstat 1 for {kerneltree.KERNEL} (next, running): {verdict.state}: {verdict.reason}"
 
 
 def test_a_module_whose_init_hangs_or_has_died_is_not_loaded(root: Path) -> None:
@@ -292,9 +304,7 @@ def test_a_failure_is_told_by_the_teller_only_where_it_was_found(root: Path) -> 
 )
 def test_what_the_running_kernel_has_refused_is_not_ready(root: Path, kind: Kind, ready: bool, state: str) -> None:
     """Whatever the analysis says. What only modprobe's configuration keeps out is good."""
-    tree = kerneltree.make(root)
-    kerneltree.add(tree, "updates/dkms/knetstat.ko", kerneltree.module("knetstat", info={"srcversion": "ABC"}))
-    (root / "boot" / f"vmlinuz-{kerneltree.KERNEL}").write_text("image")
+    boots(root)
     machine = Machine(root, Config(load=("knetstat",)))
     machine.running = kerneltree.KERNEL
     machine.refresh()

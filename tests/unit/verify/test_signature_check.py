@@ -131,7 +131,7 @@ class TestWholeAnswers:
 
     def test_damaged(self, facts: Target) -> None:
         found = self.ask(facts, elf.sign(PLAIN, b"\x30"), self.LENIENT, Firmware())
-        self.says(found, FAIL, self.TRUSTED, "damaged", "refuses such a module even where", fix=self.BUILD)
+        self.says(found, FAIL, self.TRUSTED, "damaged", "refuses such a module even if", fix=self.BUILD)
 
     def test_the_kernels_own(self, facts: Target) -> None:
         found = "signed by kernel (01), as the kernel's own modules are"
