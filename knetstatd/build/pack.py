@@ -76,6 +76,9 @@ def archive(job: Job, artefact: staged.Staged, key: signing.Key | None, work: Pa
         if key is not None or compression.refused(data[:8]):
             _repack(job.root, copy, key, work)
     (place / "log" / "make.log").write_text(files.text(artefact.log) or "")
+    for name, path in artefact.more:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(files.untrusted(path, _MAX_MODULE))
     path = work / ARCHIVE
     done = process.run(
         ["dkms", "mktarball", "--binaries-only", "-m", job.package, "-v", job.version, "-k", job.kernel,

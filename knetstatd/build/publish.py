@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING
 
 from knetstatd.build import pack
 from knetstatd.build import sign as signing
+from knetstatd.build.stage import OUTPUT
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.model import ELSEWHERE, Kind
-from knetstatd.diagnosis import build_log
+from knetstatd.diagnosis import build_log, hooks
 from knetstatd.dkms import dkms_framework, dkms_tree
 from knetstatd.machine import kernels
 from knetstatd.state import digests
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from knetstatd.build.compile import Job
     from knetstatd.core.model import Proof
     from knetstatd.state import staged
+
+
+_MAX_DOTTED = 1 << 16  # bytes; they hold a version
 
 
 def publish(
@@ -62,9 +66,11 @@ def publish(
     try:
         archive, remarks = _archive(job, artefact, headers, work, inherit, insists)
         _dkms(["ldtarball", "--force", f"--archive={archive}"], job, work, inherit, tick)
+        _complete(job, artefact)
         output = _dkms(["install", "--force", "-m", job.package, "-v", job.version, "-k", job.kernel], job, work, inherit, tick)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    remarks += _undone(job, artefact, output)
     date(_registered(job) / job.version / job.kernel, changed)
     proofs = tuple(prove())
     if failure := _failure(job, proofs, output):
@@ -94,6 +100,30 @@ def _archive(
             raise BuildError(e.kind, f"{e.what}; the kernel insists on a signature ({insists})", e.where, e.fix) from e
         remark = Remark(f"it is not signed: {e.what}", e.fix)
     return pack.archive(job, artefact, None, work, inherit), (remark,)
+
+
+def _complete(job: Job, artefact: staged.Staged) -> None:
+    """Copies what `dkms ldtarball` leaves out: files of a build whose names begin with a dot (BUILD_DEPENDS_REBUILD's)."""
+    for name, path in artefact.more:
+        place = _registered(job) / job.version / job.kernel / artefact.modules[0].parent.parent.name
+        if name.startswith(".") and "/" not in name and place.is_dir():
+            files.write(place / name, files.untrusted(path, _MAX_DOTTED))
+
+
+def _undone(job: Job, artefact: staged.Staged, output: str) -> tuple[Remark, ...]:
+    """What scripts of dkms.conf were not allowed to do, in the build and in the installation. output: of `dkms install`."""
+    log, said = files.text(artefact.log) or "", files.text(artefact.tree.parent / OUTPUT) or ""
+    by_hand = f"dkms install --force -m {job.package} -v {job.version} -k {job.kernel}"
+    remarks = []
+    for hook in hooks.ran(log, f"{said}\n{output}"):
+        if hook.denied:
+            build = hook.name.endswith("_BUILD")
+            place = hook.place or "DIR"
+            setting = f"TemporaryFileSystem={place}:mode=1777" if build else f"ReadWritePaths={place}"
+            edit = f"systemctl edit knetstatd-{'compile' if build else 'build'}@.service, with {setting}"
+            fix = f"Allow it: {edit}" if build else f"Run: {by_hand}; to allow it later: {edit}"
+            remarks.append(Remark(f"{hook.name} of dkms.conf was not allowed to write: {hook.denied}", fix))
+    return tuple(remarks)
 
 
 def _registered(job: Job) -> Path:

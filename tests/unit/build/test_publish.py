@@ -120,6 +120,36 @@ def test_what_was_packed_before_is_not_packed_again(root: Path) -> None:
     assert machinetree.ran(root, "dkms")[1].endswith(f"/stage/{KERNEL}/demo/{pack.ARCHIVE}")
 
 
+def test_all_that_a_build_leaves_in_dkmss_tree_is_published(root: Path) -> None:
+    """zfs's POST_BUILD leaves Module.symvers there, for lustre; dkms 3.2 notes in .dep_zfs what it was built with."""
+    place = root / f"var/lib/knetstatd/stage/{KERNEL}/demo/tree/demo/1.0/{KERNEL}/{ARCH}"
+    left = {"Module.symvers": "symvers", "log/.config": "config", ".dep_zfs": "2.3\n", "module/Module.symvers": "symvers"}
+    for name, text in left.items():
+        machinetree.write(place / name, text)
+    (place / "link").symlink_to("/etc/shadow")
+    machinetree.tell(root, "dkms ldtarball", 'rm -f "$root"/var/lib/dkms/demo/1.0/*/*/.dep_zfs')
+    script = root / "usr/sbin/dkms"
+    script.write_text(script.read_text().replace("--exclude=source", "--exclude=source --exclude='.dep_*'"))
+    publish_it(root)
+    assert {name: (root / BUILD / name).read_text() for name in left} == left
+    assert not os.path.lexists(root / BUILD / "link")
+
+
+def test_a_script_that_was_not_allowed_to_write_is_told_of(root: Path) -> None:
+    stage(root, GOOD)
+    output = root / f"var/lib/knetstatd/stage/{KERNEL}/demo/output"
+    machinetree.write(output, "\nRunning the post_build script:\ncp: cannot create '/srv/x/y': Permission denied\n")
+    says = "printf '\\nRunning the post_install script:\\nmkdir: cannot create /opt/acme: Read-only file system\\ndepmod...\\n'"
+    machinetree.tell(root, "dkms install", says)
+    build, install = publish_it(root)
+    assert build.reason == "POST_BUILD of dkms.conf was not allowed to write: cp: cannot create '/srv/x/y': Permission denied"
+    assert build.fix == "Allow it: systemctl edit knetstatd-compile@.service, with TemporaryFileSystem=/srv/x:mode=1777"
+    assert install.reason.startswith("POST_INSTALL of dkms.conf was not allowed to write: mkdir: cannot create /opt/acme")
+    assert install.fix.startswith(f"Run: dkms install --force -m demo -v 1.0 -k {KERNEL}; to allow it later: ")
+    assert install.fix.endswith("knetstatd-build@.service, with ReadWritePaths=/opt")
+    assert (root / INSTALLED).read_bytes() == GOOD
+
+
 class TestRefused:
     def test_nothing_is_installed(self, root: Path) -> None:
         machinetree.tell(root, "dkms install", "echo installed; exit 0")

@@ -100,6 +100,22 @@ def test_the_cause_is_looked_up_below_the_root(root: Path) -> None:
     assert refused(root).fix == f"Run: apt install --reinstall linux-headers-{KERNEL}"
 
 
+def test_a_package_that_is_built_after_one_that_is_not_there(root: Path) -> None:
+    """Its build misses what the other makes. That heals when the other is there, so it is no final failure."""
+    fail(root, 'ERROR: modpost: "zl_answer" [/x/ll.ko] undefined!\n')
+    machine = machinetree.machine(root)
+
+    def prove(path: Path, others: Sequence[Path]) -> Proof:
+        return machine.prove_file(machine.look(KERNEL), path, others)
+
+    for lacking, kind in (((), Kind.SYMBOL), (("zfslike", "spl"), Kind.PACKAGES)):
+        with pytest.raises(BuildError) as e:
+            stage.stage(machinetree.job(root)._replace(lacking=lacking), prove)
+        assert e.value.kind == kind
+    assert "built after the DKMS module zfslike spl, which this kernel does not have yet" in e.value.what
+    assert "zl_answer" in e.value.evidence[-1]
+
+
 def test_a_build_that_does_not_end_or_is_killed(root: Path) -> None:
     machinetree.tell(root, "dkms build", "sleep 30")
     error = refused(root, timeout=0.3)
