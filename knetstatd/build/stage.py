@@ -90,7 +90,16 @@ def _compile(job: Job, work: Path, tick: Callable[[], None] | None) -> staged.St
     if job.lacking and cause.kind.retry is Retry.NEVER and cause.kind is not Kind.EXCLUDED:
         cause = build_log.lacks(" ".join(job.lacking), done.log or done.output)
     cause = compare_kernels.refine(cause, job.root, job.kernel, job.source)
-    raise BuildError(cause.kind, cause.reason, kept, cause.fix, cause.evidence)
+    raise _under_override(job, BuildError(cause.kind, cause.reason, kept, cause.fix, cause.evidence))
+
+
+def _under_override(job: Job, error: BuildError) -> BuildError:
+    """A failure under an override of ours names that first: it may be what is wrong."""
+    paths = uname_traps.ours(job.root, job.package, job.version)
+    if not paths:
+        return error
+    what = f"it is built under {paths[0]}, which `knetstatctl repair` wrote: {error.what}"
+    return BuildError(error.kind, what, error.where, f"Delete {paths[0]} and build it again; else: {error.fix}", error.evidence)
 
 
 def _refuse_removed(job: Job) -> None:
