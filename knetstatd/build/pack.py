@@ -18,7 +18,7 @@ from knetstatd.build import sign as signing
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.model import Kind
 from knetstatd.diagnosis import build_log
-from knetstatd.formats import compression
+from knetstatd.formats import compression, module_file
 from knetstatd.system import files, process
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def _repack(root: Path, path: Path, key: signing.Key | None, work: Path) -> None
         case ".zst":
             process.run(["zstd", "-dqf", os.fspath(path), "-o", os.fspath(plain)], timeout=60, env=env)
     if key is not None:
+        plain.write_bytes(module_file.unsigned(plain.read_bytes()))
         signing.sign(plain, key, work)
     match path.suffix:
         case ".xz":

@@ -53,20 +53,24 @@ def publish(
     prove: Callable[[], Iterable[Proof]],
     inherit: Sequence[int],
     tick: Callable[[], None] | None = None,
-    insists: str = "",
+    required: str = "",
 ) -> tuple[Remark, ...]:
     """Publishes; raises BuildError. Returns, and keeps, what does not keep a module from being loaded and is to be said.
 
     headers: the kernel's.  prove: verifies what is installed.  inherit: our lock.
-    insists: why the kernel takes no unsigned module, or may take none; "" if it takes them.
+    required: why no unsigned module is installed, a clause; "" if one is, as dkms does, if it cannot be signed.
     """
     _refuse_unwritable(job)
+    job.places.stages.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=PUBLISHING, dir=job.places.stages))
+    left_out = _dotted(artefact)
     changed = kernels.changed(job.source)  # now: what is changed from here on is not in what is published
     try:
-        archive, remarks = _archive(job, artefact, headers, work, inherit, insists)
+        archive, remarks = _archive(job, artefact, headers, work, inherit, required)
         _dkms(["ldtarball", "--force", f"--archive={archive}"], job, work, inherit, tick)
-        _complete(job, artefact)
+        build = _registered(job) / job.version / job.kernel / artefact.modules[0].parent.parent.name
+        for name, data in left_out.items() if build.is_dir() else ():
+            files.write(build / name, data)
         output = _dkms(["install", "--force", "-m", job.package, "-v", job.version, "-k", job.kernel], job, work, inherit, tick)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -83,11 +87,11 @@ def publish(
 
 
 def _archive(
-    job: Job, artefact: staged.Staged, headers: Path, work: Path, inherit: Sequence[int], insists: str
+    job: Job, artefact: staged.Staged, headers: Path, work: Path, inherit: Sequence[int], required: str
 ) -> tuple[Path, tuple[Remark, ...]]:
     """The archive to load, and what is to be said of it: modules that cannot be signed are not, as dkms leaves them.
 
-    Raises BuildError if the kernel insists on signatures.
+    Raises BuildError if they are required to be.
     """
     key = signing.key_for(job.root, job.places, job.kernel, headers)
     try:
@@ -96,18 +100,16 @@ def _archive(
     except BuildError as e:
         if e.kind != Kind.SIGNING:
             raise
-        if insists:
-            raise BuildError(e.kind, f"{e.what}; the kernel insists on a signature ({insists})", e.where, e.fix) from e
+        if required:
+            raise BuildError(e.kind, f"{e.what}; {required}", e.where, e.fix) from e
         remark = Remark(f"it is not signed: {e.what}", e.fix)
     return pack.archive(job, artefact, None, work, inherit), (remark,)
 
 
-def _complete(job: Job, artefact: staged.Staged) -> None:
-    """Copies what `dkms ldtarball` leaves out: files of a build whose names begin with a dot (BUILD_DEPENDS_REBUILD's)."""
-    for name, path in artefact.more:
-        place = _registered(job) / job.version / job.kernel / artefact.modules[0].parent.parent.name
-        if name.startswith(".") and "/" not in name and place.is_dir():
-            files.write(place / name, files.untrusted(path, _MAX_DOTTED))
+def _dotted(artefact: staged.Staged) -> dict[str, bytes]:
+    """What `dkms ldtarball` leaves out: files of a build whose names begin with a dot (BUILD_DEPENDS_REBUILD's)."""
+    names = (one for one in artefact.more if one[0].startswith(".") and "/" not in one[0])
+    return {name: files.untrusted(path, _MAX_DOTTED) for name, path in names}
 
 
 def _undone(job: Job, artefact: staged.Staged, output: str) -> tuple[Remark, ...]:

@@ -119,7 +119,8 @@ class Builder:
         self._say(Event.PUBLISH_STARTED, seen, "publishing into DKMS and /lib/modules")
         with process.undisturbed():  # from here on nothing may leave half of it
             insists = self.machine.insists(o.kernel)
-            remarks = publish.publish(job, artefact, seen.headers.path, prove, [self.lock], self.progress.tick, insists)
+            required = f"the kernel insists on a signature ({insists})" if insists else ""
+            remarks = publish.publish(job, artefact, seen.headers.path, prove, [self.lock], self.progress.tick, required)
         staged.clear(job.places, o.kernel, o.package)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(job.places.log(o.kernel, o.package))
