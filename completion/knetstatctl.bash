@@ -12,7 +12,7 @@ _knetstatctl_directories() {
 
 _knetstatctl() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} verb="" word index
-    local verbs="status check verify build rehearse explain repair history sockets config"
+    local verbs="status check verify build rehearse explain repair resign history sockets config"
     COMPREPLY=()
     # --option=VALUE arrives as three words.
     if [[ $cur == "=" ]]; then
@@ -59,7 +59,7 @@ _knetstatctl() {
             esac
             if [[ $cur != -* ]]; then
                 case $verb in
-                    check | build | repair) word="next running all $(_knetstatctl_directories /lib/modules)" ;;
+                    check | build | repair | resign) word="next running all $(_knetstatctl_directories /lib/modules)" ;;
                     rehearse | explain) word="next running $(_knetstatctl_directories /lib/modules)" ;;
                     sockets) word="tcp tcp6 udp udp6" ;;
                     verify)

@@ -13,7 +13,7 @@ function __knetstatctl_modules
     end
 end
 
-set -l verbs status check verify build rehearse explain repair history sockets config
+set -l verbs status check verify build rehearse explain repair resign history sockets config
 set -l seen __fish_seen_subcommand_from
 
 complete -c knetstatctl -f
@@ -26,13 +26,14 @@ complete -c knetstatctl -n "not $seen $verbs" -a build -d 'Build, prove and publ
 complete -c knetstatctl -n "not $seen $verbs" -a rehearse -d 'Start the kernel in a throwaway machine'
 complete -c knetstatctl -n "not $seen $verbs" -a explain -d 'Why is it as it is, and what to do'
 complete -c knetstatctl -n "not $seen $verbs" -a repair -d 'Finish what dkms and dpkg got stuck in'
+complete -c knetstatctl -n "not $seen $verbs" -a resign -d 'Sign the installed modules again'
 complete -c knetstatctl -n "not $seen $verbs" -a history -d 'What happened, newest last'
 complete -c knetstatctl -n "not $seen $verbs" -a sockets -d 'Every socket with its options'
 complete -c knetstatctl -n "not $seen $verbs" -a config -d 'Show the configuration in force'
 
 complete -c knetstatctl -n "$seen $verbs" -l json -d 'Print JSON'
 complete -c knetstatctl -l root -x -a '(__fish_complete_directories)' -d 'Ask the system below this directory'
-complete -c knetstatctl -n "$seen check build repair" -a 'next running all (__knetstatctl_kernels)'
+complete -c knetstatctl -n "$seen check build repair resign" -a 'next running all (__knetstatctl_kernels)'
 complete -c knetstatctl -n "$seen rehearse explain" -a 'next running (__knetstatctl_kernels)'
 complete -c knetstatctl -n "$seen sockets" -a 'tcp tcp6 udp udp6'
 complete -c knetstatctl -n "$seen check" -s q -l quiet -d 'Say nothing'

@@ -43,6 +43,7 @@ class Job(NamedTuple):
     """One package for one kernel. root: the machine's.  places: of our own files on it.
 
     source: the package's source directory.  passed: the make variables that dkms.conf sets.
+    lacking: of the packages that it is built after, those that the kernel does not have.
     """
 
     root: Path
@@ -54,6 +55,7 @@ class Job(NamedTuple):
     passed: Collection[str]
     fingerprint: str
     timeout: float
+    lacking: tuple[str, ...] = ()
 
 
 class Compiled(NamedTuple):

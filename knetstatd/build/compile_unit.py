@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = "compile"
 _MAX_MODULE, _MAX_MODULES = 512 << 20, 256
+_MORE, _MAX_MORE = "more.", 64 << 20  # how the other files of a build are called in the result, and bytes of one
 _MEMORY_FIX = "Give the machine more memory, or raise MemoryMax= with: systemctl edit knetstatd-compile@.service"
 
 
@@ -104,12 +105,16 @@ def _serve(job: Job, cache: Path) -> None:
         _put(result, {"of": [job.kernel, job.package, job.version], "error": error})
         return
     modules = () if compiled.staged is None else compiled.staged.modules
+    more = () if compiled.staged is None else compiled.staged.more
     for path in modules:
         shutil.copyfile(path, result / path.name, follow_symlinks=False)
+    for number, (_, path) in enumerate(more):
+        shutil.copyfile(path, result / f"{_MORE}{number}", follow_symlinks=False)
     document = {
         "of": [job.kernel, job.package, job.version],
         "arch": modules[0].parent.parent.name if modules else "",
         "modules": [path.name for path in modules],
+        "more": [name for name, _ in more],
         "code": compiled.code,
         "timed_out": compiled.timed_out,
         "output": compiled.output,
@@ -150,6 +155,12 @@ def _in_unit(job: Job, work: Path, tick: Callable[[], None] | None) -> Compiled:
     )
 
 
+def _is_below(name: str) -> bool:
+    """Whether a path stays below the directory that it begins in, and is neither a module's nor the log's."""
+    plain = all(part not in ("", ".", "..") and names.clean(part) == part for part in name.split("/"))
+    return plain and len(name) < 256 and name != "log/make.log" and not names.module_of(os.path.basename(name))
+
+
 def _adopt(job: Job, work: Path) -> Compiled:
     """Copies what the unit left into `work`, as a dkms tree. Raises BuildError if it is not what was asked for."""
     cache = job.places.compile_cache
@@ -167,6 +178,9 @@ def _adopt(job: Job, work: Path) -> Compiled:
                 raise KnetstatdError("it is the result of another run")
             if len(listed) > _MAX_MODULES or not all(names.is_package(name) for name in (arch or "x", *listed)):
                 raise KnetstatdError("its names are not names of modules")
+            more = document.texts("more")
+            if len(more) > staged.MOST or not all(map(_is_below, more)):
+                raise KnetstatdError("its names are not names of files")
             code, log, output = document.integer("code"), document.text("log"), document.text("output")
             timed_out = document.flag("timed_out")
             built = work / "tree" / job.package / job.version / job.kernel / arch
@@ -174,6 +188,9 @@ def _adopt(job: Job, work: Path) -> Compiled:
             (built / "log").mkdir()
             for name in listed:
                 (built / "module" / name).write_bytes(units.left(result, name, owner, _MAX_MODULE))
+            for number, name in enumerate(more):
+                (built / name).parent.mkdir(parents=True, exist_ok=True)
+                (built / name).write_bytes(units.left(result, f"{_MORE}{number}", owner, _MAX_MORE))
             (built / "log" / "make.log").write_text(log)
             artefact = staged.built(work / "tree", job.kernel, job.package, job.version)
             return Compiled(artefact, code, timed_out, output, log)

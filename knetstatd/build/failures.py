@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.model import Action, Attempt, Kind, Retry
-from knetstatd.machine import kernels
 from knetstatd.state import attempts
 from knetstatd.verdict import states
 
@@ -65,7 +64,9 @@ class Failures:
         Raises OSError.
         """
         if seen.source is not None:
-            mark = seen.fingerprint or kernels.fingerprint(self._machine.root, seen.source, seen.headers.path)
+            mark = seen.fingerprint or self._machine.fingerprint(
+                seen.observation.kernel, seen.observation.package, seen.source, seen.headers.path
+            )
             refused = Attempt(Kind.REFUSED, 1, reason=answer.reason, fix=answer.fix, evidence=answer.words)
             self._remember(seen._replace(fingerprint=mark), attempts.following(None, refused, self._machine.limits))
 

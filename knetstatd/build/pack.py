@@ -18,7 +18,7 @@ from knetstatd.build import sign as signing
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.model import Kind
 from knetstatd.diagnosis import build_log
-from knetstatd.formats import compression
+from knetstatd.formats import compression, module_file
 from knetstatd.system import files, process
 
 if TYPE_CHECKING:
@@ -76,6 +76,9 @@ def archive(job: Job, artefact: staged.Staged, key: signing.Key | None, work: Pa
         if key is not None or compression.refused(data[:8]):
             _repack(job.root, copy, key, work)
     (place / "log" / "make.log").write_text(files.text(artefact.log) or "")
+    for name, path in artefact.more:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(files.untrusted(path, _MAX_MODULE))
     path = work / ARCHIVE
     done = process.run(
         ["dkms", "mktarball", "--binaries-only", "-m", job.package, "-v", job.version, "-k", job.kernel,
@@ -110,6 +113,7 @@ def _repack(root: Path, path: Path, key: signing.Key | None, work: Path) -> None
         case ".zst":
             process.run(["zstd", "-dqf", os.fspath(path), "-o", os.fspath(plain)], timeout=60, env=env)
     if key is not None:
+        plain.write_bytes(module_file.unsigned(plain.read_bytes()))
         signing.sign(plain, key, work)
     match path.suffix:
         case ".xz":

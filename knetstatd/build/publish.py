@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING
 
 from knetstatd.build import pack
 from knetstatd.build import sign as signing
+from knetstatd.build.stage import OUTPUT
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.model import ELSEWHERE, Kind
-from knetstatd.diagnosis import build_log
+from knetstatd.diagnosis import build_log, hooks
 from knetstatd.dkms import dkms_framework, dkms_tree
 from knetstatd.machine import kernels
 from knetstatd.state import digests
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from knetstatd.state import staged
 
 
+_MAX_DOTTED = 1 << 16  # bytes; they hold a version
+
+
 def publish(
     job: Job,
     artefact: staged.Staged,
@@ -49,22 +53,28 @@ def publish(
     prove: Callable[[], Iterable[Proof]],
     inherit: Sequence[int],
     tick: Callable[[], None] | None = None,
-    insists: str = "",
+    required: str = "",
 ) -> tuple[Remark, ...]:
     """Publishes; raises BuildError. Returns, and keeps, what does not keep a module from being loaded and is to be said.
 
     headers: the kernel's.  prove: verifies what is installed.  inherit: our lock.
-    insists: why the kernel takes no unsigned module, or may take none; "" if it takes them.
+    required: why no unsigned module is installed, a clause; "" if one is, as dkms does, if it cannot be signed.
     """
     _refuse_unwritable(job)
+    job.places.stages.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=PUBLISHING, dir=job.places.stages))
+    left_out = _dotted(artefact)
     changed = kernels.changed(job.source)  # now: what is changed from here on is not in what is published
     try:
-        archive, remarks = _archive(job, artefact, headers, work, inherit, insists)
+        archive, remarks = _archive(job, artefact, headers, work, inherit, required)
         _dkms(["ldtarball", "--force", f"--archive={archive}"], job, work, inherit, tick)
+        build = _registered(job) / job.version / job.kernel / artefact.modules[0].parent.parent.name
+        for name, data in left_out.items() if build.is_dir() else ():
+            files.write(build / name, data)
         output = _dkms(["install", "--force", "-m", job.package, "-v", job.version, "-k", job.kernel], job, work, inherit, tick)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    remarks += _undone(job, artefact, output)
     date(_registered(job) / job.version / job.kernel, changed)
     proofs = tuple(prove())
     if failure := _failure(job, proofs, output):
@@ -77,11 +87,11 @@ def publish(
 
 
 def _archive(
-    job: Job, artefact: staged.Staged, headers: Path, work: Path, inherit: Sequence[int], insists: str
+    job: Job, artefact: staged.Staged, headers: Path, work: Path, inherit: Sequence[int], required: str
 ) -> tuple[Path, tuple[Remark, ...]]:
     """The archive to load, and what is to be said of it: modules that cannot be signed are not, as dkms leaves them.
 
-    Raises BuildError if the kernel insists on signatures.
+    Raises BuildError if they are required to be.
     """
     key = signing.key_for(job.root, job.places, job.kernel, headers)
     try:
@@ -90,10 +100,32 @@ def _archive(
     except BuildError as e:
         if e.kind != Kind.SIGNING:
             raise
-        if insists:
-            raise BuildError(e.kind, f"{e.what}; the kernel insists on a signature ({insists})", e.where, e.fix) from e
+        if required:
+            raise BuildError(e.kind, f"{e.what}; {required}", e.where, e.fix) from e
         remark = Remark(f"it is not signed: {e.what}", e.fix)
     return pack.archive(job, artefact, None, work, inherit), (remark,)
+
+
+def _dotted(artefact: staged.Staged) -> dict[str, bytes]:
+    """What `dkms ldtarball` leaves out: files of a build whose names begin with a dot (BUILD_DEPENDS_REBUILD's)."""
+    names = (one for one in artefact.more if one[0].startswith(".") and "/" not in one[0])
+    return {name: files.untrusted(path, _MAX_DOTTED) for name, path in names}
+
+
+def _undone(job: Job, artefact: staged.Staged, output: str) -> tuple[Remark, ...]:
+    """What scripts of dkms.conf were not allowed to do, in the build and in the installation. output: of `dkms install`."""
+    log, said = files.text(artefact.log) or "", files.text(artefact.tree.parent / OUTPUT) or ""
+    by_hand = f"dkms install --force -m {job.package} -v {job.version} -k {job.kernel}"
+    remarks = []
+    for hook in hooks.ran(log, f"{said}\n{output}"):
+        if hook.denied:
+            build = hook.name.endswith("_BUILD")
+            place = hook.place or "DIR"
+            setting = f"TemporaryFileSystem={place}:mode=1777" if build else f"ReadWritePaths={place}"
+            edit = f"systemctl edit knetstatd-{'compile' if build else 'build'}@.service, with {setting}"
+            fix = f"Allow it: {edit}" if build else f"Run: {by_hand}; to allow it later: {edit}"
+            remarks.append(Remark(f"{hook.name} of dkms.conf was not allowed to write: {hook.denied}", fix))
+    return tuple(remarks)
 
 
 def _registered(job: Job) -> Path:

@@ -46,7 +46,7 @@ def run_manual(
     with locks.locked(machine.places.build_lock, 3600.0 if wait else 0.0) as lock:
         builder = Builder(machine, journal, progress, lock)
         for kernel in kernels:
-            for package in packages:
+            for package in machine.in_order(kernel, packages):
                 attempts.forget(machine.places, kernel, package)
                 if kernel == machine.running:
                     load_history.forget(machine.places, package)
@@ -65,7 +65,7 @@ def step_by_step(machine: Machine, journal: Journal, kernel: str, packages: Sequ
         return None
     builder = Builder(machine, journal, Progress(shown=False), lock)
     with process.undisturbed():  # a service manager that stops everything waits for what has begun
-        for package in packages:
+        for package in machine.in_order(kernel, packages):
             run_steps(builder, kernel, package, STEPS[kind], wait=False)
     process.kill_orphans()
     os.close(lock)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from knetstatd.build import compile_unit
 from knetstatd.core.errors import BuildError
-from knetstatd.core.model import UNPUBLISHED, Kind, Proof, Result
+from knetstatd.core.model import UNPUBLISHED, Kind, Proof, Result, Retry
 from knetstatd.diagnosis import build_log, compare_kernels, uname_traps
 from knetstatd.dkms import dkms_tree
 from knetstatd.state import staged
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from knetstatd.build.compile import Job
 
+OUTPUT = "output"  # what dkms said, beside the tree
 # Several times what the compilation of one package was seen to need; with less than this the disk counts as full.
 _FREE = 64 << 20
 
@@ -75,6 +76,7 @@ def _compile(job: Job, work: Path, tick: Callable[[], None] | None) -> staged.St
     finally:  # whatever came of it: that the package was gone is the cause
         _refuse_removed(job)
     if done.staged is not None:
+        (work / OUTPUT).write_text(done.output)
         return done.staged
     kept = _keep_log(job, done.log, done.output)
     if done.timed_out:
@@ -84,8 +86,20 @@ def _compile(job: Job, work: Path, tick: Callable[[], None] | None) -> staged.St
         )  # fmt: skip
     if done.code < 0:
         raise BuildError(Kind.INTERRUPTED, f"dkms was killed by signal {-done.code}", kept)
-    cause = compare_kernels.refine(build_log.classify(done.log, done.output, done.code), job.root, job.kernel, job.source)
-    raise BuildError(cause.kind, cause.reason, kept, cause.fix, cause.evidence)
+    cause = build_log.classify(done.log, done.output, done.code)
+    if job.lacking and cause.kind.retry is Retry.NEVER and cause.kind is not Kind.EXCLUDED:
+        cause = build_log.lacks(" ".join(job.lacking), done.log or done.output)
+    cause = compare_kernels.refine(cause, job.root, job.kernel, job.source)
+    raise _under_override(job, BuildError(cause.kind, cause.reason, kept, cause.fix, cause.evidence))
+
+
+def _under_override(job: Job, error: BuildError) -> BuildError:
+    """A failure under an override of ours names that first: it may be what is wrong."""
+    paths = uname_traps.ours(job.root, job.package, job.version)
+    if not paths:
+        return error
+    what = f"it is built under {paths[0]}, which `knetstatctl repair` wrote: {error.what}"
+    return BuildError(error.kind, what, error.where, f"Delete {paths[0]} and build it again; else: {error.fix}", error.evidence)
 
 
 def _refuse_removed(job: Job) -> None:

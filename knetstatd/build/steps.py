@@ -83,7 +83,8 @@ class Builder:
         o = seen.observation
         assert seen.source is not None, "the planner stages and publishes only what DKMS has a source of"
         root, places = self.machine.root, self.machine.places
-        return Job(root, places, o.kernel, o.package, o.version, seen.source, seen.passed, seen.fingerprint, timeout)
+        mark = seen.fingerprint
+        return Job(root, places, o.kernel, o.package, o.version, seen.source, seen.passed, mark, timeout, seen.lacking)
 
     def _stage(self, seen: Seen) -> None:
         o = seen.observation
@@ -94,7 +95,8 @@ class Builder:
         job = self._job(seen, self.machine.config.compile_timeout_seconds)
 
         def prove(path: Path, others: Sequence[Path]) -> Proof:
-            return self.machine.prove_file(self.machine.look(o.kernel), path, others)
+            before = self.machine.built_before(o.kernel, o.package)
+            return self.machine.prove_file(self.machine.look(o.kernel), path, (*others, *before))
 
         artefact = stage.stage(job, prove, self.progress.tick)
         assert seen.headers.path is not None, "the planner stages only with headers"
@@ -117,7 +119,8 @@ class Builder:
         self._say(Event.PUBLISH_STARTED, seen, "publishing into DKMS and /lib/modules")
         with process.undisturbed():  # from here on nothing may leave half of it
             insists = self.machine.insists(o.kernel)
-            remarks = publish.publish(job, artefact, seen.headers.path, prove, [self.lock], self.progress.tick, insists)
+            required = f"the kernel insists on a signature ({insists})" if insists else ""
+            remarks = publish.publish(job, artefact, seen.headers.path, prove, [self.lock], self.progress.tick, required)
         staged.clear(job.places, o.kernel, o.package)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(job.places.log(o.kernel, o.package))

@@ -59,6 +59,8 @@ def parser(first: str = "") -> argparse.ArgumentParser:
     repair.add_argument("--all", action="store_true", help="the same as all")
     repair.add_argument("--yes", "-y", action="store_true", help="do not ask")
     repair.add_argument("--dry-run", "-n", action="store_true", help="only show it")
+    resign = verb("resign", "sign the installed modules again, after a change of the key")
+    resign.add_argument("kernel", nargs="?", default="next", metavar="KERNEL", help="a release, next (default), running or all")
     history = verb("history", "what happened, newest last, from the journal")
     history.add_argument("--kernel", "-k", metavar="KERNEL", help="only this kernel")
     history.add_argument("--module", metavar="NAME", help="only this module")

@@ -59,12 +59,15 @@ def text(machine: Machine, seen: Seen, v: judge.Verdict, enabled: bool) -> str:
         if attempt.log:
             lines.append(f"  Log:     {attempt.log}")
     reads, override = grounds(machine, seen)
+    wrong = find.outcome(machine, seen.observation.package) if override is not None else ""
     for read in reads:
         passed = "which dkms.conf sets" if read.passed else "which dkms.conf does not set"
         what = f"sets {read.variable}, {passed}" if read.variable else "decides by itself"
         lines.append(f"  Wrong-kernel trap: {read.file} line {read.line} reads the running kernel and {what}:")
         lines.append(f"    | {read.text}")
-    if override is not None:
+    if override is not None and wrong is None:
+        lines.append("  Whether dkms builds for the right kernel all the same: `knetstatctl repair` tries it")
+    if override is not None and wrong:
         how = f"`knetstatctl repair` writes {override.path}, or write it yourself"
         directory, _, name = override.path.rpartition("/")
         if os.path.lexists(files.inside(machine.root, directory) / name):
@@ -93,5 +96,6 @@ def document(machine: Machine, looks: Sequence[tuple[Seen, judge.Verdict]]) -> d
             **attempt._asdict(), "evidence": list(attempt.evidence), "retry": attempt.kind.retry
         }  # fmt: skip
         row["running_kernel_reads"] = [r._asdict() for r in reads]
-        row["override"] = override and override._asdict()
+        wrong = find.outcome(machine, seen.observation.package)
+        row["override"] = override._asdict() if override is not None and wrong else None
     return made

@@ -52,6 +52,10 @@ def _verb(name: str) -> Callable[[argparse.Namespace], Exit]:
             from knetstatd.cli import explain
 
             return explain.verb
+        case "resign":
+            from knetstatd.cli import resign
+
+            return resign.verb
         case "build" | "repair" | "compile" | "trial" | "initrd" | "keys":
             from knetstatd.cli import work
 

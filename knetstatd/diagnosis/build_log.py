@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.model import Kind
+from knetstatd.diagnosis import hooks
 from knetstatd.diagnosis.build_rules import RULES, Cure
 
 
@@ -42,9 +43,11 @@ def classify(log: str, dkms_output: str, code: int) -> Cause:
     if code in (3, 4) and (cause := _tree(dkms_output)):
         return cause
     if needed := _NEEDED.search(dkms_output):
-        reason = f"it is built after the DKMS module {names.clean(needed[1], 160)}, which this kernel does not have yet"
-        fix = "Guard that one, too (`modules` in knetstatd.toml), or install it with dkms"
-        return Cause(Kind.PACKAGES, reason, fix, last_lines(dkms_output, 2), names.clean(needed[1], 160))
+        return lacks(needed[1], dkms_output)
+    if (failed := next((hook for hook in hooks.ran(log, dkms_output) if hook.name == "PRE_BUILD" and hook.failed), None)) and (
+        "No space left" not in "".join(failed.lines)
+    ):
+        return _pre_build(failed)
     for text in (_telling(log), _telling(dkms_output)):
         for rule in RULES:
             if (match := _match(rule.pattern, text)) and rule.counts(text):
@@ -63,6 +66,23 @@ def classify(log: str, dkms_output: str, code: int) -> Cause:
     return Cause(
         Kind.COMPILE, f"the build failed (dkms exit code {code})", "The log has all of it", last_lines(log or dkms_output, 6)
     )
+
+
+def lacks(needed: str, text: str) -> Cause:
+    """The failure of a package that is built after others (BUILD_DEPENDS), which are not there. text: what was said."""
+    reason = f"it is built after the DKMS module {names.clean(needed, 160)}, which this kernel does not have yet"
+    fix = "Guard that one, too (`modules` in knetstatd.toml), or install it with dkms"
+    return Cause(Kind.PACKAGES, reason, fix, last_lines(text, 2), names.clean(needed, 160))
+
+
+def _pre_build(hook: hooks.Hook) -> Cause:
+    """The failure of the script that prepares the build; what the compiler missed afterwards is its consequence."""
+    line = hook.lines[-1] if hook.lines else f"exit status {hook.code}"
+    fix = "Correct the script that PRE_BUILD names in dkms.conf"
+    if hook.denied and hook.place:
+        own = f"TemporaryFileSystem={hook.place}:mode=1777"
+        fix = f"Give the script a directory of its own there: systemctl edit knetstatd-compile@.service, with {own}"
+    return Cause(Kind.CONF, f"PRE_BUILD of dkms.conf failed: {names.clean(line, 160)}", fix, hook.lines[-3:], "PRE_BUILD")
 
 
 def _tree(output: str) -> Cause | None:

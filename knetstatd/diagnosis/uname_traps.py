@@ -5,7 +5,9 @@ Rule 1: a line that reads `uname -r` is a trap only if what it sets is not set b
         started in the kernel's own directory anyway.
 Rule 2: the vendor's files are not touched: the cure is an override in /etc/dkms (dkms(8), "DKMS.CONF OVERRIDES"), which an
         update of the package leaves alone.
-Rule 3: no override is offered if it is not clear what to override, and none stays that a build has not proven.
+Rule 3: no override is offered if it is not clear what to override, if nobody has seen a build by plain dkms come out wrong
+        without it, or if a build with it does. dkms tells make the kernel (KERNELRELEASE), and most Makefiles listen.
+Rule 4: an override is for one version of a package, by its name, and adds to what the package's own dkms.conf says.
 """
 
 from __future__ import annotations
@@ -118,7 +120,23 @@ def active(conf: Conf, lines: Collection[RunningKernelRead]) -> tuple[RunningKer
     return tuple(read for read in lines if not read.passed and read.file != "dkms.conf")
 
 
-def override(module: str, conf: Conf, at_fault: Collection[RunningKernelRead], source: Path) -> Override | None:
+HEAD = "# Written by knetstatctl repair; delete it when the module's own files are corrected."
+
+
+def ours(root: Path, package: str, version: str = "") -> tuple[str, ...]:
+    """The overrides of ours that dkms reads for a package. version: "" for those for any version of it."""
+    wanted = [f"/etc/dkms/{package}.conf", *([f"/etc/dkms/{package}-{version}.conf"] if version else [])]
+    return tuple(path for path in wanted if is_ours(root, path))
+
+
+def is_ours(root: Path, path: str) -> bool:
+    """Whether `repair` wrote a file of /etc/dkms."""
+    return (files.text(files.inside(root, path), 1 << 16) or "").startswith(HEAD)
+
+
+def override(
+    module: str, version: str, conf: Conf, at_fault: Collection[RunningKernelRead], source: Path
+) -> Override | None:
     """The override that cures `active` lines, None if none can be given. conf: read without a kernel.
 
     It passes the variables at fault; if there are none, it starts the compile in the kernel's directory, if the module has
@@ -128,16 +146,15 @@ def override(module: str, conf: Conf, at_fault: Collection[RunningKernelRead], s
         return None  # which of them is meant, only MAKE_MATCH knows
     command, sets = conf.make[0].command, dict(_assignments(at_fault))
     if sets and len(sets) == len({read.variable for read in at_fault}) and not re.search(r"[\"`\\]", command):
-        make = f'"{" ".join([command, *(f"{name}={value}" for name, value in sorted(sets.items()))])}"'
+        make = f'+=" {" ".join(f"{name}={value}" for name, value in sorted(sets.items()))}"'
     elif any(re.search(r"^[ \t]*obj-m\b", files.text(source / name) or "", re.MULTILINE) for name in ("Kbuild", "Makefile")):
         # In single quotes: dkms expands it a second time, when it knows these names (dkmsconf, Rule 3).
-        make = "'make -C ${kernel_source_dir} M=${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/build modules'"
+        make = "='make -C ${kernel_source_dir} M=${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/build modules'"
     else:
         return None
     lines = [f"# {read.file} line {read.line} reads the running kernel: {read.text}" for read in at_fault]
-    head = "# Written by knetstatctl repair; delete it when the module's own files are corrected."
-    text = "\n".join([head, *lines, f"MAKE[0]={make}"])
-    return Override(f"/etc/dkms/{names.package(module)}.conf", f"{text}\n")
+    text = "\n".join([HEAD, *lines, f"MAKE[0]{make}"])
+    return Override(f"/etc/dkms/{names.package(module)}-{names.package(version)}.conf", f"{text}\n")
 
 
 def _assignments(at_fault: Collection[RunningKernelRead]) -> Iterator[tuple[str, str]]:

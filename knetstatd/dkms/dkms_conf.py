@@ -68,6 +68,7 @@ class Conf(NamedTuple):
 
     autoinstall: the raw value.  faults: what dkms refuses the file for; nothing that a shell may put right.
     sources: the files that were read.  crlf: that of them whose lines end in CR LF, so that bash has the CR in the values.
+    build_depends: the packages that it is built after.
     """
 
     package_name: str
@@ -80,6 +81,7 @@ class Conf(NamedTuple):
     faults: tuple[str, ...]
     sources: tuple[str, ...]
     crlf: str = ""
+    build_depends: tuple[str, ...] = ()
 
     def knows(self, variable: str) -> bool:
         """Whether the variable's value is known without a shell."""
@@ -205,4 +207,5 @@ def _conf(shell: Shell, sources: tuple[str, ...]) -> Conf:
         frozenset(shell.dynamic),
         tuple(faults),
         sources,
+        build_depends=tuple(" ".join(value for _, value in sorted(shell.values.get("BUILD_DEPENDS", {}).items())).split()),
     )

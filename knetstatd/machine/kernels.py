@@ -195,21 +195,26 @@ def compiler(root: Path, headers_path: Path) -> tuple[str, Path | None]:
 
 
 # What compiles beside the compiler: if one of these is missing, and comes back, an attempt is worth while.
-_TOOLS = ("make", "ld", "as", "objcopy", "awk", "pahole")
+_TOOLS = ("make", "ld", "as", "objcopy", "awk", "pahole", "dkms")
 _HEADERS_TOOLS = ("scripts/basic/fixdep", "scripts/mod/modpost", "tools/objtool/objtool")
 
 
 def fingerprint(root: Path, source: Path, headers_path: Path | None) -> str:
-    """What a failed attempt is remembered by: it changes when the source, the headers or the compiler do.
+    """What a failed attempt is remembered by: it changes when anything does that decides a build.
 
-    Plain text, so that two can be compared by eye: for each part the number of files, their bytes and the newest change.
+    That is the source, the headers, the compiler and its tools, and what dkms is told in /etc/dkms. Plain text, so that two can
+    be compared by eye: for each part the number of files, their bytes and the newest change.
     """
-    parts = [f"source {_sum(source)}"]
+    settings = files.inside(root, "/etc/dkms")
+    told = [settings / name for name in files.names(settings)]
+    told += [path / name for path in told if path.suffix == ".d" for name in files.names(path)]
+    told = [files.followed(root, path) for path in told if path.suffix == ".conf"]
+    parts = [f"source {_sum(source)}", f"settings {_newest(told)}"]
     if headers_path is not None:
         parts_of_headers = ("Makefile", ".config", "Module.symvers", "include/generated/utsrelease.h")
         key = [files.followed(root, headers_path / part) for part in parts_of_headers]
         tools = [files.followed(root, headers_path / part) for part in _HEADERS_TOOLS]
-        tools += [files.inside(root, f"/{place}/{name}") for name in _TOOLS for place in ("usr/bin", "bin")]
+        tools += [files.inside(root, f"/{place}/{name}") for name in _TOOLS for place in ("usr/bin", "usr/sbin", "bin")]
         parts += [f"headers {_newest(key)}", f"tools {_newest(tools)}"]
         parts += [f"compiler {_newest([p for p in [compiler(root, headers_path)[1]] if p])}"]
     return "; ".join(parts)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError, UsageError
 from knetstatd.core.model import Result
-from knetstatd.diagnosis import build_log
+from knetstatd.diagnosis import build_log, uname_traps
 from knetstatd.dkms import dkms_framework, dkms_tree
 from knetstatd.machine import busy
 from knetstatd.repair import find, repairs
@@ -42,6 +42,7 @@ class How(enum.Enum):
 
     DONE = "done"
     GONE = "not needed any more: it has gone by itself"
+    RIGHT = "not needed: a plain dkms build comes out right"
     DECLINED = "declined"
     TO_DO = "to do"
     FAILED = "failed"
@@ -49,7 +50,7 @@ class How(enum.Enum):
     @property
     def good(self) -> bool:
         """Whether nothing is left to repair."""
-        return self in (How.DONE, How.GONE)
+        return self in (How.DONE, How.GONE, How.RIGHT)
 
 
 class Ending(NamedTuple):
@@ -63,7 +64,7 @@ class Ending(NamedTuple):
         return f"{self.how.value}: {self.reason}" if self.reason else self.how.value
 
 
-_VERBS = {"Run": "run", "Delete": "delete", "Write": "write", "Prove": "prove", "Advise": "advise"}
+_VERBS = {"Run": "run", "Delete": "delete", "Write": "write", "Prove": "prove", "Try": "try", "Advise": "advise"}
 
 
 def lines(repair: repairs.Repair, number: int = 0) -> list[str]:
@@ -81,6 +82,9 @@ def lines(repair: repairs.Repair, number: int = 0) -> list[str]:
                 text += [f"           | {line}" for line in act.text.splitlines()]
             case repairs.Advise():
                 text.append(f"   you     {act.text}")
+            case repairs.Try():
+                build = f"a plain dkms build {act.package}/{act.version} -k {act.kernel} in a private tree"
+                text.append(f"   try     {build}; nothing is written if it is right")
             case repairs.Prove():
                 text.append(f"   prove   by a plain dkms build {act.package}/{act.version} -k {act.kernel} in a private tree")
     return text
@@ -185,7 +189,9 @@ def _one(machine: Machine, kernel: str | None, repair: repairs.Repair) -> Ending
     except KnetstatdError as e:
         machine.refresh()
         return failed(str(e)) if not ours or now() else Ending(repair, How.DONE)  # its status is that of the whole kernel
-    return failed("it was done, and the fault is still there") if now() else Ending(repair, How.DONE)
+    if now():
+        return failed("it was done, and the fault is still there")
+    return Ending(repair, How.RIGHT if repair.kind == "override" and find.outcome(machine, repair.subject) == "" else How.DONE)
 
 
 def _working(machine: Machine) -> str:
@@ -219,6 +225,12 @@ def carry_out(machine: Machine, repair: repairs.Repair, ours: Sequence[str], tic
                 path.parent.mkdir(parents=True, exist_ok=True)
                 files.write(path, act.text.encode())
                 written.append(path)
+            case repairs.Try():
+                with process.unwound():
+                    wrong = _prove(machine, act, tick)
+                _remember(machine, act.package, wrong)
+                if not wrong:
+                    return
             case repairs.Prove():
                 try:
                     with process.unwound():
@@ -253,6 +265,9 @@ def _delete(root: Path, path: str) -> None:
     if path == repairs.HOLD:
         place.unlink()
         return
+    if uname_traps.is_ours(root, path) and path.startswith("/etc/dkms/") and path.count("/") == 3:
+        files.inside(root, path).unlink()
+        return
     if not path.startswith((f"{dkms_framework.shown(root, tree)}/", "/lib/modules/")) or ".." in path.split("/"):
         raise AssertionError(path)
     if path.startswith("/lib/modules/"):
@@ -270,7 +285,14 @@ def _delete(root: Path, path: str) -> None:
         parent.rmdir() if parent.parent == tree else None
 
 
-def _prove(machine: Machine, act: repairs.Prove, tick: Callable[[], None] | None) -> str:
+def _remember(machine: Machine, package: str, wrong: str) -> None:
+    """Keeps how a plain build came out: the same is not tried again."""
+    place = machine.places.plain(package)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(place, {"mark": find.trial(machine, package)[1], "wrong": wrong})
+
+
+def _prove(machine: Machine, act: repairs.Prove | repairs.Try, tick: Callable[[], None] | None) -> str:
     """What is wrong with a plain build for a kernel, "" if nothing is."""
     with tempfile.TemporaryDirectory(prefix="knetstatd-repair-") as work:
         entry = Path(work) / "tree" / act.package / act.version

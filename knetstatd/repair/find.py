@@ -24,9 +24,9 @@ from knetstatd.diagnosis import uname_traps
 from knetstatd.dkms import dkms_framework, dkms_tree
 from knetstatd.machine import dpkg_status, kernels
 from knetstatd.repair import half_configured
-from knetstatd.repair.repairs import HOLD, HOLD_TEXT, Delete, Prove, Repair, Run, Write
+from knetstatd.repair.repairs import HOLD, HOLD_TEXT, Delete, Prove, Repair, Run, Try, Write
 from knetstatd.state import attempts
-from knetstatd.system import files, process
+from knetstatd.system import documents, files, process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,6 +42,7 @@ def plan(machine: Machine, kernel: str | None) -> tuple[Repair, ...]:
         *_sources(machine),
         *_unregistered(machine),
         *_tree(machine, kernel),
+        *_stale_overrides(machine),
         *_overrides(machine),
         *_tables(machine, kernel),
         *_builds(machine, kernel),
@@ -131,11 +132,43 @@ def cure(machine: Machine, package: str) -> tuple[tuple[uname_traps.RunningKerne
     conf = dkms_tree.conf(machine.root, package, known.highest)
     passed = {name for make in conf.make for name, _ in make.variables}
     lines = uname_traps.active(conf, uname_traps.reads(known.highest.source, passed))
-    return lines, uname_traps.override(package, conf, lines, known.highest.source) if lines else None
+    return lines, uname_traps.override(package, known.highest.version, conf, lines, known.highest.source) if lines else None
+
+
+def trial(machine: Machine, package: str) -> tuple[str, str]:
+    """A kernel that does not run, to try a plain build of a package for; and what a trial is remembered by. "" for none."""
+    known = dkms_tree.package(machine.root, package)
+    usable = [k for k in machine.kernels.kernels if kernels.headers(machine.root, k).state is Headers.COMPLETE]
+    other = next((k for k in reversed(usable) if k != machine.running), "")
+    if known is None or not other:
+        return "", ""
+    headers = kernels.headers(machine.root, other).path
+    return other, machine.fingerprint(other, package, known.highest.source, headers)
+
+
+def outcome(machine: Machine, package: str) -> str | None:
+    """What was wrong with a plain build of a package, "" if nothing was; None if none was tried with what there is now."""
+    document = documents.read(machine.places.plain(package))
+    try:
+        known = document is not None and document.text("mark") == trial(machine, package)[1]
+        return document.text("wrong") if document is not None and known else None
+    except documents.Malformed:
+        return None
+
+
+def _stale_overrides(machine: Machine) -> Iterator[Repair]:
+    """Overrides of ours for a version that is not there any more, or, as they once were, for whatever version comes."""
+    current = {f"{package.name}-{package.highest.version}.conf" for package, _ in _registered(machine)}
+    for name in files.names(files.inside(machine.root, "/etc/dkms")):
+        path = f"/etc/dkms/{name}"
+        if name.endswith(".conf") and name not in current and uname_traps.is_ours(machine.root, path):
+            what, acts = f"delete {path}, which repair wrote for another version", (Delete(path, "ours"),)
+            why = "a version that it was not made for may be compiled wrongly, or not at all, because of it"
+            yield Repair("stale-override", path, what, why, acts)
 
 
 def _overrides(machine: Machine) -> Iterator[Repair]:
-    """Guarded modules that any dkms but ours compiles for the kernel that runs."""
+    """Guarded modules that any dkms but ours compiles for the kernel that runs; that it does is tried before."""
     for package in machine.packages():
         if not names.is_package(package):
             continue
@@ -143,12 +176,12 @@ def _overrides(machine: Machine) -> Iterator[Repair]:
         known = dkms_tree.package(machine.root, package)
         if override is None or known is None or os.path.lexists(machine.root / override.path[1:]):
             continue
-        usable = [k for k in machine.kernels.kernels if kernels.headers(machine.root, k).state is Headers.COMPLETE]
-        if not usable:
-            continue  # nothing could prove it
-        other = next((k for k in reversed(usable) if k != machine.running), usable[-1])
-        acts = (Write(override.path, override.text), Prove(package, known.highest.version, other))
-        why = f"{lines[0].file} line {lines[0].line} asks for the running kernel, so a kernel's hook builds for the wrong one"
+        other, _ = trial(machine, package)
+        if not other or outcome(machine, package) == "":
+            continue  # nothing could prove it, or a plain build is right
+        version = known.highest.version
+        acts = (Try(package, version, other), Write(override.path, override.text), Prove(package, version, other))
+        why = f"{lines[0].file} line {lines[0].line} asks for the running kernel: a kernel's hook may build for the wrong one"
         yield Repair("override", package, f"let dkms build {package} for the kernel that it is asked for", why, acts)
 
 

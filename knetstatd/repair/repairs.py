@@ -45,6 +45,14 @@ class Prove(NamedTuple):
     kernel: str
 
 
+class Try(NamedTuple):
+    """The same without what is written: if it comes out right, nothing is written, and nothing more is to be done."""
+
+    package: str
+    version: str
+    kernel: str
+
+
 class Advise(NamedTuple):
     """What a person has to decide, in words and commands; a repair with one is never carried out."""
 
@@ -58,7 +66,7 @@ class Repair(NamedTuple):
     subject: str
     what: str
     why: str
-    acts: tuple[Run | Delete | Write | Prove | Advise, ...]
+    acts: tuple[Run | Delete | Write | Prove | Try | Advise, ...]
 
     @property
     def is_advice(self) -> bool:

@@ -3,10 +3,12 @@
 
 Rule 1: losing these files changes no verdict by itself: the installed file is then compared with DKMS's copy alone.
 Rule 2: a digest counts for as long as DKMS's copy is the file that it was. Who builds anew by dkms makes another one.
+Rule 3: a remark counts for as long as nobody has installed the package anew: dkms sets its mark for that anew, too.
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.system import documents, files
@@ -38,7 +40,8 @@ def save(
     target.parent.mkdir(parents=True, exist_ok=True)
     document = {copy.name: {**known._asdict(), "copy": _mark(copy)} for copy, known in copies.items()}
     said = [remark._asdict() for remark in remarks]
-    files.write_json(target, {"schema": SCHEMA, "modules": document, "remarks": said})
+    installed = next((_installed(copy.parent) for copy in copies), "")
+    files.write_json(target, {"schema": SCHEMA, "modules": document, "remarks": said, "installed": installed})
 
 
 def of(places: Places, kernel: str, package: str, copy: Path | None) -> files.Digest | None:
@@ -57,17 +60,28 @@ def of(places: Places, kernel: str, package: str, copy: Path | None) -> files.Di
 
 
 def remarks(places: Places, kernel: str, package: str, directory: Path) -> tuple[Remark, ...]:
-    """What was kept to be said of what is in DKMS's directory of modules; nothing if that is not what we published."""
+    """What was kept to be said of a publication; nothing if somebody has published since.
+
+    directory: DKMS's, with the modules of the build that is installed.
+    """
     document = documents.read(places.digests(kernel, package))
     try:
         if document is None or document.integer("schema") != SCHEMA or "remarks" not in document:
             return ()
         said = tuple(Remark(one.text("reason"), one.text("fix")) for one in document.items("remarks"))
-        known = document.get("modules")
-        of_these = (known.get(name).text("copy") == _mark(directory / name) for name in files.names(directory) if name in known)
-        return said if said and all(of_these) else ()
+        return said if said and document.text("installed") == _installed(directory) else ()
     except documents.Malformed:
         return ()
+
+
+def _installed(directory: Path) -> str:
+    """What changes if dkms installs a build anew: its mark, PACKAGE/kernel-KERNEL-ARCH. directory: the build's modules."""
+    build = directory.parent
+    try:
+        seen = os.lstat(build.parents[2] / f"kernel-{build.parent.name}-{build.name}")
+    except (OSError, IndexError):
+        return ""
+    return f"{seen.st_ino} {seen.st_ctime_ns}"
 
 
 def _mark(copy: Path) -> str:

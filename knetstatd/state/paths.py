@@ -7,6 +7,7 @@
                              .publish.*/               a publication at work
                        rehearsals/KERNEL/PACKAGE.json  the kernel's answer to a rehearsal
                        digests/KERNEL/PACKAGE.json     what a package's modules were when they were published
+                       plain/PACKAGE.json              how a build of it by plain dkms came out
                        initrd/KERNEL.json              the digests of the modules in a kernel's initrd
                        guard/packages.json             the packages that the daemon guarded at its last look
     /run/knetstatd/guard.lock                          held by the daemon; this directory is its own
@@ -71,6 +72,10 @@ class Places(NamedTuple):
         """What the modules of one package for one kernel were when they were published."""
         return self.state / "digests" / kernel / f"{package}.json"
 
+    def plain(self, package: str) -> Path:
+        """How a build of one package by plain dkms, for a kernel that did not run, came out."""
+        return self.state / "plain" / f"{package}.json"
+
     @property
     def guarded(self) -> Path:
         """The packages that the daemon guarded at its last look."""
@@ -96,6 +101,9 @@ class Places(NamedTuple):
                 for name in files.names(parent):
                     if names.is_package(package := name.removesuffix(".json").removesuffix(".log")):
                         yield package, parent / name
+        for name in files.names(self.state / "plain"):
+            if names.is_package(package := name.removesuffix(".json")):
+                yield package, self.state / "plain" / name
         for parent in (self.builders / "loads", self.builders / "refused"):
             yield from ((name, parent / name) for name in files.names(parent) if names.is_package(name))
 

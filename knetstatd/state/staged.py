@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import re
 import shutil
+import stat
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
@@ -11,17 +16,24 @@ from knetstatd.state.paths import PUBLISHING
 from knetstatd.system import files
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Collection, Iterator
 
     from knetstatd.state.paths import Places
 
+MOST = 256  # files of a build beside its modules
+_PLAIN = re.compile(r"[\w.+~@/-]{1,200}", re.ASCII)
+
 
 class Staged(NamedTuple):
-    """A staged artefact. tree: a private dkms tree that holds it.  modules: its module files.  log: make's log."""
+    """A staged artefact. tree: a private dkms tree that holds it.  modules: its module files.  log: make's log.
+
+    more: what else the build left beside them, by the path below the build's directory: Module.symvers for packages to come.
+    """
 
     tree: Path
     modules: tuple[Path, ...]
     log: Path
+    more: tuple[tuple[str, Path], ...] = ()
 
 
 def find(places: Places, kernel: str, package: str, version: str, fingerprint: str) -> Staged | None:
@@ -38,8 +50,17 @@ def built(tree: Path, kernel: str, package: str, version: str) -> Staged | None:
         place = tree / package / version / kernel / arch
         modules = tuple(place / "module" / name for name in files.names(place / "module") if names.module_of(name))
         if modules:
-            return Staged(tree, modules, place / "log" / "make.log")
+            log = place / "log" / "make.log"
+            return Staged(tree, modules, log, tuple(_more(place, {log, *modules})))
     return None
+
+
+def _more(place: Path, known: Collection[Path]) -> Iterator[tuple[str, Path]]:
+    """The other regular files of a build, links not followed; the first MOST of them."""
+    paths = (Path(where, name) for where, _, here in os.walk(place) for name in sorted(here))
+    named = ((os.path.relpath(path, place), path) for path in paths if path not in known)
+    plain = ((name, path) for name, path in named if _PLAIN.fullmatch(name) and stat.S_ISREG(path.lstat().st_mode))
+    yield from itertools.islice(plain, MOST)
 
 
 def clear(places: Places, kernel: str, package: str) -> None:

@@ -50,6 +50,7 @@ class Seen(NamedTuple):
     answer: Answer | None = None
     remark: str = ""
     remarks: tuple[Remark, ...] = ()
+    lacking: tuple[str, ...] = ()
 
 
 class Machine(Survey):
@@ -122,13 +123,15 @@ class Machine(Survey):
             )
         make = dkms_conf.chosen_make(conf, o.kernel)
         passed = frozenset(name for name, _ in make.variables) if make else frozenset()
-        seen = seen._replace(observation=o, source=source, passed=passed)
+        seen = seen._replace(observation=o, source=source, passed=passed, lacking=self.lacking(o.kernel, o.package))
         idle = o.loaded is not Loaded.NO and o.rehearsed not in (Rehearsed.DUE, Rehearsed.BAD)
         if o.installed is Artefact.GOOD and idle and not o.own_run:
             return seen  # nothing is to be done, so nothing is asked of the stage and of earlier attempts
-        mark = kernels.fingerprint(self.root, source, look.headers.path)
+        mark = self.fingerprint(o.kernel, o.package, source, look.headers.path)
         artefact = staged.find(self.places, o.kernel, o.package, version, mark)
-        proofs = [self.prove_file(look, path, artefact.modules) for path in artefact.modules] if artefact is not None else []
+        modules = artefact.modules if artefact is not None else ()
+        others = (*modules, *self.built_before(o.kernel, o.package)) if modules else ()
+        proofs = [self.prove_file(look, path, others) for path in modules]
         good = all(proof.holds(UNPUBLISHED, linked=True) and proof.is_current for proof in proofs)
         o = o._replace(
             staged=Artefact.NONE if artefact is None else Artefact.GOOD if good else Artefact.BAD,

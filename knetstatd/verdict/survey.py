@@ -233,6 +233,53 @@ class Survey:
             self._confs[key] = dkms_tree.conf(self.root, package.name, package.highest, kernel, os.uname().machine)
         return self._confs[key]
 
+    # -- what is built after what ---------------------------------------------------------------------------------------
+
+    def _needed(self, kernel: str, package: str) -> tuple[str, ...]:
+        """The packages that a package is built after (BUILD_DEPENDS)."""
+        known = self._registered.get(package)
+        return () if known is None else self._conf(known, kernel).build_depends
+
+    def lacking(self, kernel: str, package: str) -> tuple[str, ...]:
+        """Of the packages that a package is built after, those that DKMS has not installed for a kernel."""
+        there = {name for name, known in self._registered.items() if known.installed(kernel) is not None}
+        return tuple(name for name in self._needed(kernel, package) if name not in there)
+
+    def built_before(self, kernel: str, package: str) -> tuple[Path, ...]:
+        """DKMS's files of the modules of those packages, and of those that they are built after: they are loaded first."""
+        names_, paths = list(self._needed(kernel, package)), []
+        for name in names_:  # grows while it is gone through
+            known = self._registered.get(name)
+            if known is not None and (installed := known.installed(kernel)) is not None:
+                build = installed[1]
+                paths += [files.followed(self.root, build.directory / "module" / file) for file in build.files]
+            names_ += [more for more in self._needed(kernel, name) if more not in (*names_, package)]
+        return tuple(paths)
+
+    def in_order(self, kernel: str, packages: Sequence[str]) -> tuple[str, ...]:
+        """The packages, each after those that it is built after; a circle stays in the order that was given."""
+        ordered: dict[str, None] = {}
+
+        def add(package: str, above: tuple[str, ...]) -> None:
+            for needed in self._needed(kernel, package):
+                if needed in packages and needed not in (*above, package):
+                    add(needed, (*above, package))
+            ordered[package] = None
+
+        for package in packages:
+            add(package, ())
+        return tuple(ordered)
+
+    def fingerprint(self, kernel: str, package: str, source: Path, headers: Path | None) -> str:
+        """What decides a build of a package for a kernel: see kernels.fingerprint. Also the builds that it is made after."""
+        mark = kernels.fingerprint(self.root, source, headers)
+        for name in self._needed(kernel, package):
+            known = self._registered.get(name)
+            installed = known.installed(kernel) if known is not None else None
+            identity = files.identity(installed[1].directory) if installed else None
+            mark += f"; {name} {f'{installed[0].version} {identity.ctime_ns}' if installed and identity else 'none'}"
+        return mark
+
     def rehearsal(self, kernel: str, package: str, installed: Iterable[tuple[str, Proof]]) -> rehearsal_results.Subject | None:
         """What a rehearsal of the installed modules would be about; None if there is nothing to start, or to insert."""
         installed = tuple(installed)

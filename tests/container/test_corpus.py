@@ -523,3 +523,9 @@ def test_an_owners_key(machine: Container) -> None:
     assert f"{kernel.release}.key is there" in reason
     assert f"{kernel.release}.der is not" in reason
     assert c.path(f"/root/keys/{kernel.release}.key").read_bytes() == before[f"{kernel.release}.key"]
+    # When it is there again, what is installed is signed without a build.
+    c.path(f"/root/keys/{kernel.release}.der").write_bytes(before[f"{kernel.release}.der"])
+    assert "kt-good 1.0" in c.output("knetstatctl", "resign", kernel.release)
+    assert c.output("modinfo", "-k", kernel.release, "-F", "signer", "kt_good") == "the owner"
+    assert [v["reason"] for v in product.verdicts(c, "running")] == [""]
+    assert product.kinds(c, kernel=kernel.release).count("stage-started") == 2

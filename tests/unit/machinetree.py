@@ -263,8 +263,8 @@ def outcome(root: Path, **fields: object) -> Path:
     """What the unit that compiles has left in its directory. fields: in place of what belongs there. Returns the directory."""
     place = root / "var/cache/private/knetstatd-compile/result"
     document: dict[str, object] = {
-        "of": [KERNEL, "demo", "1.0"], "arch": ARCH, "modules": ["demo.ko"], "code": 0, "timed_out": False, "output": "",
-        "log": "made in the unit\n",
+        "of": [KERNEL, "demo", "1.0"], "arch": ARCH, "modules": ["demo.ko"], "more": [], "code": 0, "timed_out": False,
+        "output": "", "log": "made in the unit\n",
     }  # fmt: skip
     write(place / "outcome.json", json.dumps(document | fields))
     write(place / "demo.ko", GOOD)

@@ -19,7 +19,7 @@ def status(*packages: str) -> str:
     return "\n".join(f"Package: {name}\n{fields}" for name in packages)
 
 
-K, GONE = "6.1.0-9-amd64", "6.1.0-8-amd64"
+K, GONE, OTHER = "6.1.0-9-amd64", "6.1.0-8-amd64", "6.1.0-10-amd64"
 CONF = 'PACKAGE_NAME="m"\nPACKAGE_VERSION="1"\nBUILT_MODULE_NAME[0]="m"\nDEST_MODULE_LOCATION[0]="/updates"\n'
 BASE = {
     "lib": "-> usr/lib",
@@ -48,11 +48,15 @@ HEADERS = {
 RUNS = {
     **BASE, "usr/src/m-1/dkms.conf": f"{CONF}MAKE[0]=\"make\"\n", "usr/src/m-1/Makefile": UNAME, "run/": "", "proc/": "",
     "var/lib/knetstatd/": "", "etc/dkms/": "", f"usr/lib/modules/{K}/build": "-> ../../../src/h",
+    f"usr/lib/modules/{OTHER}/modules.builtin": "", f"usr/lib/modules/{OTHER}/build": "-> ../../../src/other",
+    f"boot/vmlinuz-{OTHER}": "image",
 }  # fmt: skip
+# The headers of the kernel that does not run.
+BUILDABLE = {f"usr/src/other/{name}": text.replace(K, OTHER) for name, text in HEADERS.items()}
 
 
 def override(root: Path) -> tuple[Machine, repairs.Repair | None]:
-    """The override for a module that compiles for the kernel that runs, where K does."""
+    """The override for a module that compiles for the kernel that runs, where K does and OTHER does not."""
     machine = Machine(root, config.Config(modules=("m",)))
     machine.running = K
     machine.refresh()

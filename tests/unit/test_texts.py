@@ -159,9 +159,10 @@ def directories(tmp_path: Path) -> Path:
 KERNELS = {"6.1.0-9-amd64", "6.12.1+deb13-amd64"}
 TOP = {"--root", "--version", "--help", "-h"}  # what may stand before a verb
 LINES = [
-    ("", {"status", "check", "verify", "build", "rehearse", "explain", "repair", "history", "sockets", "config"}),
+    ("", {"status", "check", "verify", "build", "rehearse", "explain", "repair", "resign", "history", "sockets", "config"}),
     ("ch", {"check"}),
     ("check ", {"next", "running", "all", *KERNELS}),
+    ("resign ", {"next", "running", "all", *KERNELS}),
     ("check --json 6.12", {"6.12.1+deb13-amd64"}),
     ("build --module ", {"kt-good"}),
     ("build --step ", {"build", "load", "headers"}),

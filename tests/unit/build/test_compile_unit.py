@@ -62,6 +62,34 @@ def test_the_result_is_copied(root: Path) -> None:
     assert started == f"start -- {unit}"
 
 
+def test_what_else_the_build_left_is_copied(root: Path) -> None:
+    place = machinetree.outcome(root, more=["Module.symvers", "log/.config", "generated/a/b.h"])
+    for number, text in enumerate(("symvers", "config", "header")):
+        machinetree.write(place / f"more.{number}", text)
+    done = compiled(root)
+    assert done.staged is not None
+    assert {name: path.read_text() for name, path in done.staged.more} == {
+        "Module.symvers": "symvers", "log/.config": "config", "generated/a/b.h": "header"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/x", "a/../../x", "a//b", ".", "", "a/.", "module/other.ko", "log/make.log", "a\nb", "a" * 300]
+)
+def test_what_would_lie_elsewhere_is_refused(root: Path, name: str) -> None:
+    place = machinetree.outcome(root, more=[name])
+    machinetree.write(place / "more.0", "x")
+    assert "its names are not names of files" in refused(root).what
+
+
+def test_a_link_among_it_is_not_followed(root: Path) -> None:
+    place = machinetree.outcome(root, more=["Module.symvers"])
+    (place / "more.0").symlink_to("/etc/shadow")
+    assert refused(root).kind == Kind.INTERRUPTED
+    machinetree.outcome(root, more=[f"f{number}" for number in range(257)])
+    assert "its names are not names of files" in refused(root).what
+
+
 @pytest.mark.parametrize(
     ("result", "kind", "word"),
     [("oom-kill", Kind.MEMORY, "want of memory"), ("signal", Kind.INTERRUPTED, "(signal)"), ("", Kind.INTERRUPTED, "no res")],

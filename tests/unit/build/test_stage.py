@@ -16,6 +16,7 @@ from machinetree import KERNEL, MADE
 from knetstatd.build import stage
 from knetstatd.core.errors import BuildError
 from knetstatd.core.model import Kind
+from knetstatd.diagnosis import uname_traps
 from knetstatd.state import paths, staged
 
 if TYPE_CHECKING:
@@ -98,6 +99,38 @@ def test_the_cause_is_looked_up_below_the_root(root: Path) -> None:
     machinetree.write(root / "etc/debian_version", "")
     fail(root, "include/generated/autoconf.h or include/config/auto.conf are missing\n")
     assert refused(root).fix == f"Run: apt install --reinstall linux-headers-{KERNEL}"
+
+
+def test_a_package_that_is_built_after_one_that_is_not_there(root: Path) -> None:
+    """Its build misses what the other makes. That heals when the other is there, so it is no final failure."""
+    fail(root, 'ERROR: modpost: "zl_answer" [/x/ll.ko] undefined!\n')
+    machine = machinetree.machine(root)
+
+    def prove(path: Path, others: Sequence[Path]) -> Proof:
+        return machine.prove_file(machine.look(KERNEL), path, others)
+
+    for lacking, kind in (((), Kind.SYMBOL), (("zfslike", "spl"), Kind.PACKAGES)):
+        with pytest.raises(BuildError) as e:
+            stage.stage(machinetree.job(root)._replace(lacking=lacking), prove)
+        assert e.value.kind == kind
+    assert "built after the DKMS module zfslike spl, which this kernel does not have yet" in e.value.what
+    assert "zl_answer" in e.value.evidence[-1]
+
+
+def test_a_failure_under_an_override_of_ours_names_it_first(root: Path) -> None:
+    fail(root, "demo.c:1:2: error: expected ';'\n")
+    machinetree.write(root / "etc/dkms/demo-1.0.conf", "# the administrator's\n")
+    assert refused(root).what == "demo.c line 1: expected ';'"
+    for name in ("demo-0.9.conf", "demo-1.0.conf", "demo.conf"):
+        machinetree.write(root / "etc/dkms" / name, f"{uname_traps.HEAD}\n")
+        path = "/etc/dkms/demo.conf" if name == "demo.conf" else "/etc/dkms/demo-1.0.conf"
+        error = refused(root)
+        if name == "demo-0.9.conf":
+            assert error.what == "demo.c line 1: expected ';'", "dkms does not read it"
+            continue
+        assert error.what == f"it is built under {path}, which `knetstatctl repair` wrote: demo.c line 1: expected ';'"
+        assert error.fix.startswith(f"Delete {path} and build it again; else: ")
+        assert error.kind == Kind.COMPILE
 
 
 def test_a_build_that_does_not_end_or_is_killed(root: Path) -> None:

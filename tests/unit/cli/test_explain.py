@@ -15,6 +15,7 @@ from systems import NEWER
 from knetstatd.cli.main import main
 from knetstatd.core.config import Config
 from knetstatd.core.model import Attempt, Kind
+from knetstatd.repair import find
 from knetstatd.state import attempts
 from knetstatd.verdict.observe import Machine
 
@@ -78,19 +79,34 @@ def test_the_last_failure_with_its_lines(
     assert row["last_failure"]["evidence"] == ["demo.c:3: error", "make: 2"]
 
 
+def tried(root: Path, wrong: str) -> None:
+    """A plain build by dkms, as `repair` remembers it."""
+    machine = Machine(root, Config(modules=("demo",)), running="")
+    machine.refresh()
+    systems.write(machine.places.plain("demo"), json.dumps({"mark": find.trial(machine, "demo")[1], "wrong": wrong}))
+
+
 def test_the_trap_and_the_cure(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = text(root, capsys, NEWER)
     assert "  Wrong-kernel trap: Makefile line 1 reads the running kernel and sets KDIR, " in shown
     assert "    | KDIR := /lib/modules/$(shell uname -r)/build\n" in shown
-    assert "  Cure for good: `knetstatctl repair` writes /etc/dkms/demo.conf" in shown
+    assert "`knetstatctl repair` tries it\n" in shown
+    assert "Cure for good" not in shown, "dkms may build for the right kernel all the same"
+    tried(root, "")
+    assert "Cure for good" not in text(root, capsys, NEWER)
+    assert "`knetstatctl repair` tries it" not in text(root, capsys, NEWER)
+    assert document(root, capsys, NEWER)["override"] is None
+    tried(root, "demo.ko is for another kernel")
+    assert "  Cure for good: `knetstatctl repair` writes /etc/dkms/demo-1.0.conf" in text(root, capsys, NEWER)
     row = document(root, capsys, NEWER)
     assert row["running_kernel_reads"][0]["variable"] == "KDIR"
-    assert row["override"]["path"] == "/etc/dkms/demo.conf"
+    assert row["override"]["path"] == "/etc/dkms/demo-1.0.conf"
 
 
 def test_whether_the_override_is_there_is_asked_of_that_root(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    systems.write(root / "etc/dkms/demo.conf", "# nothing\n")
-    assert "  Cure for good: put this into /etc/dkms/demo.conf:\n" in text(root, capsys, NEWER)
+    systems.write(root / "etc/dkms/demo-1.0.conf", "# nothing\n")
+    tried(root, "demo.ko is for another kernel")
+    assert "  Cure for good: put this into /etc/dkms/demo-1.0.conf:\n" in text(root, capsys, NEWER)
 
 
 def test_a_source_whose_makefile_is_a_link_out_of_it(root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

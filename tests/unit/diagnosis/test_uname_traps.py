@@ -56,7 +56,7 @@ def override(tree: Make, make: str, line: str, more: str = "") -> uname_traps.Ov
     read = dkms_conf.evaluate(source, source)
     passed = {name for each in read.make for name, _ in each.variables}
     active = uname_traps.active(read, uname_traps.reads(source, passed))
-    return uname_traps.override("m", read, active, source) if active else None
+    return uname_traps.override("m", "1", read, active, source) if active else None
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def override(tree: Make, make: str, line: str, more: str = "") -> uname_traps.Ov
 def test_the_override_passes_the_variable_at_fault(tree: Make, line: str, set: str) -> None:
     found = override(tree, "make -C . X=/lib/modules/${kernelver}/build", line)
     assert found is not None
-    assert found.path == "/etc/dkms/m.conf"
-    assert found.text.endswith(f'MAKE[0]="make -C . X=/lib/modules/${{kernelver}}/build {set}"\n')
+    assert found.path == "/etc/dkms/m-1.conf", "another version has none"
+    assert found.text.endswith(f'MAKE[0]+=" {set}"\n'), "what the package's own dkms.conf says stays as that changes it"
     assert f"Makefile line 1 reads the running kernel: {line}" in found.text
 
 

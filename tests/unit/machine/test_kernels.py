@@ -157,8 +157,15 @@ def test_the_fingerprint_changes_with_source_headers_and_compiler(tree: Make) ->
 
     seen = [mark()]
     assert mark() == seen[0]
-    for path in (source / "m.c", root / f"usr/src/linux-headers-{K}/Module.symvers", root / "usr/bin/gcc-12"):
-        files.write(path, b"something else")
+    settings = ("m.conf", "m-1.conf", "framework.conf", "framework.conf.d/a.conf", "dkms.conf.d/b.conf")
+    told = [root / "etc/dkms" / name for name in settings]
+    for path in (source / "m.c", root / f"usr/src/linux-headers-{K}/Module.symvers", root / "usr/bin/gcc-12", *told, *told):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write(path, b"something else" + bytes(len(seen)))
+        seen.append(mark())
+    for path in (*told[1:], root / "usr/sbin/dkms"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink() if path.exists() else path.touch()
         seen.append(mark())
     (source / "new.c").touch()
     seen.append(mark())

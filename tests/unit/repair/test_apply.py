@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import elf
 import machinetree
 import pytest
-from repairtree import BASE, GONE, HEADERS, RUNS, K, override, plan, status
+from repairtree import BASE, BUILDABLE, GONE, OTHER, RUNS, K, override, plan, status
 
 from knetstatd.core import config, names
 from knetstatd.core.errors import KnetstatdError, UsageError
 from knetstatd.core.model import Attempt, Kind
-from knetstatd.repair import apply, repairs
+from knetstatd.repair import apply, find, repairs
 from knetstatd.state import attempts
 from knetstatd.verdict.observe import Machine
 
@@ -60,15 +60,16 @@ def test_a_link_is_deleted_and_not_what_it_leads_to(tree: Make) -> None:
 def test_no_override_stays_that_was_not_proven(
     tree: Make, dkms: str, end: signal.Signals | None, raises: type[BaseException]
 ) -> None:
-    root = tree({**RUNS, **{f"usr/src/h/{name}": text for name, text in HEADERS.items()}, "bin/": ""})
+    root = tree({**RUNS, **BUILDABLE, "bin/": ""})
     machine, found = override(root)
     assert found is not None
+    found = found._replace(acts=found.acts[1:])  # without it a build was wrong
     if dkms:
         tree({"bin/dkms": dkms})
         (root / "bin/dkms").chmod(0o755)
 
     def tick() -> None:
-        assert (root / "etc/dkms/m.conf").exists()
+        assert (root / "etc/dkms/m-1.conf").exists()
         if end is not None:
             os.kill(os.getpid(), end)
 
@@ -167,7 +168,7 @@ def repair(*acts: repairs.Run | repairs.Delete | repairs.Write | repairs.Prove, 
 @pytest.fixture
 def root(tree: Make) -> Path:
     """A machine with programs."""
-    made = tree({**RUNS, **{f"usr/src/h/{name}": text for name, text in HEADERS.items()}, "ran/": "", "told/": "", "etc/": ""})
+    made = tree({**RUNS, **BUILDABLE, "ran/": "", "told/": "", "etc/": ""})
     for name in ("usr/bin/dpkg", "usr/sbin/depmod", "usr/sbin/dkms"):
         machinetree.program(made / name, made, "")
     return made
@@ -212,23 +213,33 @@ def test_knetstatctl_is_started_as_it_was_itself(root: Path) -> None:
     assert machinetree.ran(root, "ours") == [f"-x build {K}"]
 
 
-@pytest.mark.parametrize("release", [K, "6.1.0-0-amd64"])
-def test_an_override_stays_if_a_plain_build_with_it_is_right(root: Path, release: str) -> None:
-    """And the failures without it are forgotten."""
+@pytest.mark.parametrize("plain", [OTHER, K])
+@pytest.mark.parametrize("release", [OTHER, K])
+def test_an_override_stays_if_it_is_needed_and_helps(root: Path, plain: str, release: str) -> None:
+    """A plain build is tried, with it and without it; and then the failures without it are forgotten."""
     made, planned = override(root)
     assert planned is not None
-    module = machinetree.write(root / "m.ko", elf.module("m", vermagic=f"{release} SMP "))
-    place = f"$9/m/1/{K}/x86_64/module"
-    machinetree.tell(root, "dkms build", f'[ -e "$root/etc/dkms/m.conf" ] && mkdir -p "{place}" && cp "{module}" "{place}"')
+    for name, is_for in (("without", plain), ("with", release)):
+        machinetree.write(root / f"{name}.ko", elf.module("m", vermagic=f"{is_for} SMP "))
+    place = f"$9/m/1/{OTHER}/x86_64/module"
+    which = f'name=without; [ -e "$root/etc/dkms/m-1.conf" ] && name=with; cp "$root/$name.ko" "{place}/m.ko"'
+    machinetree.tell(root, "dkms build", f'mkdir -p "{place}"; {which}')
     attempts.save(root, made.places, K, "m", "1", "mark", Attempt(Kind.WRONG_KERNEL, 1))
-    if release == K:
-        apply.carry_out(made, planned, ())
-    else:
-        with pytest.raises(KnetstatdError, match=f"it was taken back: m.ko is for {release}, not {K}"):
+    if plain == K and release == K:
+        with pytest.raises(KnetstatdError, match=f"it was taken back: m.ko is for {K}, not {OTHER}"):
             apply.carry_out(made, planned, ())
-    assert (root / "etc/dkms/m.conf").exists() is (release == K)
-    assert made.places.attempt(K, "m").exists() is not (release == K)
-    assert machinetree.ran(root, "dkms")[0].startswith(f"build -m m -v 1 -k {K} --dkmstree ")
+    else:
+        apply.carry_out(made, planned, ())
+    made.refresh()
+    left = plain == K and release == OTHER
+    assert (root / "etc/dkms/m-1.conf").exists() is left
+    assert len(machinetree.ran(root, "dkms")) == (1 if plain == OTHER else 2)
+    assert all(line.startswith(f"build -m m -v 1 -k {OTHER} --dkmstree ") for line in machinetree.ran(root, "dkms"))
+    if plain == OTHER:
+        assert find.outcome(made, "m") == ""
+        assert override(root)[1] is None, "and it is not tried again"
+    else:
+        assert made.places.attempt(K, "m").exists() is not left
 
 
 class TestCommand:

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING
 
 import kerneltree
 import machinetree
 import pytest
-from repairtree import BASE, CONF, GONE, HEADERS, RUNS, K, override, plan, status
+from machinetree import write
+from repairtree import BASE, BUILDABLE, CONF, GONE, HEADERS, OTHER, RUNS, K, override, plan, status
 
 from knetstatd.core import config
+from knetstatd.diagnosis import uname_traps
 from knetstatd.dkms import dkms_tree
 from knetstatd.repair import apply, find, repairs
 from knetstatd.verdict.observe import Machine
@@ -134,15 +137,41 @@ def test_a_switch_that_a_killed_repair_left(tree: Make) -> None:
     assert plan(tree({"etc/dkms/no-autoinstall": ""})) == {}, "one of the administrator's"
 
 
-def test_no_override_that_nothing_can_prove(tree: Make) -> None:
-    """The running kernel's headers are better than none."""
-    root = tree(RUNS)
+def test_an_override_is_offered_if_a_plain_build_can_be_tried(tree: Make) -> None:
+    """For a kernel that does not run: for the running one every build is right."""
+    root = tree({**RUNS, **{f"usr/src/h/{name}": text for name, text in HEADERS.items()}})
     assert override(root)[1] is None
-    tree({f"usr/src/h/{name}": text for name, text in HEADERS.items()})
-    _, found = override(root)
+    tree(BUILDABLE)
+    machine, found = override(root)
     assert found is not None
-    assert [type(act) for act in found.acts] == [repairs.Write, repairs.Prove]
-    assert found.acts[1] == repairs.Prove("m", "1", K)
+    assert [type(act) for act in found.acts] == [repairs.Try, repairs.Write, repairs.Prove]
+    assert found.acts[0] == repairs.Try("m", "1", OTHER)
+    assert found.acts[2] == repairs.Prove("m", "1", OTHER)
+    mark = find.trial(machine, "m")[1]
+    for wrong, offered in (("", False), ("it is for 6.1", True)):
+        write(machine.places.plain("m"), json.dumps({"mark": mark, "wrong": wrong}))
+        assert find.outcome(machine, "m") == wrong
+        assert (override(root)[1] is not None) is offered
+    write(machine.places.plain("m"), json.dumps({"mark": mark, "wrong": ""}))
+    write(root / "usr/src/m-1/Makefile", (root / "usr/src/m-1/Makefile").read_text() + "# another\n")
+    assert find.outcome(machine, "m") is None, "it was another source"
+    assert override(root)[1] is not None
+    for damaged in ("", "[]", "{}", json.dumps({"mark": find.trial(machine, "m")[1]})):
+        write(machine.places.plain("m"), damaged)
+        assert find.outcome(machine, "m") is None
+
+
+def test_an_override_of_ours_for_another_version_goes(tree: Make) -> None:
+    ours = f"{uname_traps.HEAD}\nMAKE[0]='make x'\n"
+    names = ("m.conf", "m-0.9.conf", "m-1.conf", "gone-2.conf")
+    root = tree({**BASE, **{f"etc/dkms/{name}": ours for name in names}, "etc/dkms/m-0.8.conf": "# somebody's\n"})
+    machine = Machine(root, config.Config(modules=("m",)))
+    machine.refresh()
+    stale = [found for found in find.plan(machine, None) if found.kind == "stale-override"]
+    assert [found.subject for found in stale] == [f"/etc/dkms/{name}" for name in ("gone-2.conf", "m-0.9.conf", "m.conf")]
+    for found in stale:
+        apply.carry_out(machine, found, ())
+    assert sorted(os.listdir(root / "etc/dkms")) == ["m-0.8.conf", "m-1.conf"]
 
 
 @pytest.fixture

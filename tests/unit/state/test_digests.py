@@ -51,22 +51,31 @@ def test_another_file_has_none(tmp_path: Path, places: Places, copy: Path) -> No
     assert digests.of(places, K, P, copy) is None
 
 
-def test_remarks(tmp_path: Path, places: Places, copy: Path) -> None:
+def test_remarks(tmp_path: Path, places: Places) -> None:
     said = digests.Remark("it is not signed", "Look at the key")
-    assert digests.remarks(places, K, P, tmp_path) == ()
+    directory = tmp_path / f"demo/1.0/{K}/x86_64/module"
+    directory.mkdir(parents=True)
+    (copy := directory / "demo.ko").write_bytes(b"module")
+    mark = tmp_path / f"demo/kernel-{K}-x86_64"
+    mark.symlink_to(f"1.0/{K}/x86_64")
+    digests.save(places, K, P, {copy: KNOWN})
+    assert digests.remarks(places, K, P, directory) == ()
     digests.save(places, K, P, {copy: KNOWN}, [said])
     assert digests.of(places, K, P, copy) == KNOWN
-    assert digests.remarks(places, K, P, tmp_path) == (said,)
+    assert digests.remarks(places, K, P, directory) == (said,)
     whole = json.loads(places.digests(K, P).read_text())
     absurd: object
     for absurd in ({}, [1], [{"reason": "x"}], [{"reason": 1, "fix": ""}], None):
         places.digests(K, P).write_text(json.dumps(whole | {"remarks": absurd}))
-        assert digests.remarks(places, K, P, tmp_path) == ()
+        assert digests.remarks(places, K, P, directory) == ()
     places.digests(K, P).write_text(json.dumps(whole | {"schema": 2}))
-    assert digests.remarks(places, K, P, tmp_path) == ()
+    assert digests.remarks(places, K, P, directory) == ()
     places.digests(K, P).write_text(json.dumps(whole))
-    copy.write_bytes(b"another, by plain dkms")
-    assert digests.remarks(places, K, P, tmp_path) == ()
+    assert digests.remarks(places, K, P, directory) == (said,)
+    mark.unlink()
+    assert digests.remarks(places, K, P, directory) == ()
+    mark.symlink_to(f"1.0/{K}/x86_64")
+    assert digests.remarks(places, K, P, directory) == (), "dkms has installed it anew"
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,55 @@ def test_modules_whose_names_only_dkms_knows(root: Path, survey: Survey) -> None
     assert survey.module_names() == {"demo"}, "the package's name, if nothing was built"
 
 
+def test_what_is_built_after_what(root: Path, survey: Survey) -> None:
+    """BUILD_DEPENDS, one element with several names or several; a circle, and names of nobody, change nothing."""
+    for name, needs in (("a", "d nobody"), ("b", ""), ("c", "b"), ("d", "c b")):
+        register_another(root, name)
+        with open(root / f"usr/src/{name}-1.0/dkms.conf", "a") as conf:
+            conf.writelines(f'BUILD_DEPENDS[{n}]="{need}"\n' for n, need in enumerate(needs.split(" ", 1)) if need)
+    survey.refresh()
+    assert survey.in_order(KERNEL, ["a", "b", "c", "d"]) == ("b", "c", "d", "a")
+    assert survey.in_order(KERNEL, ["a", "d"]) == ("d", "a")
+    assert survey.in_order(KERNEL, ["demo", "x"]) == ("demo", "x")
+    with open(root / "usr/src/b-1.0/dkms.conf", "a") as conf:
+        conf.write('BUILD_DEPENDS="a"\n')
+    survey.refresh_locks()
+    assert sorted(survey.in_order(KERNEL, ["a", "b", "c", "d"])) == ["a", "b", "c", "d"]
+
+
+def test_a_build_depends_on_the_builds_that_it_is_made_after(root: Path, survey: Survey) -> None:
+    source, build = root / "usr/src/demo-1.0", root / f"var/lib/dkms/other/1.0/{KERNEL}/x86_64"
+    with open(source / "dkms.conf", "a") as conf:
+        conf.write('BUILD_DEPENDS="other"\n')
+    register_another(root, "other")
+    shutil.rmtree(root / f"var/lib/dkms/other/1.0/{KERNEL}", ignore_errors=True)
+    (mark := root / f"var/lib/dkms/other/kernel-{KERNEL}-x86_64").unlink(missing_ok=True)
+    seen = []
+
+    def look() -> tuple[str, ...]:
+        survey.refresh()
+        seen.append(survey.fingerprint(KERNEL, "demo", source, None))
+        return survey.lacking(KERNEL, "demo")
+
+    assert look() == ("other",)
+    write(build / "module/other.ko", "")
+    assert look() == ("other",), "it is built, and not installed"
+    assert seen[0] == seen[1]
+    mark.symlink_to(f"1.0/{KERNEL}/x86_64")
+    assert look() == ()
+    shutil.rmtree(build)
+    write(build / "module/other.ko", "")
+    assert look() == (), "built anew"
+    assert len(set(seen[1:])) == 3
+    assert survey.lacking("6.2", "demo") == ("other",)
+    assert survey.built_before(KERNEL, "demo") == (build / "module/other.ko",)
+    assert survey.built_before("6.2", "demo") == ()
+    with open(root / "usr/src/other-1.0/dkms.conf", "a") as conf:
+        conf.write('BUILD_DEPENDS="demo other nobody"\n')
+    survey.refresh()
+    assert survey.built_before(KERNEL, "demo") == (build / "module/other.ko",), "a circle"
+
+
 def test_names_that_are_left_alone(root: Path, survey: Survey) -> None:
     assert survey.refused() == []
     (root / "usr/lib/modules/6.1 x").mkdir()
