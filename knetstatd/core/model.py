@@ -227,6 +227,7 @@ class Kind(enum.StrEnum):
     SIGNING = "signing"
     PUBLISH = "publish"
     PACKAGES = "packages"
+    INITRD = "initrd"
     REHEARSAL = "rehearsal"
     DURING_TRANSACTION = "during-transaction"
     REMOVED = "removed"
@@ -238,7 +239,7 @@ class Kind(enum.StrEnum):
 
 
 _RETRY = {
-    **dict.fromkeys((Kind.TIMEOUT, Kind.MEMORY), Retry.TWICE),
+    **dict.fromkeys((Kind.TIMEOUT, Kind.MEMORY, Kind.INITRD), Retry.TWICE),
     **dict.fromkeys((Kind.DURING_TRANSACTION, Kind.REMOVED), Retry.AFTER_TRANSACTION),
     **dict.fromkeys((
         Kind.DISK, Kind.READ_ONLY, Kind.INTERRUPTED, Kind.MISMATCH, Kind.FOREIGN_DKMS, Kind.SIGNING, Kind.PUBLISH,
@@ -268,6 +269,7 @@ class Attempt(NamedTuple):
 class Observation(NamedTuple):
     """All that the planner knows about one module and one kernel, read from the machine at one moment.
 
+    initrd: a new initrd is all that the installed modules need.
     changed: when something in the kernel's directory last moved, in seconds of CLOCK_BOOTTIME (0: long ago).
     transaction, foreign_dkms, own_run: who is at work, "" for nobody.
     attempt: only one whose fingerprint is today's; else None.
@@ -291,6 +293,7 @@ class Observation(NamedTuple):
     changed: float = 0.0
     attempt: Attempt | None = None
     loads: tuple[float, ...] = ()
+    initrd: bool = False
 
 
 class Limits(NamedTuple):
@@ -301,6 +304,7 @@ class Limits(NamedTuple):
     retry_longest: float = 3600.0
     install_headers: bool = False
     reload: bool = True
+    make_initrds: bool = False
 
 
 class Action(enum.StrEnum):
@@ -311,6 +315,7 @@ class Action(enum.StrEnum):
     FETCH_HEADERS = "headers"
     STAGE = "stage"
     PUBLISH = "publish"
+    MAKE_INITRD = "initrd"
     REHEARSE = "rehearse"
     LOAD = "load"
     GIVE_UP = "give-up"
@@ -341,6 +346,7 @@ class Why(enum.StrEnum):
     OUTDATED = "loaded-outdated"
     FAULTY = "loaded-faulty"
     DENIED = "denied"
+    INITRD = "initrd"
     FAILED = "failed"
 
 

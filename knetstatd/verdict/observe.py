@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from knetstatd.core import planner
 from knetstatd.core.model import (
     ELSEWHERE,
+    REMARKS,
     UNPUBLISHED,
     Artefact,
     Headers,
@@ -21,7 +22,7 @@ from knetstatd.core.model import (
     Source,
 )
 from knetstatd.dkms import dkms_conf, dkms_tree
-from knetstatd.machine import kernels
+from knetstatd.machine import initramfs, kernels
 from knetstatd.state import attempts, digests, load_history, rehearsal_results, staged
 from knetstatd.system import locks
 from knetstatd.verdict.survey import Survey
@@ -73,6 +74,7 @@ class Machine(Survey):
             self._installed(look, *look.together)
             look.together = ()
         installed = self._installed(look, package)
+        judged = self._judge(kernel, package, installed)
         loaded, remark = self._loaded(kernel, package, installed)
         seen = Seen(
             Observation(
@@ -80,13 +82,14 @@ class Machine(Survey):
                 kernel,
                 state=self.state_of(kernel),
                 headers=look.headers.state,
-                installed=self._judge(kernel, package, installed),
+                installed=judged,
                 loaded=loaded,
                 transaction=self._transaction,
                 foreign_dkms=self._foreign,
                 own_run="another run of knetstatd" if not own and self._builds() else "",
                 changed=changed,
                 loads=load_history.known(self.places, package) if loaded is Loaded.NO else (),
+                initrd=judged is Artefact.DENIED and self._needs_initrd(kernel, installed),
             ),
             installed=installed,
             headers=look.headers,
@@ -150,6 +153,12 @@ class Machine(Survey):
             return Artefact.DENIED
         # weak-updates are meant to be another release's (RHEL, SUSE): the kernel's symbols have the same checksums.
         return Artefact.GOOD if all(p.is_current or _WEAK in p.path for _, p in installed) else Artefact.OTHER
+
+    def _needs_initrd(self, kernel: str, installed: tuple[tuple[str, Proof], ...]) -> bool:
+        """Whether a new initrd cures all that stands against these modules."""
+        bad = [proof for _, proof in installed if not proof.loads]
+        cure = initramfs.fix(self.root, kernel)
+        return all(proof.holds(frozenset({"initrd"})) and (c := proof.first(REMARKS)) and c.fix == cure for proof in bad)
 
     def _loaded(self, kernel: str, package: str, installed: tuple[tuple[str, Proof], ...]) -> tuple[Loaded, str]:
         """Whether the running kernel has the modules, whether they are the installed ones and work, and a remark of Live's."""

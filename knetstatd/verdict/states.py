@@ -189,6 +189,7 @@ _FAILURES = {
     Kind.MISMATCH: (Event.FAILED, "the daemon builds it again for this kernel, once"),
     Kind.DURING_TRANSACTION: (Event.FAILED, "the daemon tries again when the package transaction is over"),
     Kind.REMOVED: (Event.PACKAGE_GONE, "the daemon builds it again if it comes back"),
+    Kind.INITRD: (Event.INITRD_FAILED, "the daemon tries again in {seconds} s"),
     Kind.REHEARSAL: (Event.NOT_REHEARSED, "the daemon tries again in {seconds} s"),
 }
 
@@ -333,6 +334,10 @@ TABLE: dict[tuple[Action, Why], Row] = {
     (Action.PUBLISH, Why.STAGED): _against(
         State.BUILT_NOT_INSTALLED, lambda c: "it is built and proven, and will be installed", _build,
         unknown=State.BUILT_NOT_INSTALLED, progress=True,
+    ),
+    (Action.MAKE_INITRD, Why.INITRD): Row(
+        State.BLOCKED, State.BLOCKED, State.UNPROVEN, State.BLOCKED, lambda c: f"{_blocked(c)}; a new initrd will be made",
+        lambda c: c.against.fix if c.against else "", progress=True,
     ),
     (Action.REHEARSE, Why.NOT_REHEARSED): Row(
         State.READY_NOT_REHEARSED, State.READY_NOT_REHEARSED, State.UNPROVEN, State.NOT_REHEARSED,
