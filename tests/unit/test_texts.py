@@ -58,7 +58,7 @@ def test_what_an_event_always_carries_is_sent_by_everyone_who_sends_it() -> None
                 continue
             given = {k.arg for k in call.keywords} | ({"package", "version", "kernel"} if name.endswith("._say") else set())
             # The builder and the daemon ask the table which event it is.
-            asked = {"event": FAILURES, "verdict.event": VERDICTS}.get(ast.unparse(call.args[0]), set())
+            asked = {"failure": FAILURES, "verdict.event": VERDICTS}.get(ast.unparse(call.args[0]), set())
             by_name = re.findall(r"\bEvent\.([A-Z_]+)", ast.unparse(call.args[0]))
             for event in [*by_name, *(asked if not by_name else ())]:
                 assert set(Event[event].fields) <= given, f"{path.name}:{call.lineno} sends {event} without its fields"
