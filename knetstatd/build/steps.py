@@ -27,7 +27,7 @@ from knetstatd.state import attempts, load_history, rehearsal_results, staged
 from knetstatd.system import process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from knetstatd.core.model import Answer, Proof
     from knetstatd.state.rehearsal_results import Subject

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from knetstatd.core import planner
 from knetstatd.core.model import (
     ELSEWHERE,
-    REMARKS,
     UNPUBLISHED,
     Artefact,
     Headers,
@@ -22,7 +21,7 @@ from knetstatd.core.model import (
     Source,
 )
 from knetstatd.dkms import dkms_conf, dkms_tree
-from knetstatd.machine import initramfs, kernels
+from knetstatd.machine import kernels
 from knetstatd.state import attempts, digests, load_history, rehearsal_results, staged
 from knetstatd.system import locks
 from knetstatd.verdict.survey import Survey
@@ -89,7 +88,7 @@ class Machine(Survey):
                 own_run="another run of knetstatd" if not own and self._builds() else "",
                 changed=changed,
                 loads=load_history.known(self.places, package) if loaded is Loaded.NO else (),
-                initrd=judged is Artefact.DENIED and self._needs_initrd(kernel, installed),
+                initrd=judged is Artefact.DENIED and _needs_initrd(installed),
             ),
             installed=installed,
             headers=look.headers,
@@ -154,12 +153,6 @@ class Machine(Survey):
         # weak-updates are meant to be another release's (RHEL, SUSE): the kernel's symbols have the same checksums.
         return Artefact.GOOD if all(p.is_current or _WEAK in p.path for _, p in installed) else Artefact.OTHER
 
-    def _needs_initrd(self, kernel: str, installed: tuple[tuple[str, Proof], ...]) -> bool:
-        """Whether a new initrd cures all that stands against these modules."""
-        bad = [proof for _, proof in installed if not proof.loads]
-        cure = initramfs.fix(self.root, kernel)
-        return all(proof.holds(frozenset({"initrd"})) and (c := proof.first(REMARKS)) and c.fix == cure for proof in bad)
-
     def _loaded(self, kernel: str, package: str, installed: tuple[tuple[str, Proof], ...]) -> tuple[Loaded, str]:
         """Whether the running kernel has the modules, whether they are the installed ones and work, and a remark of Live's."""
         if kernel != self.running:
@@ -172,3 +165,8 @@ class Machine(Survey):
     def plan(self, seen: Seen, now: float) -> Step:
         """The planner's answer to what was seen."""
         return planner.plan(seen.observation, now, self.limits)
+
+
+def _needs_initrd(installed: tuple[tuple[str, Proof], ...]) -> bool:
+    """Whether a new initrd is all that these modules need. One that cannot be read is not made anew."""
+    return all(proof.loads or (proof.fails and proof.holds(frozenset({"initrd"}))) for _, proof in installed)

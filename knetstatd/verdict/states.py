@@ -224,10 +224,6 @@ def _unloaded(case: Case) -> str:
     return f"somebody unloaded it {planner.LOADS} times within an hour; the daemon does not load it again for now"
 
 
-def _to_build(case: Case) -> str:
-    return "it is not built yet, and will be"
-
-
 def _wrong(case: Case) -> str:
     if case.seen.answer is not None:
         return f"the installed module is wrong, and will be built again: in the rehearsal, {case.seen.answer.reason}"
@@ -260,6 +256,10 @@ def _against(
     return Row(good, State.READY_OUTDATED, unknown, state, reason, fix, event, progress)
 
 
+_DENIED = Row(
+    State.BLOCKED, State.BLOCKED, State.UNPROVEN, State.BLOCKED, _blocked, lambda c: c.against.fix if c.against else "",
+    Event.GAVE_UP,
+)  # fmt: skip
 TABLE: dict[tuple[Action, Why], Row] = {
     (Action.DONE, Why.READY): Row(
         State.READY, State.READY_OUTDATED, State.UNPROVEN, State.NOT_REHEARSED, _nothing, _nothing, Event.READY
@@ -280,10 +280,8 @@ TABLE: dict[tuple[Action, Why], Row] = {
     (Action.DONE, Why.NOT_A_KERNEL): _always(
         State.NOT_A_KERNEL, lambda c: f"/lib/modules/{c.o.kernel} holds headers or leftovers, not a kernel", _nothing
     ),
-    (Action.GIVE_UP, Why.DENIED): Row(
-        State.BLOCKED, State.BLOCKED, State.UNPROVEN, State.BLOCKED, _blocked, lambda c: c.against.fix if c.against else "",
-        Event.GAVE_UP,
-    ),
+    (Action.GIVE_UP, Why.DENIED): _DENIED,
+    (Action.MAKE_INITRD, Why.INITRD): _DENIED._replace(event=None, progress=True),
     (Action.GIVE_UP, Why.REHEARSAL): _always(
         State.REHEARSAL_FAILED, lambda c: c.seen.answer.reason if c.seen.answer else c.attempt.reason,
         lambda c: c.seen.answer.fix if c.seen.answer else c.attempt.fix, Event.REHEARSAL_FAILED,
@@ -329,15 +327,13 @@ TABLE: dict[tuple[Action, Why], Row] = {
     (Action.WAIT, Why.FOREIGN_DKMS): _waiting(
         State.WAITING_FOR_DKMS, lambda c: f"the daemon waits for another dkms to end: {c.o.foreign_dkms}", Event.WAITING
     ),
-    (Action.STAGE, Why.NOT_BUILT): _against(State.NOT_BUILT, _to_build, _build, unknown=State.NOT_BUILT, progress=True),
+    (Action.STAGE, Why.NOT_BUILT): _against(
+        State.NOT_BUILT, lambda c: "it is not built yet, and will be", _build, unknown=State.NOT_BUILT, progress=True
+    ),
     (Action.STAGE, Why.WRONG): _against(State.NEEDS_REBUILD, _wrong, _build, unknown=State.NEEDS_REBUILD, progress=True),
     (Action.PUBLISH, Why.STAGED): _against(
         State.BUILT_NOT_INSTALLED, lambda c: "it is built and proven, and will be installed", _build,
         unknown=State.BUILT_NOT_INSTALLED, progress=True,
-    ),
-    (Action.MAKE_INITRD, Why.INITRD): Row(
-        State.BLOCKED, State.BLOCKED, State.UNPROVEN, State.BLOCKED, lambda c: f"{_blocked(c)}; a new initrd will be made",
-        lambda c: c.against.fix if c.against else "", progress=True,
     ),
     (Action.REHEARSE, Why.NOT_REHEARSED): Row(
         State.READY_NOT_REHEARSED, State.READY_NOT_REHEARSED, State.UNPROVEN, State.NOT_REHEARSED,

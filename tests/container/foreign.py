@@ -46,7 +46,8 @@ def _download(suite: str, path: Path, packages: Sequence[str], component: str) -
         roots.mount_overlay(tree, [root.path / "root"], upper, scratch)
         try:
             (tree / "etc/apt/sources.list.d/rig.list").unlink()
-            (tree / "etc/apt/sources.list").write_text("".join(f"{line} {component}".rstrip() + "\n" for line in archive.sources(suite)))
+            lines = "".join(f"{line} {component}".rstrip() + "\n" for line in archive.sources(suite))
+            (tree / "etc/apt/sources.list").write_text(lines)
             (tree / "etc/apt/apt.conf.d/99proxy").write_text("".join(f"{line}\n" for line in archive.proxy_options()))
             (tree / "srv/repo/partial").mkdir(parents=True)
             with roots.host_network(tree):

@@ -69,7 +69,8 @@ def test_a_root_that_needs_our_module(suite: str, tmp_path: Path) -> None:
         c.install_kernel(kernel, headers=False)
         c.install_kernel(kernel, image=False)
         assert c.module_file(kernel, "kt_root"), "the hook of the headers builds it"
-        lacking = shutil.copy(initrd, tmp_path / "lacking")
+        lacking = tmp_path / "lacking"
+        shutil.copy(initrd, lacking)
         result, reason, run = check(c, release)
         assert (result, run) == ("fail", fix)
         assert "The initrd lacks this module, which a new one would hold: /etc/initramfs-tools/modules" in reason
@@ -80,23 +81,22 @@ def test_a_root_that_needs_our_module(suite: str, tmp_path: Path) -> None:
         # The module is built again, of a newer source.
         newer(c, 2)
         assert c.run(["knetstatctl", "build", release], timeout=300).returncode == 1
-        stale = shutil.copy(initrd, tmp_path / "stale")
         result, reason, run = check(c, release)
         assert (result, run) == ("fail", fix)
         assert "has another copy, and that one is loaded at boot" in reason
+        second = disk.make(c, tmp_path / "second")
         # The configuration lets us make the initrd.
         product.install(c, ["kt-root"], initrd="update")
         c.run(["knetstatctl", "build", release], check=True, timeout=300)
         assert check(c, release)[0] == "pass"
-        second = disk.make(c, tmp_path / "second")
+        third = disk.make(c, tmp_path / "third")
     files = disk.kernel(first, release)
     said = disk.boot(first, files._replace(initrd=lacking), SCRIPT, arguments=ARGUMENTS)
     assert said.code is None
     assert "Failed to mount /dev/vda as root file system." in said.console, said.console[-4000:]
     booted(disk.boot(first, files, SCRIPT, arguments=ARGUMENTS), loaded=1, installed=1, check=0)
-    files = disk.kernel(second, release)
-    booted(disk.boot(second, files._replace(initrd=stale), SCRIPT, arguments=ARGUMENTS), loaded=1, installed=2, check=1)
-    booted(disk.boot(second, files, SCRIPT, arguments=ARGUMENTS), loaded=2, installed=2, check=0)
+    booted(disk.boot(second, disk.kernel(second, release), SCRIPT, arguments=ARGUMENTS), loaded=1, installed=2, check=1)
+    booted(disk.boot(third, disk.kernel(third, release), SCRIPT, arguments=ARGUMENTS), loaded=2, installed=2, check=0)
 
 
 def booted(said: disk.Said, *, loaded: int, installed: int, check: int) -> None:
