@@ -66,8 +66,11 @@ def c(request: pytest.FixtureRequest) -> Iterator[Container]:
         made.add_fixture("good", autoinstall=False)
         release = made.kernels()[0].release
         product.install(made, ["kt-good"])
-        # An initrd of what there is without the module, then the module.
+        initrd, conf = made.path(f"/boot/initrd.img-{release}"), made.path("/usr/src/kt-good-1.0/dkms.conf")
+        conf.write_text(f'{conf.read_text()}REMAKE_INITRD="yes"\n')
+        before = initrd.stat()
         made.run(["dkms", "install", "kt-good/1.0", "-k", release], check=True, timeout=300)
+        assert initrd.stat() == before, "dkms makes none"
         yield made
 
 
