@@ -236,10 +236,6 @@ def _headers_fix(case: Case) -> str:
     return how(case.machine.root, case.o.kernel)
 
 
-def _held_by(case: Case) -> str:
-    return f": {case.o.transaction}" if case.o.transaction else ""
-
-
 def _waiting(state: State, reason: Callable[[Case], str], event: Event | None = None) -> Row:
     return Row(state, state, state, state, reason, _nothing, event, progress=True)
 
@@ -322,7 +318,9 @@ TABLE: dict[tuple[Action, Why], Row] = {
         State.SETTLING, lambda c: "the daemon waits until the kernel's files have been quiet for a moment"
     ),
     (Action.WAIT, Why.TRANSACTION): _waiting(
-        State.WAITING_FOR_APT, lambda c: f"the daemon waits for the end of a package transaction{_held_by(c)}", Event.WAITING
+        State.WAITING_FOR_APT,
+        lambda c: ": ".join(filter(None, ("the daemon waits for the end of a package transaction", c.o.transaction))),
+        Event.WAITING,
     ),
     (Action.WAIT, Why.FOREIGN_DKMS): _waiting(
         State.WAITING_FOR_DKMS, lambda c: f"the daemon waits for another dkms to end: {c.o.foreign_dkms}", Event.WAITING
