@@ -86,9 +86,9 @@ class Failures:
             self.forgetful = True
         if kind is Kind.REHEARSAL and attempt.times > 1:
             return  # said once; the verdict has the latest reason
-        event, outlook = states.failure(attempt)
+        failure, outlook = states.failure(attempt)
         self._journal.log(
-            event, f"{o.package} {o.version} for {o.kernel}: {error.what}; {outlook}",
+            failure, f"{o.package} {o.version} for {o.kernel}: {error.what}; {outlook}",
             package=o.package, version=o.version, kernel=o.kernel,
             kind=kind, reason=error.what, fix=fix, evidence="\n".join(error.evidence), log=attempt.log, attempt=attempt.times,
         )  # fmt: skip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Making a kernel's initrd anew after a publication, if the configuration says so: the distribution's own programs do it.
+"""Making a kernel's initrd anew, if the configuration says so: the distribution's own programs do it.
 
 Their hooks may do anything and write anywhere, so under systemd they run in a unit of their own: what publishes may not.
 """
@@ -39,7 +39,7 @@ def make(root: Path, kernel: str, timeout: float, inherit: Sequence[int], tick: 
     result = units.complete(root, unit, timeout * len(commands) + 60, tick)
     if result != "success":
         fix = "; ".join(" ".join(argv) for argv in commands)
-        raise BuildError(Kind.PUBLISH, f"{unit} ended with {result or 'no result'}", unit, f"Run: {fix}")
+        raise BuildError(Kind.INITRD, f"{unit} ended with {result or 'no result'}", unit, f"Run: {fix}")
     return None
 
 
@@ -52,4 +52,4 @@ def make_here(root: Path, kernel: str, timeout: float, inherit: Sequence[int], t
         if done.timed_out or done.code:
             how = f"did not end within {timeout:g} s" if done.timed_out else f"ended with {done.code}"
             evidence = build_log.last_lines(done.text, 4)
-            raise BuildError(Kind.PUBLISH, f"{argv[0]} {how}", "", f"Run: {' '.join(argv)}", evidence)
+            raise BuildError(Kind.INITRD, f"{argv[0]} {how}", "", f"Run: {' '.join(argv)}", evidence)

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from knetstatd.verdict.observe import Machine, Seen
 
 # Done by programs, or units, of their own: each with other privileges.
-STEPS = {"build": (Action.STAGE, Action.PUBLISH, Action.REHEARSE), "load": (Action.LOAD,), "headers": (Action.FETCH_HEADERS,)}
+STEPS = {
+    "build": (Action.STAGE, Action.PUBLISH, Action.MAKE_INITRD, Action.REHEARSE),
+    "load": (Action.LOAD,),
+    "headers": (Action.FETCH_HEADERS,),
+}
 
 
 def run_manual(

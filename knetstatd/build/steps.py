@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Carrying out one step of the plan: to compile, to publish, to rehearse, to load a package, or to install headers.
+"""Carrying out one step of the plan: to compile, to publish, to rehearse, to load a package, to make an initrd, or to install
+headers.
 
 Rule: the caller holds our lock, and has observed the machine right before. A step raises nothing that the machine is at fault
 for: it is remembered, and told (see failures).
@@ -26,7 +27,7 @@ from knetstatd.state import attempts, load_history, rehearsal_results, staged
 from knetstatd.system import process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from knetstatd.core.model import Answer, Proof
     from knetstatd.state.rehearsal_results import Subject
@@ -55,6 +56,8 @@ class Builder:
                     self._stage(seen)
                 case Action.PUBLISH:
                     self._publish(seen, begin)
+                case Action.MAKE_INITRD:
+                    self._make_initrd(seen)
                 case Action.REHEARSE:
                     if not self._rehearse(seen).outcome.good:
                         return False  # told, and remembered, already
@@ -128,25 +131,16 @@ class Builder:
         self._say(Event.PUBLISHED, seen, f"published and verified from the disk in {took:.1f} s", duration_usec=int(took * 1e6))
         for remark in remarks:
             self._say(Event.INCOMPLETE, seen, remark.reason, reason=remark.reason, fix=remark.fix)
-        if self.machine.config.initrd == "update" and initrd.wrong(prove()) is not None:
-            self._make_initrd(seen, prove)
 
-    def _make_initrd(self, seen: Seen, prove: Callable[[], tuple[Proof, ...]]) -> None:
-        """Has the initrd made anew. A failure is none of the publication's: the verdict says what is wrong, and the cure."""
-        kernel, timeout = seen.observation.kernel, self.machine.config.publish_timeout_seconds
-        self.progress.phase(f"Making the initrd of {kernel}")
-        try:
-            with process.undisturbed():
-                initrd.make(self.machine.root, kernel, timeout, [self.lock], self.progress.tick)
-        except KnetstatdError as e:
-            words = "\n".join(e.evidence if isinstance(e, BuildError) else ())
-            self._say(Event.INITRD_FAILED, seen, f"the initrd was not made: {e.what}", reason=e.what, fix=e.fix, evidence=words)
-            return
-        if (check := initrd.wrong(prove())) is None:
-            self._say(Event.INITRD_MADE, seen, "the initrd was made anew, as the configuration asks")
-            return
-        text = f"the initrd was made anew, and is still wrong: {check.reason}"
-        self._say(Event.INITRD_FAILED, seen, text, reason=check.reason, fix=check.fix)
+    def _make_initrd(self, seen: Seen) -> None:
+        o, machine = seen.observation, self.machine
+        self.progress.phase(f"Making the initrd of {o.kernel}")
+        with process.undisturbed():
+            initrd.make(machine.root, o.kernel, machine.config.publish_timeout_seconds, [self.lock], self.progress.tick)
+        machine.refresh()
+        if check := initrd.wrong(machine.prove_all(machine.look(o.kernel), o.package)):
+            raise BuildError(Kind.INITRD, f"the initrd was made anew, and is still wrong: {check.reason}", "", check.fix)
+        self._say(Event.INITRD_MADE, seen, "the initrd was made anew, as the configuration asks")
 
     def _rehearse(self, seen: Seen) -> Answer:
         assert seen.subject is not None, "the planner rehearses what is installed, on a kernel with an image"

@@ -143,8 +143,8 @@ SETTINGS = (
     _word(
         "initrd",
         ("report", "update"),
-        "What to do after a publication if the kernel's initrd has another copy of the module, or lacks one that it is to "
-        "hold: report the command that makes it anew, or run it.",
+        "What to do if the kernel's initrd is damaged, has another copy of the module, or lacks one that it is to hold: "
+        "report the command that makes it anew, or run it.",
     ),
     _word(
         "inhibit",

@@ -6,6 +6,9 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+from knetstatd.core.kinds import Kind as Kind  # noqa: TC001 (others take them from here)
+from knetstatd.core.kinds import Retry as Retry
+
 
 class Result(enum.StrEnum):
     """The answer of one check. UNKNOWN is never taken for PASS."""
@@ -190,63 +193,6 @@ class Loaded(enum.StrEnum):
     FAULTY = "faulty"
 
 
-class Retry(enum.StrEnum):
-    """What a failure's class says about trying again with the same source, headers and compiler."""
-
-    NEVER = "never"
-    BACKOFF = "backoff"
-    TWICE = "twice"
-    AFTER_TRANSACTION = "after the package transaction"
-
-
-class Kind(enum.StrEnum):
-    """The classes of failure, as they are named in the journal and in JSON."""
-
-    COMPILE = "compile"
-    API = "kernel-api"
-    SYMBOL = "undefined-symbol"
-    WRONG_KERNEL = "wrong-kernel"
-    NOT_LOADABLE = "not-loadable"
-    EXCLUDED = "excluded"
-    CONF = "dkms-conf"
-    NO_MODULE = "no-module"
-    HEADERS = "headers"
-    KERNEL_DIR = "kernel-directory"
-    COMPILER = "compiler"
-    TOOLS = "kernel-tools"
-    REFUSED = "kernel-refused"
-    MISMATCH = "kernel-mismatch"
-    DENIED = "denied"
-    TIMEOUT = "timeout"
-    MEMORY = "memory"
-    DISK = "disk"
-    READ_ONLY = "read-only"
-    INTERRUPTED = "interrupted"
-    FOREIGN_DKMS = "foreign-dkms"
-    DKMS_TREE = "dkms-tree"
-    SIGNING = "signing"
-    PUBLISH = "publish"
-    PACKAGES = "packages"
-    REHEARSAL = "rehearsal"
-    DURING_TRANSACTION = "during-transaction"
-    REMOVED = "removed"
-
-    @property
-    def retry(self) -> Retry:
-        """Whether trying again can help."""
-        return _RETRY.get(self, Retry.NEVER)
-
-
-_RETRY = {
-    **dict.fromkeys((Kind.TIMEOUT, Kind.MEMORY), Retry.TWICE),
-    **dict.fromkeys((Kind.DURING_TRANSACTION, Kind.REMOVED), Retry.AFTER_TRANSACTION),
-    **dict.fromkeys((
-        Kind.DISK, Kind.READ_ONLY, Kind.INTERRUPTED, Kind.MISMATCH, Kind.FOREIGN_DKMS, Kind.SIGNING, Kind.PUBLISH,
-        Kind.PACKAGES, Kind.REHEARSAL,
-    ), Retry.BACKOFF),
-}  # fmt: skip
-
-
 class Attempt(NamedTuple):
     """What is remembered of failed attempts with one fingerprint of source, headers and compiler.
 
@@ -268,6 +214,7 @@ class Attempt(NamedTuple):
 class Observation(NamedTuple):
     """All that the planner knows about one module and one kernel, read from the machine at one moment.
 
+    initrd: a new initrd is all that the installed modules need.
     changed: when something in the kernel's directory last moved, in seconds of CLOCK_BOOTTIME (0: long ago).
     transaction, foreign_dkms, own_run: who is at work, "" for nobody.
     attempt: only one whose fingerprint is today's; else None.
@@ -291,6 +238,7 @@ class Observation(NamedTuple):
     changed: float = 0.0
     attempt: Attempt | None = None
     loads: tuple[float, ...] = ()
+    initrd: bool = False
 
 
 class Limits(NamedTuple):
@@ -301,6 +249,7 @@ class Limits(NamedTuple):
     retry_longest: float = 3600.0
     install_headers: bool = False
     reload: bool = True
+    make_initrds: bool = False
 
 
 class Action(enum.StrEnum):
@@ -311,6 +260,7 @@ class Action(enum.StrEnum):
     FETCH_HEADERS = "headers"
     STAGE = "stage"
     PUBLISH = "publish"
+    MAKE_INITRD = "initrd"
     REHEARSE = "rehearse"
     LOAD = "load"
     GIVE_UP = "give-up"
@@ -341,6 +291,7 @@ class Why(enum.StrEnum):
     OUTDATED = "loaded-outdated"
     FAULTY = "loaded-faulty"
     DENIED = "denied"
+    INITRD = "initrd"
     FAILED = "failed"
 
 

@@ -73,7 +73,7 @@ def plan(seen: Observation, now: float, limits: Limits) -> Step:
     if seen.rehearsed is Rehearsed.BAD and seen.attempt and seen.attempt.kind.retry is Retry.NEVER:
         return Step(Action.GIVE_UP, Why.REHEARSAL)
     if seen.installed is Artefact.DENIED:  # by what no new build changes
-        return _busy(seen, now) or Step(Action.GIVE_UP, Why.DENIED)
+        return _busy(seen, now) or _denied(seen, now, limits)
     if seen.source is not Source.REGISTERED:
         if seen.transaction:
             return Step(Action.WAIT, Why.TRANSACTION, now + POLL)
@@ -115,6 +115,16 @@ def _held_back(seen: Observation, now: float, *, loading: bool = False) -> Step 
         case Retry.AFTER_TRANSACTION:
             return Step(Action.WAIT, Why.TRANSACTION, now + POLL) if seen.transaction else None
     return Step(Action.WAIT, Why.BACKOFF, attempt.not_before) if now < attempt.not_before else None
+
+
+def _denied(seen: Observation, now: float, limits: Limits) -> Step:
+    """What the machine itself is in the way of; of that only an initrd may be ours to make."""
+    if not (seen.initrd and limits.make_initrds):
+        return Step(Action.GIVE_UP, Why.DENIED)
+    held = _held_back(seen, now)
+    if held and held.action is Action.GIVE_UP:  # the verdict names what is in the way, whatever failed before
+        return Step(Action.GIVE_UP, Why.DENIED)
+    return held or Step(Action.MAKE_INITRD, Why.INITRD)
 
 
 def _headers(seen: Observation, now: float, limits: Limits) -> Step:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 KINDS = {
     Action.STAGE: "build",
     Action.PUBLISH: "build",
+    Action.MAKE_INITRD: "build",
     Action.REHEARSE: "build",
     Action.LOAD: "load",
     Action.FETCH_HEADERS: "headers",

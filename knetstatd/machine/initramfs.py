@@ -10,46 +10,47 @@ Sources: initramfs-tools 0.142 and 0.148, mkinitramfs(8), hook-functions, initra
 
 from __future__ import annotations
 
-import enum
 import os
 import re
+import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.boot import bootloader
 from knetstatd.core import names
 from knetstatd.formats.shell_assignments import Shell
 from knetstatd.machine import paths, root_drivers
+from knetstatd.machine.module_needs import Needs, Sure
 from knetstatd.system import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from knetstatd.formats.modules_dep import Tables
+    from knetstatd.machine.modprobe_conf import Rules
 
 _ETC, _SHARE = "/etc/initramfs-tools", "/usr/share/initramfs-tools"
 _HOOKS = (f"{_SHARE}/hooks", f"{_ETC}/hooks")
 _LISTS = (f"{_ETC}/modules", f"{_SHARE}/modules.d")
 _DRACUT = ("/usr/lib/dracut/dracut.conf.d", "/etc/dracut.conf", "/etc/dracut.conf.d")
 _MAKERS = ("/usr/sbin/mkinitramfs", "/usr/bin/dracut", "/usr/sbin/dracut")
+_SETTINGS = (f"{_SHARE}/conf.d", f"{_ETC}/conf.d", f"{_SHARE}/conf-hooks.d")
+_FUNCTIONS = f"{_SHARE}/hook-functions"
+_MOST = re.compile(r'modules="\$modules ([^"=]*)"')  # auto_add_modules()
 _SCRIPT = re.compile(r"[A-Za-z0-9._-]+")  # run-parts(8); set_initlist() in hook-functions
 _ADDS = re.compile(r"^(.*?)\b(manual_add_modules|force_load|copy_modules_dir)[ \t]+([^;&|)\n]*)", re.MULTILINE)
 _LIMIT = 1 << 18
 
 
-class Sure(enum.IntEnum):
-    """How sure it is that a new initrd holds a module."""
-
-    POSSIBLE = 1
-    LIKELY = 2
-    CERTAIN = 3
-
-
 class Wanted(NamedTuple):
-    """Why a new initrd would hold a module. where: the file that says so, or what the machine needs it for."""
+    """Why a new initrd would hold a module. where: the file that says so, or what the machine needs it for.
+
+    configured: nothing has to be said to who makes it; if not, the machine needs a module that no new initrd would hold.
+    """
 
     where: str
     sure: Sure
+    configured: bool = True
 
 
 class Files(NamedTuple):
@@ -90,8 +91,8 @@ def is_made_here(root: Path) -> bool:
 
 def inputs(root: Path, kernel: str) -> tuple[Path, ...]:
     """The files on which the answers depend; also those that do not exist."""
-    configured = (files.inside(root, place) for place in (*_LISTS, *_HOOKS, *_DRACUT))
-    return (*initrds(root, kernel).paths, *configured, *_scripts(root))
+    configured = (files.inside(root, place) for place in (*_LISTS, *_HOOKS, *_DRACUT, *_SETTINGS, _FUNCTIONS))
+    return (*initrds(root, kernel).paths, *configured, *_scripts(root), *_settings(root))
 
 
 def commands(root: Path, kernel: str) -> list[list[str]]:
@@ -110,30 +111,34 @@ def commands(root: Path, kernel: str) -> list[list[str]]:
     return made
 
 
-def fix(root: Path, kernel: str) -> str:
-    """The same as a sentence."""
-    return f"Run: {' && '.join(' '.join(words) for words in commands(root, kernel))}"
+def fix(root: Path, kernel: str, add: str = "") -> str:
+    """The same as a sentence. add: a module that is to be listed first."""
+    listed = [f"echo {shlex.quote(add)} >>{_LISTS[0]}"] if add else []
+    return f"Run: {' && '.join([*listed, *map(' '.join, commands(root, kernel))])}"
 
 
-def wanted(root: Path, kernel: str, tables: Tables, module: str, file: Path) -> Wanted | None:
-    """Why a new initrd of `kernel` would hold a module, by the surest reason; None if nothing says so. file: its file."""
+def wanted(
+    root: Path, kernel: str, tables: Tables, rules: Rules, module: str, file: Path, holds: Callable[[str], bool]
+) -> Wanted | None:
+    """Why a new initrd of `kernel` would hold a module, by the surest reason; None if nothing says so.
+
+    file: its file.  holds: whether the initrd that there is has a module.
+    """
+    needs = Needs(root, tables, rules, module)
     reasons = list(_reasons(root, kernel, module, _below(tables.tree, file)))
+    # What the initrd has, a new one would have too.
+    reasons += [(line.module, Wanted(line.where, Sure.CERTAIN)) for line in needs.soft if holds(line.module)]
     best: Wanted | None = None
     for name, why in reasons:
-        if name != module and not _needs(tables, name, module):
-            continue
-        if best is None or why.sure > best.sure:
-            best = why if name == module else why._replace(where=f"{why.where}, for {name} which needs it")
+        if sure := needs.sure(name):
+            where = why.where if name == module else f"{why.where}, for {name} which brings it along"
+            if best is None or min(why.sure, sure) > best.sure:
+                best = why._replace(where=where, sure=min(why.sure, sure))
     return best
 
 
 def _below(tree: Path, file: Path) -> str:
     return os.fspath(file.relative_to(tree)) if tree in file.parents else ""
-
-
-def _needs(tables: Tables, name: str, module: str) -> bool:
-    entry = tables.entry(name)
-    return entry is not None and any(names.canonical(path.name.partition(".ko")[0]) == module for path in entry.needed)
 
 
 def _reasons(root: Path, kernel: str, module: str, place: str) -> Iterator[tuple[str, Wanted]]:
@@ -145,8 +150,33 @@ def _reasons(root: Path, kernel: str, module: str, place: str) -> Iterator[tuple
     for path in _scripts(root):
         yield from _added(_shown(root, path), files.text(path, _LIMIT) or "", module, place)
     yield from _dracut(root, module)
+    chosen = _chosen(root)
+    if chosen not in ("list", "dep"):
+        functions = files.text(files.inside(root, _FUNCTIONS), _LIMIT) or ""
+        for words in _MOST.findall(functions):
+            yield from ((names.canonical(word), Wanted(f"MODULES={chosen}", Sure.LIKELY)) for word in words.split())
     for name, why in root_drivers.needed(root, kernel):
-        yield names.canonical(name), Wanted(why, Sure.CERTAIN)
+        yield names.canonical(name), Wanted(why, Sure.CERTAIN, configured=chosen in ("", "dep"))
+
+
+def _chosen(root: Path) -> str:
+    """MODULES= of initramfs-tools' configuration: which modules an initrd has that nobody named; "" without mkinitramfs."""
+    if not files.inside(root, _MAKERS[0]).exists():
+        return ""
+    shell = Shell({})
+    for path in _settings(root):
+        shell.run(files.text(path, _LIMIT) or "")
+    return shell.values.get("MODULES", {}).get(0, "most")
+
+
+def _settings(root: Path) -> list[Path]:
+    """The files of that configuration, in the order in which mkinitramfs reads them; one in /etc masks one of its name."""
+    shared, own, hooks = (files.inside(root, place) for place in _SETTINGS)
+    masks = files.names(own)
+    return [
+        files.inside(root, f"{_ETC}/initramfs.conf"), *(shared / name for name in files.names(shared) if name not in masks),
+        *(own / name for name in masks), *(hooks / name for name in files.names(hooks)),
+    ]  # fmt: skip
 
 
 def _lists(root: Path) -> list[Path]:

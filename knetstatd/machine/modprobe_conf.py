@@ -40,6 +40,8 @@ class Rules(NamedTuple):
     install: tuple[Line, ...] = ()
     alias: tuple[Line, ...] = ()
     load: tuple[Line, ...] = ()
+    softdep: tuple[Line, ...] = ()
+    weakdep: tuple[Line, ...] = ()
 
 
 def find(lines: tuple[Line, ...], module: str) -> Line | None:
@@ -59,19 +61,19 @@ def redirect(rules: Rules, module: str) -> Line | None:
 
 def rules(root: Path) -> Rules:
     """The rules of the machine under `root`."""
-    lines: dict[str, list[Line]] = {"blacklist": [], "install": [], "alias": []}
+    lines: dict[str, list[Line]] = {kind: [] for kind in ("blacklist", "install", "alias", "softdep", "weakdep")}
     for where, text in _lines(root, _PROBE, (".conf", ".alias")):
         command, _, rest = text.replace("\t", " ").partition(" ")
         module, _, more = rest.strip().partition(" ")
         if command in lines and module:
-            lines[command].append(Line(_pattern(module), names.clean(more.strip()), where))
+            lines[command].append(Line(pattern(module), names.clean(more.strip()), where))
     load = [Line(names.canonical(text.split()[0]), "", where) for where, text in _lines(root, _LOAD, (".conf",))]
     # Debian's old file, which systemd-modules-load finds through a link in /usr/lib/modules-load.d or /etc/modules-load.d.
     load += [Line(names.canonical(text.split()[0]), "", where) for where, text in _file(root, "/etc/modules")]
-    return Rules(tuple(lines["blacklist"]), tuple(lines["install"]), tuple(lines["alias"]), tuple(load))
+    return Rules(load=tuple(load), **{kind: tuple(chosen) for kind, chosen in lines.items()})
 
 
-def _pattern(text: str) -> str:
+def pattern(text: str) -> str:
     """A module's name as the kernel writes it; what is between brackets is no name."""
     return "".join(part if part.startswith("[") else names.canonical(part) for part in re.split(r"(\[[^\]]*\])", text))
 

@@ -74,6 +74,7 @@ class Machine(Survey):
             self._installed(look, *look.together)
             look.together = ()
         installed = self._installed(look, package)
+        judged = self._judge(kernel, package, installed)
         loaded, remark = self._loaded(kernel, package, installed)
         seen = Seen(
             Observation(
@@ -81,13 +82,14 @@ class Machine(Survey):
                 kernel,
                 state=self.state_of(kernel),
                 headers=look.headers.state,
-                installed=self._judge(kernel, package, installed),
+                installed=judged,
                 loaded=loaded,
                 transaction=self._transaction,
                 foreign_dkms=self._foreign,
                 own_run="another run of knetstatd" if not own and self._builds() else "",
                 changed=changed,
                 loads=load_history.known(self.places, package) if loaded is Loaded.NO else (),
+                initrd=judged is Artefact.DENIED and _needs_initrd(installed),
             ),
             installed=installed,
             headers=look.headers,
@@ -166,3 +168,8 @@ class Machine(Survey):
     def plan(self, seen: Seen, now: float) -> Step:
         """The planner's answer to what was seen."""
         return planner.plan(seen.observation, now, self.limits)
+
+
+def _needs_initrd(installed: tuple[tuple[str, Proof], ...]) -> bool:
+    """Whether a new initrd is all that these modules need. One that cannot be read is not made anew."""
+    return all(proof.loads or (proof.fails and proof.holds(frozenset({"initrd"}))) for _, proof in installed)

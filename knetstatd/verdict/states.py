@@ -189,6 +189,7 @@ _FAILURES = {
     Kind.MISMATCH: (Event.FAILED, "the daemon builds it again for this kernel, once"),
     Kind.DURING_TRANSACTION: (Event.FAILED, "the daemon tries again when the package transaction is over"),
     Kind.REMOVED: (Event.PACKAGE_GONE, "the daemon builds it again if it comes back"),
+    Kind.INITRD: (Event.INITRD_FAILED, "the daemon tries again in {seconds} s"),
     Kind.REHEARSAL: (Event.NOT_REHEARSED, "the daemon tries again in {seconds} s"),
 }
 
@@ -223,10 +224,6 @@ def _unloaded(case: Case) -> str:
     return f"somebody unloaded it {planner.LOADS} times within an hour; the daemon does not load it again for now"
 
 
-def _to_build(case: Case) -> str:
-    return "it is not built yet, and will be"
-
-
 def _wrong(case: Case) -> str:
     if case.seen.answer is not None:
         return f"the installed module is wrong, and will be built again: in the rehearsal, {case.seen.answer.reason}"
@@ -237,10 +234,6 @@ def _wrong(case: Case) -> str:
 def _headers_fix(case: Case) -> str:
     how = kernels.headers_reinstall if case.step.why is Why.HEADERS_PARTIAL else kernels.headers_fix
     return how(case.machine.root, case.o.kernel)
-
-
-def _held_by(case: Case) -> str:
-    return f": {case.o.transaction}" if case.o.transaction else ""
 
 
 def _waiting(state: State, reason: Callable[[Case], str], event: Event | None = None) -> Row:
@@ -259,6 +252,10 @@ def _against(
     return Row(good, State.READY_OUTDATED, unknown, state, reason, fix, event, progress)
 
 
+_DENIED = Row(
+    State.BLOCKED, State.BLOCKED, State.UNPROVEN, State.BLOCKED, _blocked, lambda c: c.against.fix if c.against else "",
+    Event.GAVE_UP,
+)  # fmt: skip
 TABLE: dict[tuple[Action, Why], Row] = {
     (Action.DONE, Why.READY): Row(
         State.READY, State.READY_OUTDATED, State.UNPROVEN, State.NOT_REHEARSED, _nothing, _nothing, Event.READY
@@ -279,10 +276,8 @@ TABLE: dict[tuple[Action, Why], Row] = {
     (Action.DONE, Why.NOT_A_KERNEL): _always(
         State.NOT_A_KERNEL, lambda c: f"/lib/modules/{c.o.kernel} holds headers or leftovers, not a kernel", _nothing
     ),
-    (Action.GIVE_UP, Why.DENIED): Row(
-        State.BLOCKED, State.BLOCKED, State.UNPROVEN, State.BLOCKED, _blocked, lambda c: c.against.fix if c.against else "",
-        Event.GAVE_UP,
-    ),
+    (Action.GIVE_UP, Why.DENIED): _DENIED,
+    (Action.MAKE_INITRD, Why.INITRD): _DENIED._replace(event=None, progress=True),
     (Action.GIVE_UP, Why.REHEARSAL): _always(
         State.REHEARSAL_FAILED, lambda c: c.seen.answer.reason if c.seen.answer else c.attempt.reason,
         lambda c: c.seen.answer.fix if c.seen.answer else c.attempt.fix, Event.REHEARSAL_FAILED,
@@ -323,12 +318,16 @@ TABLE: dict[tuple[Action, Why], Row] = {
         State.SETTLING, lambda c: "the daemon waits until the kernel's files have been quiet for a moment"
     ),
     (Action.WAIT, Why.TRANSACTION): _waiting(
-        State.WAITING_FOR_APT, lambda c: f"the daemon waits for the end of a package transaction{_held_by(c)}", Event.WAITING
+        State.WAITING_FOR_APT,
+        lambda c: ": ".join(filter(None, ("the daemon waits for the end of a package transaction", c.o.transaction))),
+        Event.WAITING,
     ),
     (Action.WAIT, Why.FOREIGN_DKMS): _waiting(
         State.WAITING_FOR_DKMS, lambda c: f"the daemon waits for another dkms to end: {c.o.foreign_dkms}", Event.WAITING
     ),
-    (Action.STAGE, Why.NOT_BUILT): _against(State.NOT_BUILT, _to_build, _build, unknown=State.NOT_BUILT, progress=True),
+    (Action.STAGE, Why.NOT_BUILT): _against(
+        State.NOT_BUILT, lambda c: "it is not built yet, and will be", _build, unknown=State.NOT_BUILT, progress=True
+    ),
     (Action.STAGE, Why.WRONG): _against(State.NEEDS_REBUILD, _wrong, _build, unknown=State.NEEDS_REBUILD, progress=True),
     (Action.PUBLISH, Why.STAGED): _against(
         State.BUILT_NOT_INSTALLED, lambda c: "it is built and proven, and will be installed", _build,

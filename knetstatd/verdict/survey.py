@@ -63,8 +63,11 @@ class Survey:
     @property
     def limits(self) -> Limits:
         """The configuration's part in the planner's decisions."""
-        c, install = self.config, self.config.headers == "install"
-        return Limits(c.settle_seconds, c.retry_first_seconds, c.retry_longest_seconds, install, c.unloaded == "reload")
+        c = self.config
+        return Limits(
+            c.settle_seconds, c.retry_first_seconds, c.retry_longest_seconds,
+            install_headers=c.headers == "install", reload=c.unloaded == "reload", make_initrds=c.initrd == "update",
+        )  # fmt: skip
 
     # -- the machine ------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from knetstatd.core.errors import Damaged, LibraryMissing, ModuleFileError
 from knetstatd.core.model import Check, Result
 from knetstatd.formats import initrd, module_file
 from knetstatd.machine import initramfs, kmod
-from knetstatd.machine.initramfs import Sure
+from knetstatd.machine.module_needs import Sure
 from knetstatd.system import files
 from knetstatd.verify import compression_check, initrd_digests
 
@@ -81,7 +81,7 @@ def check(root: Path, facts: Target, host: Host, name: str, file: Path, module: 
         reason = f"{disk.paths[-1]} has the kernel's own module of that name, and that one is loaded at boot"
         return disk.fail(os.fspath(file), "the kernel's own", reason)
     if build is None:
-        return _absent(disk, facts, name, file)
+        return _absent(disk, facts, host, inside, name, file)
     if build and not mine:
         with contextlib.suppress(OSError, ModuleFileError):
             mine = initrd.mark(module_file.contents(file))
@@ -97,15 +97,19 @@ def check(root: Path, facts: Target, host: Host, name: str, file: Path, module: 
     return Check(NAME, Result.PASS, found="the same copy in it")
 
 
-def _absent(disk: _Disk, facts: Target, name: str, file: Path) -> Check:
+def _absent(disk: _Disk, facts: Target, host: Host, inside: initrd.Inside, name: str, file: Path) -> Check:
     """The answer if there is no copy in the initrd: is there to be one?"""
-    wanted = initramfs.wanted(disk.root, disk.kernel, facts.tables, name, file)
+    holds = lambda other: other in inside.builds or inside.has_own(other)  # noqa: E731
+    wanted = initramfs.wanted(disk.root, disk.kernel, facts.tables, host.rules, name, file, holds)
     if wanted is None or (wanted.sure is not Sure.CERTAIN and not _is_older(disk.paths, file)):
         return Check(NAME, Result.PASS, found="no copy in it")
     where = names.clean(wanted.where, 200)
     if wanted.sure is Sure.POSSIBLE:
         why = f"it has no copy, and was made before this module; a new one may hold it: {where}"
         return disk.unknown(why, initramfs.fix(disk.root, disk.kernel))
+    if not wanted.configured:
+        reason = f"The initrd lacks this module, and nothing would put it into a new one: {where}"
+        return Check(NAME, Result.FAIL, "a copy in it", "none", reason, initramfs.fix(disk.root, disk.kernel, name))
     return disk.fail("a copy in it", "none", f"The initrd lacks this module, which a new one would hold: {where}")
 
 

@@ -5,6 +5,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import archive, roots
@@ -18,20 +19,22 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def repository(suite: str) -> Path:
-    """A directory with the packages that the suite has of PACKAGES, and what they need beyond the root; an apt repository."""
-    key = hashlib.sha256(repr(PACKAGES).encode()).hexdigest()[:12]
+def repository(suite: str, packages: Sequence[str] = PACKAGES, component: str = "") -> Path:
+    """A directory with those packages that the suite has, and what they need beyond the root; an apt repository.
+
+    component: of the archive, beside "main": "contrib" has what depends on what is not free, and zfs."""
+    key = hashlib.sha256(repr(packages).encode()).hexdigest()[:12]
     path = roots.cache_dir() / "foreign" / f"{suite}-{key}"
     path.parent.mkdir(parents=True, exist_ok=True)
     with roots.lock(path.parent / f"{suite}.lock"):
         if not (path / "Packages").exists():
             print(f"downloading modules of {suite} to {path}, once", file=sys.stderr, flush=True)
             shutil.rmtree(path, ignore_errors=True)
-            _download(suite, path)
+            _download(suite, path, packages, component)
     return path
 
 
-def _download(suite: str, path: Path) -> None:
+def _download(suite: str, path: Path, packages: Sequence[str], component: str) -> None:
     work = path.parent / f"{suite}.new"
     roots.remove(work)
     upper, scratch, tree = (work / name for name in ("upper", "scratch", "tree"))
@@ -43,23 +46,24 @@ def _download(suite: str, path: Path) -> None:
         roots.mount_overlay(tree, [root.path / "root"], upper, scratch)
         try:
             (tree / "etc/apt/sources.list.d/rig.list").unlink()
-            (tree / "etc/apt/sources.list").write_text("".join(f"{line}\n" for line in archive.sources(suite)))
+            lines = "".join(f"{line} {component}".rstrip() + "\n" for line in archive.sources(suite))
+            (tree / "etc/apt/sources.list").write_text(lines)
             (tree / "etc/apt/apt.conf.d/99proxy").write_text("".join(f"{line}\n" for line in archive.proxy_options()))
             (tree / "srv/repo/partial").mkdir(parents=True)
             with roots.host_network(tree):
                 there = set(_run("chroot", tree, "apt-cache", "pkgnames").split())
-                wanted = [name for name in PACKAGES if name in there]
+                wanted = [name for name in packages if name in there]
                 options = ["-q", "-y", "--download-only", "-o", "Dir::Cache::Archives=/srv/repo"]
                 _run("chroot", tree, "apt-get", "install", *options, *wanted)
             made = upper / "srv/repo"
             shutil.rmtree(made / "partial")
             (made / "lock").unlink(missing_ok=True)
-            packages = _run("apt-ftparchive", "packages", ".", cwd=made)
+            index = _run("apt-ftparchive", "packages", ".", cwd=made)
             shutil.move(made, path)
         finally:
             roots.unmount(tree)
     roots.remove(work)
-    (path / "Packages").write_text(packages)
+    (path / "Packages").write_text(index)
 
 
 def _run(*argv: str | Path, cwd: Path | None = None) -> str:

@@ -3,6 +3,7 @@
 
 good       packaged well
 story      compiled for the kernel that runs: its Makefile asks `uname -r`, through a variable that dkms.conf does not set
+root       a type of file system: what is to be mounted as kt_root needs it
 nocompile  an error in the C source
 undef      a symbol that no kernel exports: modpost fails
 slow       sleeps before it compiles, for as long as its file "delay" says (seconds)

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.container.rig import Container
 
 QEMU = "qemu-system-x86_64"
@@ -121,17 +123,20 @@ def boot(
     arguments: str = "",
     show: TextIO | None = None,
     cpu: str = _CPU,
+    more: Sequence[Path] = (),
+    until: str = "",
 ) -> Said:
     """Boots the disk with a kernel, runs `script` in it, and returns when the machine is off.
 
-    show: gets what the script prints, while it does.  cpu: the processor, where it is emulated.
+    show: gets what the script prints, while it does.  cpu: the processor, where it is emulated.  more: other disks, /dev/vdb
+    and on.  until: the machine is ended when its console has this.
     """
     put(image, "/usr/local/lib/driver", script)
-    text = _run(image, kernel, arguments, timeout, show, cpu)
+    text = _run(image, kernel, arguments, timeout, show, cpu, more, until)
     if _INIT not in text and not kvm():
         # A kernel that is emulated now and then hangs or dies before its init. That is the emulator's: nothing of the disk
         # has run yet. Once more, and what comes then counts.
-        text = _run(image, kernel, arguments, timeout, show, cpu)
+        text = _run(image, kernel, arguments, timeout, show, cpu, more, until)
     return said(text)
 
 
@@ -141,7 +146,9 @@ def said(console: str) -> Said:
     return Said(inside, int(rest.split()[0]) if ended else None, console)
 
 
-def _run(image: Path, kernel: Files, arguments: str, timeout: float, show: TextIO | None, cpu: str) -> str:
+def _run(
+    image: Path, kernel: Files, arguments: str, timeout: float, show: TextIO | None, cpu: str, more: Sequence[Path], until: str
+) -> str:
     """Starts the machine, waits until it is off, and returns what its console had."""
     console = image.with_name("console")
     # A 7.x kernel patches its own code while it starts, and one whose other processor is emulated at the same time dies of it.
@@ -152,7 +159,7 @@ def _run(image: Path, kernel: Files, arguments: str, timeout: float, show: TextI
             [
                 QEMU, *accelerator, "-M", "pc", "-smp", "1" if alone else "2",
                 "-m", "2048", "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
-                "-drive", f"file={image},format=raw,if=virtio,cache=unsafe",
+                *(word for disk in (image, *more) for word in ("-drive", f"file={disk},format=raw,if=virtio,cache=unsafe")),
                 "-device", "virtio-rng-pci", "-kernel", kernel.vmlinuz, "-initrd", kernel.initrd, "-append",
                 # Without "quiet" the initramfs says that it began; nobody else is to talk on the console.
                 f"root=/dev/vda rw console=ttyS0 loglevel=3 systemd.show_status=0 panic=-1 mitigations=off {arguments}",
@@ -165,7 +172,7 @@ def _run(image: Path, kernel: Files, arguments: str, timeout: float, show: TextI
             time.sleep(0.2)
             ended = process.poll() is not None
             text = console.read_bytes().decode("utf-8", "replace").replace("\r\n", "\n")
-            if time.monotonic() - began > INIT_TIMEOUT and _INIT not in text:
+            if (time.monotonic() - began > INIT_TIMEOUT and _INIT not in text) or (until and until in text):
                 break
             if show is not None:
                 lines = re.sub(r"[^\n]*\Z", "", said(text).output)

@@ -59,7 +59,7 @@ def test_a_program_that_fails_ends_it(root: Path) -> None:
     with pytest.raises(BuildError) as caught:
         initrd.make(root, KERNEL, 20.0, ())
     error = caught.value
-    assert (error.kind, error.what) == (Kind.PUBLISH, "update-initramfs ended with 3")
+    assert (error.kind, error.what) == (Kind.INITRD, "update-initramfs ended with 3")
     assert error.fix == f"Run: update-initramfs -c -k {KERNEL}"
     assert error.evidence == ("line 3", "line 4", "line 5", "line 6")
     assert machinetree.ran(root, "kernel-install") == [], "nothing is copied that was not made"
@@ -110,5 +110,5 @@ class TestInAUnit:
         with pytest.raises(BuildError) as caught:
             initrd.make(root, KERNEL, 20.0, ())
         error = caught.value
-        assert (error.kind, error.what, error.where) == (Kind.PUBLISH, f"{self.UNIT} ended with {said}", self.UNIT)
+        assert (error.kind, error.what, error.where) == (Kind.INITRD, f"{self.UNIT} ended with {said}", self.UNIT)
         assert error.fix == f"Run: update-initramfs -c -k {KERNEL}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from knetstatd.core.model import ELSEWHERE, REMARKS, UNPUBLISHED, Check, Kind, Outcome, Proof, Result, Retry
+from knetstatd.core.model import ELSEWHERE, REMARKS, UNPUBLISHED, Check, Outcome, Proof, Result
 
 PASS, FAIL, WARN, UNKNOWN, NA = Result.PASS, Result.FAIL, Result.WARN, Result.UNKNOWN, Result.NOT_APPLICABLE
 
@@ -82,12 +82,3 @@ def test_the_check_to_name_first() -> None:
 
 def test_what_speaks_for_a_module_in_a_rehearsal() -> None:
     assert {outcome for outcome in Outcome if outcome.good} == {Outcome.LOADED, Outcome.DECLINED}
-
-
-def test_whether_trying_again_can_help() -> None:
-    """What the source decides is final; what the machine decides is not."""
-    never = {kind for kind in Kind if kind.retry is Retry.NEVER}
-    assert {Kind.COMPILE, Kind.API, Kind.SYMBOL, Kind.CONF, Kind.HEADERS, Kind.REFUSED, Kind.DENIED} <= never
-    assert {kind for kind in Kind if kind.retry is Retry.TWICE} == {Kind.TIMEOUT, Kind.MEMORY}
-    assert {kind for kind in Kind if kind.retry is Retry.AFTER_TRANSACTION} == {Kind.DURING_TRANSACTION, Kind.REMOVED}
-    assert {Kind.DISK, Kind.READ_ONLY, Kind.INTERRUPTED, Kind.FOREIGN_DKMS} <= {k for k in Kind if k.retry is Retry.BACKOFF}

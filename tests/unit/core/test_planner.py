@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 NOW = 1000.0
-WORK = {Action.STAGE, Action.PUBLISH, Action.REHEARSE, Action.LOAD, Action.FETCH_HEADERS}
+WORK = {Action.STAGE, Action.PUBLISH, Action.REHEARSE, Action.LOAD, Action.FETCH_HEADERS, Action.MAKE_INITRD}
 # The planner tells classes of failure apart only by whether a retry can help.
 ONE_OF_EACH = [next(kind for kind in Kind if kind.retry is retry) for retry in Retry]
 ATTEMPTS: list[Attempt | None] = [
@@ -54,7 +54,10 @@ def every_observation() -> Iterator[Observation]:
             ("", "apt"), ("", "dkms"), ("", "us"), (0.0, NOW - 1), ATTEMPTS,
         ):  # fmt: skip
             values = (*there, installed, staged, loaded, Rehearsed.NOT_DUE, hook, *rest)
-            yield Observation("m", "6.1", "1", *values)  # type: ignore[arg-type]
+            o = Observation("m", "6.1", "1", *values)  # type: ignore[arg-type]
+            yield o
+            if o.installed is Artefact.DENIED:
+                yield o._replace(initrd=True)
     # Rehearsed is only what is good.
     for values in itertools.product(
         KernelState, (Source.REGISTERED,), (Headers.COMPLETE,), (Artefact.GOOD,), (Artefact.NONE,), Loaded,
@@ -74,7 +77,7 @@ def assert_work(o: Observation, step: Step, limits: Limits) -> None:
     """The rules of each step that does something."""
     # Never build while anyone builds.
     assert not o.own_run, o
-    alone = {Action.PUBLISH, Action.REHEARSE, Action.FETCH_HEADERS}
+    alone = {Action.PUBLISH, Action.REHEARSE, Action.FETCH_HEADERS, Action.MAKE_INITRD}
     assert not (step.action in alone and (o.transaction or o.foreign_dkms)), o
     assert not (step.action is Action.STAGE and o.hook_builds and (o.transaction or o.foreign_dkms)), o
     # What is there is loaded, by the running kernel alone; what did not come back from that is not tried for ever.
@@ -89,6 +92,9 @@ def assert_work(o: Observation, step: Step, limits: Limits) -> None:
     if step.action is Action.REHEARSE:
         assert (o.installed, o.rehearsed, o.state) == (Artefact.GOOD, Rehearsed.DUE, KernelState.BOOTABLE), o
         assert o.changed + limits.settle <= NOW, o
+    # An initrd is made only if the configuration says so, and only if that is what all hangs on.
+    if step.action is Action.MAKE_INITRD:
+        assert (o.installed, o.initrd, limits.make_initrds, o.state) == (Artefact.DENIED, True, True, KernelState.BOOTABLE), o
     # Work needs a kernel, a source, headers, and quiet.
     if step.action in {Action.STAGE, Action.PUBLISH}:
         assert o.state is KernelState.BOOTABLE, o
@@ -104,12 +110,15 @@ def assert_work(o: Observation, step: Step, limits: Limits) -> None:
 
 
 def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
-    limits = (Limits(), Limits(install_headers=True), Limits(reload=False))
+    limits = (
+        Limits(), Limits(install_headers=True), Limits(reload=False), Limits(make_initrds=True),
+        Limits(install_headers=True, reload=False, make_initrds=True),
+    )  # fmt: skip
     seen: Counter[tuple[Action, Why]] = Counter()
     count = 0
     for o in every_observation():
         count += 1
-        step = plan(o, NOW, chosen := limits[count % 3])
+        step = plan(o, NOW, chosen := limits[count % 5])
         seen[step.action, step.why] += 1
         # What is good is left alone; only loading may follow.
         good = o.installed is Artefact.GOOD and o.rehearsed is not Rehearsed.BAD
@@ -136,7 +145,7 @@ def test_every_observation_has_an_answer_and_every_rule_holds() -> None:
         (Action.GIVE_UP, Why.HEADERS_MISSING), (Action.GIVE_UP, Why.HEADERS_PARTIAL), (Action.GIVE_UP, Why.SOURCE_MISSING),
         (Action.GIVE_UP, Why.UNLOADED),
         (Action.GIVE_UP, Why.SOURCE_BROKEN), (Action.GIVE_UP, Why.FAILED), (Action.GIVE_UP, Why.DENIED),
-        (Action.REHEARSE, Why.NOT_REHEARSED),
+        (Action.REHEARSE, Why.NOT_REHEARSED), (Action.MAKE_INITRD, Why.INITRD),
         (Action.WAIT, Why.NOT_REHEARSED), (Action.GIVE_UP, Why.NOT_REHEARSED), (Action.GIVE_UP, Why.REHEARSAL),
     }  # fmt: skip
     assert set(seen) == expected
@@ -202,6 +211,7 @@ REFUSED = GOOD | {"rehearsed": Rehearsed.BAD, "attempt": Attempt(Kind.REFUSED, 1
         (REFUSED | {"attempt": Attempt(Kind.TIMEOUT, 1, NOW)}, Step(Action.STAGE, Why.WRONG)),
         # What the machine denies may be what a package is about to change.
         ({"installed": Artefact.DENIED}, Step(Action.GIVE_UP, Why.DENIED)),
+        ({"installed": Artefact.DENIED, "initrd": True}, Step(Action.GIVE_UP, Why.DENIED)),
         ({"installed": Artefact.DENIED, "transaction": "apt"}, Step(Action.WAIT, Why.TRANSACTION, NOW + POLL)),
         ({"installed": Artefact.DENIED, "foreign_dkms": "dkms"}, Step(Action.WAIT, Why.FOREIGN_DKMS, NOW + POLL)),
         ({"installed": Artefact.DENIED, "own_run": "us"}, Step(Action.WAIT, Why.OWN_RUN, NOW + POLL)),
@@ -279,3 +289,19 @@ def test_backoff_doubles_up_to_the_limit() -> None:
 def test_what_somebody_unloads(loads: Sequence[float], reload: bool, answer: Step) -> None:
     seen = BARE._replace(installed=Artefact.GOOD, loaded=Loaded.NO, loads=tuple(loads))
     assert plan(seen, NOW, Limits(reload=reload)) == answer
+
+
+@pytest.mark.parametrize(("attempt", "step"), [
+    (None, Step(Action.MAKE_INITRD, Why.INITRD)),
+    (Attempt(Kind.INITRD, 1, NOW + 7), Step(Action.WAIT, Why.BACKOFF, NOW + 7)),
+    (Attempt(Kind.INITRD, 2, NOW), Step(Action.MAKE_INITRD, Why.INITRD)),
+    (Attempt(Kind.INITRD, 3), Step(Action.GIVE_UP, Why.DENIED)),
+    (Attempt(Kind.COMPILE, 1), Step(Action.GIVE_UP, Why.DENIED)),
+])  # fmt: skip
+def test_an_initrd_that_the_configuration_lets_us_make(attempt: Attempt | None, step: Step) -> None:
+    """Whatever failed, the verdict names the initrd; what does not help three times is left to the administrator."""
+    denied = BARE._replace(installed=Artefact.DENIED, attempt=attempt)
+    limits = Limits(make_initrds=True)
+    assert plan(denied._replace(initrd=True), NOW, limits) == step
+    assert plan(denied._replace(initrd=True, transaction="apt"), NOW, limits).why is Why.TRANSACTION
+    assert plan(denied, NOW, limits) == Step(Action.GIVE_UP, Why.DENIED), "something else is in the way"

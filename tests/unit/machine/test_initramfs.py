@@ -10,13 +10,15 @@ import pytest
 from kerneltree import KERNEL
 
 from knetstatd.formats.modules_dep import Tables
-from knetstatd.machine import initramfs
-from knetstatd.machine.initramfs import Sure, Wanted
+from knetstatd.machine import initramfs, modprobe_conf
+from knetstatd.machine.initramfs import Wanted
+from knetstatd.machine.module_needs import Sure
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 ENTRY = f"version {KERNEL}\nlinux /token/{KERNEL}/linux\ninitrd /token/{KERNEL}/initrd\n"
+HELD = {"held"}  # by the initrd that there is
 HOOK = "usr/share/initramfs-tools/hooks/one"
 
 
@@ -33,6 +35,7 @@ def root(tmp_path: Path) -> Path:
     """A machine with initramfs-tools and one added module, `demo`, without an initrd."""
     kerneltree.make(tmp_path)
     kerneltree.add(tmp_path / "usr/lib/modules" / KERNEL, "updates/dkms/demo.ko", kerneltree.module())
+    kerneltree.add(tmp_path / "usr/lib/modules" / KERNEL, "kernel/fs/held.ko", kerneltree.module("held"))
     for name in ("mkinitramfs", "update-initramfs"):
         write(tmp_path, f"usr/sbin/{name}", "#!")
     return tmp_path
@@ -40,7 +43,9 @@ def root(tmp_path: Path) -> Path:
 
 def wanted(root: Path, module: str = "demo", place: str = "updates/dkms") -> Wanted | None:
     tree = root / "usr/lib/modules" / KERNEL
-    return initramfs.wanted(root, KERNEL, Tables(root, tree), module, tree / f"{place}/{module}.ko")
+    return initramfs.wanted(
+        root, KERNEL, Tables(root, tree), modprobe_conf.rules(root), module, tree / f"{place}/{module}.ko", HELD.__contains__
+    )
 
 
 def test_the_boot_entry_decides_which_files(root: Path) -> None:
@@ -90,13 +95,17 @@ def test_who_makes_them(root: Path) -> None:
         ("usr/share/initramfs-tools/hooks/a b", "manual_add_modules demo\n", None),
         ("etc/fstab", "/dev/sda1 / demo\n", Sure.CERTAIN),
         ("etc/dracut.conf", 'add_drivers+=" demo "\n', None),
+        ("usr/share/initramfs-tools/hook-functions", '\tmodules="$modules big demo"\n', Sure.LIKELY),
+        ("usr/share/initramfs-tools/hook-functions", '\tmodules="$modules =demo"\n', None),
+        ("etc/modprobe.d/x.conf", "softdep held pre: demo\n", Sure.CERTAIN),
+        ("etc/modprobe.d/x.conf", "softdep other pre: demo\n", None),
     ],
 )
 def test_what_a_new_one_would_hold(root: Path, name: str, text: str, sure: Sure | None) -> None:
     write(root, name, text)
     why = wanted(root)
     assert (why.sure if why else None) is sure
-    assert why is None or name.rpartition("/")[2] in why.where
+    assert why is None or name.rpartition("/")[2].replace("hook-functions", "MODULES=most") in why.where
     assert wanted(root, "other", "extra") is None
 
 
@@ -115,7 +124,7 @@ def test_what_another_module_needs_is_held_too(root: Path) -> None:
     tree = root / "usr/lib/modules" / KERNEL
     kerneltree.add(tree, "updates/dkms/upper.ko", kerneltree.module("upper"), "updates/dkms/demo.ko")
     write(root, "etc/initramfs-tools/modules", "upper\n")
-    assert wanted(root) == Wanted("/etc/initramfs-tools/modules, for upper which needs it", Sure.CERTAIN)
+    assert wanted(root) == Wanted("/etc/initramfs-tools/modules, for upper which brings it along", Sure.CERTAIN)
 
 
 def test_dracuts_configuration_counts_where_dracut_is(root: Path) -> None:
@@ -131,3 +140,31 @@ def test_the_files_on_which_an_answer_depends(root: Path) -> None:
     hook, listed = write(root, HOOK, ""), root / "etc/initramfs-tools/modules"
     usual = write(root, f"boot/initrd.img-{KERNEL}", "x")
     assert {hook, listed, usual, hook.parent, root / "etc/dracut.conf.d"} <= set(initramfs.inputs(root, KERNEL))
+
+
+CONF = "etc/initramfs-tools/initramfs.conf"
+
+
+@pytest.mark.parametrize(("settings", "chosen"), [
+    ({}, "most"), ({CONF: "# MODULES=dep\nMODULES=list\n"}, "list"),
+    ({CONF: "MODULES=most\n", "etc/initramfs-tools/conf.d/a": "MODULES=dep\n"}, "dep"),
+    ({"usr/share/initramfs-tools/conf.d/a": "MODULES=dep\n", "etc/initramfs-tools/conf.d/b": "MODULES=list\n"}, "list"),
+    ({"usr/share/initramfs-tools/conf.d/a": "MODULES=dep\n", "etc/initramfs-tools/conf.d/a": "X=1\n"}, "most"),
+    ({"etc/initramfs-tools/conf.d/b": "MODULES=list\n", "usr/share/initramfs-tools/conf-hooks.d/a": "MODULES=dep\n"}, "dep"),
+])  # fmt: skip
+def test_which_modules_it_holds_by_itself(root: Path, settings: dict[str, str], chosen: str) -> None:
+    """Only with MODULES=most those that hook-functions has; only with MODULES=dep the root's own type."""
+    for name, text in settings.items():
+        write(root, name, text, 0o644)
+    write(root, "usr/share/initramfs-tools/hook-functions", 'modules="$modules listed"\n')
+    write(root, "proc/mounts", "/dev/vda / demo rw 0 0\n")
+    assert (wanted(root, "listed") == Wanted("MODULES=most", Sure.LIKELY)) is (chosen == "most")
+    assert wanted(root) == Wanted("the root file system is demo", Sure.CERTAIN, chosen == "dep")
+    (root / "usr/sbin/mkinitramfs").unlink()
+    assert wanted(root) == Wanted("the root file system is demo", Sure.CERTAIN, configured=True)
+
+
+def test_a_module_that_is_to_be_listed_first(root: Path) -> None:
+    assert initramfs.fix(root, KERNEL, "demo") == (
+        f"Run: echo demo >>/etc/initramfs-tools/modules && update-initramfs -c -k {KERNEL}"
+    )

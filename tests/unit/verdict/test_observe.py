@@ -188,7 +188,20 @@ def test_the_initrd(root: Path, machine: Machine) -> None:
 
     stale = kerneltree.module("demo", build_id="bbbb")
     assert_becomes(machine, lambda: disk(stale), Artefact.DENIED, Step(Action.GIVE_UP, Why.DENIED), "another copy")
+    assert looked(machine)[0].observation.initrd, "a new one is all that is needed"
+    forbids = write(root / "etc/modprobe.d/x.conf", "install demo /bin/false\n")
+    assert not looked(machine)[0].observation.initrd, "a new one would not help"
+    forbids.unlink()
     assert_becomes(machine, lambda: disk(BUILT), Artefact.GOOD, Step(Action.DONE, Why.READY), "the same copy")
+    assert not looked(machine)[0].observation.initrd
+
+
+def test_an_initrd_that_cannot_be_read_is_not_made_anew(root: Path, machine: Machine) -> None:
+    place = f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko"
+    init = CpioFile("init", stat.S_IFREG | 0o755, b"#!")
+    write(root / f"boot/initrd.img-{KERNEL}", cpio([CpioFile(place, stat.S_IFREG | 0o644, b"nonsense"), init]))
+    observation = looked(machine)[0].observation
+    assert (observation.installed, observation.initrd) == (Artefact.DENIED, False)
 
 
 def test_dkms_own_copy(root: Path, machine: Machine) -> None:

@@ -77,6 +77,8 @@ def every_observation() -> Iterator[Observation]:
             yield o
             if o.loaded is Loaded.NO and not o.own_run and o.installed in (Artefact.GOOD, Artefact.UNKNOWN):
                 yield from (o._replace(loads=some) for some in loads[1:])
+            if o.installed is Artefact.DENIED:
+                yield o._replace(initrd=True)
 
 
 @pytest.fixture
@@ -93,7 +95,9 @@ def seen(o: Observation) -> Seen:
 
 
 def test_no_verdict_contradicts_itself(machine: Machine) -> None:
-    limits = itertools.cycle((Limits(), Limits(install_headers=True), Limits(reload=False)))
+    limits = itertools.cycle((
+        Limits(), Limits(install_headers=True), Limits(reload=False), Limits(make_initrds=True), Limits(reload=False),
+    ))  # fmt: skip
     required = Machine(machine.root, Config(rehearse="require"))
     told: set[State] = set()
     answered: set[tuple[Action, Why]] = set()

@@ -76,6 +76,8 @@ def test_what_the_configuration_decides(tmp_path: Path) -> None:
     assert plain == Limits(1.0, 2.0, 3.0, install_headers=False, reload=True)
     assert Survey(tmp_path, Config(headers="install")).limits.install_headers
     assert not Survey(tmp_path, Config(unloaded="leave")).limits.reload
+    assert not plain.make_initrds
+    assert Survey(tmp_path, Config(initrd="update")).limits.make_initrds
 
 
 def test_packages(root: Path) -> None:

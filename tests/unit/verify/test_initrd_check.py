@@ -244,11 +244,12 @@ HOOKS = "usr/share/initramfs-tools/hooks/demo"
     ("etc/initramfs-tools/modules", "demo\n"), ("usr/share/initramfs-tools/modules.d/demo", "demo x=1\n"),
     (HOOKS, f"{HOOK}manual_add_modules spl demo\n"), (HOOKS, f"{HOOK}force_load demo a=b\n"),
     ("etc/initramfs-tools/hooks/demo", f"{HOOK}manual_add_modules \\\n  'demo'\n"),
-    (HOOKS, f"{HOOK}copy_modules_dir updates\n"), ("etc/fstab", "# /etc/fstab\n/dev/vda1 / demo defaults 0 1\n"),
-    ("proc/mounts", "/dev/vda1 / demo rw 0 0\n"),
+    (HOOKS, f"{HOOK}copy_modules_dir updates\n"), ("etc/modprobe.d/x.conf", "softdep big pre: demo\n"),
 ])  # fmt: skip
 def test_one_that_a_new_initrd_would_hold(root: Path, name: str, text: str) -> None:
-    initrd(root, archive())
+    kerneltree.add(root / "usr/lib/modules" / KERNEL, "kernel/fs/big.ko", kerneltree.module("big"))
+    big = f"usr/lib/modules/{KERNEL}/kernel/fs/big.ko"
+    initrd(root, archive() + cpio([CpioFile(big, stat.S_IFREG | 0o644, b"x")]))
     assert check(root).result is PASS
     write(root, name, text, 0o755)
     found = check(root)
@@ -256,6 +257,23 @@ def test_one_that_a_new_initrd_would_hold(root: Path, name: str, text: str) -> N
     assert found.reason.startswith("The initrd lacks this module, which a new one would hold: ")
     initrd(root, archive(OURS))
     assert check(root).result is PASS
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("etc/fstab", "# /etc/fstab\n/dev/vda1 / demo defaults 0 1\n"), ("proc/mounts", "/dev/vda1 / demo rw 0 0\n"),
+])  # fmt: skip
+def test_one_that_the_root_needs_and_nobody_lists(root: Path, name: str, text: str) -> None:
+    """Made anew as it is configured, the initrd would lack it too."""
+    initrd(root, archive())
+    write(root, name, text)
+    found = check(root)
+    assert (found.result, found.fix) == (FAIL, UPDATE.replace("Run: ", "Run: echo demo >>/etc/initramfs-tools/modules && "))
+    assert found.reason.startswith("The initrd lacks this module, and nothing would put it into a new one: the root file")
+    want(root)
+    assert check(root).fix == UPDATE
+    (root / "etc/initramfs-tools/modules").unlink()
+    write(root, "etc/initramfs-tools/conf.d/dep", "MODULES=dep\n")
+    assert check(root).fix == UPDATE, "this configuration asks for what the root lies on"
 
 
 @pytest.mark.parametrize(("name", "text", "mode"), [
@@ -304,7 +322,7 @@ def test_one_that_another_module_needs(root: Path) -> None:
     initrd(root, archive())
     write(root, "etc/initramfs-tools/modules", "upper\n")
     found = check(root)
-    assert (found.result, "for upper which needs it" in found.reason) == (FAIL, True)
+    assert (found.result, "for upper which brings it along" in found.reason) == (FAIL, True)
 
 
 @pytest.mark.parametrize(("arguments", "result"), [
