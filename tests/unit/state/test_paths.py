@@ -6,12 +6,15 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
 from sources import FILES, PACKAGE, name_of, nodes
 
 from knetstatd.state import paths
 from knetstatd.state.paths import Places
+
+if TYPE_CHECKING:
+    import pytest
 
 K, K2 = "6.1.0-9-amd64", "6.12.1+deb13-amd64"
 
