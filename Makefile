@@ -15,6 +15,9 @@ RUN_PACKAGES := python3 python3-venv python3-systemd python3-pyudev python3-sdno
 TEST_PACKAGES := $(RUN_PACKAGES) git gcc libc6-dev mmdebstrap systemd-container apt-utils dpkg-dev qemu-system-x86 busybox-static cpio \
 	bzip2 lz4 lzop python3-lzo initramfs-tools-core util-linux procps xz-utils scdoc groff-base bash zsh fish mtools ovmf
 
+# Every worker of the tests, and every Python that they start, would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup setup-test module-install module-uninstall run man test unit coverage container container-slow faults demo test-vm test-sanitizers bench \
 	mutants clean install install-python install-scripts install-data install-module uninstall deb deb-tree
 

@@ -39,7 +39,7 @@ def _children() -> set[int]:
 
 @pytest.fixture
 def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory that goes with the test, unless that fails. pytest's own stay, and among thousands each costs more."""
+    """A directory that goes with the test, unless that fails. pytest's stay, and among thousands each costs more to make."""
     failed = request.session.testsfailed
     path = Path(tempfile.mkdtemp(prefix=f"{request.function.__name__[:30]}-", dir=tmp_path_factory.getbasetemp()))
     yield path

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 PASS, FAIL, UNKNOWN, NA = Result.PASS, Result.FAIL, Result.UNKNOWN, Result.NOT_APPLICABLE
 MINE = "updates/dkms/demo.ko"
 OURS, OTHERS = (kerneltree.module("demo", build_id=build) for build in ("aaaa", "bbbb"))
-EARLY = cpio([CpioFile("kernel/x86/microcode/a.bin", stat.S_IFREG | 0o644, b"\1" * 5000)]) + bytes(512)
+# Few zeros follow it: lsinitramfs starts two programs for every four of them.
+EARLY = cpio([CpioFile("kernel/x86/microcode/a.bin", stat.S_IFREG | 0o644, b"\1" * 5000)]) + bytes(16)
 DISK, UPDATE = f"boot/initrd.img-{KERNEL}", f"Run: update-initramfs -u -k {KERNEL}"
 
 
