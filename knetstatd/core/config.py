@@ -158,7 +158,7 @@ SETTINGS = (
         "rehearse",
         ("auto", "never", "require"),
         "Whether the kernel that the next boot starts is started in a throwaway machine first, to see whether it takes the "
-        "modules: where QEMU and a static busybox are installed; never; or always, and without it no module is ready.",
+        "modules: if QEMU and a static busybox are installed; never; or always, and without it no module is ready.",
     ),
     _seconds("rehearse_timeout_seconds", 10, 3600, "How long one such machine may run."),
     _seconds("retry_first_seconds", 1, 86400, "The pause after a first failure that can heal; it doubles each time."),

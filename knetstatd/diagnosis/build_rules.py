@@ -214,7 +214,7 @@ RULES = (
         r"configure: error: (.*)",
         Kind.COMPILE,
         "the module's configure script stopped: {1}",
-        "Install what it asks for; where that is something of the kernel's, get a newer version of the module",
+        "Install what it asks for; if that is something of the kernel's, get a newer version of the module",
     ),
     _rule(
         r"No rule to make target [`'](\S+)'",

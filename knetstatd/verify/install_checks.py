@@ -186,7 +186,7 @@ def boot(name: str, module: module_file.Module, rules: Rules) -> Check:
         return Check("boot", Result.PASS, found=f"loaded at boot: {line.where}")
     if module.aliases:
         return Check("boot", Result.PASS, found=f"loaded when it is asked for: {names.clean(module.aliases[0], 80)}")
-    reason = "Nothing loads it by itself but knetstatd, where its configuration names it in `load`; see modules-load.d(5)"
+    reason = "Nothing loads it by itself but knetstatd, if its configuration names it in `load`; see modules-load.d(5)"
     return Check("boot", Result.NOT_APPLICABLE, reason=reason)
 
 

@@ -49,7 +49,7 @@ def check(
     try:
         signed = pkcs7.signature(module.signature)
     except Damaged as e:
-        reason = f"{e}; the kernel refuses such a module even where it insists on no signature"
+        reason = f"{e}; the kernel refuses such a module even if it insists on no signature"
         return Check("signature", Result.FAIL, expected, "damaged", reason, rebuild(facts))
     signer = f"signed by {names.clean(str(signed.key), 200)}"
     own = _known(signed.key, (machine.own,) if machine.own else ())
