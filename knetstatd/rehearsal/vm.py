@@ -48,8 +48,7 @@ NOBODY = 65534  # the user and the group that own nothing (Debian Policy 9.2.2; 
 
 # console: where the results go; loglevel=1 keeps the kernel's messages off it (they are read from its log), but for those of
 # a panic, which speaks at any level; panic=-1 with QEMU's -no-reboot makes a panic the machine's end; mitigations=off saves
-# a third of the boot under emulation and is not in any module's way. A KVM guest sets no_timer_check by itself: on a busy host
-# an emulated timer may be late for that test, and the kernel dies of it ("IO-APIC + timer doesn't work!").
+# a third of the boot under emulation; no_timer_check, as KVM guests set it: on a busy host an emulated timer may be late.
 COMMAND_LINE = (
     "console=ttyS0", "quiet", "loglevel=1", "panic=-1", "oops=panic", "mitigations=off", "no_timer_check", "rdinit=/init",
 )  # fmt: skip

@@ -111,5 +111,5 @@ def test_a_hostile_makefile_ends_quickly(tmp_path: Path) -> None:
     start = time.process_time()
     lines = uname_traps.reads(tmp_path, [])
     assert lines
-    assert uname_traps.override("demo", conf, lines, tmp_path) is None
+    assert uname_traps.override("demo", "1.0", conf, lines, tmp_path) is None
     assert time.process_time() - start < 2
