@@ -84,7 +84,7 @@ def _order(a: str | int, b: str | int) -> int:
 def compare_versions(a: str, b: str) -> int:
     """strverscmp_improved: negative where `a` is older."""
     while True:
-        a, b = (_split(text, "[^0-9A-Za-z~^.-]*")[1] for text in (a, b))
+        a, b = (re.sub(r"^[^0-9A-Za-z~^.-]+", "", text) for text in (a, b))
         if a[:1] == "~" or b[:1] == "~":
             if result := _order(a[:1] != "~", b[:1] != "~"):
                 return result

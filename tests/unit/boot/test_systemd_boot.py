@@ -123,3 +123,14 @@ def test_boot_counting_puts_bad_entries_last_and_a_pattern_still_finds_them(tree
     assert chosen(root) == ("m-1.conf", "first")
     assert chosen(root, default="m-9*") == ("m-9+0-3.conf", "default")
     assert chosen(root, default="m-*") == ("m-1.conf", "default")
+
+
+def test_an_entry_too_large_to_be_one_is_not_read(tree: Tree) -> None:
+    """To compare the versions of two takes the square of their length."""
+    for size, refused in ((1 << 13, False), (1 << 14, True)):
+        root = tree({"linux": "", "loader/entries/a.conf": f"linux /linux\nversion {'1a' * (size // 2)}\n"})
+        if refused:
+            with pytest.raises(Undecided, match="has a file that cannot be read"):
+                chosen(root)
+        else:
+            assert chosen(root) == ("a.conf", "first")

@@ -466,6 +466,7 @@ class TestModprobe:
             ("install demo /sbin/modprobe --ignore-install demo && x", WARN),
             ("alias demo off", FAIL),
             ("alias dem? other", FAIL),
+            ("alias [d\x1b]emo other", FAIL),
             ("blacklist demo", WARN),
             ("blacklist other", PASS),
             ("install other /bin/false", PASS),
@@ -484,6 +485,7 @@ class TestModprobe:
         check = checks(root)["modprobe"]
         assert check.result is result
         assert ("/etc/modprobe.d/x.conf line 2" in check.found) == (result is not PASS)
+        assert check.found.isprintable()
 
     def test_a_blacklist_against_a_wish(self, root: Path) -> None:
         write(root, "etc/modprobe.d/x.conf", "blacklist demo\n")
