@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(10800)]
 
 PACKAGES = ("zfs-dkms", "zfs-initramfs")
+TIMEOUT = 1500.0
 # A pool with the smallest root there is; its one program says what it started from.
 POOL = """\
 set -e
@@ -103,11 +104,11 @@ def boots(image: Path, release: str, before: Path) -> None:
     pool = image.with_name("pool")
     with pool.open("wb") as made:
         made.truncate(256 << 20)
-    said = disk.boot(image, files, POOL, more=[pool])
+    said = disk.boot(image, files, POOL, more=[pool], timeout=TIMEOUT)
     assert (said.code, said.output.splitlines()[-1]) == (0, "made"), said.console[-4000:]
     root, end = "root=ZFS=rpool/ROOT", "Failed to load ZFS modules."
-    said = disk.boot(image, files._replace(initrd=before), "", arguments=root, more=[pool], until=end)
+    said = disk.boot(image, files._replace(initrd=before), "", arguments=root, more=[pool], until=end, timeout=TIMEOUT)
     assert end in said.console, said.console[-4000:]
     assert "== root:" not in said.console
-    said = disk.boot(image, files, "", arguments=root, more=[pool])
+    said = disk.boot(image, files, "", arguments=root, more=[pool], timeout=TIMEOUT)
     assert "== root: rpool/ROOT / zfs " in said.console, said.console[-4000:]
