@@ -116,10 +116,7 @@ def _menu(root: Path, directory: str) -> grub_cfg.Menu:
     from knetstatd.boot import grub_cfg  # large, and not every machine has GRUB
 
     def missing(image: str) -> bool:
-        try:
-            return not any(os.path.lexists(path) for path in places_of(root, image))
-        except ValueError:
-            return True
+        return not any(os.path.lexists(path) for path in places_of(root, image))
 
     platform = "efi" if os.path.isdir(files.of_kernel(root, "/sys/firmware/efi")) else "pc"
     entries = list(_entries(root)) if b"blscfg" in (_read(root, directory, "grub.cfg") or b"") else []

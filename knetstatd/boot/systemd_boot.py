@@ -158,10 +158,7 @@ def pe_sections(path: Path, limit: int = 1 << 16) -> dict[str, bytes]:
 
 def is_there(place: Path, image: str) -> bool:
     """Whether an entry's file lies on its partition."""
-    try:
-        return os.path.isfile(place / image.replace("\\", "/").lstrip("/"))
-    except ValueError:
-        return False
+    return os.path.isfile(place / image.replace("\\", "/").lstrip("/"))
 
 
 def names(directory: Path) -> list[str]:

@@ -78,11 +78,6 @@ def configurations(root: Path, kernel: str) -> list[Path]:
     return [files.inside(root, place) for place in places]
 
 
-def headers(root: Path, kernel: str) -> list[Path]:
-    """Its headers."""
-    return [files.inside(root, place) for place in _headers(kernel)]
-
-
 def _headers(kernel: str) -> tuple[str, str]:
     return f"/lib/modules/{kernel}/build", f"/usr/src/linux-headers-{kernel}"
 

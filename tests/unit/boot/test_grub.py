@@ -57,3 +57,9 @@ def test_what_may_not_be_read_is_not_absent(tree: Tree) -> None:
     root = tree({"boot/grub/grub.cfg/": ""})
     with pytest.raises(Undecided, match=r"/boot/grub/grub\.cfg.*Is a directory"):
         grub.choose(root)
+
+
+def test_files_that_cannot_be_read_are_no_menu_and_no_variables(tree: Tree) -> None:
+    root = tree({"boot/grub/grub.cfg/": "", "boot/grub/grubenv/": "", "boot/grub2/grub.cfg": "menuentry c { linux /c; }\n"})
+    assert [start.image for start in grub.starts(root)] == ["/c"]
+    assert grub.saved(root) == {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from knetstatd.boot import systemd_boot
 from knetstatd.boot.grub_state import Undecided
 from knetstatd.boot.systemd_boot import Variables, choose, entries, pe_sections, unified
 
@@ -134,3 +135,14 @@ def test_an_entry_too_large_to_be_one_is_not_read(tree: Tree) -> None:
                 chosen(root)
         else:
             assert chosen(root) == ("a.conf", "first")
+
+
+def test_names_with_a_null_byte_and_directories_in_place_of_files(tmp_path: Path) -> None:
+    assert not systemd_boot.is_there(tmp_path, "/linux\0")
+    with pytest.raises(Undecided, match="cannot be read"):
+        pe_sections(tmp_path)
+    assert systemd_boot.names(tmp_path / "nothing") == []
+    assert pe_sections(tmp_path / "nothing") == {}
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(Undecided, match="a directory that cannot be read"):
+        systemd_boot.names(tmp_path / "round")

@@ -70,6 +70,16 @@ def test_the_journal_of_dpkg_counts_after_the_status(tree: Make) -> None:
     assert not {f"linux-image-{K}", "emacs", "nano"} & set(found)
 
 
+def test_a_package_is_removed_if_dpkg_says_so_or_does_not_know_it(tree: Make) -> None:
+    states = ("installed", "half-configured", "config-files", "not-installed")
+    root = tree({"var/lib/dpkg/status": "\n".join(stanza(state, state) for state in states)})
+    assert [dpkg_status.is_removed(root, state) for state in states] == [False, False, True, True]
+    assert dpkg_status.is_removed(root, "unknown")
+    assert dpkg_status.is_removed(root, "install.d"), "a name is no pattern"
+    (root / "var/lib/dpkg/status").unlink()
+    assert not dpkg_status.is_removed(root, "installed"), "what cannot be read is no answer"
+
+
 def test_no_dpkg(tree: Make) -> None:
     root = tree({"etc/os-release": ""})
     assert dpkg_status.unfinished(root) == ()
