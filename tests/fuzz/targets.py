@@ -46,6 +46,7 @@ from knetstatd.machine import (
     kmod,
     loaded_modules,
     modprobe_conf,
+    module_needs,
     paths,
     root_drivers,
     signature_policy,
@@ -478,7 +479,8 @@ def try_initramfs(data: bytes) -> None:
         if (root / hook).exists():
             (root / hook).chmod(0o755)
         tables = modules_dep.Tables(root, root / "lib/modules" / KERNEL)
-        why = initramfs.wanted(root, KERNEL, tables, MODULE, root / module)
+        rules = modprobe_conf.rules(root)
+        why = initramfs.wanted(root, KERNEL, tables, rules, MODULE, root / module, lambda name: len(name) % 2 == 0)
         assert why is None or is_line(why.where)
         assert all(path.is_absolute() for path in initramfs.inputs(root, KERNEL))
         assert "\n" not in initramfs.fix(root, KERNEL)
@@ -534,6 +536,18 @@ def try_modprobe_conf(data: bytes) -> None:
     for module in (MODULE, "a" * 50):
         modprobe_conf.command(rules, module)
         modprobe_conf.redirect(rules, module)
+
+
+@target("machine.module_needs")
+def try_module_needs(data: bytes) -> None:
+    tables = f"lib/modules/{KERNEL}"
+    with tree(
+        data, "etc/modprobe.d/a.conf", f"{tables}/modules.dep", f"{tables}/modules.softdep", f"{tables}/modules.alias",
+        f"{tables}/modules.weakdep",
+    ) as root:  # fmt: skip
+        needs = module_needs.Needs(root, modules_dep.Tables(root, root / tables), modprobe_conf.rules(root), MODULE)
+        for name in (MODULE, "a", "b", *(soft.module for soft in needs.soft[:20])):
+            assert needs.sure(name) in (None, *module_needs.Sure)
 
 
 @target("machine.paths")
@@ -613,7 +627,7 @@ def try_uname_traps(data: bytes) -> None:
         lines = uname_traps.reads(root, ["KVER"])
         for line in lines:
             assert line.line > 0
-        made = uname_traps.override("demo", conf, uname_traps.active(conf, lines), root)
+        made = uname_traps.override("demo", "1.0", conf, uname_traps.active(conf, lines), root)
         assert made is None or made.text.endswith("\n")
 
 
