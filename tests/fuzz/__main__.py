@@ -39,7 +39,7 @@ def words(name: str) -> list[str]:
 
 def fuzz(name: str, arguments: list[str]) -> int:
     """One run of libFuzzer, which ends its process, so it has one of its own. The exit status."""
-    command = [sys.executable, "-m", "tests.fuzz", "--one", name, *LIMITS, *arguments]
+    command = [sys.executable, "-m", "tests.fuzz", "--one", name, *LIMITS, f"-artifact_prefix={WORK / name}/", *arguments]
     log = WORK / name / "log"
     with log.open("wb") as output:
         code = subprocess.run(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
@@ -56,7 +56,7 @@ def run(name: str, seconds: int) -> bool:
     lines = ("".join(f"\\x{ord(c):02x}" for c in word) for word in words(name))
     dictionary.write_text("".join(f'"{line}"\n' for line in lines))
     (CORPUS / name).mkdir(parents=True, exist_ok=True)
-    options = [f"-max_total_time={seconds}", f"-dict={dictionary}", f"-artifact_prefix={work}/", "-print_final_stats=1"]
+    options = [f"-max_total_time={seconds}", f"-dict={dictionary}", "-print_final_stats=1"]
     code = fuzz(name, [*options, str(work / "corpus"), str(CORPUS / name)])
     done = re.findall(r"^stat::number_of_executed_units: (\d+)", (work / "log").read_text(errors="replace"), re.M)
     print(f"{name}: {' '.join(done) or '?'} inputs, {'no fault' if code == 0 else f'A FAULT, see {work}'}", flush=True)
