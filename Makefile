@@ -19,7 +19,7 @@ TEST_PACKAGES := $(RUN_PACKAGES) git gcc libc6-dev mmdebstrap systemd-container 
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup setup-test module-install module-uninstall run man test unit coverage container container-slow faults demo test-vm test-sanitizers bench \
-	mutants clean install install-python install-scripts install-data install-module uninstall deb deb-tree
+	mutants fuzz clean install install-python install-scripts install-data install-module uninstall deb deb-tree
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -75,7 +75,7 @@ build/man/%: man/%.scd
 WORKERS := $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
 unit: setup-test  ## unit tests and linters (seconds; HYPOTHESIS_PROFILE=thorough: more examples)
-	$(PYTEST) tests/unit -n $(WORKERS) --dist worksteal $(ARGS)
+	$(PYTEST) tests/unit tests/fuzz -n $(WORKERS) --dist worksteal $(ARGS)
 
 # The planner and everything that reads what others wrote.
 PARSERS := core/names core/config core/planner system/files formats/* boot/* dkms/* machine/* verify/* diagnosis/build_log diagnosis/compare_kernels \
@@ -114,6 +114,12 @@ test: setup-test  ## all tests but the slow ones
 mutants: setup-test  ## small faults that no unit test notices, in the code that decides and acts (an hour; anew: rm -r mutants)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
 	$(BIN)/python -m tests.mutants $(ARGS)
+
+# build/fuzz remembers what was reached; KEEP=1 makes the corpora of tests/fuzz, which `make test` replays, anew of it.
+SECONDS := 60
+fuzz: setup-test  ## random bytes for each parser, a minute each (FUZZ=formats.elf for one, SECONDS=3600; an hour)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(if $(KEEP),--keep) $(FUZZ)
 
 bench: setup-test  ## the budgets, as ratios measured in one run
 	$(BIN)/python -m bench $(ARGS)

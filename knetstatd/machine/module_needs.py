@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from knetstatd.formats.modules_dep import Tables
     from knetstatd.machine.modprobe_conf import Rules
 
+_DEEPEST = 100  # soft dependencies of soft dependencies; a chain of three is rare
 _LIMIT = 4 << 20  # bytes; modules.alias has 1.2 MB for 4,200 modules
 
 
@@ -75,9 +76,11 @@ class Needs:
         """How sure it is that whoever copies or loads `name` has the module too; None if nothing says so."""
         return self._sure(names.canonical(name), set())
 
-    def _sure(self, name: str, seen: set[str]) -> Sure | None:
+    def _sure(self, name: str, seen: set[str], depth: int = 0) -> Sure | None:
         if name == self._module:
             return Sure.CERTAIN
+        if depth > _DEEPEST:
+            return Sure.POSSIBLE
         if name in seen:
             return None
         seen.add(name)
@@ -90,7 +93,7 @@ class Needs:
         answers = []
         for one in (name, *needed):
             lines = [line for line in self.soft if fnmatch.fnmatchcase(one, line.module)]
-            answers += [self._sure(names.canonical(other), seen) for line in lines[:1] for other in line.others]
+            answers += [self._sure(names.canonical(other), seen, depth + 1) for line in lines[:1] for other in line.others]
         best = max((answer for answer in answers if answer), default=None)
         # Of what is inside the kernel, kmod follows the soft dependencies, and dracut-install does not.
         return min(best, Sure.LIKELY) if best and entry is None else best

@@ -79,3 +79,14 @@ def test_who_says_so(root: Path) -> None:
     assert [(line.module, line.others, line.where) for line in soft] == [
         ("plain", ("demo",), "/etc/modprobe.d/x.conf line 1"), ("low", ("x", "demo"), "the module itself"),
     ]  # fmt: skip
+
+
+def test_a_chain_without_end_is_not_followed(tmp_path: Path) -> None:
+    kerneltree.make(tmp_path)
+    (tmp_path / "etc/modprobe.d").mkdir(parents=True)
+    chain = "".join(f"softdep m{number} pre: m{number + 1}\n" for number in range(2000))
+    (tmp_path / "etc/modprobe.d/chain.conf").write_text(chain)
+    tables = Tables(tmp_path, tmp_path / "lib/modules" / kerneltree.KERNEL)
+    needs = Needs(tmp_path, tables, modprobe_conf.rules(tmp_path), "m1999")
+    assert needs.sure("m0") is Sure.POSSIBLE
+    assert needs.sure("m1990") is Sure.LIKELY
