@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ("/outside", "etc/passwd"),
         ("/up", "etc"),
         ("/missing/a/b", "missing/a/b"),
+        ("/missing/a/../../lib/x", "usr/lib/x"),
         ("/chain/x", "usr/lib/x"),
         ("/", ""),
     ],
