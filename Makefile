@@ -75,7 +75,7 @@ build/man/%: man/%.scd
 WORKERS := $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 
 unit: setup-test  ## unit tests and linters (seconds; HYPOTHESIS_PROFILE=thorough: more examples)
-	$(PYTEST) tests/unit tests/fuzz -n $(WORKERS) --dist worksteal $(ARGS)
+	$(PYTEST) tests/unit -n $(WORKERS) --dist worksteal $(ARGS)
 
 # The planner and everything that reads what others wrote.
 PARSERS := core/names core/config core/planner system/files formats/* boot/* dkms/* machine/* verify/* diagnosis/build_log diagnosis/compare_kernels \

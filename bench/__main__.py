@@ -22,7 +22,9 @@ MEASUREMENTS = {
 
 def main() -> int:
     """Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the budgets, in containers and virtual machines, as root.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Measure the budgets, in containers and virtual machines, as root."
+    )
     parser.add_argument("--only", action="append", choices=MEASUREMENTS, metavar="NAME", help=", ".join(MEASUREMENTS))
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds of each comparison (default: 5)")
     parser.add_argument("--suite", default="bookworm", help="the Debian release to measure in (default: bookworm)")

@@ -37,7 +37,9 @@ def run(suite: str, rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as directory:
         built = kernels.make(kernel, Path(__file__).parents[1] / "module", Path(directory, "module"), [])
         assert built.returncode == 0, built.log
-        subject = rehearsal_results.Subject(kernel.release, "knetstat", kernel.vmlinuz, ((built.directory / "knetstat.ko", ()),))
+        subject = rehearsal_results.Subject(
+            kernel.release, "knetstat", kernel.vmlinuz, ((built.directory / "knetstat.ko", ()),)
+        )
         initrd = Path(directory, "initrd")
         executable = stat.S_IFREG | 0o755
         entries = [

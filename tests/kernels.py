@@ -73,7 +73,7 @@ class Kernel(NamedTuple):
     vmlinuz: Path
     headers: Path  # what /lib/modules/RELEASE/build points to
     modules: Path  # what is /lib/modules/RELEASE where it is installed
-    tree: Path     # all its packages, unpacked
+    tree: Path  # all its packages, unpacked
 
 
 class Built(NamedTuple):
@@ -88,9 +88,7 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "knetstatd"
 
 
-def fetch(
-    series: str, flavour: str = "cloud-amd64", suite: str | None = None, *, back: int = 0, boot: bool = True
-) -> Kernel:
+def fetch(series: str, flavour: str = "cloud-amd64", suite: str | None = None, *, back: int = 0, boot: bool = True) -> Kernel:
     """The newest kernel of a series (back=1: the one before it), unpacked in the cache.
 
     boot=False: the headers alone; `vmlinuz` and `modules` may then not be there.
@@ -183,9 +181,7 @@ def kernel_in(tree: Path, series: str, flavour: str, suite: str, release: str) -
     modules = tree / ("usr/lib/modules" if merged else "lib/modules") / release
     # From 7.x on the image lies with the modules; trixie's 6.12 has its modules in /usr/lib, and its image still in /boot.
     vmlinuz = modules / "vmlinuz" if (modules / "vmlinuz").exists() else tree / "boot" / f"vmlinuz-{release}"
-    return Kernel(
-        series, flavour, suite, release, vmlinuz, tree / "usr/src" / f"linux-headers-{release}", modules, tree
-    )
+    return Kernel(series, flavour, suite, release, vmlinuz, tree / "usr/src" / f"linux-headers-{release}", modules, tree)
 
 
 def make(kernel: Kernel, source: Path, into: Path, args: list[str], timeout: float = 900) -> Built:
@@ -216,7 +212,11 @@ def enter(root: Path, binds: list[Path], command: list[str], timeout: float) -> 
     script = mounts + f'exec chroot "{root}" "$@"'
     return subprocess.run(
         ["unshare", "--mount", "--propagation", "private", "nice", "sh", "-c", script, "sh", *command],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
         env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
     )
 
@@ -234,11 +234,18 @@ def buildroot(suite: str) -> Path:
             work.parent.mkdir(parents=True, exist_ok=True)
             subprocess.run(
                 [
-                    "mmdebstrap", "--variant=essential", f"--keyring={KEYRING}", "--quiet",
-                    '--aptopt=APT::Install-Recommends "false"', f"--include=make,kmod,{COMPILERS[base]}",
-                    base, work, f"deb [signed-by={KEYRING}] {_mirror('debian')} {base} main",
+                    "mmdebstrap",
+                    "--variant=essential",
+                    f"--keyring={KEYRING}",
+                    "--quiet",
+                    '--aptopt=APT::Install-Recommends "false"',
+                    f"--include=make,kmod,{COMPILERS[base]}",
+                    base,
+                    work,
+                    f"deb [signed-by={KEYRING}] {_mirror('debian')} {base} main",
                 ],
-                check=True, stdin=subprocess.DEVNULL,
+                check=True,
+                stdin=subprocess.DEVNULL,
             )
             work.rename(root)
     return root
@@ -252,9 +259,9 @@ def apt_environment(suite: str) -> dict[str, str]:
         for directory in ("state/lists/partial", "cache/archives/partial", "parts"):
             (home / directory).mkdir(parents=True, exist_ok=True)
         (home / "status").touch()
-        (home / "sources.list").write_text("".join(
-            f"deb [signed-by={KEYRING}] {_mirror(which)} {name} main\n" for which, name in ARCHIVES[suite]
-        ))
+        (home / "sources.list").write_text(
+            "".join(f"deb [signed-by={KEYRING}] {_mirror(which)} {name} main\n" for which, name in ARCHIVES[suite])
+        )
         config.write_text(
             f'Dir::State "{home}/state";\nDir::State::status "{home}/status";\nDir::Cache "{home}/cache";\n'
             f'Dir::Etc::sourcelist "{home}/sources.list";\nDir::Etc::sourceparts "{home}/parts";\n'

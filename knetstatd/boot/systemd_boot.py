@@ -178,9 +178,3 @@ def _read(path: Path) -> bytes | None:
         return None
     except (OSError, KnetstatdError) as error:
         raise Undecided(f"has a file that cannot be read: {error}") from None
-
-
-
-
-
-

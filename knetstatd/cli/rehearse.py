@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from knetstatd.verdict.observe import Machine
 
 
-
 class Rehearsal(NamedTuple):
     """One rehearsal by hand. title: module, version and kernel, as it is called elsewhere."""
 

@@ -36,9 +36,7 @@ def build(arguments: argparse.Namespace) -> Exit:
         # The builder tells and remembers the outcome. None: somebody builds by hand, and the daemon looks again after that.
         done = run.step_by_step(machine, journal, kernels[0], packages, arguments.step)
         return Exit.IN_PROGRESS if done is None else Exit.OK if done else Exit.FAILED
-    run.run_manual(
-        machine, journal, Progress(shown=not arguments.json), kernels, packages, wait=not arguments.no_wait
-    )
+    run.run_manual(machine, journal, Progress(shown=not arguments.json), kernels, packages, wait=not arguments.no_wait)
     machine.refresh()
     made = subjects.verdicts(machine, kernels, packages)
     if arguments.json:

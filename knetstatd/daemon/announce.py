@@ -95,9 +95,7 @@ class Teller:
                 text = f"{name} {one.version} left DKMS's tree, and no kernel gets it any more: {reason}"
             else:
                 text, reason, fix = f"{name} {one.version} was removed, with its source", "it was removed", ""
-            self.journal.log(
-                Event.PACKAGE_GONE, text, package=name, version=one.version, kernel="", reason=reason, fix=fix
-            )
+            self.journal.log(Event.PACKAGE_GONE, text, package=name, version=one.version, kernel="", reason=reason, fix=fix)
 
     def verdict(self, verdict: judge.Verdict, seen: Seen, step: Step) -> None:
         """Says a verdict if it differs from the last one said for this module and kernel."""

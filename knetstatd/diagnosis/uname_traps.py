@@ -134,9 +134,7 @@ def is_ours(root: Path, path: str) -> bool:
     return (files.text(files.inside(root, path), 1 << 16) or "").startswith(HEAD)
 
 
-def override(
-    module: str, version: str, conf: Conf, at_fault: Collection[RunningKernelRead], source: Path
-) -> Override | None:
+def override(module: str, version: str, conf: Conf, at_fault: Collection[RunningKernelRead], source: Path) -> Override | None:
     """The override that cures `active` lines, None if none can be given. conf: read without a kernel.
 
     It passes the variables at fault; if there are none, it starts the compile in the kernel's directory, if the module has

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from knetstatd.verdict.observe import Machine
 
 
-
 class How(enum.Enum):
     """How a repair ended."""
 
@@ -165,6 +164,7 @@ def _agreed() -> bool:
 
 def _one(machine: Machine, kernel: str | None, repair: repairs.Repair) -> Ending:
     """Does one repair and looks whether it is gone."""
+
     def now() -> repairs.Repair | None:
         machine.refresh()
         return next((planned for planned in find.plan(machine, kernel) if _key(planned) == _key(repair)), None)

@@ -56,7 +56,7 @@ def find(machine: Machine, kernel: str | None) -> Iterator[Repair]:
             if not os.path.lexists(machine.root / path[1:]):
                 text = (
                     "# Written by knetstatctl repair: this module's build fails the installation of this kernel.\n"
-                    f"# {cause.reason}\n# Delete this file when it compiles.\nAUTOINSTALL=\"\"\n"
+                    f'# {cause.reason}\n# Delete this file when it compiles.\nAUTOINSTALL=""\n'
                 )
                 acts.append(Write(path, text))
                 said += f"; its hook builds {package.name} {version}, and that fails: {cause.reason}"

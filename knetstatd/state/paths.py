@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Every path of ours, below the directories that systemd gives our units (systemd.exec(5), StateDirectory= and the like).
 
-    /var/lib/knetstatd/kernels/KERNEL/PACKAGE.json     the failed attempts for a package on a kernel
-                                      PACKAGE.log      the log of its last failed build
-                       stage/KERNEL/PACKAGE/           a package's modules, compiled and proven, not published yet
-                             .publish.*/               a publication at work
-                       rehearsals/KERNEL/PACKAGE.json  the kernel's answer to a rehearsal
-                       digests/KERNEL/PACKAGE.json     what a package's modules were when they were published
-                       plain/PACKAGE.json              how a build of it by plain dkms came out
-                       initrd/KERNEL.json              the digests of the modules in a kernel's initrd
-                       guard/packages.json             the packages that the daemon guarded at its last look
-    /run/knetstatd/guard.lock                          held by the daemon; this directory is its own
-                   status.json, motd                   the verdicts, for programs and for logins
-                   seen/PACKAGE                        when the daemon first saw that somebody else had loaded the modules
-    /run/knetstatd-build/builder.lock                  held by a builder; this directory is root's
-                   loads/PACKAGE, refused/PACKAGE      the loadings of this boot, and the files that its kernel has refused
-                   keys/KERNEL/                        copies of what signs, while the builder is at work; root's alone
-                   rehearsal.json, rehearsal.ko        the order for the unit that rehearses, and a file that it is about
-    /var/cache/private/knetstatd-compile/result/       the modules that the unit that compiles has made, and outcome.json
-                       knetstatd-rehearse/answer.json  the answer of the unit that rehearses
+/var/lib/knetstatd/kernels/KERNEL/PACKAGE.json     the failed attempts for a package on a kernel
+                                  PACKAGE.log      the log of its last failed build
+                   stage/KERNEL/PACKAGE/           a package's modules, compiled and proven, not published yet
+                         .publish.*/               a publication at work
+                   rehearsals/KERNEL/PACKAGE.json  the kernel's answer to a rehearsal
+                   digests/KERNEL/PACKAGE.json     what a package's modules were when they were published
+                   plain/PACKAGE.json              how a build of it by plain dkms came out
+                   initrd/KERNEL.json              the digests of the modules in a kernel's initrd
+                   guard/packages.json             the packages that the daemon guarded at its last look
+/run/knetstatd/guard.lock                          held by the daemon; this directory is its own
+               status.json, motd                   the verdicts, for programs and for logins
+               seen/PACKAGE                        when the daemon first saw that somebody else had loaded the modules
+/run/knetstatd-build/builder.lock                  held by a builder; this directory is root's
+               loads/PACKAGE, refused/PACKAGE      the loadings of this boot, and the files that its kernel has refused
+               keys/KERNEL/                        copies of what signs, while the builder is at work; root's alone
+               rehearsal.json, rehearsal.ko        the order for the unit that rehearses, and a file that it is about
+/var/cache/private/knetstatd-compile/result/       the modules that the unit that compiles has made, and outcome.json
+                   knetstatd-rehearse/answer.json  the answer of the unit that rehearses
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _SECONDS, _KILOBYTES = 2.0, 131072
 # Letters, dots, groups and plain brackets; a quantifier after a single character, a dot or a bracket, not after a group.
 _SIMPLE = re.compile(r"(?:(?:[A-Za-z0-9_~.-]|\\[.+~-]|\[\^?[A-Za-z0-9_.+~-]+\])[*+?]?|[\^$|()])*")
 _MOST_QUANTIFIERS = 3
-_BASH = f'ulimit -S -v {_KILOBYTES} -t {_SECONDS:.0f} -c 0 2>/dev/null; [[ $2 =~ $1 ]]'
+_BASH = f"ulimit -S -v {_KILOBYTES} -t {_SECONDS:.0f} -c 0 2>/dev/null; [[ $2 =~ $1 ]]"
 
 
 @functools.lru_cache(maxsize=256)

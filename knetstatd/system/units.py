@@ -82,9 +82,7 @@ def _kill(root: Path, unit: str) -> None:
     _systemctl(root, "stop", "--", unit, timeout=120)
 
 
-def _systemctl(
-    root: Path, *words: str, timeout: float = 30.0, tick: Callable[[], None] | None = None
-) -> process.Finished:
+def _systemctl(root: Path, *words: str, timeout: float = 30.0, tick: Callable[[], None] | None = None) -> process.Finished:
     return process.run(["systemctl", *words], timeout=timeout, env=process.environment(root=root), tick=tick)
 
 

@@ -27,7 +27,6 @@ from knetstatd.system import locks
 from knetstatd.verdict.survey import Survey
 
 if TYPE_CHECKING:
-
     from knetstatd.core.model import Answer, Step
     from knetstatd.state.digests import Remark
     from knetstatd.verify.proof_cache import Look
@@ -120,7 +119,8 @@ class Machine(Survey):
             return seen._replace(
                 observation=o._replace(source=Source.BROKEN),
                 source_reason=f"the source of {o.package} {version} cannot be used: {broken}",
-                source_fix=f"sed -i 's/\\r$//' {shlex.quote(conf.crlf)}" if conf.crlf
+                source_fix=f"sed -i 's/\\r$//' {shlex.quote(conf.crlf)}"
+                if conf.crlf
                 else f"Reinstall its -dkms package, or restore /usr/src/{o.package}-{version}",
             )
         make = dkms_conf.chosen_make(conf, o.kernel)

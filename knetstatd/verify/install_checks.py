@@ -164,7 +164,8 @@ def configuration(module: str, rules: Rules, policy: Policy, inner: str = "") ->
         return against
     if (alias := modprobe_conf.redirect(rules, module)) is not None:
         return fail(
-            f"{alias.where}: alias {names.clean(alias.module)} {alias.text}", f"modprobe loads {alias.text} in its place",
+            f"{alias.where}: alias {names.clean(alias.module)} {alias.text}",
+            f"modprobe loads {alias.text} in its place",
             "Remove that line",
         )
     if against is not None:

@@ -84,7 +84,7 @@ def test_odd_packages(machine: Container) -> None:
     register(c, "kt-one", "kt_same")
     register(c, "kt-two", "kt_same")
     # One of two modules is taken away as soon as it is installed.
-    away = '#!/bin/sh\nrm -f /lib/modules/*/updates/dkms/kt_b.ko*\n'
+    away = "#!/bin/sh\nrm -f /lib/modules/*/updates/dkms/kt_b.ko*\n"
     register(c, "kt-pair", "kt_a", "kt_b", more='POST_INSTALL="away.sh"\n', files={"away.sh": away})
     register(c, "kt-plain", "kt_plain")
     product.start(c, ["*"], retry_first_seconds=600)

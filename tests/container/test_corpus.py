@@ -41,7 +41,7 @@ PLUGIN += "\tgcc -shared -fPIC -o $@ $<\n"
 KILL = "while sleep 0.1; do pkill -KILL -x cc1; done &\nmake -C $1 M=$PWD modules; e=$?; kill $!; exit $e\n"
 # What is asked by the way, and fails, and does no harm.
 ASKS = "A := $(shell nothere-git describe)\nB := $(shell nothere-release -d; true)\nC := $(shell mkdir /sys/kt)\n"
-QUOTED = "\tstatic struct class *c;\n\tif (c)\n\t\tpr_err(\"%p: {}\", c->owner);"
+QUOTED = '\tstatic struct class *c;\n\tif (c)\n\t\tpr_err("%p: {}", c->owner);'
 PATCH = "--- a/{name}.c\n+++ b/{name}.c\n@@ -1,2 +1,2 @@\n-not there\n+x\n y\n"
 # Sixty million numbers: what a compiler needs much memory and time for.
 HUGE = "#define B0 1,2,3,4,\n" + "".join(f"#define B{i} {f'B{i - 1} ' * 4}\n" for i in range(1, 13)) + "int kt_a[] = { B12 };\n"

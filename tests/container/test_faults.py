@@ -38,9 +38,7 @@ def _verified(c: Container, kernel: Kernel) -> None:
 def _kill_at_random(c: Container, times: int, seed: int) -> None:
     kernel = c.kernels()[0]
     c.add_fixture("good", autoinstall=False)
-    c.write(
-        "/etc/systemd/system/knetstatd.service.d/restart.conf", "[Service]\nRestart=always\nRestartSec=0\n"
-    )
+    c.write("/etc/systemd/system/knetstatd.service.d/restart.conf", "[Service]\nRestart=always\nRestartSec=0\n")
     product.install(c, ["kt-good"], settle_seconds=0.1, retry_first_seconds=1)
     c.run(["systemctl", "daemon-reload"], check=True)
     c.start_product()

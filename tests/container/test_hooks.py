@@ -58,7 +58,7 @@ def test_packages_that_do_more_than_make(machine: Container) -> None:
     release = c.kernels()[0].release
     build = f"/var/lib/dkms/zfslike/1.0/{release}/x86_64"
     symbols = "/var/lib/dkms/zfslike/1.0/${kernelver}/${arch}/Module.symvers"
-    post = "POST_BUILD=\"post.sh ${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/${kernelver}/${arch}\""
+    post = 'POST_BUILD="post.sh ${dkms_tree}/${PACKAGE_NAME}/${PACKAGE_VERSION}/${kernelver}/${arch}"'
     c.path("/usr/lib/firmware").mkdir(exist_ok=True)
     add(c, "fwcopy", more='POST_INSTALL="fw.sh"', fw=FIRMWARE.format(place="/lib/firmware/acme"))
     c.write("/usr/src/fwcopy-1.0/acme.bin", "data\n")

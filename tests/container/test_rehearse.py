@@ -89,7 +89,7 @@ def test_a_module_that_brings_the_kernel_down_is_not_ready(bookworm: Container) 
     """The analysis finds nothing: it loads, and then it is all over."""
     c = bookworm
     qemu.install(c)
-    source = GOOD.replace('if (!proc_create', 'BUG();\n\tif (!proc_create')
+    source = GOOD.replace("if (!proc_create", "BUG();\n\tif (!proc_create")
     assert source != GOOD
     c.add_fixture("good", autoinstall=False, files={"kt_good.c": source})
     product.start(c, ["kt-good"], load=["kt-good"])

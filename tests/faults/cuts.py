@@ -95,9 +95,7 @@ def boot(overlay: Path, kernel: disk.Files, console: Path, timeout: float) -> di
     return disk.said(console.read_text(errors="replace"))
 
 
-def _start(
-    image: Path, form: str, kernel: disk.Files, phase: str, console: Path, more: list[str]
-) -> subprocess.Popen[bytes]:
+def _start(image: Path, form: str, kernel: disk.Files, phase: str, console: Path, more: list[str]) -> subprocess.Popen[bytes]:
     """One processor: two such machines run side by side where there are two."""
     with console.open("wb") as out:
         return subprocess.Popen(

@@ -187,7 +187,7 @@ def test_a_full_disk_does_not_keep_a_module_out(machine: upgrade.Machine) -> Non
     fill = "until_check 0 running; systemctl stop knetstatd; dd if=/dev/zero of=/fill bs=1M; sync"
     assert "No space left on device" in started(machine, 1, guard("works") + fill).output
     builders = "journalctl -q -b -o cat | grep -c 'knetstatd-load@.*\\.service: '"
-    text = boot(machine, 1, f"until_live kt_works; verdict running; sleep 20; df /\necho \"builders: $({builders})\"; rm /fill")
+    text = boot(machine, 1, f'until_live kt_works; verdict running; sleep 20; df /\necho "builders: $({builders})"; rm /fill')
     assert "\nkt_works: live\n" in text
     assert " 100% " in text
     assert int(re.findall(r"^builders: (\d+)$", text, re.MULTILINE)[0]) < 9
@@ -255,10 +255,10 @@ def test_the_clock_goes_forward_and_back(machine: upgrade.Machine) -> None:
         script += (
             f"date -s '{by}'; rm -r /lib/modules/$release/updates; depmod; rmmod kt_works\n"
             "until_check 75 running; until_check 0 running; until_live kt_works; until_ready running\n"
-            f"verdict running; echo \"build {number}: $(date +%Y)\"; modinfo -F vermagic kt_works\n"
+            f'verdict running; echo "build {number}: $(date +%Y)"; modinfo -F vermagic kt_works\n'
         )
     failures = " ".join(f"MESSAGE_ID={event.message_id}" for event in (Event.FAILED, Event.GAVE_UP))
-    script += f"echo \"failures: $(journalctl -q --no-pager -b -o cat {failures} | wc -l)\"\n"
+    script += f'echo "failures: $(journalctl -q --no-pager -b -o cat {failures} | wc -l)"\n'
     text = boot(machine, 0, script)
     for said in re.split(r"^build \d: ", text, flags=re.MULTILINE)[:2]:
         code, found = verdicts(said, "running")

@@ -126,7 +126,7 @@ def make(root: Path, *, signed: bool = False, module: bytes = GOOD) -> Path:
     tree = kerneltree.make(root, config="CONFIG_MODULE_SIG=y\n" if signed else "")
     headers = root / f"usr/src/linux-headers-{KERNEL}"
     write(headers / "Makefile", "")
-    write(headers / ".config", "CONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_HASH=\"sha512\"\n" if signed else "")
+    write(headers / ".config", 'CONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_HASH="sha512"\n' if signed else "")
     write(root / f"boot/vmlinuz-{KERNEL}", "image")
     register(root, "1.0")
     for directory in ("ran", "told", MADE, "run", "proc", "dev", "sys/module"):
@@ -272,5 +272,3 @@ def outcome(root: Path, **fields: object) -> Path:
         (root / unit).mkdir(parents=True, exist_ok=True)
     write(root / "usr/lib/systemd/system/knetstatd-compile@.service", "")
     return place
-
-

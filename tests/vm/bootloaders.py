@@ -61,7 +61,8 @@ say:	lodsb
 name:
 """
 # A kernel of the boot protocol that says what follows it and its command line (the kernel's Documentation/arch/x86/boot.rst).
-_LINUX = """
+_LINUX = (
+    """
 	.code32
 	.org 0x1f1
 	.byte 1
@@ -92,14 +93,19 @@ _LINUX = """
 	call say
 	mov %ebx, %esi
 	call say
-""" + _SAY
-_EFI = """
+"""
+    + _SAY
+)
+_EFI = (
+    """
 	.code64
 	call 1f
 1:	pop %rsi
 	add $(name - 1b), %rsi
 	call say
-""" + _SAY
+"""
+    + _SAY
+)
 
 
 class Grub(NamedTuple):

@@ -39,10 +39,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "booted" in metafunc.fixturenames:
         metafunc.parametrize(
             "booted",
-            [
-                pytest.param(row, id="-".join(row), marks=() if row in QUICK else (pytest.mark.slow,))
-                for row in SERIES
-            ],
+            [pytest.param(row, id="-".join(row), marks=() if row in QUICK else (pytest.mark.slow,)) for row in SERIES],
             indirect=True,
         )
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Menus for GRUB as grub-mkconfig makes them and as people change them: random, and the same for the same seed.
 
-    files = grub_menus.files(seed)          # "boot/grub/grub.cfg", perhaps "boot/grub/grubenv" and "boot/grub/custom.cfg"
+files = grub_menus.files(seed)          # "boot/grub/grub.cfg", perhaps "boot/grub/grubenv" and "boot/grub/custom.cfg"
 """
 
 from __future__ import annotations
@@ -224,8 +224,9 @@ def _environment(r: random.Random, wanted: list[str]) -> bytes | None:
     lines = [f"saved_entry={_escaped(wanted[1])}\n"] if r.random() < 0.8 else []
     lines += [f"next_entry={_escaped(wanted[2])}\n"] if r.random() < 0.25 else []
     lines += [f"prev_saved_entry={_escaped(wanted[3])}\n"] if r.random() < 0.15 else []
-    lines += [r.choice(["recordfail=1\n", "kernelopts=root=/dev/vda1 ro\n", "# WARNING: do not edit\n", "x=a\\\nb\n",
-    "junk\n"])]
+    lines += [
+        r.choice(["recordfail=1\n", "kernelopts=root=/dev/vda1 ro\n", "# WARNING: do not edit\n", "x=a\\\nb\n", "junk\n"])
+    ]
     r.shuffle(lines)
     data = _SIGNATURE + "".join(lines).encode()
     whole = data.ljust(1024, b"#")

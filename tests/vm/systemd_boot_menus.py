@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Entries for systemd-boot as kernel-install makes them and as people change them: random, and the same for the same seed.
 
-    menu = systemd_boot_menus.menu(seed)        # .files on the ESP, without images; .images: path -> sections; .variables
+menu = systemd_boot_menus.menu(seed)        # .files on the ESP, without images; .images: path -> sections; .variables
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def menu(seed: int) -> Menu:
                 del sections[".osrel"]
             images[f"EFI/Linux/{name}"] = sections
         else:
-            name = r.choice([f"{token}-{release}", f"{token}-{release}", release, f"a_{release}", r.choice(["arch", "zz",
-            "linux"])])
+            name = r.choice(
+                [f"{token}-{release}", f"{token}-{release}", release, f"a_{release}", r.choice(["arch", "zz", "linux"])]
+            )
             name += f"{counter}.conf"
             image = f"{token}/{release}/linux"
             lines = [f"title {r.choice(['Debian', 'Debian GNU/Linux 12', release])}", f"linux {r.choice(['/', ''])}{image}",
@@ -59,8 +60,9 @@ def menu(seed: int) -> Menu:
             lines += [f"sort-key {r.choice(['debian', 'debian', 'arch', 'Debian'])}"] if keyed and r.random() < 0.85 else []
             lines += [f"machine-id {token}"] if r.random() < 0.6 else []
             lines += [r.choice(["architecture x64", "architecture X64", "architecture aa64"])] if r.random() < 0.15 else []
-            lines += [r.choice(["sort-key\tdebian", "sort-key ", "version 99", "  title again",
-            "beep"])] if r.random() < 0.2 else []
+            lines += (
+                [r.choice(["sort-key\tdebian", "sort-key ", "version 99", "  title again", "beep"])] if r.random() < 0.2 else []
+            )
             r.shuffle(lines)
             files[f"loader/entries/{name}"] = "\n".join(lines).encode() + b"\n"
             # Without the initrd that it names, systemd-boot does not start an entry.

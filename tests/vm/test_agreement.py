@@ -193,9 +193,7 @@ def rows(series: str, suite: str, others: list[tuple[str, str]], tmp_path: Path)
         found += [Row("another struct module", resized(plain))]
     for other in others:
         if other != (series, suite):
-            found += [
-                Row(f"of {kernel(*other).release}", bare(own(*other, name))) for name in (VICTIM, "tcp_bbr", "tcp_htcp")
-            ]
+            found += [Row(f"of {kernel(*other).release}", bare(own(*other, name))) for name in (VICTIM, "tcp_bbr", "tcp_htcp")]
     if b"\0.BTF\0" in plain:
         found += [Row("type information damaged", unreadable(plain))]
     first = Row("as it is, and stays", whole, keep=True, shipped=VICTIM)

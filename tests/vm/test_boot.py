@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Every kernel takes knetstat, refuses what it must, and the engine says which of the two it was and why.
 
-    pytest tests/vm/test_boot.py -k '7.3 and loads'
+pytest tests/vm/test_boot.py -k '7.3 and loads'
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ def test_loads(booted: kernels.Kernel, build: Callable[[kernels.Kernel], Module]
 @pytest.mark.slow
 @pytest.mark.parametrize(("series", "suite"), [("5.10", "bullseye"), ("7.3", "trixie-backports")])
 @pytest.mark.parametrize("flavour", ["amd64", "rt-amd64"])
-def test_loads_on_other_flavours(
-    series: str, suite: str, flavour: str, build: Callable[[kernels.Kernel], Module]
-) -> None:
+def test_loads_on_other_flavours(series: str, suite: str, flavour: str, build: Callable[[kernels.Kernel], Module]) -> None:
     kernel = kernels.fetch(series, flavour, suite)
     outcome = rehearse(kernel.vmlinuz, Plan((build(kernel),), None, ("/proc/net/tcpstat",)), timeout=TIMEOUT, memory=512)
     assert outcome.ending is Ending.LOADED, outcome.console

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """knetstat compiles for every kernel that it is for, and no compiler or checker has a word to say.
 
-    pytest tests/vm/test_build_matrix.py -k '6.12 and rt'
+pytest tests/vm/test_build_matrix.py -k '6.12 and rt'
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The zoo on a kernel that watches itself: KASAN, lockdep, kmemleak. `make test-sanitizers`; see debug-kernel.sh.
 
-    KNETSTATD_CHURN=30 .venv/bin/python -m pytest tests/vm/test_sanitizers.py -k churn
+KNETSTATD_CHURN=30 .venv/bin/python -m pytest tests/vm/test_sanitizers.py -k churn
 """
 
 from __future__ import annotations

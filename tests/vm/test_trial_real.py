@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a kernel did with a module, and what becomes of that: an answer, or none; on the oldest and the newest kernel.
 
-    pytest tests/vm/test_trial_real.py -k 'bug and 7.3'
+pytest tests/vm/test_trial_real.py -k 'bug and 7.3'
 """
 
 from __future__ import annotations
@@ -159,9 +159,7 @@ def test_a_time_that_is_too_short_says_nothing(zoo: Zoo, tmp_path: Path) -> None
     assert "were not enough for it" in answer.reason
 
 
-def test_another_kernel_s_module(
-    booted: kernels.Kernel, build: Callable[[kernels.Kernel], vm.Module], tmp_path: Path
-) -> None:
+def test_another_kernel_s_module(booted: kernels.Kernel, build: Callable[[kernels.Kernel], vm.Module], tmp_path: Path) -> None:
     """With MODVERSIONS the checksums decide; without them the release, and before that the size of struct module."""
     other = kernels.fetch("6.1")
     answer, loads, disagreement = ask(booted, tmp_path, {"knetstat.ko": build(other).data})

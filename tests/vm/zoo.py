@@ -38,9 +38,7 @@ def sock_diag(kernel: kernels.Kernel) -> list[Module]:
     return [Module(name, compression.unpack(path.read_bytes())) for name, path in found]
 
 
-def run(
-    image: Path, modules: Iterable[Module], program: bytes, *arguments: str, memory: int, timeout: float
-) -> Rehearsal:
+def run(image: Path, modules: Iterable[Module], program: bytes, *arguments: str, memory: int, timeout: float) -> Rehearsal:
     """The program takes the first of the modules out and puts it in again."""
     return rehearse(image, Plan(tuple(modules), Program(program, arguments)), memory=memory, timeout=timeout)
 

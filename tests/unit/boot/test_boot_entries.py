@@ -43,8 +43,20 @@ def test_a_hostile_pattern() -> None:
 
 
 # string-util-fundamental.c, strverscmp_improved: oldest first, as its comment has them.
-VERSIONS = ["122.1", "123~rc1-1", "123", "123-a", "123-a.1", "123-1", "123-1.1", "123^post1", "123.a-1", "123.1-1", "123a-1",
-"124-1"]
+VERSIONS = [
+    "122.1",
+    "123~rc1-1",
+    "123",
+    "123-a",
+    "123-a.1",
+    "123-1",
+    "123-1.1",
+    "123^post1",
+    "123.a-1",
+    "123.1-1",
+    "123a-1",
+    "124-1",
+]
 
 
 @pytest.mark.parametrize("i", range(len(VERSIONS)))

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     Tree = Callable[[dict[str, str]], Path]
 
 
-@pytest.mark.parametrize("image", ["/boot/vmlinuz-1", "/vmlinuz-1", "/@/boot/vmlinuz-1", "(hd0,gpt2)/vmlinuz-1",
-"/ROOT/debian@/boot/vmlinuz-1"])
+@pytest.mark.parametrize(
+    "image", ["/boot/vmlinuz-1", "/vmlinuz-1", "/@/boot/vmlinuz-1", "(hd0,gpt2)/vmlinuz-1", "/ROOT/debian@/boot/vmlinuz-1"]
+)
 def test_an_image_is_found_whatever_is_mounted_where(tree: Tree, image: str) -> None:
     root = tree({"boot/vmlinuz-1": ""})
     assert grub.find(root, image) == root / "boot/vmlinuz-1"

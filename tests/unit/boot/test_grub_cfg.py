@@ -173,8 +173,10 @@ menuentry C { linux /c; }
 """
 
 
-@pytest.mark.parametrize(("default", "started"), [("0", "a"), ("A", "a"), ("C", "c"), ("gone", "a"), ("9", "a"), ("1", None),
-("2", None), ("f", None)])
+@pytest.mark.parametrize(
+    ("default", "started"),
+    [("0", "a"), ("A", "a"), ("C", "c"), ("gone", "a"), ("9", "a"), ("1", None), ("2", None), ("f", None)],
+)
 def test_an_entry_that_may_not_be_there(default: str, started: str | None) -> None:
     script = f"default={default}\n{UNCERTAIN}"
     if started:
@@ -255,13 +257,21 @@ def test_an_entry_that_returns_is_undecided() -> None:
     assert menu(script.format(1)).next() == Start("/b", way=("B",))
 
 
-@pytest.mark.parametrize("script", [
-    "menuentry A { linux /a; }\n" * 6_000, "a=b\n" * 30_000, "{" * 999_999, "if a; " * 9999,
-    "function f { submenu A { f; }; submenu B { f; }; }\nf\n",
-    "function f { " + "a; " * 1900 + "}\n" + "menuentry A { f; linux /a; }\n" * 15_000,
-    "function f { " + "a; " * 1900 + "}\nfallback='" + "0 " * 30_000 + "'\ntimeout=5\nmenuentry A { f; linux /a; }\n",
-    f"a='{'b ' * 30_000}'\n" + "c $a\n" * 20_000, "source $prefix/custom.cfg\n" * 10_000,
-], ids=range(9))
+@pytest.mark.parametrize(
+    "script",
+    [
+        "menuentry A { linux /a; }\n" * 6_000,
+        "a=b\n" * 30_000,
+        "{" * 999_999,
+        "if a; " * 9999,
+        "function f { submenu A { f; }; submenu B { f; }; }\nf\n",
+        "function f { " + "a; " * 1900 + "}\n" + "menuentry A { f; linux /a; }\n" * 15_000,
+        "function f { " + "a; " * 1900 + "}\nfallback='" + "0 " * 30_000 + "'\ntimeout=5\nmenuentry A { f; linux /a; }\n",
+        f"a='{'b ' * 30_000}'\n" + "c $a\n" * 20_000,
+        "source $prefix/custom.cfg\n" * 10_000,
+    ],
+    ids=range(9),
+)
 def test_hostile_menus_end_quickly(script: str) -> None:
     files = {"grub.cfg": script.encode(), "custom.cfg": b"# comment\n" * 100_000}
     start = time.process_time()

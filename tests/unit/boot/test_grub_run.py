@@ -135,8 +135,9 @@ def test_what_is_loaded(text: str, start: Start) -> None:
     assert run(text).start == start
 
 
-@pytest.mark.parametrize(("text", "end"), [("halt", "halt"), ("linux /v; reboot", "reboot"), ("fwsetup", "fwsetup"), ("boot",
-"boot")])
+@pytest.mark.parametrize(
+    ("text", "end"), [("halt", "halt"), ("linux /v; reboot", "reboot"), ("fwsetup", "fwsetup"), ("boot", "boot")]
+)
 def test_what_ends_grub(text: str, end: str) -> None:
     script = Script(nothing, "efi")
     with pytest.raises(Ended):

@@ -48,8 +48,14 @@ def test_the_keys_of_an_entry(tree: Tree) -> None:
     })  # fmt: skip
     a, b = entries(root)
     # boot_entry_add_type1: the last of a key counts; options and initrds add up.
-    assert (a.title, a.image, a.options, a.initrds, a.version, a.sort_key) == ("U", "\\a\\linux", "a b c", ("/i",
-    "/j"), "1", None)
+    assert (a.title, a.image, a.options, a.initrds, a.version, a.sort_key) == (
+        "U",
+        "\\a\\linux",
+        "a b c",
+        ("/i", "/j"),
+        "1",
+        None,
+    )
     assert (b.name, b.image, b.sort_key, b.machine) == ("b.CONF", "/x.efi", "k", "m")
 
 
@@ -92,8 +98,10 @@ def test_unified_kernel_images(tree: Tree) -> None:
 
 
 def test_the_order_of_what_asks(tree: Tree) -> None:
-    root = tree({f"loader/entries/{name}.conf": "linux /linux\n" for name in "abcd"} | {"linux": "",
-    "loader/loader.conf": "default a*\n"})
+    root = tree(
+        {f"loader/entries/{name}.conf": "linux /linux\n" for name in "abcd"}
+        | {"linux": "", "loader/loader.conf": "default a*\n"}
+    )
     assert chosen(root) == ("a.conf", "default")
     assert chosen(root, default="b.conf") == ("b.conf", "default")
     assert chosen(root, default="b.conf", one_shot="C.CONF") == ("c.conf", "one-shot")

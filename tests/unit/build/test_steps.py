@@ -124,7 +124,7 @@ class TestBuilding:
         assert (attempt.kind, attempt.log) == (Kind.COMPILE, os.fspath(log))
 
     def test_a_disk_that_fills_up_is_no_fault_of_the_package(self, bench: Bench) -> None:
-        machinetree.tell(bench.root, "dkms build", 'ln -s /dev/full fingerprint')
+        machinetree.tell(bench.root, "dkms build", "ln -s /dev/full fingerprint")
         assert not bench.step(Action.STAGE)
         attempt = bench.attempt()
         assert attempt is not None

@@ -91,9 +91,7 @@ def test_every_verb_that_reads_takes_it_before_and_after(root: Path, capsys: pyt
 
 
 @pytest.mark.parametrize("verb", ["build", "rehearse", "repair", "history"])
-def test_a_verb_that_acts_says_that_it_does_not_take_it_yet(
-    root: Path, capsys: pytest.CaptureFixture[str], verb: str
-) -> None:
+def test_a_verb_that_acts_says_that_it_does_not_take_it_yet(root: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
     before = systems.snapshot(root)
     assert main([verb, "--root", os.fspath(root), *(["next"] if verb == "build" else [])]) == 2
     said = capsys.readouterr().err

@@ -222,7 +222,21 @@ def test_describe_says_where_each_value_is_from(tree: Tree) -> None:
 
 def test_what_is_shown_can_be_written_into_a_file(tree: Tree) -> None:
     settings_ = Config(
-        ("a", "b"), ("a",), "report", 7, 0.25, 20.0, 10.0, "install", "update", "block", 60.0, "require", 30.0, 5.0, 6.5,
+        ("a", "b"),
+        ("a",),
+        "report",
+        7,
+        0.25,
+        20.0,
+        10.0,
+        "install",
+        "update",
+        "block",
+        60.0,
+        "require",
+        30.0,
+        5.0,
+        6.5,
         86400.0,
     )
     rows = config.describe(settings_, {})
@@ -238,9 +252,7 @@ def test_a_file_that_is_too_large_or_too_deep(tree: Tree) -> None:
 def test_a_file_that_not_everybody_may_read_is_refused_also_to_root(tree: Tree, mode: int) -> None:
     root = tree({MAIN: "settle_seconds = 1\n"})
     (root / MAIN).chmod(mode)
-    assert faults(root) == [
-        f"/{MAIN}: cannot be read by everybody, which the daemon and `check` need: run chmod a+r /{MAIN}"
-    ]
+    assert faults(root) == [f"/{MAIN}: cannot be read by everybody, which the daemon and `check` need: run chmod a+r /{MAIN}"]
     (root / MAIN).chmod(mode | 0o444)
     assert config.load(root).settle_seconds == 1
 

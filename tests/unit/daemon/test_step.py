@@ -69,7 +69,7 @@ def test_the_configuration_says_how_logind_is_asked(tmp_path: Path) -> None:
 def test_the_answer_is_the_starters_status(tmp_path: Path) -> None:
     systemctl = tmp_path / "usr/bin/systemctl"
     systemctl.parent.mkdir(parents=True)
-    systemctl.write_text(f"#!/bin/sh\necho \"$@\" >{tmp_path}/ran\nexit 3\n")
+    systemctl.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/ran\nexit 3\n')
     systemctl.chmod(0o755)
     ours, theirs = socket.socketpair()
     with ours, theirs:

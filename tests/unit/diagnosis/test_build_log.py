@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Make = Callable[[dict[str, str]], Path]
 
+
 def test_evidence_is_quoted_and_cannot_forge_lines() -> None:
     log = "\x1b[31mm.c:1:1: error: x\rMESSAGE=forged\x07\n<3>y\n"
     cause = build_log.classify(log, "", 10)

@@ -47,7 +47,10 @@ make[2]: *** [scripts/Makefile.build:250: /stage/m/1/build/m.o] Error 1
         ),
         (
             "checking for ld... ld\nchecking how to set cflags... configure: error: cannot find a way\nmake: *** no\n",
-            "", 10, Kind.COMPILE, "configure script stopped: cannot find a way",
+            "",
+            10,
+            Kind.COMPILE,
+            "configure script stopped: cannot find a way",
         ),
         ("make: *** No rule to make target 'modulez'.  Stop.\n", "", 10, Kind.COMPILE, "modulez"),
         ("Makefile:3: *** set KDIR.  Stop.\n", "", 10, Kind.COMPILE, "set KDIR"),

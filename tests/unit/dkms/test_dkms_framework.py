@@ -124,7 +124,7 @@ MOVED = {
     f"usr/lib/modules/{K}/modules.builtin": "",
     f"usr/lib/modules/{K}/modules.dep": "",
     f"boot/vmlinuz-{K}": "",
-    "usr/src/m-1/dkms.conf": 'PACKAGE_NAME=m\nPACKAGE_VERSION=1\nBUILT_MODULE_NAME[0]=m\nDEST_MODULE_LOCATION[0]=/updates\n',
+    "usr/src/m-1/dkms.conf": "PACKAGE_NAME=m\nPACKAGE_VERSION=1\nBUILT_MODULE_NAME[0]=m\nDEST_MODULE_LOCATION[0]=/updates\n",
     "srv/dkms/m/1/source": "-> /usr/src/m-1",
     f"srv/dkms/m/1/{K}/{A}/module/m.ko": "",
     f"srv/dkms/m/kernel-{K}-{A}": f"-> 1/{K}/{A}",

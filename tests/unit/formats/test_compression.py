@@ -147,6 +147,8 @@ def _missing(name: str) -> None:
 
 
 TEXT = b"some text, and more of it " * 5000 + os.urandom(70000)
+
+
 @pytest.mark.spawns
 @pytest.mark.parametrize("kind", PROGRAMS)
 def test_every_kind_that_a_kernel_reads(kind: str) -> None:

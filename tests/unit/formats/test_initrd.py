@@ -149,5 +149,3 @@ def test_a_library_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ctypes, "CDLL", absent)
     with pytest.raises(LibraryMissing, match="liblz4"):
         inside(tmp_path, EARLY + compression.LZ4 + bytes(9))
-
-

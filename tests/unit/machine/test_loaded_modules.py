@@ -299,9 +299,7 @@ def test_a_failure_is_told_by_the_teller_only_where_it_was_found(root: Path) -> 
         assert outcome(failed, None, again, failed) == ["line 3", "line 3"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "ready", "state"), [(Kind.REFUSED, False, "failed"), (Kind.DENIED, True, "ready-not-loaded")]
-)
+@pytest.mark.parametrize(("kind", "ready", "state"), [(Kind.REFUSED, False, "failed"), (Kind.DENIED, True, "ready-not-loaded")])
 def test_what_the_running_kernel_has_refused_is_not_ready(root: Path, kind: Kind, ready: bool, state: str) -> None:
     """Whatever the analysis says. What only modprobe's configuration keeps out is good."""
     boots(root)

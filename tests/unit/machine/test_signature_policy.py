@@ -127,7 +127,7 @@ def test_whose_key_signs_here(tree: Callable[[dict[str, str]], Path]) -> None:
     assert signature_policy.firmware(root).own is None
     tree({"var/lib/shim-signed/mok/MOK.priv": "", "var/lib/shim-signed/mok/MOK.der": "nonsense"})
     assert signature_policy.signing_pair(root)[0] == "/var/lib/dkms/mok.key", "dkms asks for these on Ubuntu only"
-    for release in ('ID=ubuntu\nID_LIKE=debian\n', 'ID=linuxmint\nID_LIKE="ubuntu debian"\n'):
+    for release in ("ID=ubuntu\nID_LIKE=debian\n", 'ID=linuxmint\nID_LIKE="ubuntu debian"\n'):
         tree({"etc/os-release": release})
         assert signature_policy.signing_pair(root)[0].endswith("MOK.priv")
     assert signature_policy.firmware(root).own is None

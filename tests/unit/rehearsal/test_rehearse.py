@@ -21,6 +21,7 @@ from knetstatd.state.paths import places
 if TYPE_CHECKING:
     from pathlib import Path
 
+
 @pytest.fixture
 def subject(tmp_path: Path) -> rehearsal_results.Subject:
     for name in ("dep", "demo"):
@@ -116,7 +117,7 @@ def test_a_machine_that_does_not_start_is_asked_with_more_memory(root: Path) -> 
 @pytest.mark.spawns
 def test_what_acceleration_does_not_answer_is_asked_again_without(root: Path) -> None:
     machinetree.write(root / "dev/kvm", "").chmod(0o666)
-    machinetree.tell(root, f"{QEMU} -accel", 'case $2 in kvm) exit ;; esac')
+    machinetree.tell(root, f"{QEMU} -accel", "case $2 in kvm) exit ;; esac")
     answer = ask(root, of_one(root))
     assert (answer.outcome, answer.machine) == (Outcome.LOADED, "emulation")
     assert [line.split()[1] for line in machinetree.ran(root, QEMU)] == ["kvm", "tcg,thread=single"]

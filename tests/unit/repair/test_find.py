@@ -92,10 +92,21 @@ def test_an_unlisted_module(tree: Make) -> None:
         ({f"usr/lib/modules/{GONE}/extra/a.ko": ""}, False),
         ({f"usr/lib/modules/{GONE}/modules.builtin": "", f"usr/lib/modules/{GONE}/modules.dep": ""}, False),
         ({f"usr/lib/modules/{GONE}/README": ""}, False),
-        ({f"usr/lib/modules/{GONE}/modules.dep": "",
-          "proc/self/mountinfo": f"22 21 8:1 /x ROOT/usr/lib/modules/{GONE} rw - ext4 /dev/sda1 rw\n"}, False),
-        ({f"usr/lib/modules/{GONE}/build": "-> /x", "var/lib/dpkg/status": status("base", "h"),
-          "var/lib/dpkg/info/h.list": f"/.\n/lib/modules/{GONE}/build\n"}, False),
+        (
+            {
+                f"usr/lib/modules/{GONE}/modules.dep": "",
+                "proc/self/mountinfo": f"22 21 8:1 /x ROOT/usr/lib/modules/{GONE} rw - ext4 /dev/sda1 rw\n",
+            },
+            False,
+        ),
+        (
+            {
+                f"usr/lib/modules/{GONE}/build": "-> /x",
+                "var/lib/dpkg/status": status("base", "h"),
+                "var/lib/dpkg/info/h.list": f"/.\n/lib/modules/{GONE}/build\n",
+            },
+            False,
+        ),
         ({f"usr/lib/modules/{GONE}/": "", "var/lib/dpkg/status": status("base", "lost")}, False),
         ({f"usr/lib/modules/{GONE}/modules.dep": "", f"boot/vmlinuz-{GONE}": "", f"usr/lib/modules/{GONE}/kernel/": ""}, False),
     ],

@@ -105,7 +105,6 @@ def test_all_is_left_to_a_builder_that_is_at_work(places: Places) -> None:
     assert kept(places) < before
 
 
-
 def test_a_kernel_may_be_called_like_a_file_of_ours(tmp_path: Path) -> None:
     places, odd = paths.places(tmp_path), "6.1.json"
     places.attempt(odd, "m").parent.mkdir(parents=True)

@@ -40,7 +40,7 @@ def root(tmp_path: Path) -> Path:
         (tmp_path / "usr/bin" / name).touch(0o755)
     source = tmp_path / "var/lib/dkms/knetstat/1/source"
     source.mkdir(parents=True)
-    (source / "dkms.conf").write_text('PACKAGE_NAME=knetstat\nPACKAGE_VERSION=1\nBUILT_MODULE_NAME=knetstat\nMAKE=make\n')
+    (source / "dkms.conf").write_text("PACKAGE_NAME=knetstat\nPACKAGE_VERSION=1\nBUILT_MODULE_NAME=knetstat\nMAKE=make\n")
     return tmp_path
 
 

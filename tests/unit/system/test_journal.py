@@ -48,14 +48,17 @@ def received(end: socket.socket) -> dict[str, str]:
 def test_an_entry(journald: socket.socket) -> None:
     journal(journald).log(Event.READY, "gut: für 6.1", module="demo", kernel="6.1.0", fix="", log=None, attempt=3)
     entry = received(journald)
-    assert entry.items() >= {
-        "MESSAGE": "gut: für 6.1",
-        "MESSAGE_ID": Event.READY.message_id,
-        "PRIORITY": "5",
-        "SYSLOG_IDENTIFIER": "knetstatd",
-        "KNETSTATD_EVENT": "ready",
-        "KNETSTATD_ATTEMPT": "3",
-    }.items()
+    assert (
+        entry.items()
+        >= {
+            "MESSAGE": "gut: für 6.1",
+            "MESSAGE_ID": Event.READY.message_id,
+            "PRIORITY": "5",
+            "SYSLOG_IDENTIFIER": "knetstatd",
+            "KNETSTATD_EVENT": "ready",
+            "KNETSTATD_ATTEMPT": "3",
+        }.items()
+    )
     carried = {name.removeprefix("KNETSTATD_").lower() for name in entry if name.startswith("KNETSTATD_")}
     assert carried == {"event", "module", "kernel", "attempt", *Event.READY.fields}
 

@@ -26,7 +26,7 @@ PATTERNS = (
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_bash_says_the_same(pattern: str) -> None:
     for kernel in KERNELS:
-        done = subprocess.run(["bash", "-c", '[[ $2 =~ $1 ]]', "bash", pattern, kernel], capture_output=True, check=False)
+        done = subprocess.run(["bash", "-c", "[[ $2 =~ $1 ]]", "bash", pattern, kernel], capture_output=True, check=False)
         assert kernel_pattern.matches(pattern, kernel) == {0: True, 1: False}.get(done.returncode), kernel
 
 
