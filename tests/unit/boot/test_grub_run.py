@@ -60,7 +60,7 @@ def run(text: str, files: dict[str, bytes] | None = None, **env: str) -> State:
         ("function f { setparams x y; d=$2; }; f a b", "y"), ("function f { d=a$@; }; f b c", "ab"),
         ('function f { d="$*"; }; f b c', "b c"),
         ("function f { return 1; }; if f; then d=a; else d=b; fi", "b"), ("function set { d=b; }; set d=a", "a"),
-        ("eval d=a", "a"),
+        ("eval d=a", "a"), ("if menuentry; then d=a; else d=b; fi", "b"), ("if source; then d=a; else d=b; fi", "b"),
         ("function f { d=1; }; function f { d=2; }; f", "2"), ("if [ -s $prefix/there ]; then d=a; fi", "a"),
         ("if [ -f $prefix/gone ]; then d=a; fi", None),
         ("if [ -f /there ]; then d=a; fi", UNKNOWN), ("source $prefix/there", "sourced"), (". ${config_directory}/there",
