@@ -65,10 +65,11 @@ def settled(c: Container, kernel: Kernel, count: int) -> dict[str, dict[str, Any
         done = len(verdicts) == count and not any(v["in_progress"] for v in verdicts)
         return verdicts if done and c.run(["pgrep", "-f", "[k]netstatctl build"]).returncode else None
 
-    verdicts: list[dict[str, Any]] = product.wait("nothing is in progress", found, 180)
+    verdicts: list[dict[str, Any]] = product.wait("nothing is in progress", found, 600)
     return {verdict["package"]: verdict for verdict in verdicts}
 
 
+@pytest.mark.timeout(2400)  # seven packages for two kernels: with a load of 27, the builds alone took 285 and 221 s
 def test_odd_packages(machine: Container) -> None:
     c = machine
     old, new = c.kernels()[:2]
@@ -117,7 +118,7 @@ def test_odd_packages(machine: Container) -> None:
     c.run(["dkms", "remove", "kt-one/1.0", "--all"], check=True)
     c.write("/usr/src/kt-pair-1.0/away.sh", "#!/bin/sh\n", 0o755)
     for module in ("kt-named", "kt-two", "kt-pair"):
-        product.wait(f"{module} is ready", lambda m=module: settled(c, new, 8)[m]["state"] == "ready", 120)  # type: ignore[misc]
+        product.wait(f"{module} is ready", lambda m=module: settled(c, new, 8)[m]["state"] == "ready", 600)  # type: ignore[misc]
     left = settled(c, new, 8)["kt-one"]
     assert (left["ready"], "its source is in /usr/src/kt-one-1.0" in left["reason"]) == (False, True), "the file is kt-two's"
     c.run(["rm", "-r", "/usr/src/kt-one-1.0"], check=True)
