@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.model import Action, Attempt, Kind, Retry
 from knetstatd.state import attempts
-from knetstatd.verdict import states
+from knetstatd.verdict import judge
 
 if TYPE_CHECKING:
     from knetstatd.core.model import Answer
@@ -86,7 +86,7 @@ class Failures:
             self.forgetful = True
         if kind is Kind.REHEARSAL and attempt.times > 1:
             return  # said once; the verdict has the latest reason
-        failure, outlook = states.failure(attempt)
+        failure, outlook = judge.failure(attempt)
         self._journal.log(
             failure, f"{o.package} {o.version} for {o.kernel}: {error.what}; {outlook}",
             package=o.package, version=o.version, kernel=o.kernel,

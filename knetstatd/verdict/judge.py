@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.events import Event
-from knetstatd.core.model import Artefact
+from knetstatd.core.model import Action, Artefact, Kind, Retry
 from knetstatd.machine import dpkg_status
-from knetstatd.state import rehearsal_results
+from knetstatd.state import attempts, rehearsal_results
 from knetstatd.verdict import states
 from knetstatd.verdict.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from knetstatd.core.model import Check, Step
+    from knetstatd.core.model import Attempt, Check, Step
     from knetstatd.machine.dpkg_status import Unfinished
     from knetstatd.verdict.observe import Machine, Seen
 
@@ -105,7 +105,7 @@ def verdict(machine: Machine, seen: Seen, step: Step) -> Verdict:
         role=role(machine, o.kernel),
         state=state,
         ready=ready,
-        progress=row.progress,
+        progress=row.progress and (case.guarded or step.action is Action.WAIT),
         proof="rehearsed" if seen.answer is not None else "analysed" if seen.installed else "none",
         reason=row.reason(case),
         fix=row.fix(case),
@@ -165,3 +165,20 @@ def document(machine: Machine, verdicts: Sequence[Verdict]) -> dict[str, Any]:
 def command(fix: str) -> str:
     """A cure after a word that says already that it is one."""
     return fix.removeprefix("Run: ")
+
+
+def failure(attempt: Attempt) -> tuple[Event, str]:
+    """What the builder tells of a failed attempt: the event, and what the daemon does next."""
+    if attempt.kind.retry is Retry.NEVER or (attempt.kind.retry is Retry.TWICE and attempt.times > 2):
+        return Event.GAVE_UP, "the daemon does not try again until source, headers or compiler change"
+    event, sentence = _FAILURES.get(attempt.kind, (Event.FAILED, "the daemon tries again in {seconds} s"))
+    return event, sentence.format(seconds=max(0, round(attempt.not_before - attempts.now())))
+
+
+_FAILURES = {
+    Kind.MISMATCH: (Event.FAILED, "the daemon builds it again for this kernel, once"),
+    Kind.DURING_TRANSACTION: (Event.FAILED, "the daemon tries again when the package transaction is over"),
+    Kind.REMOVED: (Event.PACKAGE_GONE, "the daemon builds it again if it comes back"),
+    Kind.INITRD: (Event.INITRD_FAILED, "the daemon tries again in {seconds} s"),
+    Kind.REHEARSAL: (Event.NOT_REHEARSED, "the daemon tries again in {seconds} s"),
+}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import planner
 from knetstatd.core.events import Event
-from knetstatd.core.model import ELSEWHERE, Action, Artefact, Kind, Loaded, Rehearsed, Result, Retry, Why
+from knetstatd.core.model import ELSEWHERE, Action, Artefact, Kind, Loaded, Rehearsed, Result, Why
 from knetstatd.machine import kernels, loaded_modules
 from knetstatd.state import attempts, rehearsal_results
 
@@ -119,6 +119,11 @@ class Case(NamedTuple):
         return next((check for check in (proof.first(files) for proof in proofs) if check is not None), None)
 
     @property
+    def guarded(self) -> bool:
+        """Whether the daemon acts for this kernel; for another one only somebody by hand does."""
+        return self.o.kernel in self.machine.wanted()
+
+    @property
     def fails(self) -> bool:
         """Whether a check of an installed module has failed."""
         return any(check.result is Result.FAIL for _, proof in self.seen.installed for check in proof.checks)
@@ -177,23 +182,6 @@ def row(case: Case) -> Row:
     return TABLE[case.step.action, case.step.why]
 
 
-def failure(attempt: Attempt) -> tuple[Event, str]:
-    """What the builder tells of a failed attempt: the event, and what the daemon does next."""
-    if attempt.kind.retry is Retry.NEVER or (attempt.kind.retry is Retry.TWICE and attempt.times > 2):
-        return Event.GAVE_UP, "the daemon does not try again until source, headers or compiler change"
-    event, sentence = _FAILURES.get(attempt.kind, (Event.FAILED, "the daemon tries again in {seconds} s"))
-    return event, sentence.format(seconds=max(0, round(attempt.not_before - attempts.now())))
-
-
-_FAILURES = {
-    Kind.MISMATCH: (Event.FAILED, "the daemon builds it again for this kernel, once"),
-    Kind.DURING_TRANSACTION: (Event.FAILED, "the daemon tries again when the package transaction is over"),
-    Kind.REMOVED: (Event.PACKAGE_GONE, "the daemon builds it again if it comes back"),
-    Kind.INITRD: (Event.INITRD_FAILED, "the daemon tries again in {seconds} s"),
-    Kind.REHEARSAL: (Event.NOT_REHEARSED, "the daemon tries again in {seconds} s"),
-}
-
-
 # -- the sentences, and the commands that help ----------------------------------------------------------------------------
 
 
@@ -224,11 +212,15 @@ def _unloaded(case: Case) -> str:
     return f"somebody unloaded it {planner.LOADS} times within an hour; the daemon does not load it again for now"
 
 
+def _will(so: str, then: str) -> Callable[[Case], str]:
+    """What is so, and what the daemon will do about it, if it guards the kernel."""
+    return lambda case: f"{so}, and {then if case.guarded else 'the daemon does not guard this kernel'}"
+
+
 def _wrong(case: Case) -> str:
-    if case.seen.answer is not None:
-        return f"the installed module is wrong, and will be built again: in the rehearsal, {case.seen.answer.reason}"
-    why = f": {case.against.reason or case.against.found}" if case.against else ""
-    return f"the installed module is wrong, and will be built again{why}"
+    why = case.against.reason or case.against.found if case.against else ""
+    why = f"in the rehearsal, {case.seen.answer.reason}" if case.seen.answer is not None else why
+    return _will("the installed module is wrong", "will be built again")(case) + (f": {why}" if why else "")
 
 
 def _headers_fix(case: Case) -> str:
@@ -326,11 +318,11 @@ TABLE: dict[tuple[Action, Why], Row] = {
         State.WAITING_FOR_DKMS, lambda c: f"the daemon waits for another dkms to end: {c.o.foreign_dkms}", Event.WAITING
     ),
     (Action.STAGE, Why.NOT_BUILT): _against(
-        State.NOT_BUILT, lambda c: "it is not built yet, and will be", _build, unknown=State.NOT_BUILT, progress=True
+        State.NOT_BUILT, _will("it is not built yet", "will be"), _build, unknown=State.NOT_BUILT, progress=True
     ),
     (Action.STAGE, Why.WRONG): _against(State.NEEDS_REBUILD, _wrong, _build, unknown=State.NEEDS_REBUILD, progress=True),
     (Action.PUBLISH, Why.STAGED): _against(
-        State.BUILT_NOT_INSTALLED, lambda c: "it is built and proven, and will be installed", _build,
+        State.BUILT_NOT_INSTALLED, _will("it is built and proven", "will be installed"), _build,
         unknown=State.BUILT_NOT_INSTALLED, progress=True,
     ),
     (Action.REHEARSE, Why.NOT_REHEARSED): Row(
@@ -342,7 +334,7 @@ TABLE: dict[tuple[Action, Why], Row] = {
         lambda c: "it is installed, and will be loaded", _build, progress=True,
     ),
     (Action.FETCH_HEADERS, Why.HEADERS_MISSING): _against(
-        State.HEADERS_MISSING, lambda c: "the kernel's headers are missing, and will be installed", _build, progress=True
+        State.HEADERS_MISSING, _will("the kernel's headers are missing", "will be installed"), _build, progress=True
     ),
 }  # fmt: skip
 

@@ -25,7 +25,7 @@ from knetstatd.core import config
 from knetstatd.core.events import Event
 from knetstatd.core.model import Attempt, Kind
 from knetstatd.formats import knetstat_proc
-from knetstatd.verdict import states
+from knetstatd.verdict import judge, states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ def man(name: str) -> str:
 
 # What the table of states gives to the daemon, and to the builder after a failure.
 VERDICTS = {row.event.name for row in states.TABLE.values() if row.event} | {Event.HALF_CONFIGURED.name}
-FAILURES = {event.name for kind in Kind for times in (1, 3) for event, _ in [states.failure(Attempt(kind, times))]}
+FAILURES = {event.name for kind in Kind for times in (1, 3) for event, _ in [judge.failure(Attempt(kind, times))]}
 
 
 # -- the catalog ------------------------------------------------------------------------------------------------------------

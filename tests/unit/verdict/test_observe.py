@@ -496,3 +496,17 @@ def test_a_kernel_that_is_left_alone_may_be_the_next(root: Path, machine: Machin
     text = render.status_text(machine, [judge.verdict(machine, seen, step)], enabled=False)
     assert f"'{newer}'  left alone" in text or f"{newer}  left alone" in text
     assert "Safe to reboot." not in text
+
+
+def test_nothing_is_under_way_for_a_kernel_that_is_not_guarded(root: Path, machine: Machine) -> None:
+    """Who waits for the daemon would wait for ever."""
+    (root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko").unlink()
+    seen, step = looked(machine)
+    made = judge.verdict(machine, seen, step)
+    assert (made.progress, made.reason.partition(":")[0]) == (True, "the installed module is wrong, and will be built again")
+    machine.next = machine.running = "9.9"
+    made = judge.verdict(machine, seen, step)
+    assert (made.progress, made.state, made.fix) == (False, State.NEEDS_REBUILD, f"knetstatctl build {KERNEL}")
+    assert made.reason.startswith("the installed module is wrong, and the daemon does not guard this kernel: ")
+    apt = step._replace(action=Action.WAIT, why=Why.TRANSACTION)
+    assert judge.verdict(machine, seen, apt).progress, "whose hook may build it"

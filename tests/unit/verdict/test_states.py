@@ -265,9 +265,9 @@ def test_what_the_daemon_does_after_a_failure() -> None:
         Attempt(Kind.DURING_TRANSACTION, 1, later): "when the package transaction is over",
         Attempt(Kind.REMOVED, 1, later): "again if it comes back",
     }.items():
-        assert words in states.failure(attempt)[1], attempt
+        assert words in judge.failure(attempt)[1], attempt
     for attempt in (Attempt(Kind.TIMEOUT, 2, later), Attempt(Kind.DISK, 9, later), Attempt(Kind.REHEARSAL, 1, later)):
-        seconds = re.search(r" in (\d+) s$", states.failure(attempt)[1])
+        seconds = re.search(r" in (\d+) s$", judge.failure(attempt)[1])
         assert seconds is not None
         assert 30 < int(seconds[1]) <= 60, "a busy machine may be late"
 
@@ -290,12 +290,12 @@ def test_what_is_in_the_way_is_named_before_what_is_wrong_with_the_file(machine:
 
 
 def test_a_failure_is_told_by_the_class_of_its_retry() -> None:
-    assert states.failure(Attempt(Kind.COMPILE, 1))[0] is Event.GAVE_UP
-    assert states.failure(Attempt(Kind.TIMEOUT, 2))[0] is Event.FAILED
-    assert states.failure(Attempt(Kind.TIMEOUT, 3))[0] is Event.GAVE_UP
-    assert states.failure(Attempt(Kind.DISK, 9))[0] is Event.FAILED
-    assert states.failure(Attempt(Kind.REHEARSAL, 1))[0] is Event.NOT_REHEARSED
-    assert "once" in states.failure(Attempt(Kind.MISMATCH, 1))[1]
+    assert judge.failure(Attempt(Kind.COMPILE, 1))[0] is Event.GAVE_UP
+    assert judge.failure(Attempt(Kind.TIMEOUT, 2))[0] is Event.FAILED
+    assert judge.failure(Attempt(Kind.TIMEOUT, 3))[0] is Event.GAVE_UP
+    assert judge.failure(Attempt(Kind.DISK, 9))[0] is Event.FAILED
+    assert judge.failure(Attempt(Kind.REHEARSAL, 1))[0] is Event.NOT_REHEARSED
+    assert "once" in judge.failure(Attempt(Kind.MISMATCH, 1))[1]
 
 
 def test_every_state_is_explained() -> None:
