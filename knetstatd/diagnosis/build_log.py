@@ -50,7 +50,7 @@ def classify(log: str, dkms_output: str, code: int) -> Cause:
         return _pre_build(failed)
     for text in (_telling(log), _telling(dkms_output)):
         for rule in RULES:
-            if (match := _match(rule.pattern, text)) and rule.counts(text):
+            if (match := _match(rule.pattern, text)) and rule.counts(text, match.start()):
                 groups = [names.clean(_BUILD.sub("", group), 160) for group in match.groups() if group is not None]
                 reason, fix, subject = (_fill(part, groups) for part in (rule.reason, rule.fix, rule.subject))
                 return Cause(rule.kind, reason, fix, _evidence(text, rule.pattern, match.start()), subject, rule.cure)

@@ -25,6 +25,7 @@ class Rule(NamedTuple):
     """A cause and the pattern that shows it. reason, fix and subject may use {1}, {2}: the pattern's groups.
 
     despite: what shows that this is the cause although the compiler or modpost reports an error; None: it always is.
+    first: it is the cause only if no other error comes before it.
     """
 
     pattern: re.Pattern[str]
@@ -34,9 +35,12 @@ class Rule(NamedTuple):
     subject: str
     despite: re.Pattern[str] | None
     cure: Cure
+    first: bool = False
 
-    def counts(self, text: str) -> bool:
-        """Whether what fits may be the cause in this log."""
+    def counts(self, text: str, at: int) -> bool:
+        """Whether what fits, at this place of a log, may be the cause."""
+        if self.first and _ERROR.search(text, 0, at):
+            return False
         return self.despite is None or _ERROR.search(text) is None or self.despite.search(text) is not None
 
 
@@ -178,6 +182,15 @@ RULES = (
         _PORT,
         "{3}",
     ),
+    # What follows a missing bracket may be called undeclared, and is not.
+    _rule(
+        r"^(?!\S*/(?:linux-headers|kernels)[-/])(\S+?):(\d+):(?:\d+:)? error: (expected \W[;:)}\]]\W before .*"
+        r"|expected \W,\W or \W;\W before (?:\W\W+ token|\W(?:return|if|else|for|while|do|switch|case|goto|static|int)\W).*"
+        r"|expected .* at end of input.*|stray .* in program|unterminated .*|missing terminating .*)",
+        Kind.COMPILE,
+        "{1} line {2}: a syntax error of the module's own: {3}",
+        "Correct the source, or get a newer version",
+    )._replace(first=True),
     _rule(
         r"^(\S+?):(\d+):(?:\d+:)? error: ((?:implicit declaration of function|unknown type name) \W(\w+)\W.*"
         r"|\W(\w+)\W undeclared.*|.* has no member named .*|.*too (?:few|many) arguments.*|passing argument .*"

@@ -19,7 +19,18 @@ make[2]: *** [scripts/Makefile.build:250: /stage/m/1/build/m.o] Error 1
 @pytest.mark.parametrize(
     ("log", "output", "code", "kind", "words"),
     [
-        (COMPILE, "", 10, Kind.COMPILE, "m.c line 7: expected ';'"),
+        (COMPILE, "", 10, Kind.COMPILE, "m.c line 7: a syntax error of the module's own: expected ';'"),
+        (
+            COMPILE + "m.c:9:2: error: 'x' undeclared (first use in this function)\n",
+            "",
+            10,
+            Kind.COMPILE,
+            "line 7: a syntax error",
+        ),
+        ("m.c:5:2: error: 'x' undeclared (first use in this function)\n" + COMPILE, "", 10, Kind.API, "'x' undeclared"),
+        ("m.c:2:2: error: expected ',' or ';' before 'return'\n", "", 10, Kind.COMPILE, "line 2: a syntax error"),
+        ("m.c:2:2: error: expected ',' or ';' before 'DMA_BUF'\n", "", 10, Kind.COMPILE, "line 2: expected ',' or ';'"),
+        ("m.c:4:1: error: expected declaration or statement at end of input\n", "", 10, Kind.COMPILE, "line 4: a syntax error"),
         (COMPILE + "cc1: No space left on device\n", "", 10, Kind.DISK, "disk is full"),
         ("a.c:1:2: error: implicit declaration of function 'foo'; did you mean 'bar'?\n", "", 10, Kind.API, "'foo'"),
         ("a.c:1:10: fatal error: linux/gone.h: No such file or directory\n", "", 10, Kind.API, "linux/gone.h"),
@@ -110,8 +121,9 @@ SHOWN = [
     ("ERROR: modpost: missing MODULE_LICENSE() in m.o", ""),
     ("/usr/src/linux-headers-6.1/Makefile:7: include/config/auto.conf: No such file or directory", ""),
     ("m.c:3:10: fatal error: linux/gone.h: No such file or directory", "linux/gone.h"),
-    ("m.c:3:10: error: implicit declaration of function 'gone'", "gone"),
     ("m.c:3:10: error: expected ';' before '}' token", ""),
+    ("m.c:3:10: error: implicit declaration of function 'gone'", "gone"),
+    ("m.c:3:10: error: division by zero in a constant", ""),
     ("Error! Your kernel headers for kernel 6.1 cannot be found at /lib/modules/6.1/build.", ""),
     ("make: *** /lib/modules/6.1/nothing: No such file or directory.  Stop.", ""),
     ("configure: error: no such kernel", ""),
@@ -141,6 +153,6 @@ def test_headers_are_what_somebody_else_knows_better() -> None:
 
 def test_what_a_makefile_asks_by_the_way_is_a_cause_only_if_it_was_needed() -> None:
     [missing] = [rule for rule in RULES if rule.reason == "a program that the build needs is missing: {1}"]
-    assert missing.counts("sh: git: not found")
-    assert not missing.counts("sh: git: not found\nm.c:1:1: error: x")
-    assert missing.counts("sh: git: not found\nmake: *** [x] Error 127\nm.c:1:1: error: x")
+    assert missing.counts("sh: git: not found", 0)
+    assert not missing.counts("sh: git: not found\nm.c:1:1: error: x", 0)
+    assert missing.counts("sh: git: not found\nmake: *** [x] Error 127\nm.c:1:1: error: x", 0)
