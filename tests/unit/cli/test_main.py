@@ -123,10 +123,12 @@ def as_nobody(argv: Sequence[str]) -> tuple[int, str]:
                 if os.geteuid() == 0:
                     os.setgroups([])
                     os.setresgid(NOBODY, NOBODY, NOBODY)
-                    os.setresuid(NOBODY, NOBODY, NOBODY)
+                    os.setresuid(NOBODY, NOBODY, 0)
                 code = main(argv)
                 sys.stderr.flush()
             finally:
+                if os.getresuid()[2] == 0:
+                    os.setresuid(0, 0, 0)  # coverage writes what ran
                 os._exit(code)
         _, status = os.waitpid(pid, 0)
         out.seek(0)
