@@ -39,11 +39,12 @@ class Sure(enum.IntEnum):
 
 
 class Soft(NamedTuple):
-    """One module's soft dependencies. module: may be a pattern.  where: who says so."""
+    """One module's soft dependencies. module: may be a pattern.  where: who says so.  weak: modprobe itself loads none."""
 
     module: str
     others: tuple[str, ...]
     where: str
+    weak: bool
 
 
 class Needs:
@@ -53,10 +54,11 @@ class Needs:
         self._root, self._tables, self._module = root, tables, module
         # Without it this kmod knows no weak dependencies.
         weak = files.followed(root, tables.tree / "modules.weakdep").exists()
-        told = [(line.module, line.text, line.where) for line in rules.softdep]
-        told += [(line.module, f"pre: {line.text}", line.where) for line in rules.weakdep if weak]
-        told += [*self._table("softdep", ""), *(self._table("weakdep", "pre: ") if weak else ())]
-        self.soft = [Soft(name, others, where) for name, text, where in told if (others := _softdep(text))]
+        told = [(line.module, line.text, line.where, False) for line in rules.softdep]
+        told += [(line.module, f"pre: {line.text}", line.where, True) for line in rules.weakdep if weak]
+        told += [(*said, False) for said in self._table("softdep", "")]
+        told += [(*said, True) for said in self._table("weakdep", "pre: ") if weak]
+        self.soft = [Soft(name, others, where, is_weak) for name, text, where, is_weak in told if (others := _softdep(text))]
         self._aliases = [line.module for line in rules.alias if names.canonical(line.text) == module]
         text = self._text("modules.alias")
         own = re.findall(rf"(?m)^alias (\S+) {re.escape(module)}$", text) if f" {module}\n" in text else []
@@ -97,6 +99,19 @@ class Needs:
         best = max((answer for answer in answers if answer), default=None)
         # Of what is inside the kernel, kmod follows the soft dependencies, and dracut-install does not.
         return min(best, Sure.LIKELY) if best and entry is None else best
+
+
+def ignores_install(root: Path, tables: Tables, rules: Rules, module: str) -> bool:
+    """Whether modprobe inserts a module itself although there is an `install` line: it does if it has soft dependencies.
+
+    Of those that are nowhere kmod knows nothing (__kmod_module_get_probe_list(), ignorecmd).
+    """
+    if modprobe_conf.command(rules, module) is None:
+        return False
+    needs = Needs(root, tables, rules, module)
+    lines = [soft for soft in needs.soft if not soft.weak and fnmatch.fnmatchcase(module, soft.module)]
+    found = (names.canonical(other) for line in lines[:1] for other in line.others)
+    return any(tables.entry(other) is not None or tables.builtin(other) for other in found)
 
 
 def _softdep(text: str) -> tuple[str, ...]:

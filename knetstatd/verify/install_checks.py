@@ -131,17 +131,18 @@ def is_replaced(tables: Tables, module: str, file: Path, known: Origin) -> bool:
 _LOADS = re.compile(r"\b(?:modprobe\b.*\s(?:-i|--ignore-install)\b|insmod\s+\S)")
 
 
-def kept_out(module: str, rules: Rules, policy: Policy, inner: str = "") -> Check | None:
-    """What keeps a module from the kernel, even where another one needs it; None for nothing.
+def kept_out(module: str, rules: Rules, policy: Policy, inner: str = "", *, inserted: bool = False) -> Check | None:
+    """What keeps a module from the kernel, even if another one needs it; None for nothing.
 
     module: its file's name, which is what modprobe goes by.  inner: the kernel's name for it, if that is another.
+    inserted: modprobe inserts it itself, whatever its `install` line says (see module_needs).
     """
     if (known := inner or module) in policy.blacklist:
         return Check(
             "modprobe", Result.FAIL, "nothing against it", f"module_blacklist={known} on its command line",
             f"The kernel refuses it: 'Module {known} is blacklisted'", "Take it off the command line (/etc/default/grub)",
         )  # fmt: skip
-    if (install := modprobe_conf.command(rules, module)) is None:
+    if (install := modprobe_conf.command(rules, module)) is None or inserted:
         return None
     said, text = f"{install.where}: install {install.text}", install.text.partition("#")[0]
     if _LOADS.search(text):
@@ -153,13 +154,13 @@ def kept_out(module: str, rules: Rules, policy: Policy, inner: str = "") -> Chec
     return Check("modprobe", Result.FAIL, "nothing against it", said, reason, "Remove that line")
 
 
-def configuration(module: str, rules: Rules, policy: Policy, inner: str = "") -> Check:
+def configuration(module: str, rules: Rules, policy: Policy, inner: str = "", *, inserted: bool = False) -> Check:
     """Whether modprobe, asked for the module, gives it to the kernel, and the kernel takes it from there."""
 
     def fail(line: str, reason: str, fix: str) -> Check:
         return Check("modprobe", Result.FAIL, "nothing against it", line, reason, fix)
 
-    against = kept_out(module, rules, policy, inner)
+    against = kept_out(module, rules, policy, inner, inserted=inserted)
     if against is not None and (inner or module) in policy.blacklist:
         return against
     if (alias := modprobe_conf.redirect(rules, module)) is not None:

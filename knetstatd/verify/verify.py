@@ -15,7 +15,7 @@ from knetstatd.core.errors import KernelFileError, KnetstatdError, LibraryMissin
 from knetstatd.core.model import Check, Proof, Result
 from knetstatd.formats import module_file, pkcs7, symvers
 from knetstatd.machine import host as machine
-from knetstatd.machine import kernels, kmod, signature_policy
+from knetstatd.machine import kernels, kmod, module_needs, signature_policy
 from knetstatd.verify import compression_check, initrd_check, install_checks, loader_checks, signature_check, target_kernel
 
 if TYPE_CHECKING:
@@ -207,7 +207,13 @@ def _placed(
         install_checks.winner(facts.tables, name, one.path, origin),
         install_checks.origin(one.path, origin, facts.kernel),
         install_checks.contents(one.path, origin, facts.kernel, shipped=shipped),
-        install_checks.configuration(name, host.rules, rules, one.module.name),
+        install_checks.configuration(
+            name,
+            host.rules,
+            rules,
+            one.module.name,
+            inserted=module_needs.ignores_install(root, facts.tables, host.rules, name),
+        ),
         install_checks.boot(name, one.module, host.rules),
         initrd_check.check(root, facts, host, name, one.path, one.module),
     ]
@@ -280,7 +286,8 @@ class _Before:
         return done
 
     def _against(self, path: Path, added: tuple[Path, ...]) -> Check | None:
-        out = install_checks.kept_out(_name(path), self._host.rules, self._rules)
+        inserted = module_needs.ignores_install(self._root, self._facts.tables, self._host.rules, _name(path))
+        out = install_checks.kept_out(_name(path), self._host.rules, self._rules, inserted=inserted)
         if out is not None and out.result is not Result.WARN:
             return out
         if path in added:

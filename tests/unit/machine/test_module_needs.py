@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import kerneltree
@@ -11,7 +12,7 @@ from kerneltree import KERNEL
 
 from knetstatd.formats.modules_dep import Tables
 from knetstatd.machine import modprobe_conf
-from knetstatd.machine.module_needs import Needs, Sure
+from knetstatd.machine.module_needs import Needs, Sure, ignores_install
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,3 +91,26 @@ def test_a_chain_without_end_is_not_followed(tmp_path: Path) -> None:
     needs = Needs(tmp_path, tables, modprobe_conf.rules(tmp_path), "m1999")
     assert needs.sure("m0") is Sure.POSSIBLE
     assert needs.sure("m1990") is Sure.LIKELY
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize(("conf", "ignored"), [
+    ("install demo /bin/false", False),
+    ("install demo /bin/false\nsoftdep demo pre: low", True),
+    ("install demo /bin/false\nsoftdep demo post: plain", True),
+    ("install demo /bin/false\nsoftdep d* pre: low", True),
+    ("install demo /bin/false\nsoftdep demo pre: nowhere", False),
+    ("install demo /bin/false\nsoftdep demo pre: nowhere low", True),
+    ("install demo /bin/false\nsoftdep demo pre: nowhere\nsoftdep demo pre: low", False),
+    ("install demo /bin/false\nsoftdep plain pre: demo", False),
+    ("softdep demo pre: low", False),
+])  # fmt: skip
+def test_modprobe_says_the_same_of_an_install_line(root: Path, conf: str, ignored: bool) -> None:
+    """Without such a line there is nothing to ignore."""
+    (root / "etc/modprobe.d/x.conf").write_text(conf + "\n")
+    subprocess.run(["depmod", "-b", root, KERNEL], check=True, capture_output=True)
+    asked = ["modprobe", "-C", f"{root}/etc/modprobe.d", "-d", f"{root}", "-S", KERNEL, "--show-depends", "demo"]
+    said = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.splitlines()
+    rules, tables = modprobe_conf.rules(root), Tables(root, root / "usr/lib/modules" / KERNEL)
+    assert ignores_install(root, tables, rules, "demo") is ignored
+    assert any("install /bin/false" in line for line in said) is ("install" in conf and not ignored), said

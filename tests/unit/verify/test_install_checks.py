@@ -487,6 +487,15 @@ class TestModprobe:
         assert ("/etc/modprobe.d/x.conf line 2" in check.found) == (result is not PASS)
         assert check.found.isprintable()
 
+    def test_an_install_line_of_a_module_with_soft_dependencies(self, root: Path, tree: Path) -> None:
+        """modprobe inserts such a one itself (tests/unit/machine/test_module_needs.py asks it)."""
+        kerneltree.add(tree, MINE, OURS)
+        kerneltree.add(tree, "kernel/low.ko", kerneltree.module("low"))
+        write(root, "etc/modprobe.d/x.conf", "install demo /bin/false\n")
+        assert checks(root)["modprobe"].result is FAIL
+        (tree / "modules.softdep").write_text("# from the modules\nsoftdep demo pre: low\n")
+        assert checks(root)["modprobe"].result is PASS
+
     def test_a_blacklist_against_a_wish(self, root: Path) -> None:
         write(root, "etc/modprobe.d/x.conf", "blacklist demo\n")
         write(root, "etc/modules-load.d/x.conf", "demo\n")
