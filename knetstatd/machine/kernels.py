@@ -208,7 +208,7 @@ def fingerprint(root: Path, source: Path, headers_path: Path | None) -> str:
     settings = files.inside(root, "/etc/dkms")
     told = [settings / name for name in files.names(settings)]
     told += [path / name for path in told if path.suffix == ".d" for name in files.names(path)]
-    told = [files.followed(root, path) for path in told if path.suffix == ".conf"]
+    told = [path for name in told if name.suffix == ".conf" and _decides(path := files.followed(root, name))]
     parts = [f"source {_sum(source)}", f"settings {_newest(told)}"]
     if headers_path is not None:
         parts_of_headers = ("Makefile", ".config", "Module.symvers", "include/generated/utsrelease.h")
@@ -218,6 +218,16 @@ def fingerprint(root: Path, source: Path, headers_path: Path | None) -> str:
         parts += [f"headers {_newest(key)}", f"tools {_newest(tools)}"]
         parts += [f"compiler {_newest([p for p in [compiler(root, headers_path)[1]] if p])}"]
     return "; ".join(parts)
+
+
+# What says only whether dkms's hook builds the package.
+_HOOK_ONLY = re.compile(r"\s*(?:#.*|AUTOINSTALL=\S*\s*)?")
+
+
+def _decides(override: Path) -> bool:
+    """Whether a file of /etc/dkms may change a build; one that cannot be read may."""
+    text = files.text(override, 65536)
+    return text is None or not all(map(_HOOK_ONLY.fullmatch, text.splitlines()))
 
 
 def _newest(paths: list[Path]) -> str:

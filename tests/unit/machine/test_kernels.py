@@ -173,6 +173,20 @@ def test_the_fingerprint_changes_with_source_headers_and_compiler(tree: Make) ->
     assert len(set(seen)) == len(seen)
 
 
+@pytest.mark.parametrize(("text", "counts"), [
+    ('# Not for this kernel.\n\nAUTOINSTALL=""\n', False), ("AUTOINSTALL=yes", False), ("AUTOINSTALL=\nMAKE[0]=make\n", True),
+    ("AUTOINSTALL= MAKE=make\n", True), ("POST_BUILD=x", True),
+])  # fmt: skip
+def test_an_override_that_is_for_the_hook_alone_changes_no_build(tree: Make, text: str, counts: bool) -> None:
+    """Else who keeps a failed package out of dkms's hook would have it compiled once more."""
+    root = tree({"usr/src/m-1/m.c": "int x;"})
+    source = root / "usr/src/m-1"
+    before = kernels.fingerprint(root, source, None)
+    (root / "etc/dkms").mkdir(parents=True, exist_ok=True)
+    (root / "etc/dkms/m-1-6.1.conf").write_text(text)
+    assert (kernels.fingerprint(root, source, None) != before) is counts
+
+
 def test_a_boot_image_that_is_cut_off(tmp_path: Path) -> None:
     """Its header says how long it is: 2 sectors, and 16 times 100 bytes."""
     path = tmp_path / f"boot/vmlinuz-{K}"
