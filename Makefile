@@ -205,10 +205,12 @@ build/inotify_simple.py: debian/inotify-simple.txt
 	$(PYTHON) -m zipfile -e build/wheel/*.whl build/wheel
 	cp build/wheel/inotify_simple.py $@
 
+# Without the corpora: ELF files without a source are not for Debian.
 deb-tree: build/inotify_simple.py
 	rm -rf "$(TREE)"
 	mkdir -p "$(TREE)"
-	git ls-files -z --cached --others --exclude-standard | tar -c --null --ignore-failed-read -T - | tar -x -C "$(TREE)"
+	git ls-files -z --cached --others --exclude-standard -- . ':!tests/fuzz/corpus' | \
+		tar -c --null --ignore-failed-read -T - | tar -x -C "$(TREE)"
 	install -D -m 644 build/inotify_simple.py -t "$(TREE)/vendor"
 
 deb:  ## Debian packages for this machine's release, in build/deb
