@@ -41,12 +41,14 @@ class Inside(NamedTuple):
     own: the names of the kernel's own modules, each between spaces: thousands, of which few are ever asked for.
     refused: of the added modules that are compressed, why the kernel would not unpack them.  init: whether there is a program
     to start: if the end is cut off between two archives, all else is gone without a trace.
+    foreign: a kernel that it has modules of, if it has none of this one; "" for none.
     """
 
     builds: Mapping[str, str]
     own: str
     refused: Mapping[str, str]
     init: bool
+    foreign: str
 
     def has_own(self, module: str) -> bool:
         """Whether the kernel's own module of that name is in it."""
@@ -67,7 +69,7 @@ def contents(initrds: Sequence[Path], kernel: str, kinds: Sequence[str] = tuple(
     """
     builds: dict[str, str] = {}
     refused: dict[str, str] = {}
-    own, init = [], False
+    own, init, is_known, foreign = [], False, False, ""
     for path in initrds:
         with open(path, "rb") as f:
             size = _section(f) if f.read(2) == b"MZ" else None
@@ -78,8 +80,12 @@ def contents(initrds: Sequence[Path], kernel: str, kinds: Sequence[str] = tuple(
                 raise Damaged("is empty")
             for name, data in _files(source, kinds):
                 init = init or name in ("init", "./init")
+                is_known = is_known or name.removeprefix("./").removeprefix("usr/").startswith(f"lib/modules/{kernel}/")
                 match = _MODULE.fullmatch(name)
-                if match is None or match[1] != kernel:
+                if match is None:
+                    continue
+                if match[1] != kernel:
+                    foreign = match[1]
                     continue
                 module = names.canonical(match[3])
                 if data is None:
@@ -92,7 +98,7 @@ def contents(initrds: Sequence[Path], kernel: str, kinds: Sequence[str] = tuple(
                     builds[module] = module_file.parse(data, match[3]).build_id or mark(module_file.unsigned(data))
                 except (ModuleFileError, Damaged):
                     builds[module] = ""
-    return Inside(builds, f" {' '.join(own)} ", refused, init)
+    return Inside(builds, f" {' '.join(own)} ", refused, init, "" if is_known else foreign)
 
 
 def _pieces(file: BinaryIO, size: int | None) -> Iterator[bytes]:

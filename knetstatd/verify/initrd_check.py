@@ -75,6 +75,9 @@ def check(root: Path, facts: Target, host: Host, name: str, file: Path, module: 
         return disk.fail("a whole initrd", os.fspath(disk.paths[-1]), f"The initrd {e}")
     if not inside.init:
         return disk.fail("a whole initrd", "no /init", "The initrd has no program to start: its end is missing")
+    if inside.foreign:
+        reason = f"{disk.paths[-1]} is another kernel's: it has no module of {kernel}, and the root file system may need some"
+        return disk.fail(f"an initrd of {kernel}", f"modules of {names.clean(inside.foreign)} alone", reason)
     build, mine = inside.builds.get(name), module.build_id
     shipped = facts.tables.shipped(name)
     if build is None and inside.has_own(name) and shipped and file not in shipped:

@@ -36,7 +36,7 @@ def modules(paths: Sequence[Path], kernel: str, kinds: Sequence[str], directory:
         place.parent.mkdir(parents=True, exist_ok=True)
         document = {
             "identity": identity, "modules": dict(inside.builds), "own": inside.own, "refused": dict(inside.refused),
-            "init": inside.init,
+            "init": inside.init, "foreign": inside.foreign,
         }  # fmt: skip
         files.write_json(place, document, durable=False)
     return inside
@@ -47,6 +47,7 @@ def _kept(place: Path, identity: list[list[Any]]) -> Inside | None:
     try:
         if document is None or document.get("identity").value != identity:
             return None
-        return Inside(document.table("modules"), document.text("own"), document.table("refused"), document.flag("init"))
+        own, foreign, init = document.text("own"), document.text("foreign"), document.flag("init")
+        return Inside(document.table("modules"), own, document.table("refused"), init, foreign)
     except documents.Malformed:
         return None

@@ -216,6 +216,23 @@ def test_an_entry_without_one(root: Path) -> None:
     assert check(root).result is NA
 
 
+def test_one_of_another_kernel(root: Path) -> None:
+    """A boot entry written by hand that names it, or a copy of it: it has no driver for this kernel, and no root file system."""
+    other = f"usr/lib/modules/9{KERNEL}"
+    driver = CpioFile(f"{other}/kernel/fs/ext4/ext4.ko", stat.S_IFREG | 0o644, b"x")
+    for name in (f"{other}/kernel/fs/ext4/ext4.ko", f"{other}/{MINE}"):
+        initrd(root, archive() + cpio([CpioFile(name, stat.S_IFREG | 0o644, OURS)]))
+        for _ in "read", "kept":
+            found = check(root)
+            assert (found.result, found.found, found.fix) == (FAIL, f"modules of 9{KERNEL} alone", UPDATE)
+    initrd(root, archive(OURS) + cpio([driver]))
+    assert check(root).result is PASS, "made for several kernels, and this is one of them"
+    initrd(root, archive(b"x", name="kernel/lib/x.ko") + cpio([driver]))
+    assert check(root).result is PASS
+    initrd(root, archive(b"x", name="modules.dep") + cpio([driver]))
+    assert check(root).result is PASS, "it knows this kernel, and needs no module of it"
+
+
 def test_a_proof_is_computed_again(root: Path) -> None:
     write(root, "boot/efi/loader/entries/a.conf", SYSTEMD_BOOT)
     initrd(root, archive(OURS), OTHER_PLACE)
