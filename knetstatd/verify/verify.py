@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from knetstatd.verify.target_kernel import Target
 
 _AS_ROOT = "Run this as root"
+# By these a module that is wrong for a kernel is told from one of its own.
+_COMPARED = (loader_checks.machine, loader_checks.release, loader_checks.vermagic, loader_checks.struct_module)
 
 
 class _Asked(NamedTuple):
@@ -96,13 +98,14 @@ def _installed(facts: Target, module: str, origin: Origin | None) -> _Asked | Pr
     if entry is None:
         path = min(tables.added(module), default=None)
         if _is_denied(tables.tree / "modules.dep"):
-            return _unreadable(tables.tree / "modules.dep", "which file modprobe takes")
+            closed = tables.tree / "modules.dep"
+            return Proof(os.fspath(closed), (_unreadable(closed, "which file modprobe takes"),))
         if path is None:
             return _missing(facts, module, "no such file")
         why = "modprobe does not find it: " + ("modules.dep lacks it" if tables.depmod_ran else "depmod has not run")
         return _ask(facts, path, (), Check("depmod", Result.FAIL, os.fspath(path), "nothing", why, fix))
     if _is_denied(entry.file.parent, os.X_OK):
-        return _unreadable(entry.file, "whether it is there")
+        return Proof(os.fspath(entry.file), (_unreadable(entry.file, "whether it is there"),))
     if not os.path.lexists(entry.file):
         why = "modules.dep names a file that is gone"
         return Proof("", (Check("depmod", Result.FAIL, os.fspath(entry.file), "no such file", why, fix),))
@@ -131,10 +134,20 @@ def _is_denied(path: Path, mode: int = os.R_OK) -> bool:
         return isinstance(e, PermissionError)
 
 
-def _unreadable(path: Path, what: str) -> Proof:
+def _unreadable(path: Path, what: str) -> Check:
     """Nothing stands against a module that may not be read; nothing is known of it, either."""
     reason = f"This user may not read {path}: {what} is unknown"
-    return Proof(os.fspath(path), (Check("file", Result.UNKNOWN, "a kernel module", "", reason, _AS_ROOT),))
+    return Check("file", Result.UNKNOWN, "a kernel module", "", reason, _AS_ROOT)
+
+
+def _unread(path: Path, error: ModuleFileError, fix: str) -> Check:
+    """What stands against a module file that was not read. fix: for one that is damaged."""
+    if isinstance(error.__cause__, PermissionError):
+        return _unreadable(path, "whether it loads")
+    missing = error.__cause__ if isinstance(error.__cause__, LibraryMissing) else None
+    fix = f"Run: apt install {missing.package}" if missing else fix
+    result = Result.UNKNOWN if missing else Result.FAIL
+    return Check("file", result, "a kernel module", error.what, f"It {error.what}", fix)
 
 
 def _ask(facts: Target, path: Path, others: Iterable[Path], *before: Check) -> _Asked | Proof:
@@ -142,13 +155,7 @@ def _ask(facts: Target, path: Path, others: Iterable[Path], *before: Check) -> _
     try:
         module = module_file.from_path(path, formed=True)
     except ModuleFileError as e:
-        if isinstance(e.__cause__, PermissionError):
-            unread = _unreadable(path, "whether it loads")
-            return unread._replace(checks=(*before, *unread.checks))
-        missing = e.__cause__ if isinstance(e.__cause__, LibraryMissing) else None
-        fix = f"Run: apt install {missing.package}" if missing else f"Run: knetstatctl build {facts.kernel}"
-        failed = Check("file", Result.UNKNOWN if missing else Result.FAIL, "a kernel module", e.what, f"It {e.what}", fix)
-        return Proof(os.fspath(path), (*before, failed))
+        return Proof(os.fspath(path), (*before, _unread(path, e, f"Run: knetstatctl build {facts.kernel}")))
     done = (
         *before,
         Check("file", Result.PASS, found=" ".join(names.clean(word) for word in (module.name, module.version) if word)),
@@ -280,7 +287,8 @@ class _Before:
             if path not in self._known:
                 self._known[path] = self._against(path, one.added)
             if (wrong := self._known[path]) is not None:
-                said = f"{_name(path)}, which is loaded first, does not go in: {wrong.reason or wrong.found}"
+                how = "does" if wrong.result is Result.FAIL else "may"
+                said = f"{_name(path)}, which is loaded first, {how} not go in: {wrong.reason or wrong.found}"
                 against = Check("depends", wrong.result, os.fspath(path), wrong.found, said, wrong.fix)
                 return tuple(against if c.name == "depends" and c.result is not Result.FAIL else c for c in done)
         return done
@@ -293,14 +301,13 @@ class _Before:
         if path in added:
             proof = verify(self._root, self._facts.kernel, path, others=added, facts=self._facts, host=self._host)
             return None if proof.holds(linked=True) else proof.worst
-        try:
-            if path.stat().st_size:
-                return None
-            gone = "the file is empty"
-        except OSError as e:
-            gone = e.strerror or str(e)
         fix = f"Reinstall the package of {self._facts.kernel}'s image"
-        return Check("file", Result.FAIL, "a kernel module", gone, gone, fix)
+        try:
+            module = module_file.from_path(path)
+        except ModuleFileError as e:
+            return _unread(path, e, fix)
+        compared = (check(module, self._facts) for check in _COMPARED)
+        return next((check._replace(fix=fix) for check in compared if check.result is Result.FAIL), None)
 
 
 def _others(path: Path, others: Iterable[Path]) -> dict[str, Mapping[str, Export]]:
