@@ -26,7 +26,12 @@ _DPKG = "var/lib/dpkg"
 _LIMIT = 128 << 20  # bytes; the status of 10,000 packages has 15 MB
 _STATUS = re.compile(r"^Status: \S+ (\S+) (\S+)$", re.MULTILINE)
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]{0,127}")
-_KERNEL_PACKAGE = re.compile(r"(?:linux-(?:image|binary|headers|modules|base)(?:-unsigned|-extra)?|linux-kbuild)-(\d\S*)")
+# Debian's and Ubuntu's kernels, and Proxmox's. Whether they are signed says a word behind the release, or Ubuntu's before it.
+_KERNEL_PACKAGE = re.compile(
+    r"(?:linux-(?:image|binary|headers|modules|base)(?:-unsigned|-extra)?|linux-kbuild|(?:proxmox|pve)-(?:kernel|headers))"
+    r"-(\d\S*?)(?:-unsigned|-signed)?"
+)
+_DOES_NOT_BOOT = ("linux-headers-", "linux-kbuild-", "proxmox-headers-", "pve-headers-")
 # The states that `dpkg --configure` takes to their end; "half-installed" needs the package itself again.
 CONFIGURABLE = ("unpacked", "half-configured")
 _UNFINISHED = (*CONFIGURABLE, "half-installed")
@@ -47,7 +52,7 @@ class Unfinished(NamedTuple):
     @property
     def boots(self) -> bool:
         """Whether the kernel itself is in it: then its initrd and its boot entry may be missing."""
-        return not self.name.startswith(("linux-headers-", "linux-kbuild-"))
+        return not self.name.startswith(_DOES_NOT_BOOT)
 
 
 def unfinished(root: Path) -> tuple[Unfinished, ...]:

@@ -58,6 +58,20 @@ def test_a_kernel_in_parts(tree: Make) -> None:
     assert [(p.kernel, p.boots) for p in dpkg_status.unfinished(root)] == [(K, True), (K, True)]
 
 
+@pytest.mark.parametrize(("name", "kernel", "boots"), [
+    (f"linux-image-{K}-unsigned", K, True), (f"linux-image-unsigned-{K}", K, True), (f"linux-image-{K}-dbg", f"{K}-dbg", True),
+    ("proxmox-kernel-6.8.12-4-pve-signed", "6.8.12-4-pve", True), ("proxmox-kernel-6.8.12-4-pve", "6.8.12-4-pve", True),
+    ("pve-kernel-5.15.158-2-pve", "5.15.158-2-pve", True), ("proxmox-headers-6.8.12-4-pve", "6.8.12-4-pve", False),
+    ("pve-headers-5.15.158-2-pve", "5.15.158-2-pve", False), ("proxmox-kernel-helper", "", True),
+    ("linux-modules-extra-6.8.0-40-generic", "6.8.0-40-generic", True),
+])  # fmt: skip
+def test_the_kernel_in_a_name(tree: Make, name: str, kernel: str, boots: bool) -> None:
+    """Debian's package without a signature, and Proxmox's, have the kernel in other places of their names."""
+    [package] = dpkg_status.unfinished(tree({"var/lib/dpkg/status": stanza(name, "half-configured")}))
+    assert package.kernel == kernel
+    assert package.boots is boots
+
+
 def test_the_journal_of_dpkg_counts_after_the_status(tree: Make) -> None:
     root = tree({
         "var/lib/dpkg/status": STATUS,

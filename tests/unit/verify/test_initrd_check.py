@@ -217,7 +217,7 @@ def test_an_entry_without_one(root: Path) -> None:
 
 
 def test_one_of_another_kernel(root: Path) -> None:
-    """A boot entry written by hand that names it, or a copy of it: it has no driver for this kernel, and no root file system."""
+    """A boot entry written by hand names it, or it was copied: it has no driver for this kernel."""
     other = f"usr/lib/modules/9{KERNEL}"
     driver = CpioFile(f"{other}/kernel/fs/ext4/ext4.ko", stat.S_IFREG | 0o644, b"x")
     for name in (f"{other}/kernel/fs/ext4/ext4.ko", f"{other}/{MINE}"):
