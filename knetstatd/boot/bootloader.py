@@ -283,16 +283,22 @@ def command_lines(root: Path, kernel: str) -> list[str]:
     return [arguments for image, arguments in starts if arguments and _release(root, image, [kernel]) == kernel]
 
 
+def _started(root: Path, kernel: str) -> _Choice | None:
+    """What the loader starts next, if it is `kernel`."""
+    with contextlib.suppress(Undecided):
+        choice = _loader(root)
+        if choice is not None and (_own_release(choice.path) or _release(root, choice.image, [kernel])) == kernel:
+            return choice
+    return None
+
+
 def initrds(root: Path, kernel: str) -> tuple[Path, ...] | None:
     """Where what the boot entry of `kernel` loads as its initrd lies, or would; None if no entry of it can be read.
 
     The entry that the next boot starts, if it is one of that kernel; else the first. A unified image has it inside (UAPI.5).
     """
-    with contextlib.suppress(Undecided):
-        choice = _loader(root)
-        if choice is not None and (_own_release(choice.path) or _release(root, choice.image, [kernel])) == kernel:
-            inside = (choice.path,) if choice.image.endswith(".efi") else ()
-            return choice.initrds or inside
+    if (choice := _started(root, kernel)) is not None:
+        return choice.initrds or ((choice.path,) if choice.image.endswith(".efi") else ())
     for start in grub.starts(root):
         if _release(root, start.image, [kernel]) == kernel:
             return tuple(grub.find(root, name) for name in start.initrds)
@@ -307,9 +313,10 @@ def initrds(root: Path, kernel: str) -> tuple[Path, ...] | None:
 def command_line(root: Path, kernel: str) -> str:
     """What `kernel` will be told when the boot loader starts it; if no entry names it, what the running one was told.
 
-    The first entry of a kernel is the usual one, its recovery entry comes later. GRUB's variables are those that it saved.
+    The next boot's entry counts, if it is one of that kernel; else the first. GRUB's variables are those that it saved.
     """
-    lines = command_lines(root, kernel)
+    choice = _started(root, kernel)
+    lines = [choice.arguments] if choice is not None and choice.arguments else command_lines(root, kernel)
     if not lines:
         return (files.text(files.of_kernel(root, "/proc/cmdline"), 65536) or "").strip()
     saved = grub.saved(root)

@@ -132,7 +132,8 @@ def unified(place: Path) -> Iterator[Entry]:
         version = next((release[key] for key in ("IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID") if key in release), "")
         title = next(release[key] for key in ("PRETTY_NAME", "IMAGE_ID", "NAME", "ID") if key in release)
         sort_key = release.get("IMAGE_ID", release.get("ID"))
-        yield Entry(name, title, f"/EFI/Linux/{name}", place, version, sort_key)
+        told = sections.get(".cmdline", b"").partition(b"\0")[0].decode("utf-8", "replace").strip()
+        yield Entry(name, title, f"/EFI/Linux/{name}", place, version, sort_key, options=told)
 
 
 def pe_sections(path: Path, limit: int = 1 << 16) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from knetstatd.boot import bootloader
 from knetstatd.core.model import Check, Proof, Result
 from knetstatd.machine import host, initramfs, kernels, kmod, paths
 from knetstatd.system import documents, files
@@ -42,7 +43,7 @@ class Look:
         # What every proof for this kernel depends on, besides the module's own file.
         inputs = (*paths.inputs(root, kernel), *initramfs.inputs(root, kernel), *kmod.inputs(root))
         closed = _closed(root, kernel, self.host.initrds)
-        self.inputs = (*map(files.identity, inputs), closed)
+        self.inputs = (*map(files.identity, inputs), closed, bootloader.command_line(root, kernel))
         self.closed = str(closed) if closed and not closed[-1] else ""
         self.together = together
         self._facts: Target | None = None

@@ -104,6 +104,15 @@ class TestGrub:
         assert (found.arguments, found.initrds) == ("ro", (root / f"boot/initrd.img-{NEW}",))
         assert bootloader.command_lines(root, NEW) == ["ro", f"ro {NEW}"]
 
+    def test_what_the_entry_that_is_started_tells_counts(self, tree: Tree) -> None:
+        """A kernel may have several entries: its first, one for recovery, one that somebody wrote."""
+        cfg = grub_cfg("mine", NEW) + f"menuentry Mine --id mine {{\n linux /vmlinuz-{NEW} $more module_blacklist=demo\n}}\n"
+        root = tree({"boot/grub/grub.cfg": cfg, "proc/cmdline": "running\n"})
+        assert bootloader.command_line(root, NEW) == "module_blacklist=demo"
+        tree({"boot/grub/grub.cfg": cfg.replace('"mine"', '"0"')})
+        assert bootloader.command_line(root, NEW) == "ro"
+        assert bootloader.command_line(root, OLD) == "running", "no entry starts it"
+
     def test_a_kernel_without_modules_is_not_replaced_by_another(self, tree: Tree) -> None:
         found = next_kernel(tree({"boot/grub/grub.cfg": grub_cfg("0", "7.3.0-amd64", NEW)}), KERNELS)
         assert (*brief(found), found.basis) == (
@@ -240,6 +249,13 @@ class TestSystemdBoot:
         assert brief(next_kernel(root, KERNELS)) == (NEW, "systemd-boot one-shot entry", "New")
         efi_variable(root, "LoaderEntryOneShot", "auto-windows")
         assert "may start auto-windows" in unknown(next_kernel(root, KERNELS))
+
+    def test_what_the_entry_that_is_started_tells_counts(self, tree: Tree) -> None:
+        image = (f"/{NEW}/linux", {"options": "ro"}), (f"/{NEW}/linux", {"options": "ro module_blacklist=demo"})
+        root = tree(esp("efi", *((name, *one) for name, one in zip(("b.conf", "a.conf"), image, strict=True))))
+        assert next_kernel(root, KERNELS).arguments == bootloader.command_line(root, NEW) == "ro"
+        tree({"efi/loader/loader.conf": "default a.conf\n"})
+        assert next_kernel(root, KERNELS).arguments == bootloader.command_line(root, NEW) == "ro module_blacklist=demo"
 
     def test_entries_on_the_esp_and_in_boot_count_together(self, tree: Tree) -> None:
         root = tree({

@@ -81,7 +81,7 @@ def test_unified_kernel_images(tree: Tree) -> None:
     osrel = b'ID=debian\nVERSION_ID="12"\nPRETTY_NAME="Debian 12"\n'
     for name, sections in (
         ("a.efi", {".text": b"x", ".osrel": osrel, ".uname": b"6.1"}),
-        ("b.efi", {".osrel": osrel + b"IMAGE_ID=image\nIMAGE_VERSION=7\n"}),
+        ("b.efi", {".osrel": osrel + b"IMAGE_ID=image\nIMAGE_VERSION=7\n", ".cmdline": b"ro module_blacklist=demo\n\0"}),
         ("c.efi", {".text": b"x"}),
         ("d.efi", {".osrel": b"VERSION=1\n"}),
         ("auto-e.efi", {".osrel": osrel}),
@@ -91,6 +91,7 @@ def test_unified_kernel_images(tree: Tree) -> None:
     a, b = unified(root)
     assert (a.name, a.title, a.image, a.version, a.sort_key) == ("a.efi", "Debian 12", "/EFI/Linux/a.efi", "12", "debian")
     assert (b.version, b.sort_key) == ("7", "image")
+    assert (a.options, b.options) == ("", "ro module_blacklist=demo"), "what the image itself tells its kernel"
     assert pe_sections(root / "EFI/Linux/a.efi")[".uname"] == b"6.1"
     (root / "EFI/Linux/f.efi").write_bytes(pe({".osrel": osrel})[:0x150])
     with pytest.raises(Undecided, match="has an image that cannot be read"):

@@ -121,6 +121,18 @@ class TestWhatIsAskedAgain:
         proof = proofs.file(Look(tmp_path, KERNEL), file)
         assert (elsewhere.asked, proof.loads) == ([1, 1], changed == "the machine")
 
+    def test_another_entry_of_the_kernel_is_chosen(self, tmp_path: Path, tree: Path) -> None:
+        entries = tmp_path / "boot/loader/entries"
+        entries.mkdir(parents=True)
+        (tmp_path / f"boot/vmlinuz-{KERNEL}").touch()
+        for name, options in (("a", "ro module_blacklist=demo"), ("b", "ro")):
+            (entries / f"{name}.conf").write_text(f"version {KERNEL}\nlinux /vmlinuz-{KERNEL}\noptions {options}\n")
+        proofs = Proofs(tmp_path)
+        for name, loads in (("a", False), ("b", True), ("a", False)):
+            (entries.parent / "loader.conf").write_text(f"default {name}.conf\n")
+            [(_, proof)] = proofs.installed(Look(tmp_path, KERNEL), {"demo": None})
+            assert proof.loads is loads
+
     def test_a_file_for_another_kernel_is_another_question(self, tmp_path: Path, tree: Path) -> None:
         kerneltree.make(tmp_path, "6.2.0-1-amd64", modversions=False)
         file, proofs = tmp_path / "staged.ko", Proofs(tmp_path)
