@@ -19,7 +19,7 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from knetstatd.boot import grub, systemd_boot
+from knetstatd.boot import boot_image, grub, systemd_boot
 from knetstatd.boot.grub_state import Undecided
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
@@ -113,7 +113,7 @@ def next_kernel(root: Path, installed: Sequence[str]) -> Next:
         return Next(newest, "newest installed", detail, basis=Basis.ASSUMED) if newest else _unknown("no kernel was found")
     named = _release(root, choice.image, installed)
     # A file may hold another kernel than its name says; /lib/modules is searched for what the kernel calls itself.
-    release = _own_release(choice.path) or named
+    release = boot_image.release(choice.path) or named
     if release:
         detail = choice.detail if release in installed else f"{choice.detail}; it has no modules in /lib/modules"
         if named not in ("", release):
@@ -204,6 +204,8 @@ def _systemd_boot(root: Path, info: str) -> _Choice | None:
         return None
     entry, by = chosen
     image, *initrds = (entry.place / name.replace("\\", "/").lstrip("/") for name in (entry.image, *entry.initrds))
+    if not boot_image.is_whole(image):
+        raise Undecided(f"systemd-boot starts {names.show(entry.image, 80)}, which is empty or cut off")
     detail = names.clean(entry.title or entry.name, 120)
     return _Choice(entry.image, f"systemd-boot {by} entry", detail, image, entry.options, tuple(initrds))
 
@@ -252,24 +254,6 @@ def _release(root: Path, image: str, installed: Sequence[str], depth: int = 0) -
     return ""
 
 
-def _own_release(path: Path) -> str:
-    """The release that an image itself names: its header, else what ukify wrote into it; "" if it names none.
-
-    Linux's Documentation/arch/x86/boot.rst: HdrS at 0x202, and at 0x20e where the version stands, less 0x200.
-    """
-    try:
-        with open(path, "rb") as f:
-            data = f.read(0x10300)
-        at = int.from_bytes(data[0x20E:0x210], "little") + 0x200
-        text = data[at : at + 128] if data[0x202:0x206] == b"HdrS" else b""
-        if not text:
-            text = systemd_boot.pe_sections(path).get(".uname", b"")
-    except (OSError, ValueError, Undecided):
-        return ""
-    release = re.split(rb"[\0\s]", text, maxsplit=1)[0].decode("ascii", "replace")
-    return release if names.is_kernel(release) else ""
-
-
 # -- command lines ----------------------------------------------------------------------------------------------------------
 
 
@@ -287,7 +271,7 @@ def _started(root: Path, kernel: str) -> _Choice | None:
     """What the loader starts next, if it is `kernel`."""
     with contextlib.suppress(Undecided):
         choice = _loader(root)
-        if choice is not None and (_own_release(choice.path) or _release(root, choice.image, [kernel])) == kernel:
+        if choice is not None and (boot_image.release(choice.path) or _release(root, choice.image, [kernel])) == kernel:
             return choice
     return None
 

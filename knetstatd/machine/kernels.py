@@ -8,6 +8,7 @@ import re
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
+from knetstatd.boot import boot_image
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.model import Headers, KernelState
@@ -64,7 +65,7 @@ def directories(root: Path) -> Directories:
 
 def image(root: Path, kernel: str) -> Path | None:
     """The kernel's boot image, None if there is none. Debian up to 6.12: /boot/vmlinuz-K; 7.x, Fedora: with the modules."""
-    return next(filter(_is_whole, _images(root, kernel)), None)
+    return next(filter(boot_image.is_whole, _images(root, kernel)), None)
 
 
 def is_torn(root: Path, kernel: str) -> bool:
@@ -75,23 +76,6 @@ def is_torn(root: Path, kernel: str) -> bool:
 def _images(root: Path, kernel: str) -> list[Path]:
     places = (f"/boot/vmlinuz-{kernel}", f"/lib/modules/{kernel}/vmlinuz", f"/boot/vmlinux-{kernel}")
     return [files.inside(root, place) for place in places]
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a file is a boot image that was written to its end, as far as that can be told.
-
-    x86's header has its length (Documentation/arch/x86/boot.rst, setup_sects and syssize); of others that they are not empty.
-    """
-    try:
-        with open(path, "rb") as f:
-            head, size = f.read(0x206), os.fstat(f.fileno()).st_size
-    except PermissionError:
-        return os.path.isfile(path) and os.path.getsize(path) > 0
-    except (OSError, ValueError):
-        return False
-    if head[0x202:] != b"HdrS":
-        return size > 0
-    return size >= 512 * ((head[0x1F1] or 4) + 1) + 16 * int.from_bytes(head[0x1F4:0x1F8], "little")
 
 
 def state(root: Path, kernel: str) -> KernelState:

@@ -273,6 +273,15 @@ class TestSystemdBoot:
         (root / f"boot/efi/vmlinuz-{NEW}").unlink()
         assert "none of its entries is found" in unknown(next_kernel(root, KERNELS))
 
+    def test_an_image_that_is_not_whole(self, tree: Tree) -> None:
+        """systemd-boot's own copy, on a full ESP; that in /boot, of which `kernels` speaks, is good."""
+        root = tree({f"boot/vmlinuz-{NEW}": "image", **esp("efi", (f"m-{NEW}.conf", f"/m/{NEW}/linux", {}))})
+        assert next_kernel(root, KERNELS).release == NEW
+        header = bytes(0x1F1) + b"\1" + bytes(2) + (100).to_bytes(4, "little") + bytes(10) + b"HdrS"
+        for data in (b"", header):
+            (root / f"efi/m/{NEW}/linux").write_bytes(data)
+            assert unknown(next_kernel(root, KERNELS)) == f"systemd-boot starts '/m/{NEW}/linux', which is empty or cut off"
+
     def test_the_version_on_the_disk_counts(self, tree: Tree) -> None:
         root = tree(esp("efi", (f"m-{OLD}+3.conf", f"/{OLD}/linux", {}), (f"m-{NEW}.conf", f"/{NEW}/linux", {})))
         tree({"efi/loader/loader.conf": f"default m-{OLD}.conf\n"})

@@ -124,7 +124,7 @@ class TestWhatIsAskedAgain:
     def test_another_entry_of_the_kernel_is_chosen(self, tmp_path: Path, tree: Path) -> None:
         entries = tmp_path / "boot/loader/entries"
         entries.mkdir(parents=True)
-        (tmp_path / f"boot/vmlinuz-{KERNEL}").touch()
+        (tmp_path / f"boot/vmlinuz-{KERNEL}").write_text("image")
         for name, options in (("a", "ro module_blacklist=demo"), ("b", "ro")):
             (entries / f"{name}.conf").write_text(f"version {KERNEL}\nlinux /vmlinuz-{KERNEL}\noptions {options}\n")
         proofs = Proofs(tmp_path)
