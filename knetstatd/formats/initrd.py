@@ -19,8 +19,8 @@ import struct
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from knetstatd.core import names
-from knetstatd.core.errors import Damaged, ModuleFileError
-from knetstatd.formats import compression, module_file
+from knetstatd.core.errors import Damaged
+from knetstatd.formats import compression, elf, module_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ _MODULE = re.compile(rf"(?:\./)?(?:usr/)?lib/modules/([^/]+)/(kernel/)?.*?([^/]+
 
 
 class Inside(NamedTuple):
-    """What is in an initrd. builds: the added modules' build IDs, or `mark`s, by name; "" for one that cannot be read.
+    """What is in an initrd. copies: the added modules' `mark`s by name; "" for one that cannot be read.
 
     own: the names of the kernel's own modules, each between spaces: thousands, of which few are ever asked for.
     refused: of the added modules that are compressed, why the kernel would not unpack them.  init: whether there is a program
@@ -44,7 +44,7 @@ class Inside(NamedTuple):
     foreign: a kernel that it has modules of, if it has none of this one; "" for none.
     """
 
-    builds: Mapping[str, str]
+    copies: Mapping[str, str]
     own: str
     refused: Mapping[str, str]
     init: bool
@@ -56,10 +56,29 @@ class Inside(NamedTuple):
 
 
 def mark(contents: bytes) -> str:
-    """What tells a module without a build ID from another, by its contents without a signature."""
-    import hashlib  # 3 MB; few modules have no build ID
+    """What tells a module's copies from others: a digest of its contents without a signature, which stands first; their size; a
+    digest of what a kernel keeps in memory. Raises Damaged.
+    """
+    import hashlib  # 3 MB; few initrds have an added module
 
-    return hashlib.sha256(contents).hexdigest()
+    file, kept = elf.Elf(elf.Source(-1, 0, contents), len(contents)), hashlib.sha256()
+    for section in file.sections:
+        if section.flags & elf.ALLOC and section.kind != elf.NOBITS:
+            kept.update(file.data(section))
+    return f"{hashlib.sha256(contents).hexdigest()} {len(contents)} {kept.hexdigest()}"
+
+
+def is_copy(mark_of_copy: str, mark_of_file: str) -> bool:
+    """Whether a copy is of a file. It may have been stripped, as dracut does (strip(1), --strip-debug)."""
+    copy, size, kept = _parts(mark_of_copy)
+    file, its_size, its_kept = _parts(mark_of_file)
+    return copy == file or (size < its_size and kept == its_kept)
+
+
+def _parts(mark_: str) -> tuple[str, int, str]:
+    contents, _, rest = mark_.partition(" ")
+    size, _, kept = rest.partition(" ")
+    return contents, int(size[:20]) if size.isdecimal() else 0, kept
 
 
 def contents(initrds: Sequence[Path], kernel: str, kinds: Sequence[str] = tuple(OPTIONS)) -> Inside:
@@ -67,7 +86,7 @@ def contents(initrds: Sequence[Path], kernel: str, kinds: Sequence[str] = tuple(
 
     kinds: those that the kernel unpacks.
     """
-    builds: dict[str, str] = {}
+    copies: dict[str, str] = {}
     refused: dict[str, str] = {}
     own, init, is_known, foreign = [], False, False, ""
     for path in initrds:
@@ -95,10 +114,10 @@ def contents(initrds: Sequence[Path], kernel: str, kinds: Sequence[str] = tuple(
                 if compression.is_packed(data) and (why := compression.refused(data[:8])):
                     refused[module] = why
                 try:
-                    builds[module] = module_file.parse(data, match[3]).build_id or mark(module_file.unsigned(data))
-                except (ModuleFileError, Damaged):
-                    builds[module] = ""
-    return Inside(builds, f" {' '.join(own)} ", refused, init, "" if is_known else foreign)
+                    copies[module] = mark(module_file.unsigned(data))
+                except Damaged:
+                    copies[module] = ""
+    return Inside(copies, f" {' '.join(own)} ", refused, init, "" if is_known else foreign)
 
 
 def _pieces(file: BinaryIO, size: int | None) -> Iterator[bytes]:
@@ -203,6 +222,6 @@ def _archive(source: _Source) -> Iterator[tuple[str, bytes | None]]:
         if name == "TRAILER!!!":
             return
         source.take(-size % 4, keep=False)
-        # A link to another place has its target for contents, which is no module: `builds` has it as one that cannot be read.
+        # A link to another place has its target for contents, which is no module: `copies` has it as one that cannot be read.
         if size or mode & 0o170000 == 0o120000 or name.endswith("init"):
             yield name, data if added else None

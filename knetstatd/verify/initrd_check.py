@@ -7,12 +7,11 @@ Rule 2: what cannot be read is unknown, and unknown is not ready: the copy in th
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
-from knetstatd.core.errors import Damaged, LibraryMissing, ModuleFileError
+from knetstatd.core.errors import Damaged, KnetstatdError, LibraryMissing
 from knetstatd.core.model import Check, Result
 from knetstatd.formats import initrd, module_file
 from knetstatd.machine import initramfs, kmod
@@ -47,10 +46,10 @@ class _Disk(NamedTuple):
         return Check(NAME, Result.UNKNOWN, "the installed module", where, f"What the initrd holds is not known: {why}", fix)
 
 
-def check(root: Path, facts: Target, host: Host, name: str, file: Path, module: module_file.Module) -> Check:
+def check(root: Path, facts: Target, host: Host, name: str, file: Path, known: files.Digest | None) -> Check:
     """Whether the initrd that `facts.kernel` boots with is whole, and its copy of the module, if any, is the installed one.
 
-    name: the module's, as its file has it.  file: the installed one, of which `module` was read.
+    name: the module's, as its file has it.  file: the installed one.  known: what it is if nobody has changed it.
     """
     kernel, files_of_it = facts.kernel, initramfs.initrds(root, facts.kernel)
     disk = _Disk(root, kernel, files_of_it.paths)
@@ -78,22 +77,24 @@ def check(root: Path, facts: Target, host: Host, name: str, file: Path, module: 
     if inside.foreign:
         reason = f"{disk.paths[-1]} is another kernel's: it has no module of {kernel}, and the root file system may need some"
         return disk.fail(f"an initrd of {kernel}", f"modules of {names.clean(inside.foreign)} alone", reason)
-    build, mine = inside.builds.get(name), module.build_id
+    copy = inside.copies.get(name)
     shipped = facts.tables.shipped(name)
-    if build is None and inside.has_own(name) and shipped and file not in shipped:
+    if copy is None and inside.has_own(name) and shipped and file not in shipped:
         reason = f"{disk.paths[-1]} has the kernel's own module of that name, and that one is loaded at boot"
         return disk.fail(os.fspath(file), "the kernel's own", reason)
-    if build is None:
+    if copy is None:
         return _absent(disk, facts, host, inside, name, file)
-    if build and not mine:
-        with contextlib.suppress(OSError, ModuleFileError):
-            mine = initrd.mark(module_file.contents(file))
-    if not build or not mine:
+    if not copy:
         fix = initramfs.fix(root, kernel)
         return disk.unknown("it has a copy, which cannot be compared: it cannot be read", fix)
-    if build != mine:
+    try:
+        same = known is not None and copy.startswith(f"{known.contents} ")
+        same = same or initrd.is_copy(copy, initrd.mark(module_file.contents(file)))
+    except (OSError, KnetstatdError, Damaged) as e:
+        return disk.unknown(f"the installed module cannot be compared with its copy: {e}")
+    if not same:
         reason = f"{disk.paths[-1]} has another copy, and that one is loaded at boot"
-        return disk.fail(f"build {mine[:12]}", f"build {build[:12]}", reason)
+        return disk.fail(os.fspath(file), f"SHA-256 {copy[:16]}", reason)
     leaves = compression_check.kernel_unpacks(facts) != "" and any(tool.asks_kernel for tool in kmod.installed(root))
     if name in inside.refused and leaves:
         return disk.fail("a copy that the kernel unpacks", "", f"The kernel refuses its copy: {inside.refused[name]}")
@@ -102,7 +103,7 @@ def check(root: Path, facts: Target, host: Host, name: str, file: Path, module: 
 
 def _absent(disk: _Disk, facts: Target, host: Host, inside: initrd.Inside, name: str, file: Path) -> Check:
     """The answer if there is no copy in the initrd: is there to be one?"""
-    holds = lambda other: other in inside.builds or inside.has_own(other)  # noqa: E731
+    holds = lambda other: other in inside.copies or inside.has_own(other)  # noqa: E731
     wanted = initramfs.wanted(disk.root, disk.kernel, facts.tables, host.rules, name, file, holds)
     if wanted is None or (wanted.sure is not Sure.CERTAIN and not _is_older(disk.paths, file)):
         return Check(NAME, Result.PASS, found="no copy in it")

@@ -35,7 +35,7 @@ def modules(paths: Sequence[Path], kernel: str, kinds: Sequence[str], directory:
     with contextlib.suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         document = {
-            "identity": identity, "modules": dict(inside.builds), "own": inside.own, "refused": dict(inside.refused),
+            "identity": identity, "copies": dict(inside.copies), "own": inside.own, "refused": dict(inside.refused),
             "init": inside.init, "foreign": inside.foreign,
         }  # fmt: skip
         files.write_json(place, document, durable=False)
@@ -48,6 +48,6 @@ def _kept(place: Path, identity: list[list[Any]]) -> Inside | None:
         if document is None or document.get("identity").value != identity:
             return None
         own, foreign, init = document.text("own"), document.text("foreign"), document.flag("init")
-        return Inside(document.table("modules"), own, document.table("refused"), init, foreign)
+        return Inside(document.table("copies"), own, document.table("refused"), init, foreign)
     except documents.Malformed:
         return None

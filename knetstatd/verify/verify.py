@@ -222,7 +222,7 @@ def _placed(
             inserted=module_needs.ignores_install(root, facts.tables, host.rules, name),
         ),
         install_checks.boot(name, one.module, host.rules),
-        initrd_check.check(root, facts, host, name, one.path, one.module),
+        initrd_check.check(root, facts, host, name, one.path, origin.digest if origin is not None else None),
     ]
 
 

@@ -215,7 +215,7 @@ def try_initrd(data: bytes) -> None:
     with a_root() as root:
         write(root / "initrd", data)
         inside = initrd.contents([root / "initrd"], KERNEL)
-    assert inside.builds.keys() >= inside.refused.keys()
+    assert inside.copies.keys() >= inside.refused.keys()
     assert inside.init in (True, False)
     assert inside.has_own("no such one") is False
 

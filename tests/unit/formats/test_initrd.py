@@ -39,7 +39,11 @@ MAIN = cpio([
     CpioFile(f"lib/modules/{K}/updates/link.ko", LINK, b"/srv/link.ko"),
     CpioFile("lib/modules/5.10.0-9-amd64/updates/other.ko", FILE, elf.module("other")),
 ])  # fmt: skip
-INSIDE = {"my_mod": "0102", "plain": initrd.mark(elf.module("plain")), "broken": "", "packed": "77", "link": ""}
+INSIDE = {
+    "my_mod": initrd.mark(elf.module("my-mod", build_id="0102")), "plain": initrd.mark(elf.module("plain")), "broken": "",
+    "packed": initrd.mark(elf.module("packed", build_id="77")), "link": "",
+}  # fmt: skip
+LATER = elf.module("plain", build_id="09")
 ALL = tuple(initrd.OPTIONS)
 
 
@@ -55,7 +59,7 @@ def inside(tmp_path: Path, *parts: bytes, kinds: tuple[str, ...] = ALL) -> initr
 @pytest.mark.parametrize("kind", ["", *ALL])
 def test_every_form(tmp_path: Path, early: bytes, kind: str) -> None:
     found = inside(tmp_path, early + (packed(kind, MAIN) if kind else MAIN))
-    assert dict(found.builds) == INSIDE
+    assert dict(found.copies) == INSIDE
     assert found.init
     assert found.has_own("own")
     assert not found.has_own("my_mod")
@@ -65,16 +69,17 @@ def test_every_form(tmp_path: Path, early: bytes, kind: str) -> None:
 @pytest.mark.spawns
 @pytest.mark.parametrize("kind", ALL)
 def test_archives_after_a_compressed_one(tmp_path: Path, kind: str) -> None:
-    later = cpio([CpioFile(f"lib/modules/{K}/updates/plain.ko", FILE, elf.module("plain", build_id="09"))])
-    assert dict(inside(tmp_path, packed(kind, MAIN) + bytes(12) + later).builds) == INSIDE | {"plain": "09"}
-    assert dict(inside(tmp_path, packed(kind, MAIN) + packed(kind, later)).builds) == INSIDE | {"plain": "09"}
+    later = cpio([CpioFile(f"lib/modules/{K}/updates/plain.ko", FILE, LATER)])
+    assert dict(inside(tmp_path, packed(kind, MAIN) + bytes(12) + later).copies) == INSIDE | {"plain": initrd.mark(LATER)}
+    assert dict(inside(tmp_path, packed(kind, MAIN) + packed(kind, later)).copies) == INSIDE | {"plain": initrd.mark(LATER)}
 
 
 def test_several_files_are_one_after_the_other(tmp_path: Path) -> None:
-    fresh = lzma.compress(elf.module("packed", build_id="78"), check=lzma.CHECK_CRC32)
+    new = elf.module("packed", build_id="78")
+    fresh = lzma.compress(new, check=lzma.CHECK_CRC32)
     later = cpio([CpioFile(f"lib/modules/{K}/updates/packed.ko.xz", FILE, fresh)])
     found = inside(tmp_path, EARLY, gzip.compress(MAIN), later)
-    assert (dict(found.builds), found.refused, found.init) == (INSIDE | {"packed": "78"}, {}, True)
+    assert (dict(found.copies), found.refused, found.init) == (INSIDE | {"packed": initrd.mark(new)}, {}, True)
 
 
 @pytest.mark.spawns
@@ -114,7 +119,7 @@ def test_a_unified_kernel_image(tmp_path: Path) -> None:
         head = b"MZ" + bytes(58) + struct.pack("<I", 64) + struct.pack("<4s2xH12xH2x", b"PE\0\0", len(sections), 8) + bytes(8)
         return (head + rows).ljust(512, b"\0") + body + b"after it"
 
-    assert dict(inside(tmp_path, image((b".linux\0\0", 9, 0), (b".initrd\0", len(body), 512))).builds) == INSIDE
+    assert dict(inside(tmp_path, image((b".linux\0\0", 9, 0), (b".initrd\0", len(body), 512))).copies) == INSIDE
     for form in (image((b".linux\0\0", 9, 0)), image()[:80], b"MZ" + bytes(58) + struct.pack("<I", 9999)):
         with pytest.raises(Damaged):
             inside(tmp_path, form)

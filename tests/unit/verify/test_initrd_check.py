@@ -11,6 +11,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import elf
 import kerneltree
 import pytest
 from kerneltree import KERNEL
@@ -214,6 +215,22 @@ def test_several_files(root: Path) -> None:
 def test_an_entry_without_one(root: Path) -> None:
     write(root, "boot/grub/grub.cfg", GRUB.format(KERNEL, "").replace("\tinitrd \n", ""))
     assert check(root).result is NA
+
+
+def test_a_copy_that_is_damaged(root: Path) -> None:
+    """The file was damaged when the initrd was made, and is good again; a build ID tells nothing of that."""
+    data, debug = elf.Sec(".rodata", b"contents" * 9), elf.Sec(".debug", b"d", flags=0)
+    whole = kerneltree.module("demo", build_id="aaaa", more=[data, debug])
+    kerneltree.add(root / "usr/lib/modules" / KERNEL, MINE, whole)
+    stripped = kerneltree.module("demo", build_id="aaaa", more=[data])
+    for copy, result in (
+        (whole, PASS), (kerneltree.module("demo", build_id="aaaa", more=[data, debug], signature=b"x"), PASS),
+        (whole.replace(b"contents", b"\0" * 8, 1), FAIL), (whole.replace(b".debug", b".deaug"), FAIL),
+        (stripped, PASS), (stripped.replace(b"contents", b"\0" * 8, 1), FAIL),
+        (whole[:-1], UNKNOWN),
+    ):  # fmt: skip
+        initrd(root, archive(copy))
+        assert check(root).result is result
 
 
 def test_one_of_another_kernel(root: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import elf
 import pytest
 
+from knetstatd.formats import initrd
 from knetstatd.rehearsal.vm import CpioFile, cpio
 from knetstatd.verify import initrd_digests
 
@@ -31,6 +32,10 @@ def archive(build_id: str) -> bytes:
     ])  # fmt: skip
 
 
+def mark(build_id: str) -> str:
+    return initrd.mark(elf.module("my-mod", build_id=build_id))
+
+
 def modules(path: Path, ours: Path | None, kinds: tuple[str, ...] = ("gzip",)) -> Inside:
     return initrd_digests.modules([path], K, kinds, ours)
 
@@ -39,18 +44,18 @@ def test_it_is_read_once(tmp_path: Path) -> None:
     path, ours = tmp_path / "initrd", tmp_path / "state" / "initrd"
     path.write_bytes(archive("0102"))
     inside = modules(path, ours)
-    assert inside.builds == {"my_mod": "0102"}
+    assert inside.copies == {"my_mod": mark("0102")}
     assert inside.has_own("own")
     assert not inside.has_own("my_mod")
     kept = ours / f"{K}.json"
-    kept.write_text(kept.read_text().replace("0102", "0304"))
-    assert modules(path, ours).builds == {"my_mod": "0304"}, "it is what was kept"
+    kept.write_text(kept.read_text().replace(mark("0102"), mark("0304")))
+    assert modules(path, ours).copies == {"my_mod": mark("0304")}, "it is what was kept"
     assert modules(path, ours).has_own("own")
     path.write_bytes(archive("0506") + bytes(4))
-    assert modules(path, ours).builds == {"my_mod": "0506"}, "another initrd is read"
-    assert '"0506"' in kept.read_text(), "and its answer is kept in the place of the other"
+    assert modules(path, ours).copies == {"my_mod": mark("0506")}, "another initrd is read"
+    assert mark("0506") in kept.read_text(), "and its answer is kept in the place of the other"
     before = kept.stat().st_mtime_ns
-    assert modules(path, ours, ("xz",)).builds == {"my_mod": "0506"}
+    assert modules(path, ours, ("xz",)).copies == {"my_mod": mark("0506")}
     assert kept.stat().st_mtime_ns != before, "by another kernel's configuration"
 
 
@@ -71,10 +76,10 @@ def test_a_damaged_answer_is_none(tmp_path: Path, damage: str) -> None:
     path.write_bytes(archive("0102"))
     modules(path, ours)
     (ours / f"{K}.json").write_text(damage)
-    assert modules(path, ours).builds == {"my_mod": "0102"}
+    assert modules(path, ours).copies == {"my_mod": mark("0102")}
 
 
-@pytest.mark.parametrize(("key", "value"), [('"own": "', '"own": 5, "x": "'), ('"my_mod": "0102"', '"my_mod": [1]')])
+@pytest.mark.parametrize(("key", "value"), [('"own": "', '"own": 5, "x": "'), ('"my_mod": "', '"my_mod": [1], "x": "')])
 def test_a_wrong_value_in_the_right_identity_is_no_answer(tmp_path: Path, key: str, value: str) -> None:
     path, ours = tmp_path / "initrd", tmp_path / "state"
     path.write_bytes(archive("0102"))
@@ -82,14 +87,14 @@ def test_a_wrong_value_in_the_right_identity_is_no_answer(tmp_path: Path, key: s
     kept = ours / f"{K}.json"
     assert key in kept.read_text()
     kept.write_text(kept.read_text().replace(key, value))
-    assert modules(path, ours).builds == {"my_mod": "0102"}
+    assert modules(path, ours).copies == {"my_mod": mark("0102")}
 
 
 def test_without_a_place_to_keep_it(tmp_path: Path) -> None:
     path = tmp_path / "initrd"
     path.write_bytes(archive("0102"))
-    assert modules(path, None).builds == {"my_mod": "0102"}
+    assert modules(path, None).copies == {"my_mod": mark("0102")}
     assert os.listdir(tmp_path) == ["initrd"]
-    assert modules(path, path).builds == {"my_mod": "0102"}, "a file is in the directory's place"
+    assert modules(path, path).copies == {"my_mod": mark("0102")}, "a file is in the directory's place"
     with pytest.raises(FileNotFoundError):
         modules(tmp_path / "absent", tmp_path)
