@@ -33,6 +33,7 @@ _LOADER_GUID = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 _GLOBAL_GUID = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 _ESP = ("efi", "boot/efi", "boot")
 _IMAGE = re.compile(r"(?:vmlinu[xz]|kernel|linux|[Ii]mage|bzImage)-(.+?)(?:\.efi)?(?:\.signed)?", re.DOTALL)
+_WORD = re.compile(r'(?:[^\s"]|"[^"]*(?:"|$))+')
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 _COUNTER = re.compile(r"\+([0-9]{1,6})(?:-[0-9]{1,6})?$")
 _VERSION = re.compile(rb"#### LoaderInfo: systemd-boot ([0-9]{1,4})")
@@ -315,10 +316,17 @@ def inputs(root: Path) -> tuple[Path, ...]:
     return (*menus, *entries, *(place / name for place in entries for name in files.names(place)))
 
 
-def parameter(word: str) -> str:
-    """A word of the command line as the kernel compares it: in a name `-` is `_` (kernel/params.c, parameq())."""
-    name, equals, value = word.partition("=")
-    return name.replace("-", "_") + equals + value
+def parameters(line: str) -> list[str]:
+    """The words of a command line as the kernel takes them apart and compares them: without quotes, and in a name `-` is `_`.
+
+    lib/cmdline.c, next_arg(); kernel/params.c, parameq().
+    """
+    words = []
+    for word in _WORD.findall(line):
+        name, equals, value = (word[1:].removesuffix('"') if word.startswith('"') else word).partition("=")
+        value = value[1:].removesuffix('"') if value.startswith('"') else value
+        words.append(name.replace("-", "_") + equals + value)
+    return words
 
 
 def _efi_variable(root: Path, name: str, guid: str) -> bytes:

@@ -25,7 +25,7 @@ def needed(root: Path, kernel: str) -> Iterator[tuple[str, str]]:
         if len(words) > 2 and words[1] == "/" and not words[0].startswith("#"):
             yield words[2], f"the root file system is {words[2]} (/etc/fstab)"
     for line in bootloader.command_lines(root, kernel):
-        for word in line.split():
+        for word in bootloader.parameters(line):
             if word.startswith("rootfstype="):
                 for name in word.partition("=")[2].split(","):
                     yield name, f"the root file system is {name} (the boot entry says)"

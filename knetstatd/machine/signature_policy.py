@@ -113,8 +113,7 @@ def secure_boot(root: Path) -> bool | None:
 
 def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Firmware) -> Policy:
     """What `kernel` will do. options: of CONFIG_*, the ones set to `y`, None if its configuration is not known."""
-    words = [*map(bootloader.parameter, bootloader.command_line(root, kernel).split())]
-    said = dict(word.partition("=")[::2] for word in words)  # of a word that is there twice the last one counts
+    words = bootloader.parameters(bootloader.command_line(root, kernel))
     have = options if options is not None else ()
     enforced = [
         why
@@ -122,7 +121,8 @@ def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Fi
             ("MODULE_SIG_FORCE" in have, "CONFIG_MODULE_SIG_FORCE"),
             (_is_on(words, "module.sig_enforce"), "module.sig_enforce on its command line"),
             (
-                "SECURITY_LOCKDOWN_LSM" in have and said.get("lockdown") in ("integrity", "confidentiality"),
+                # Each of them counts: what is locked is not unlocked again (lock_kernel_down()).
+                "SECURITY_LOCKDOWN_LSM" in have and bool({"lockdown=integrity", "lockdown=confidentiality"} & {*words}),
                 "lockdown on its command line",
             ),
             (any(f"LOCK_DOWN_KERNEL_FORCE_{mode}" in have for mode in ("INTEGRITY", "CONFIDENTIALITY")), "its lockdown"),

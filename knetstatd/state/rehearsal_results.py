@@ -74,7 +74,7 @@ def arguments(root: Path, kernel: str) -> tuple[str, ...]:
     If no boot loader tells, the running kernel's command line stands for it.
     """
     line = bootloader.command_line(root, kernel)
-    words = [word for word in dict.fromkeys(map(bootloader.parameter, line.split())) if _DECIDES.match(word)]
+    words = [word for word in dict.fromkeys(bootloader.parameters(line)) if _DECIDES.match(word)]
     if signature_policy.secure_boot(root) and not any(word.startswith("module.sig") for word in words):
         words.append("module.sig_enforce=1")
     return tuple(words)

@@ -47,6 +47,8 @@ def policy(root: Path, options: frozenset[str] | None = DEBIAN) -> signature_pol
         ("lockdown=integrity", "lockdown on its command line"),
         ("lockdown=confidentiality", "lockdown on its command line"),
         ("lockdown=none", ""),
+        ("lockdown=integrity lockdown=none", "lockdown on its command line"),
+        ("lockdown=none lockdown=confidentiality x", "lockdown on its command line"),
     ],
 )
 def test_the_command_line(tmp_path: Path, words: str, enforced: str) -> None:
