@@ -54,8 +54,8 @@ class Module(NamedTuple):
     signature: PKCS#7 data, or what was appended in its place, None if the kernel sees none.  compiler: as it names itself.
     build_id: of the linker, in hex; it stays when a module is signed, stripped or compressed.  aliases: what udev or the
     kernel may ask for to get it.  btf: whether its type information begins as such, None if it has none.  hooks: where its
-    struct module has its functions.  form: what stands against the file's form, "" for nothing; None if it was not asked
-    for, or is not known for this machine.
+    struct module has its functions.  parameters: each with its type, as module_param() has it.  form: what stands against the
+    file's form, "" for nothing; None if it was not asked for, or is not known for this machine.
     """
 
     name: str
@@ -80,6 +80,7 @@ class Module(NamedTuple):
     aliases: tuple[str, ...]
     btf: bool | None
     hooks: Mapping[str, int]
+    parameters: Mapping[str, str]
     form: str | None = None
 
     @property
@@ -193,6 +194,7 @@ def _module(source: elf.Source, filename: str, *, formed: bool = False) -> Modul
         aliases=tuple(info.get("alias", ())),
         btf=_btf(file, sections[b".BTF"]) if b".BTF" in sections else None,
         hooks=form.hooks(file, symbols, struct_module),
+        parameters=dict(word.partition(":")[::2] for word in info.get("parmtype", ())),
         form=form.fault(file, symbols, struct_module, name, labels) if formed else None,
     )
 

@@ -42,6 +42,7 @@ class Rules(NamedTuple):
     load: tuple[Line, ...] = ()
     softdep: tuple[Line, ...] = ()
     weakdep: tuple[Line, ...] = ()
+    options: tuple[Line, ...] = ()
 
 
 def find(lines: tuple[Line, ...], module: str) -> Line | None:
@@ -61,7 +62,7 @@ def redirect(rules: Rules, module: str) -> Line | None:
 
 def rules(root: Path) -> Rules:
     """The rules of the machine under `root`."""
-    lines: dict[str, list[Line]] = {kind: [] for kind in ("blacklist", "install", "alias", "softdep", "weakdep")}
+    lines: dict[str, list[Line]] = {kind: [] for kind in ("blacklist", "install", "alias", "softdep", "weakdep", "options")}
     for where, text in _lines(root, _PROBE, (".conf", ".alias")):
         command, _, rest = text.replace("\t", " ").partition(" ")
         module, _, more = rest.strip().partition(" ")

@@ -69,6 +69,7 @@ class Policy(NamedTuple):
 
     enforced: what makes it refuse a module without a good one, "" for nothing.  doubt: what could, and is not known.
     enrolled: whether it takes the firmware's and shim's keys.  blacklist: modules that its command line forbids it.
+    told: what its command line tells modules, MODULE.PARAMETER=VALUE.
     """
 
     signatures: bool | None
@@ -77,6 +78,7 @@ class Policy(NamedTuple):
     enrolled: bool
     blacklist: frozenset[str]
     modprobe_blacklist: frozenset[str]
+    told: tuple[str, ...] = ()
 
 
 def firmware(root: Path, kernel: str = "") -> Firmware:
@@ -148,6 +150,7 @@ def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Fi
         or {"INTEGRITY_PLATFORM_KEYRING", "LOCK_DOWN_IN_EFI_SECURE_BOOT"} <= {*have},
         blacklist=_listed(words, "module_blacklist"),
         modprobe_blacklist=_listed(words, "modprobe.blacklist"),
+        told=tuple(word for word in words if "." in word.partition("=")[0]),
     )
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import re
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from knetstatd.boot import bootloader
 from knetstatd.core import names
 from knetstatd.core.model import Check, Result
 from knetstatd.machine import modprobe_conf
@@ -20,6 +22,7 @@ from knetstatd.verify import module_contents
 from knetstatd.verify.module_contents import are_same
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from knetstatd.formats import module_file
@@ -154,8 +157,50 @@ def kept_out(module: str, rules: Rules, policy: Policy, inner: str = "", *, inse
     return Check("modprobe", Result.FAIL, "nothing against it", said, reason, "Remove that line")
 
 
-def configuration(module: str, rules: Rules, policy: Policy, inner: str = "", *, inserted: bool = False) -> Check:
-    """Whether modprobe, asked for the module, gives it to the kernel, and the kernel takes it from there."""
+# Of the types of parameters, those whose values are numbers: the smallest and the largest (kernel/params.c).
+_NUMBERS = {
+    "byte": (0, 0xFF), "short": (-(1 << 15), (1 << 15) - 1), "ushort": (0, 0xFFFF), "int": (-(1 << 31), (1 << 31) - 1),
+    "uint": (0, (1 << 32) - 1), "hexint": (0, (1 << 32) - 1), "long": (-(1 << 63), (1 << 63) - 1), "ulong": (0, (1 << 64) - 1),
+    "ullong": (0, (1 << 64) - 1),
+}  # fmt: skip
+_NUMBER = re.compile(r"([+-]?)(?:0[xX]([0-9a-fA-F]{1,32})|0([0-7]{1,32})|([0-9]|[1-9][0-9]{1,32}))")
+_TRUTH = re.compile(r"[yYtT1nNfF0eEdD]|[oO][nNfF]")  # newer kernels know enable and disable, too
+
+
+def is_taken(kind: str, value: str | None) -> bool:
+    """Whether a parameter of a type takes a value, as lib/kstrtox.c reads it. value: None for none.  True for other types."""
+    if kind in ("bool", "invbool", "bint"):
+        return value is None or bool(_TRUTH.match(value))
+    if kind not in _NUMBERS:
+        return True
+    match, (smallest, largest) = _NUMBER.fullmatch(value or ""), _NUMBERS[kind]
+    if match is None or (match[1] == "-" and not smallest):
+        return False
+    number = int(match[2], 16) if match[2] else int(match[3], 8) if match[3] else int(match[4])
+    return smallest <= (-number if match[1] == "-" else number) <= largest
+
+
+def _options(module: str, rules: Rules, policy: Policy, parameters: Mapping[str, str]) -> Check | None:
+    """A value that modprobe hands to the module, and that the kernel refuses it for; None for none."""
+    told = [(line.where, word) for line in rules.options if line.module == module for word in bootloader.parameters(line.text)]
+    told += [("its command line", word.partition(".")[2]) for word in policy.told if word.startswith(f"{module}.")]
+    for where, word in told:
+        name, equals, value = word.partition("=")
+        if not is_taken(parameters.get(name, ""), value if equals else None):
+            said = f"{where}: {names.clean(word, 100)}"
+            reason = f"The kernel refuses it: '`{names.clean(value, 100)}' invalid for parameter `{names.clean(name, 100)}''"
+            return Check("modprobe", Result.FAIL, f"a value of type {parameters[name]}", said, reason, "Correct it there")
+    return None
+
+
+def configuration(
+    module: str, rules: Rules, policy: Policy, inner: str = "", parameters: Mapping[str, str] = MappingProxyType({}), *,
+    inserted: bool = False,
+) -> Check:  # fmt: skip
+    """Whether modprobe, asked for the module, gives it to the kernel, and the kernel takes it from there.
+
+    inner, inserted: as for `kept_out`.  parameters: the module's, each with its type.
+    """
 
     def fail(line: str, reason: str, fix: str) -> Check:
         return Check("modprobe", Result.FAIL, "nothing against it", line, reason, fix)
@@ -171,6 +216,8 @@ def configuration(module: str, rules: Rules, policy: Policy, inner: str = "", *,
         )
     if against is not None:
         return against
+    if (refused := _options(module, rules, policy, parameters)) is not None:
+        return refused
     line = modprobe_conf.find(rules.blacklist, module)
     denied = f"{line.where}: blacklist" if line else "modprobe.blacklist= on its command line"
     if line is None and module not in policy.modprobe_blacklist:

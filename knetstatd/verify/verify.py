@@ -219,6 +219,7 @@ def _placed(
             host.rules,
             rules,
             one.module.name,
+            one.module.parameters,
             inserted=module_needs.ignores_install(root, facts.tables, host.rules, name),
         ),
         install_checks.boot(name, one.module, host.rules),

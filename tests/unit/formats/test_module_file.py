@@ -35,6 +35,7 @@ FULL: dict[str, Any] = {
         "version": "1.0",
         "intree": "Y",
         "alias": ["net-pf-1", "x"],
+        "parmtype": ["debug:int", "list:array of int", "odd"],
     },
     "build_id": "00ff",
 }
@@ -77,6 +78,7 @@ def test_everything_is_read(tmp_path: Path, bits: int, little: bool) -> None:
         aliases=("net-pf-1", "x"),
         btf=None,
         hooks={"init_module": 320} if (bits, little) == (64, True) else {},
+        parameters={"debug": "int", "list": "array of int", "odd": ""},
     )
     assert module.machine == (62, bits, little)
     assert module.release == "6.1.0-1-amd64"

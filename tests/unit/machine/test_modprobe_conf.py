@@ -25,6 +25,7 @@ def test_lines(tree: Callable[[dict[str, str]], Path]) -> None:
         modprobe_conf.Line("last", "", "/etc/modprobe.d/a.conf line 9"),
     )
     assert found.install == (modprobe_conf.Line("other", "/bin/false   --now", "/etc/modprobe.d/a.conf line 6"),)
+    assert found.options == (modprobe_conf.Line("x", "y=1", "/etc/modprobe.d/a.conf line 8"),)
     assert modprobe_conf.find(found.blacklist, "my_mod") == found.blacklist[0]
     assert modprobe_conf.find(found.blacklist, "no") is None
     alias = modprobe_conf.redirect(found, "net_pf_3")

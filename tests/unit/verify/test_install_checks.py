@@ -498,6 +498,25 @@ class TestModprobe:
         (tree / "modules.softdep").write_text("# from the modules\nsoftdep demo pre: low\n")
         assert checks(root)["modprobe"].result is PASS
 
+    @pytest.mark.parametrize(("words", "result"), [
+        ("n=1", PASS), ("n=-2147483648 n=+7 n=0x1F n=017", PASS), ("n=yes", FAIL), ("n", FAIL), ("n=", FAIL), ("n=08", FAIL),
+        ("n=2147483648", FAIL), ("n=1 n=x", FAIL), ("n=1.5", FAIL), ("u=0", PASS), ("u=-1", FAIL), ("u=4294967295", PASS),
+        ("b", PASS), ("b=on", PASS), ("b=off", PASS), ("b=Yes", PASS), ("b=true", PASS), ("b=2", FAIL), ("b=", FAIL),
+        ("b=o", FAIL),
+        ("s=x", PASS), ("list=x", PASS), ("unknown=x", PASS), ("", PASS), ("s='n=x' b=0", PASS), ('s="a n=x" b=0', PASS),
+    ])  # fmt: skip
+    def test_a_parameter(self, root: Path, tree: Path, words: str, result: Result) -> None:
+        """The kernel ignores a parameter that it does not know, and refuses the module for a value that is none."""
+        types = ["n:int", "u:uint", "b:bool", "s:charp", "list:array of int"]
+        (tree / MINE).write_bytes(kerneltree.module("demo", info={"parmtype": types}))
+        write(root, "etc/modprobe.d/x.conf", f"options other n=x\noptions demo {words}\n")
+        check = checks(root)["modprobe"]
+        assert (check.result, "/etc/modprobe.d/x.conf line 2" in check.found) == (result, result is FAIL)
+        write(root, "etc/modprobe.d/x.conf", "")
+        told = " ".join(word if '"' in words else f"demo.{word}" for word in words.split())
+        write(root, "boot/grub/grub.cfg", f"menuentry x {{\nlinux /boot/vmlinuz-{KERNEL} ro {told} demo2.n=x\n}}\n")
+        assert checks(root)["modprobe"].result is (PASS if '"' in words else result)
+
     def test_a_blacklist_against_a_wish(self, root: Path) -> None:
         write(root, "etc/modprobe.d/x.conf", "blacklist demo\n")
         write(root, "etc/modules-load.d/x.conf", "demo\n")
