@@ -7,8 +7,8 @@ Rule 2: what cannot be decided is Basis.UNKNOWN, with the reason; no kernel is n
         the newest installed kernel is Basis.ASSUMED.
 Rule 3: nothing raises.
 
-Sources: grub_cfg and systemd_boot for the two loaders that are read; systemctl(1), reboot, for kexec and /run/nextroot;
-systemd's Boot Loader Interface and the UEFI specification, 3.3, for the EFI variables.
+Sources: grub_cfg and systemd_boot for the two loaders that are read, firmware for the EFI variables; systemctl(1), reboot, for
+kexec and /run/nextroot.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from knetstatd.boot import boot_image, grub, systemd_boot
+from knetstatd.boot import boot_image, firmware, grub, systemd_boot
 from knetstatd.boot.grub_state import Undecided
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-_LOADER_GUID = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
-_GLOBAL_GUID = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 _ESP = ("efi", "boot/efi", "boot")
 _IMAGE = re.compile(r"(?:vmlinu[xz]|kernel|linux|[Ii]mage|bzImage)-(.+?)(?:\.efi)?(?:\.signed)?", re.DOTALL)
 _WORD = re.compile(r'(?:[^\s"]|"[^"]*(?:"|$))+')
@@ -142,9 +140,12 @@ def _other_way(root: Path) -> str:
     script = files.inside(root, "/etc/init.d/kexec-load")
     if re.search(r"^[ \t]*LOAD_KEXEC=[\"']?true", kexec, re.MULTILINE) and os.path.exists(script):
         return "kexec-tools (LOAD_KEXEC in /etc/default/kexec) loads a kernel of its own at each reboot"
-    chosen = _efi_variable(root, "BootNext", _GLOBAL_GUID)
-    if chosen and chosen != _efi_variable(root, "BootCurrent", _GLOBAL_GUID):
+    chosen = firmware.variable(root, "BootNext")
+    if chosen and chosen != firmware.variable(root, "BootCurrent"):
         return "the firmware is told to start another entry once (BootNext; see efibootmgr)"
+    esps = [files.inside(root, f"/{place}") for place in _ESP]
+    if other := firmware.other_loader(root, esps, firmware.text(root, "LoaderInfo").startswith("systemd-boot")):
+        return f"the firmware starts {other} first (BootOrder; see efibootmgr), and another loader started this system"
     return ""
 
 
@@ -153,7 +154,7 @@ def _other_way(root: Path) -> str:
 
 def _loader(root: Path) -> _Choice | None:
     """What the loader of this machine chooses; None if there is none. Raises Undecided."""
-    info = _efi_text(root, "LoaderInfo")
+    info = firmware.text(root, "LoaderInfo")
     if info.startswith("systemd-boot"):
         if choice := _systemd_boot(root, info):
             return choice
@@ -165,7 +166,7 @@ def _loader(root: Path) -> _Choice | None:
     unread = unread or ("" if choice else _recognised(root, _LEFT_BEHIND))
     if unread:
         raise Undecided(f"{unread} is here, and its configuration is not read")
-    if choice is None and _efi_text(root, "StubInfo"):
+    if choice is None and firmware.text(root, "StubInfo"):
         raise Undecided("the firmware itself started a unified kernel image, and its choice is not read")
     return choice
 
@@ -196,7 +197,7 @@ def _systemd_boot(root: Path, info: str) -> _Choice | None:
     esp = next((place for place in esps if os.path.exists(place / "loader/loader.conf")), None)
     esp = esp or next((place for place in esps if os.path.isdir(place / "loader/entries")), boot)
     places = list(dict.fromkeys((esp, boot)))
-    variables = systemd_boot.Variables(*(_efi_text(root, f"LoaderEntry{n}") for n in ("OneShot", "Default", "LastBooted")))
+    variables = systemd_boot.Variables(*(firmware.text(root, f"LoaderEntry{n}") for n in ("OneShot", "Default", "LastBooted")))
     try:
         chosen = systemd_boot.choose(places, variables, _version(esp, info))
     except Undecided as error:
@@ -327,16 +328,3 @@ def parameters(line: str) -> list[str]:
         value = value[1:].removesuffix('"') if value.startswith('"') else value
         words.append(name.replace("-", "_") + equals + value)
     return words
-
-
-def _efi_variable(root: Path, name: str, guid: str) -> bytes:
-    """A variable's contents, without the four bytes of attributes; empty where unset."""
-    try:
-        return files.read(files.of_kernel(root, f"/sys/firmware/efi/efivars/{name}-{guid}"), 4096)[4:]
-    except (OSError, KnetstatdError):
-        return b""
-
-
-def _efi_text(root: Path, name: str) -> str:
-    """A variable of the Boot Loader Interface: UTF-16 with a NUL. "" where unset."""
-    return _efi_variable(root, name, _LOADER_GUID).decode("utf-16-le", "replace").partition("\0")[0]
