@@ -117,16 +117,14 @@ def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Fi
     """What `kernel` will do. options: of CONFIG_*, the ones set to `y`, None if its configuration is not known."""
     words = bootloader.parameters(bootloader.command_line(root, kernel))
     have = options if options is not None else ()
+    # Each of them counts: what is locked is not unlocked again (lock_kernel_down()).
+    locked = bool({"lockdown=integrity", "lockdown=confidentiality"} & {*words})
     enforced = [
         why
         for holds, why in (
             ("MODULE_SIG_FORCE" in have, "CONFIG_MODULE_SIG_FORCE"),
             (_is_on(words, "module.sig_enforce"), "module.sig_enforce on its command line"),
-            (
-                # Each of them counts: what is locked is not unlocked again (lock_kernel_down()).
-                "SECURITY_LOCKDOWN_LSM" in have and bool({"lockdown=integrity", "lockdown=confidentiality"} & {*words}),
-                "lockdown on its command line",
-            ),
+            (locked and "SECURITY_LOCKDOWN_LSM" in have, "lockdown on its command line"),
             (any(f"LOCK_DOWN_KERNEL_FORCE_{mode}" in have for mode in ("INTEGRITY", "CONFIDENTIALITY")), "its lockdown"),
             (
                 bool(machine.secure_boot) and any(o in have for o in ("LOCK_DOWN_IN_EFI_SECURE_BOOT", "IMA_ARCH_POLICY")),
@@ -139,8 +137,8 @@ def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Fi
     doubt = ""
     if machine.secure_boot is None:
         doubt = "whether Secure Boot is on cannot be read from /sys/firmware/efi/efivars"
-    elif machine.secure_boot and options is None:
-        doubt = "Secure Boot is on, and the kernel's configuration is not there"
+    elif options is None and (machine.secure_boot or locked):
+        doubt = f"{'Secure Boot' if machine.secure_boot else 'lockdown'} is on, and the kernel's configuration is not there"
     return Policy(
         signatures=None if options is None else "MODULE_SIG" in have,
         enforced=enforced[0] if enforced else "",

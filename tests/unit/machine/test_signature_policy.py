@@ -69,6 +69,7 @@ def test_the_configuration(tmp_path: Path) -> None:
     assert policy(tmp_path, upstream | {"LOCK_DOWN_IN_EFI_SECURE_BOOT"}).enrolled
     entry(tmp_path, "lockdown=integrity")
     assert policy(tmp_path, frozenset({"MODULE_SIG"})).enforced == ""
+    assert policy(tmp_path, None).doubt == "lockdown is on, and the kernel's configuration is not there"
 
 
 def test_secure_boot(tmp_path: Path) -> None:
