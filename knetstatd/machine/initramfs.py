@@ -91,8 +91,9 @@ def is_made_here(root: Path) -> bool:
 
 def inputs(root: Path, kernel: str) -> tuple[Path, ...]:
     """The files on which the answers depend; also those that do not exist."""
-    configured = (files.inside(root, place) for place in (*_LISTS, *_HOOKS, *_DRACUT, *_SETTINGS, _FUNCTIONS))
-    return (*initrds(root, kernel).paths, *configured, *_scripts(root), *_settings(root))
+    configured = (files.inside(root, place) for place in (*_LISTS, *_HOOKS, *_DRACUT, *_SETTINGS, _FUNCTIONS, "/etc/fstab"))
+    read = (*_lists(root), *_scripts(root), *_settings(root), *_dracut_files(root))
+    return (*initrds(root, kernel).paths, *configured, *read)
 
 
 def commands(root: Path, kernel: str) -> list[list[str]]:
@@ -227,15 +228,20 @@ def _dracut(root: Path, module: str) -> Iterator[tuple[str, Wanted]]:
     if not any(files.inside(root, maker).exists() for maker in _MAKERS[1:]):
         return
     shell = Shell({})
-    for place in _DRACUT:
-        path = files.inside(root, place)
-        for part in [path / name for name in files.names(path) if name.endswith(".conf")] if path.is_dir() else [path]:
-            shell.run(files.text(part, _LIMIT) or "")
+    for path in _dracut_files(root):
+        shell.run(files.text(path, _LIMIT) or "")
     for key in ("add_drivers", "force_drivers", "drivers"):
         for word in shell.values.get(key, {}).get(0, "").split():
             yield names.canonical(word), Wanted(f"{key} in dracut.conf", Sure.CERTAIN)
         if key in shell.dynamic:
             yield module, Wanted(f"{key} in dracut.conf", Sure.POSSIBLE)
+
+
+def _dracut_files(root: Path) -> Iterator[Path]:
+    """The files of that configuration, in the order in which dracut reads them."""
+    for place in _DRACUT:
+        path = files.inside(root, place)
+        yield from (path / name for name in files.names(path) if name.endswith(".conf")) if path.is_dir() else (path,)
 
 
 def _shown(root: Path, path: Path) -> str:

@@ -140,6 +140,9 @@ def test_the_files_on_which_an_answer_depends(root: Path) -> None:
     hook, listed = write(root, HOOK, ""), root / "etc/initramfs-tools/modules"
     usual = write(root, f"boot/initrd.img-{KERNEL}", "x")
     assert {hook, listed, usual, hook.parent, root / "etc/dracut.conf.d"} <= set(initramfs.inputs(root, KERNEL))
+    # A file that is written anew in its place leaves its directory as it was.
+    names = ("etc/fstab", "usr/share/initramfs-tools/modules.d/a", "usr/lib/dracut/dracut.conf.d/a.conf", "etc/dracut.conf")
+    assert {write(root, name, "x", 0o644) for name in names} <= set(initramfs.inputs(root, KERNEL))
 
 
 CONF = "etc/initramfs-tools/initramfs.conf"
