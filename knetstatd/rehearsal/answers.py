@@ -108,7 +108,9 @@ def _inserted(rehearsal: Rehearsal, subject: Subject, called: Mapping[Path, str]
     remarks = []
     for path, needed in subject.modules:
         for step in (*needed, path):
-            insertion = by_name[called[step]]
+            insertion = by_name.get(called[step])
+            if insertion is None:
+                return undecided(f"the machine's console does not tell what became of {called[step]}", _words(rehearsal.words))
             if insertion.loaded or step in absent:
                 continue
             declined = insertion.error in _NO_DEVICE or (path not in subject.used and _declines(insertion))

@@ -37,6 +37,13 @@ def test_loaded(subject: rehearsal_results.Subject) -> None:
     assert judge(subject, FINE, DEMO).outcome is Outcome.LOADED
 
 
+def test_a_console_that_lost_a_line(subject: rehearsal_results.Subject) -> None:
+    """The kernel may speak into the line that says that an insertion begins; what became of that module is not known."""
+    for there in (FINE,), (DEMO,), ():
+        answer = judge(subject, *there)
+        assert (answer.outcome, answer.reason.startswith("the machine's console does not tell")) == (Outcome.UNDECIDED, True)
+
+
 @pytest.mark.parametrize(
     ("message", "word", "outcome", "check", "reason"),
     [
