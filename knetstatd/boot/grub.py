@@ -26,6 +26,7 @@ DIRECTORIES = ("boot/grub", "boot/grub2")
 _PLATFORMS = ("i386-pc", "x86_64-efi", "i386-efi", "arm64-efi", "arm-efi", "riscv64-efi", "powerpc-ieee1275", "loongarch64-efi")
 # A grub.cfg of a hundred kernels has 200 KB.
 _LARGEST = 1 << 20
+_DEEPEST = 100  # directories of an image's path, each of which may be where its disk is mounted; real ones have four
 
 
 class Choice(NamedTuple):
@@ -99,7 +100,7 @@ def saved(root: Path) -> dict[str, str]:
 def places_of(root: Path, image: str) -> Iterator[Path]:
     """Where an image that GRUB names may lie: its path begins at some disk's top, which may be mounted anywhere above it."""
     parts = (image.partition(")")[2] if image.startswith("(") else image).split("/")
-    for i in range(len(parts)):
+    for i in range(len(parts) if len(parts) <= _DEEPEST else 0):
         rest = "/".join(parts[i:])
         if rest:
             yield files.inside(root, f"/{rest}")

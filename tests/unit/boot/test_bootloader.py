@@ -386,6 +386,14 @@ def test_no_bytes_raise(tmp_path: Path, script: bytes, entry: bytes, variable: b
     bootloader.command_line(tmp_path, NEW)
 
 
+def test_a_path_of_thousands_of_directories_ends_quickly(tree: Tree) -> None:
+    """Each of its ends may be the path on a disk that is mounted somewhere."""
+    root = tree({"boot/grub/grub.cfg": f"menuentry x {{\nlinux {'/a' * 5000}/vmlinuz-{OLD}\n}}\n"})
+    start = time.process_time()
+    assert next_kernel(root, KERNELS).release == OLD
+    assert time.process_time() - start < 2
+
+
 def test_a_hostile_file_of_kexec_tools_ends_quickly(tree: Tree) -> None:
     root = tree({"etc/default/kexec": "\n" * 65536})
     start = time.process_time()
