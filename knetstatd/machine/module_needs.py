@@ -110,8 +110,8 @@ def ignores_install(root: Path, tables: Tables, rules: Rules, module: str) -> bo
         return False
     needs = Needs(root, tables, rules, module)
     lines = [soft for soft in needs.soft if not soft.weak and fnmatch.fnmatchcase(module, soft.module)]
-    found = (names.canonical(other) for line in lines[:1] for other in line.others)
-    return any(tables.entry(other) is not None or tables.builtin(other) for other in found)
+    others = (names.canonical(other) for line in lines[:1] for other in line.others)
+    return any(tables.entry(other) is not None or tables.builtin(other) for other in others)
 
 
 def _softdep(text: str) -> tuple[str, ...]:
