@@ -48,6 +48,14 @@ def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         shutil.rmtree(path, ignore_errors=True)
 
 
+@pytest.fixture
+def open_to_all(tmp_path: Path) -> None:
+    """Lets every user look into the test's directory. pytest's own above it are closed; /tmp is open, and is left as it is."""
+    for directory in (tmp_path, *tmp_path.parents):
+        if (mode := directory.stat().st_mode) & 0o55 != 0o55:
+            directory.chmod(mode | 0o55)
+
+
 @pytest.fixture(scope="session")
 def nowhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The current directory of tests that have none of their own. It is empty, and stays so."""

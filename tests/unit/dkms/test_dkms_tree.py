@@ -124,10 +124,9 @@ def test_a_source_that_our_services_do_not_see(tree: Tree) -> None:
         ("usr/src", 0o711, ""),
     ],
 )
-def test_a_source_that_is_not_open_to_all(tree: Tree, tmp_path: Path, closed: str, mode: int, said: str) -> None:
+@pytest.mark.usefixtures("open_to_all")
+def test_a_source_that_is_not_open_to_all(tree: Tree, closed: str, mode: int, said: str) -> None:
     """root, and the daemon, which may read less, say the same of it."""
-    for directory in (tmp_path, *tmp_path.parents[:3]):
-        directory.chmod(0o755)
     root = tree(source("a", "1.0"))
     (root / closed).chmod(mode)
     answer = dkms_tree.registered(root).packages["a"].highest.broken

@@ -102,9 +102,7 @@ class TestThoseWhoMayNotOpenTheFile:
     """As an ordinary user: the answer comes from /proc/locks, whose lines are the kernel's."""
 
     @pytest.fixture(autouse=True)
-    def unprivileged(self, tmp_path: Path) -> Iterator[None]:
-        for directory in (tmp_path, *tmp_path.parents[:3]):
-            directory.chmod(0o755)
+    def unprivileged(self, open_to_all: None) -> Iterator[None]:
         if os.geteuid() == 0:
             os.seteuid(65534)
         yield

@@ -636,9 +636,8 @@ class TestBefore:
             assert (check.result, check.expected) == (FAIL, str(own))
             assert check.fix == f"Reinstall the package of {KERNEL}'s image"
 
+    @pytest.mark.usefixtures("open_to_all")
     def test_one_of_the_kernels_own_that_may_not_be_read(self, root: Path, tree: Path) -> None:
-        for directory in (root, *root.parents[:3]):
-            directory.chmod(0o755)
         (tree / "kernel/lib/my-lib.ko").chmod(0)
         os.seteuid(65534 if os.getuid() == 0 else os.getuid())
         try:
