@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.boot import grub, systemd_boot
 from knetstatd.boot.grub_state import Undecided
-from knetstatd.core import names
+from knetstatd.core import names, roots
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.system import files
 
@@ -258,7 +258,7 @@ def _own_release(path: Path) -> str:
     Linux's Documentation/arch/x86/boot.rst: HdrS at 0x202, and at 0x20e where the version stands, less 0x200.
     """
     try:
-        with open(path, "rb") as f:
+        with roots.regular(path) as f:
             data = f.read(0x10300)
         at = int.from_bytes(data[0x20E:0x210], "little") + 0x200
         text = data[at : at + 128] if data[0x202:0x206] == b"HdrS" else b""

@@ -8,7 +8,7 @@ import re
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from knetstatd.core import names
+from knetstatd.core import names, roots
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.model import Headers, KernelState
 from knetstatd.system import files
@@ -83,7 +83,7 @@ def _is_whole(path: Path) -> bool:
     x86's header has its length (Documentation/arch/x86/boot.rst, setup_sects and syssize); of others that they are not empty.
     """
     try:
-        with open(path, "rb") as f:
+        with roots.regular(path) as f:
             head, size = f.read(0x206), os.fstat(f.fileno()).st_size
     except PermissionError:
         return os.path.isfile(path) and os.path.getsize(path) > 0
