@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from knetstatd.boot import systemd_boot
 from knetstatd.boot.grub_state import Undecided
-from knetstatd.core import names
+from knetstatd.core import names, roots
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ def is_whole(path: Path) -> bool:
     x86's header has its length (Documentation/arch/x86/boot.rst, setup_sects and syssize); of others that they are not empty.
     """
     try:
-        with open(path, "rb") as f:
+        with roots.regular(path) as f:
             head, size = f.read(0x206), os.fstat(f.fileno()).st_size
     except PermissionError:
         return os.path.isfile(path) and os.path.getsize(path) > 0
@@ -41,7 +41,7 @@ def release(path: Path) -> str:
     Linux's Documentation/arch/x86/boot.rst: HdrS at 0x202, and at 0x20e where the version stands, less 0x200.
     """
     try:
-        with open(path, "rb") as f:
+        with roots.regular(path) as f:
             data = f.read(0x10300)
         at = int.from_bytes(data[0x20E:0x210], "little") + 0x200
         text = data[at : at + 128] if data[0x202:0x206] == b"HdrS" else b""

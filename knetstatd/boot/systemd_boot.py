@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from knetstatd.boot import boot_entries
 from knetstatd.boot.boot_entries import Entry, lines, lower, matches
 from knetstatd.boot.grub_state import Undecided
+from knetstatd.core import roots
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.system import files
 
@@ -140,7 +141,7 @@ def pe_sections(path: Path, limit: int = 1 << 16) -> dict[str, bytes]:
     """The sections of a PE file by name, each up to `limit` bytes, the first of a name; none of a file that is no PE."""
     sections: dict[str, bytes] = {}
     try:
-        with open(path, "rb") as f:
+        with roots.regular(path) as f:
             head = f.read(4096)
             at = int.from_bytes(head[0x3C:0x40], "little")
             if head[:2] != b"MZ" or head[at : at + 4] != b"PE\0\0":

@@ -76,7 +76,7 @@ def compile_here(job: Job, work: Path, tick: Callable[[], None] | None) -> Compi
 
     Raises BuildError if it takes more room than it may.
     """
-    space = room.Room((work, Path("/tmp"), Path("/var/tmp")))
+    space = room.Room((work,), (Path("/tmp"), Path("/var/tmp")))
 
     def look() -> None:
         space.check()

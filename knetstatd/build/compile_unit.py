@@ -131,7 +131,7 @@ def _serve(job: Job, cache: Path) -> None:
 def _in_unit(job: Job, work: Path, tick: Callable[[], None] | None) -> Compiled:
     unit = units.instance(TEMPLATE, job.kernel, job.package)
     units.kill_all(job.root, TEMPLATE)  # of a builder that was killed: we hold the lock, and all of them share one cache
-    space = room.Room((job.places.compile_cache.parent, job.root / "tmp", job.root / "var/tmp"))
+    space = room.Room((job.places.compile_cache.parent,))
 
     def look() -> None:
         space.check()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import ConfigError
-from knetstatd.core.roots import inside
+from knetstatd.core.roots import inside, regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -247,7 +247,7 @@ def _table(root: Path, path: str, where: str, faults: list[str]) -> dict[str, An
         if not os.stat(inside(root, path)).st_mode & 0o004:  # root's commands could, and would not say what the daemon says
             faults.append(f"{where}: cannot be read by everybody, which the daemon and `check` need: run chmod a+r {where}")
             return {}
-        with open(inside(root, path), "rb") as f:
+        with regular(inside(root, path)) as f:
             data = f.read(_FILE_LIMIT + 1)
         if len(data) > _FILE_LIMIT:
             raise ValueError(f"larger than {_FILE_LIMIT} bytes")

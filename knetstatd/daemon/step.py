@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.model import Action
-from knetstatd.system import process, units
+from knetstatd.system import files, process, units
 
 if TYPE_CHECKING:
     import socket
@@ -38,7 +38,7 @@ KINDS = {
 SOCKET = "run/knetstatd-step.socket"  # as in units/knetstatd-step.socket
 NEXT = "next"
 # Here logind keeps its seats: without logind nobody can be asked to delay a shutdown.
-SEATS = Path("/run/systemd/seats")
+SEATS = "/run/systemd/seats"
 _LONGEST = 128  # bytes of a line
 _PATIENCE = 10.0  # seconds for the line to come
 _FOR_EVER = 10 * 365 * 86400.0  # seconds: a step limits itself
@@ -57,15 +57,18 @@ def parse(text: bytes) -> tuple[str, str, bool]:
     return words[0], names.kernel(words[1]), len(words) > 2
 
 
-def argv(kind: str, kernel: str, settings: Config, *, held: bool, seats: Path = SEATS) -> list[str]:
-    """The command that starts a step's unit and waits for its end."""
-    start = ["systemctl", "start", "--", units.instance(kind, kernel)]
+def commands(kind: str, kernel: str, settings: Config, *, held: bool, seats: Path) -> list[list[str]]:
+    """The commands, one after the other, that start a step's unit and wait for its end."""
+    unit = units.instance(kind, kernel)
+    start = ["systemctl", "start", "--", unit]
     if not held or settings.inhibit == "off" or not seats.is_dir():
-        return start
+        return [start]
     why = f"--why=Building kernel modules for {kernel}, which the next boot starts"
     # After that time timeout(1) ends the starter and its lock; the unit goes on.
     limit = ["timeout", f"{settings.inhibit_longest_seconds:g}"]
-    return [*limit, "systemd-inhibit", "--what=shutdown", f"--mode={settings.inhibit}", "--who=knetstatd", why, *start]
+    ask = ["systemd-inhibit", "--what=shutdown", f"--mode={settings.inhibit}", "--who=knetstatd", why]
+    # The unit first: logind is asked over D-Bus, which any user can keep busy (64 connections that say nothing).
+    return [["systemctl", "start", "--no-block", "--", unit], [*limit, *ask, *start]]
 
 
 def serve(connection: socket.socket, settings: Config, root: Path = Path("/")) -> int:
@@ -82,7 +85,8 @@ def serve(connection: socket.socket, settings: Config, root: Path = Path("/")) -
         raise KnetstatdError("no line came from the daemon") from e
     kind, kernel, held = parse(text)
     env = process.environment(root=root)
-    code = process.run(argv(kind, kernel, settings, held=held), timeout=_FOR_EVER, env=env, limit=4096).code
+    for argv in commands(kind, kernel, settings, held=held, seats=files.inside(root, SEATS)):
+        code = process.run(argv, timeout=_FOR_EVER, env=env, limit=4096).code
     with contextlib.suppress(OSError):  # the daemon may have ended meanwhile
         connection.sendall(f"{code}\n".encode())
     return code

@@ -12,7 +12,7 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from knetstatd.core import names
+from knetstatd.core import names, roots
 from knetstatd.core.errors import KernelFileError
 from knetstatd.core.model import Headers, Kind
 from knetstatd.diagnosis import uname_traps
@@ -161,7 +161,7 @@ def _declared(kernel: _Kernel, identifier: str) -> str:
     indented = ""
     for path, place in itertools.islice(_headers(kernel), _FILES):
         try:
-            with open(path, "rb") as f:
+            with roots.regular(path) as f:
                 data = f.read(_BYTES)
         except OSError:
             continue

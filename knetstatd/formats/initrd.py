@@ -13,12 +13,13 @@ Our own reader: `lsinitramfs`, the oracle of the tests, gives names alone, and `
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import struct
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from knetstatd.core import names
+from knetstatd.core import names, roots
 from knetstatd.core.errors import Damaged
 from knetstatd.formats import compression, elf, module_file
 
@@ -32,6 +33,7 @@ _CPIO = (b"070701", b"070702")
 _HEADER = 110
 _LONGEST_NAME = 4096
 _BLOCK = 1 << 13
+_MOST = 2 << 30  # bytes, packed or unpacked: a file of zeros has no end that anybody waits for
 _MODULE = re.compile(rf"(?:\./)?(?:usr/)?lib/modules/([^/]+)/(kernel/)?.*?([^/]+){names.KO}", re.DOTALL)
 
 
@@ -90,7 +92,7 @@ def contents(initrds: Sequence[Path], kernel: str, kinds: Sequence[str] = tuple(
     refused: dict[str, str] = {}
     own, init, is_known, foreign = [], False, False, ""
     for path in initrds:
-        with open(path, "rb") as f:
+        with roots.regular(path) as f:
             size = _section(f) if f.read(2) == b"MZ" else None
             if size is None:
                 f.seek(0)
@@ -150,11 +152,20 @@ class _Source:
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
+        self._left = _MOST
         self._rest = memoryview(b"")
+
+    def _more(self) -> bytes:
+        """The next piece, b"" at the end. Raises OSError for more than any initrd has."""
+        piece = next(self._pieces, b"")
+        self._left -= len(piece)
+        if self._left < 0:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        return piece
 
     def head(self, size: int) -> bytes:
         """The next `size` bytes, which stay where they are; fewer at the end."""
-        while len(self._rest) < size and (piece := next(self._pieces, None)) is not None:
+        while len(self._rest) < size and (piece := self._more()):
             self._rest = memoryview(bytes(self._rest) + piece)
         return bytes(self._rest[:size])
 
@@ -163,7 +174,7 @@ class _Source:
         parts = []
         while size:
             if not self._rest:
-                if (piece := next(self._pieces, None)) is None:
+                if not (piece := self._more()):
                     raise Damaged("ends before its contents do")
                 self._rest = memoryview(piece)
             part = self._rest[:size]
@@ -180,7 +191,7 @@ class _Source:
 
     def unpacked(self, kind: str) -> Iterator[bytes]:
         """What the compressed stream that begins here unpacks to; then this goes on behind it."""
-        stream = compression.Stream(kind, bytes(self._rest), lambda _: next(self._pieces, b""))
+        stream = compression.Stream(kind, bytes(self._rest), lambda _: self._more())
         yield from stream
         self._rest = memoryview(stream.rest)
 

@@ -5,7 +5,8 @@ Rule 1: locks are asked for, never taken. F_GETLK on a file opened for reading n
         even for an instant, makes apt or rpm fail.
 Rule 2: what cannot be known counts as busy: waiting costs seconds, a wrong start leaves a kernel half-configured.
 Rule 3: a dkms that works on other trees (a container's, or a private --dkmstree) is not in our way.
-Rule 4: what a process calls itself is shown, never trusted: it may only make us wait.
+Rule 4: what a process calls itself is shown, never trusted: it may only make us wait, and only if it could change the trees.
+        Any user can start a script that is called dkms.
 
 Sources: fcntl(2) and fcntl_locking(2); proc_locks(5), proc_pid_stat(5), proc_pid_mountinfo(5); dkms(8).
 """
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.dkms import dkms_framework
-from knetstatd.system import files
+from knetstatd.system import files, locks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,9 +48,6 @@ _SHARED_ACTIONS = frozenset("install uninstall remove autoinstall match kernel_p
 _VALUE_OPTIONS = re.compile(
     r"-[mvkcaj]|--(?:module|kernelver|templatekernel|dkmstree|sourcetree|installtree|config|arch|kernelsourcedir|"
     r"directive).*"
-)
-_LOCK_LINE = re.compile(
-    rb"^\d+: (?:POSIX|OFDLCK) +\S+ +WRITE +(-?\d{1,10}) ([0-9a-f]{1,5}):([0-9a-f]{1,5}):(\d{1,20}) ", re.MULTILINE
 )
 
 
@@ -84,25 +82,9 @@ def _holder(root: Path, path: Path) -> int | None:
             # Asked for as a reader: only a writer is in the way.
             answer = fcntl.fcntl(fd, fcntl.F_GETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
     except PermissionError:
-        return _listed(root, path)
+        return locks.listed(path, root / "proc/locks", b"POSIX", b"OFDLCK")
     kind, _, _, _, pid = _FLOCK.unpack(answer)
     return None if kind == fcntl.F_UNLCK else int(pid)
-
-
-def _listed(root: Path, path: Path) -> int | None:
-    """The same from /proc/locks, for those who may not open the file."""
-    status = os.stat(path)
-    try:
-        listing = files.read(root / "proc/locks", 4 << 20)
-    except OSError as e:
-        raise KnetstatdError(f"{e.strerror}", "/proc/locks") from e
-    for pid, major, minor, inode in _LOCK_LINE.findall(listing):
-        # btrfs: the list has the file system's device, stat has the subvolume's; both have major 0.
-        device = os.makedev(int(major, 16), int(minor, 16))
-        same_device = device == status.st_dev or os.major(device) == os.major(status.st_dev) == 0
-        if same_device and int(inode) == status.st_ino:
-            return int(pid)
-    return None
 
 
 def foreign_dkms(root: Path, ours: int | None) -> str | None:
@@ -112,6 +94,7 @@ def foreign_dkms(root: Path, ours: int | None) -> str | None:
     One small read for each process of the machine, more only for what may be dkms.
     """
     proc, tree = os.fspath(root / "proc"), dkms_framework.framework(root).dkms_tree
+    able = {b"0", *_owner(files.inside(root, tree))}
     try:
         processes = [name for name in os.listdir(proc) if name.isascii() and name.isdigit()]
     except OSError:
@@ -122,9 +105,23 @@ def foreign_dkms(root: Path, ours: int | None) -> str | None:
         # Empty for a zombie and for a kernel's thread.
         command = _read(f"{proc}/{pid}/cmdline", 65536).decode("utf-8", "replace").rstrip("\0").split("\0")
         work = _work(command, tree)
-        if work and not _descends(proc, pid, ours) and _shares_trees(root, tree, pid):
+        if work and _user(proc, pid) in (None, *able) and not _descends(proc, pid, ours) and _shares_trees(root, tree, pid):
             return f"{names.clean(work, 120)} (pid {pid})"
     return None
+
+
+def _owner(tree: Path) -> list[bytes]:
+    """The user who owns the tree; none if there is no tree."""
+    try:
+        return [str(os.stat(tree).st_uid).encode()]
+    except OSError:
+        return []
+
+
+def _user(proc: str, pid: str) -> bytes | None:
+    """The real user of a process: one who starts a set-user-ID program under another name stays himself. None: unknown."""
+    real = re.search(rb"^Uid:\t(\d+)", _read(f"{proc}/{pid}/status", 4096), re.MULTILINE)
+    return real[1] if real else None
 
 
 def _read(path: str, limit: int) -> bytes:

@@ -3,7 +3,8 @@
 
 Rule 1: a lock belongs to an open file: a program that inherits the descriptor keeps it held, however its starter ends.
 Rule 2: only the owner can open a lock file (mode 0600): a user who could open it could hold it for ever.
-Rule 3: everybody may know who is at work: a user who cannot open the file finds it in /proc/locks, by device and inode.
+Rule 3: everybody may know who is at work: a user who cannot open the file finds it in /proc/locks, by device and inode. There
+        others' locks stand, too: none of them may be taken for ours.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 
 # "1: FLOCK  ADVISORY  WRITE 4711 08:01:2345 0 EOF" (proc_locks(5)).
-_LISTED = re.compile(rb"^\d+: FLOCK +\S+ +WRITE +-?\d+ ([0-9a-f]{1,5}):([0-9a-f]{1,5}):(\d{1,20}) ", re.MULTILINE)
+_LISTED = re.compile(
+    rb"^\d+: (FLOCK|POSIX|OFDLCK) +\S+ +WRITE +(-?\d{1,10}) ([0-9a-f]{1,5}):([0-9a-f]{1,5}):(\d{1,20}) ", re.MULTILINE
+)
+# Bytes of the list that are read: 20,000 locks. One user may have a million, and the time to read them grows with the square.
+_MOST = 1 << 20
 
 
 def hold(lock: Path, wait: float = 0.0) -> int:
@@ -63,16 +68,39 @@ def held(lock: Path) -> bool:
 def _listed(lock: Path, listing: Path = Path("/proc/locks")) -> bool:
     """Whether somebody holds a lock that this user may not open; False if that cannot be known."""
     try:
-        status, table = os.stat(lock), files.read(listing, 4 << 20)
+        return listed(lock, listing, b"FLOCK") is not None
     except (OSError, KnetstatdError):
         return False
-    for major, minor, inode in _LISTED.findall(table):
-        # btrfs: the list has the file system's device, stat has the subvolume's; both have major 0.
-        device = os.makedev(int(major, 16), int(minor, 16))
-        same = device == status.st_dev or os.major(device) == os.major(status.st_dev) == 0
-        if same and int(inode) == status.st_ino:
-            return True
-    return False
+
+
+def listed(path: Path, listing: Path, *kinds: bytes) -> int | None:
+    """The pid of the process that holds a write lock of such a kind (0 or -1: it has none here), None for nobody.
+
+    listing: /proc/locks. A holder behind a flood of others' locks is not found.
+    Raises OSError if there is no such file to look at, and KnetstatdError if there is no list.
+    """
+    with files.opened(path, os.O_PATH) as fd:
+        inode, device = os.fstat(fd).st_ino, _device(fd)
+    try:
+        with open(listing, "rb") as f:
+            table = f.read(_MOST)
+    except OSError as e:
+        raise KnetstatdError(f"{e.strerror}", "/proc/locks") from e
+    for kind, pid, major, minor, number in _LISTED.findall(table):
+        if kind in kinds and int(number) == inode and os.makedev(int(major, 16), int(minor, 16)) == device:
+            return int(pid)
+    return None
+
+
+def _device(fd: int) -> int:
+    """The device by which the kernel lists a file: its mount's (proc_pid_mountinfo(5)), on btrfs not the one in its status.
+
+    To take any device without a number for the same would be wrong: a user can make a file with any inode in /dev/shm.
+    """
+    mount = re.search(r"^mnt_id:\s*(\d+)$", files.text(Path(f"/proc/self/fdinfo/{fd}")) or "", re.MULTILINE)
+    mounts = files.text(Path("/proc/self/mountinfo"), 4 << 20) or ""
+    listed = re.search(rf"^{mount[1]} \d+ (\d+):(\d+) ", mounts, re.MULTILINE) if mount else None
+    return os.makedev(int(listed[1]), int(listed[2])) if listed else os.fstat(fd).st_dev  # no such mount: in a chroot
 
 
 @contextlib.contextmanager

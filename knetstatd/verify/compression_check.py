@@ -12,6 +12,7 @@ from __future__ import annotations
 import mmap
 from typing import TYPE_CHECKING
 
+from knetstatd.core import roots
 from knetstatd.core.errors import Damaged
 from knetstatd.core.model import Check, Result
 from knetstatd.formats import compression
@@ -54,7 +55,7 @@ def left_to_kernel(head: bytes, facts: Target, tools: Sequence[Kmod]) -> bool:
 def check(path: Path, facts: Target, tools: Sequence[Kmod]) -> Check:
     """Whether the kernel, or kmod for it, unpacks the file, which is known to be whole. tools: the machine's."""
     try:
-        with open(path, "rb") as f:
+        with roots.regular(path) as f:
             if not compression.is_packed(f.read(8)):
                 return Check(NAME, Result.PASS, found="not compressed")
             with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:

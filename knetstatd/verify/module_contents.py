@@ -11,6 +11,7 @@ import functools
 import os
 from pathlib import Path
 
+from knetstatd.core import roots
 from knetstatd.core.errors import Damaged, KnetstatdError, ModuleFileError
 from knetstatd.formats import compression, module_file
 from knetstatd.system import files
@@ -34,7 +35,7 @@ def has(path: Path, known: files.Digest) -> bool:
     import hashlib
 
     try:
-        with open(path, "rb") as f:
+        with roots.regular(path) as f:
             if hashlib.file_digest(f, "sha256").hexdigest() == known.file:
                 return True
         return digest(path).contents == known.contents

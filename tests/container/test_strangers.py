@@ -80,3 +80,68 @@ def test_an_entry_that_somebody_forges_is_no_history(machine: Container) -> None
     for kind in ("guards kt-good", "compiling in a private tree", "published and verified"):  # the daemon's, and a step's
         assert kind in shown
     assert "forged" not in c.output("journalctl", "--no-pager", "-u", "knetstatd")
+
+
+# Holds a file of its own by the number of one of ours: in /dev/shm numbers are given one after the other.
+NAMESAKE = """\
+import fcntl, os, sys, time
+for number in map(int, sys.argv[1:]):
+    for i in range(100_000):
+        path = f"/dev/shm/{os.getpid()}.{i}"
+        fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        if os.fstat(fd).st_ino == number:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            break
+        os.close(fd)
+        os.unlink(path)
+print("holds", sys.argv[1:], flush=True)
+time.sleep(600)
+"""
+# Fills /tmp whenever a compiler is at work.
+FILLER = """\
+import os, time
+while True:
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/comm") as f:
+                at_work = f.read().strip() in ("make", "dkms", "cc1")
+        except OSError:
+            continue
+        if at_work:
+            break
+    else:
+        time.sleep(0.02)
+        continue
+    with open("/tmp/fill", "ab", buffering=0) as f:
+        try:
+            while f.write(bytes(1 << 20)):
+                pass
+        except OSError:
+            pass
+    time.sleep(1)
+    os.truncate("/tmp/fill", 0)
+"""
+
+
+def test_whatever_a_user_pretends_the_guard_goes_on(machine: Container) -> None:
+    """A dkms of his own, locks that look like ours, a /tmp that is full while it compiles."""
+    c = machine
+    c.add_fixture("good", autoinstall=False)
+    c.run(["mount", "-o", "remount,size=64M", "/tmp"], check=True)
+    product.start(c, ["kt-good"])
+    product.wait_ready(c)
+    c.write("/srv/dkms", "#!/bin/bash\nsleep 600\n", 0o755)
+    locks = c.output("stat", "-c", "%i", "/run/knetstatd-build/builder.lock", "/run/knetstatd/guard.lock").split()
+    start_as_stranger(c, "/srv/dkms", "install", "kt-good/1.0")
+    holder = start_as_stranger(c, "python3", "-uc", NAMESAKE, *locks)
+    product.wait("he holds them", lambda: "holds" in holder.output())
+    start_as_stranger(c, "python3", "-uc", FILLER)
+    assert stranger(c, "knetstatctl", "check", "--quiet").returncode == 0
+    c.write("/usr/src/kt-good-1.0/own.h", "/* another source */\n")
+    c.run(["sh", "-c", "rm -r /lib/modules/*/updates/dkms"], check=True)
+    product.wait("it is red", lambda: product.check(c) != 0, 20)
+    product.wait_ready(c)
+    assert product.kinds(c).count("staged") == 2
+    assert not {"failed", "gave-up"} & set(product.kinds(c)), product.kinds(c)
+    c.run(["systemctl", "stop", "knetstatd"], check=True)
+    assert "The daemon does not run" in stranger(c, "knetstatctl", "status").stdout, "the lock that he holds is another's"

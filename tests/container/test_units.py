@@ -202,6 +202,15 @@ def test_a_block_is_withdrawn_when_its_time_is_over(trixie: Container) -> None:
     assert "degraded" not in product.kinds(c)
 
 
+def test_a_logind_that_does_not_answer_holds_nothing_up(trixie: Container) -> None:
+    """Any user can keep D-Bus busy."""
+    c = trixie
+    c.write("/usr/local/bin/systemd-inhibit", "#!/bin/sh\nsleep 600\n", 0o755)
+    new = slow(c, 1)
+    product.wait_ready(c, new.release)
+    assert "degraded" not in product.kinds(c)
+
+
 def show(c: Container, name: str) -> str:
     return c.output("systemctl", "show", "-P", name, "knetstatd.service")
 

@@ -51,6 +51,41 @@ def test_files_are_counted_too(disk: Path) -> None:
         room.check()
 
 
+def test_what_others_take_of_a_shared_place_is_not_held_against_a_build(disk: Path) -> None:
+    own = disk / "own"
+    own.mkdir()
+    room = Room((), (own,))
+    (disk / "others").write_bytes(bytes(15 << 20))
+    room.check()
+    (disk / "others").unlink()
+    (own / "a").mkdir()
+    (own / "a/b").write_bytes(bytes(9 << 20))
+    with pytest.raises(BuildError, match=r"only 7 MiB of .*/own are free"):
+        room.check()
+    (own / "a/b").unlink()
+    for number in range(40):
+        (disk / f"{number}").touch()
+    (disk / "others").write_bytes(bytes(9 << 20))
+    room.check()
+    for number in range(12):
+        (own / f"{number}").touch()
+    room.check()
+
+
+def test_a_build_hides_nothing_in_a_directory_without_rights(disk: Path) -> None:
+    (disk / "own/hidden").mkdir(parents=True)
+    (disk / "own/hidden/x").write_bytes(bytes(9 << 20))
+    (disk / "own/hidden").chmod(0)
+    code = (
+        "import sys; from pathlib import Path; from knetstatd.build import room; print(room._is_less(Path(sys.argv[1]), 9, 9))"
+    )
+    bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--reuid=4711", "--clear-groups"]
+    argv = [*bare, sys.executable, "-c", code, os.fspath(disk / "own")]
+    disk.chmod(0o755)
+    done = subprocess.run(argv, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    assert done.stdout == "False\n", done.stderr
+
+
 @pytest.mark.parametrize("mode", [0o000, 0o555, 0o700])
 def test_everything_can_be_removed(tmp_path: Path, mode: int) -> None:
     """By an owner without root's privileges, as in the unit."""

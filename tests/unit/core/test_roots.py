@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -58,3 +60,23 @@ def test_no_path_leaves_the_root(tree: Tree, path: str) -> None:
             (root / name).symlink_to(target)
     found = roots.inside(root, path)
     assert found == root or root in found.parents
+
+
+@pytest.mark.parametrize("what", ["fifo", "socket", "directory", "device", "absent"])
+def test_only_a_regular_file_is_opened_and_nothing_is_waited_for(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "x"
+    with contextlib.ExitStack() as stack:
+        match what:
+            case "fifo":
+                os.mkfifo(path)
+            case "socket":
+                stack.enter_context(socket.socket(socket.AF_UNIX)).bind(os.fspath(path))
+            case "directory":
+                path.mkdir()
+            case "device":
+                path.symlink_to("/dev/zero")
+        with pytest.raises(OSError, match=r"regular file|No such|Is a directory"):
+            roots.regular(path)
+    (tmp_path / "file").write_bytes(b"abc")
+    with roots.regular(tmp_path / "file") as file:
+        assert file.read() == b"abc"

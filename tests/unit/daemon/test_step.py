@@ -56,30 +56,37 @@ def test_no_bytes_are_more_than_a_kind_and_a_kernel(text: bytes) -> None:
 def test_the_configuration_says_how_logind_is_asked(tmp_path: Path) -> None:
     unit = "knetstatd-build@6.12.1\\x2bdeb13\\x2damd64.service"
     start = ["systemctl", "start", "--", unit]
-    asked = step.argv("build", KERNEL, Config(), held=True, seats=tmp_path)
+    first, asked = step.commands("build", KERNEL, Config(), held=True, seats=tmp_path)
+    assert first == ["systemctl", "start", "--no-block", "--", unit], "logind may never answer: the step does not wait for it"
     assert asked[:5] == ["timeout", "300", "systemd-inhibit", "--what=shutdown", "--mode=delay"]
     assert asked[-4:] == start
-    assert "--mode=block" in step.argv("build", KERNEL, Config(inhibit="block"), held=True, seats=tmp_path)
+    assert "--mode=block" in step.commands("build", KERNEL, Config(inhibit="block"), held=True, seats=tmp_path)[1]
     off, usual = Config(inhibit="off"), Config()
     for settings, held, seats in ((off, True, tmp_path), (usual, False, tmp_path), (usual, True, tmp_path / "x")):
-        assert step.argv("build", KERNEL, settings, held=held, seats=seats) == start
+        assert step.commands("build", KERNEL, settings, held=held, seats=seats) == [start]
 
 
 @pytest.mark.spawns
-def test_the_answer_is_the_starters_status(tmp_path: Path) -> None:
-    systemctl = tmp_path / "usr/bin/systemctl"
-    systemctl.parent.mkdir(parents=True)
-    systemctl.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/ran\nexit 3\n')
-    systemctl.chmod(0o755)
+@pytest.mark.parametrize("held", [False, True])
+def test_the_answer_is_the_starters_status(tmp_path: Path, held: bool) -> None:
+    programs = tmp_path / "usr/bin"
+    programs.mkdir(parents=True)
+    (tmp_path / "run/systemd/seats").mkdir(parents=True)
+    for name, code in (("systemctl", 3), ("timeout", 4)):
+        (programs / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{tmp_path}/ran\nexit {code}\n')
+        (programs / name).chmod(0o755)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        for part in (b"lo", b"ad 6.1.0-1-am", b"d64\n"):
+        for part in (b"lo", b"ad 6.1.0-1-am", b"d64 next\n" if held else b"d64\n"):
             ours.sendall(part)
         serving = threading.Thread(target=step.serve, args=(theirs, Config(), tmp_path))
         serving.start()
-        assert ours.recv(16) == b"3\n"
+        assert ours.recv(16) == (b"4\n" if held else b"3\n")
         serving.join()
-    assert (tmp_path / "ran").read_text() == "start -- knetstatd-load@6.1.0\\x2d1\\x2damd64.service\n"
+    unit = "-- knetstatd-load@6.1.0\\x2d1\\x2damd64.service\n"
+    first, *more = (tmp_path / "ran").read_text().splitlines(keepends=True)
+    assert first == f"systemctl start {'--no-block ' if held else ''}{unit}"
+    assert [line.split()[:3] for line in more] == ([["timeout", "300", "systemd-inhibit"]] if held else [])
 
 
 def test_who_says_nothing_gets_nothing() -> None:

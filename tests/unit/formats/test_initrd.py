@@ -147,6 +147,16 @@ def test_hostile_bytes_are_damaged(tmp_path: Path, data: bytes, at: int, pack: b
         return
 
 
+def test_one_without_an_end_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros between archives, and what unpacks to them, go on for ever: that is no initrd, and nobody knows what it is."""
+    monkeypatch.setattr(initrd, "_MOST", 1 << 20)
+    zeros = bytes((1 << 20) + 1)
+    for part in (zeros, gzip.compress(zeros)):
+        with pytest.raises(OSError, match="File too large"):
+            inside(tmp_path, part)
+    assert not inside(tmp_path, zeros[:-1]).init
+
+
 def test_a_library_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> None:
         raise OSError(name)

@@ -135,6 +135,13 @@ class TestThoseWhoMayNotOpenTheFile:
         root = self.make(tree, "1: OFDLCK ADVISORY  WRITE -1 {file} 0 EOF\n")
         assert busy.package(root) == f"another process holds {DPKG}"
 
+    def test_a_holder_behind_a_flood_of_locks(self, tree: Tree) -> None:
+        """Anybody can take a million locks. Who may not open the file does not install anything; root asks the file itself."""
+        root = self.make(
+            tree, "1: POSIX  ADVISORY  WRITE 5 08:02:7 0 EOF\n" * 40_000 + "5: POSIX  ADVISORY  WRITE 7 {file} 0 EOF\n"
+        )
+        assert busy.package(root) is None
+
     def test_nobody(self, tree: Tree) -> None:
         assert busy.package(self.make(tree, "1: -> POSIX  ADVISORY  WRITE 8 {file} 0 EOF\nnonsense\n")) is None
 
@@ -228,6 +235,19 @@ def test_zombies_kernel_threads_and_the_vanished(tree: Tree) -> None:
         "proc/8/comm/": "",
     })  # fmt: skip
     assert busy.foreign_dkms(root, None) is None
+
+
+@pytest.mark.parametrize(
+    ("uids", "counts"),
+    [("0\t0\t0\t0", True), ("{owner}\t0\t0\t0", True), ("4711\t4711\t4711\t4711", False), ("4711\t0\t0\t0", False), ("", True)],
+)
+def test_only_who_could_change_the_trees_is_in_the_way(tree: Tree, uids: str, counts: bool) -> None:
+    """Any user can start a script called dkms, and a set-user-ID program by a link of that name. What is unknown counts."""
+    root = tree(process(12, "/bin/bash /home/mallory/dkms install x/1") | {"var/lib/dkms/": ""})
+    os.chown(root / "var/lib/dkms", 815 if os.geteuid() == 0 else -1, -1)
+    owner = (root / "var/lib/dkms").stat().st_uid
+    tree({"proc/12/status": f"Name:\tdkms\nUid:\t{uids.format(owner=owner)}\n"} if uids else {})
+    assert bool(busy.foreign_dkms(root, None)) is counts
 
 
 def test_what_our_builder_started_does_not_count(tree: Tree) -> None:

@@ -6,8 +6,10 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +20,6 @@ from knetstatd.system import locks, process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 LOCK = "a.lock"
 
@@ -142,3 +143,25 @@ def test_the_list_is_compared_by_device_and_inode(tmp_path: Path) -> None:
     ):
         listing.write_text(f"{line}\n")
         assert locks._listed(path, listing) is held, line
+
+
+def test_a_file_of_somebody_elses_with_the_same_number_is_not_ours() -> None:
+    """tmpfs has no device of its own, as /run; and whoever makes files in /dev/shm gets every number."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
+        path, listing = Path(place, "lock"), Path(place, "locks")
+        path.touch()
+        status = os.stat(path)
+        major, minor = os.major(status.st_dev), os.minor(status.st_dev)
+        for device, held in ((f"{major:02x}:{minor + 1:02x}", False), (f"{major:02x}:{minor:02x}", True)):
+            listing.write_text(f"1: FLOCK  ADVISORY  WRITE 7 {device}:{status.st_ino} 0 EOF\n")
+            assert locks._listed(path, listing) is held
+
+
+def test_of_a_flood_of_locks_only_the_beginning_is_read(tmp_path: Path) -> None:
+    path, listing = tmp_path / "lock", tmp_path / "locks"
+    path.touch()
+    status = os.stat(path)
+    ours = f"7: FLOCK  ADVISORY  WRITE 7 {os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino} 0 EOF\n"
+    for before, held in ((1000, True), (40_000, False)):
+        listing.write_text("7: POSIX  ADVISORY  WRITE 4711 00:42:7 0 0\n" * before + ours)
+        assert locks._listed(path, listing) is held
