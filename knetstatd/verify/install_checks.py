@@ -164,13 +164,24 @@ _NUMBERS = {
     "ullong": (0, (1 << 64) - 1),
 }  # fmt: skip
 _NUMBER = re.compile(r"([+-]?)(?:0[xX]([0-9a-fA-F]{1,32})|0([0-7]{1,32})|([0-9]|[1-9][0-9]{1,32}))")
-_TRUTH = re.compile(r"[yYtT1nNfF0eEdD]|[oO][nNfF]")  # newer kernels know enable and disable, too
+_TRUTH = re.compile(r"[yY1nN0]|[oO][nNfF]")
+# By which other letters kstrtobool() goes (true and false; enable and disable): since when for sure, and until when not.
+_MORE_TRUTH = (("tTfF", "6.1", "5.11"), ("eEdD", "7.2", "6.13"))
 
 
-def is_taken(kind: str, value: str | None) -> bool:
-    """Whether a parameter of a type takes a value, as lib/kstrtox.c reads it. value: None for none.  True for other types."""
+def is_taken(kind: str, value: str | None, kernel: str) -> bool | None:
+    """Whether a kernel takes a value for a parameter of a type, as lib/kstrtox.c reads it; None if that is not known.
+
+    value: None for none.  Values of other types are taken. tests/vm/test_parameters.py asks the kernels.
+    """
+    of, _, each = kind.partition("array of ")
+    if each and not of and value is not None:
+        answers = [is_taken(each, part, kernel) for part in value.split(",")]
+        return False if False in answers else None if None in answers else True
+    if value is None:  # only a bool may have none (parse_one())
+        return kind in ("bool", "bint") or not (each or kind in ("charp", "invbool", *_NUMBERS))
     if kind in ("bool", "invbool", "bint"):
-        return value is None or bool(_TRUTH.match(value))
+        return True if _TRUTH.match(value) else _is_word_of_truth(value[:1], kernel)
     if kind not in _NUMBERS:
         return True
     match, (smallest, largest) = _NUMBER.fullmatch(value or ""), _NUMBERS[kind]
@@ -180,13 +191,27 @@ def is_taken(kind: str, value: str | None) -> bool:
     return smallest <= (-number if match[1] == "-" else number) <= largest
 
 
-def _options(module: str, rules: Rules, policy: Policy, parameters: Mapping[str, str]) -> Check | None:
-    """A value that modprobe hands to the module, and that the kernel refuses it for; None for none."""
+def _is_word_of_truth(letter: str, kernel: str) -> bool | None:
+    for letters, since, until in _MORE_TRUTH:
+        if letter and letter in letters:
+            release = names.version_key(kernel)
+            return True if release >= names.version_key(since) else False if release < names.version_key(until) else None
+    return False
+
+
+def _options(module: str, rules: Rules, policy: Policy, parameters: Mapping[str, str], kernel: str) -> Check | None:
+    """A value that modprobe hands to the module, and that the kernel refuses it for, or may; None for none."""
     told = [(line.where, word) for line in rules.options if line.module == module for word in bootloader.parameters(line.text)]
     told += [("its command line", word.partition(".")[2]) for word in policy.told if word.startswith(f"{module}.")]
     for where, word in told:
         name, equals, value = word.partition("=")
-        if not is_taken(parameters.get(name, ""), value if equals else None):
+        taken = is_taken(parameters.get(name, ""), value if equals else None, kernel)
+        if taken is None:
+            reason = f"Whether this kernel takes '{names.clean(value, 100)}' for a bool is not known here"
+            return Check(
+                "modprobe", Result.UNKNOWN, "0 or 1", f"{where}: {names.clean(word, 100)}", reason, "Write 0 or 1 there"
+            )
+        if not taken:
             said = f"{where}: {names.clean(word, 100)}"
             reason = f"The kernel refuses it: '`{names.clean(value, 100)}' invalid for parameter `{names.clean(name, 100)}''"
             return Check("modprobe", Result.FAIL, f"a value of type {parameters[name]}", said, reason, "Correct it there")
@@ -195,11 +220,11 @@ def _options(module: str, rules: Rules, policy: Policy, parameters: Mapping[str,
 
 def configuration(
     module: str, rules: Rules, policy: Policy, inner: str = "", parameters: Mapping[str, str] = MappingProxyType({}), *,
-    inserted: bool = False,
+    inserted: bool = False, kernel: str = "",
 ) -> Check:  # fmt: skip
     """Whether modprobe, asked for the module, gives it to the kernel, and the kernel takes it from there.
 
-    inner, inserted: as for `kept_out`.  parameters: the module's, each with its type.
+    inner, inserted: as for `kept_out`.  parameters: the module's, each with its type, on the kernel of that release.
     """
 
     def fail(line: str, reason: str, fix: str) -> Check:
@@ -216,7 +241,7 @@ def configuration(
         )
     if against is not None:
         return against
-    if (refused := _options(module, rules, policy, parameters)) is not None:
+    if (refused := _options(module, rules, policy, parameters, kernel)) is not None:
         return refused
     line = modprobe_conf.find(rules.blacklist, module)
     denied = f"{line.where}: blacklist" if line else "modprobe.blacklist= on its command line"

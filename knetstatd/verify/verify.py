@@ -215,16 +215,12 @@ def _placed(
         install_checks.origin(one.path, origin, facts.kernel),
         install_checks.contents(one.path, origin, facts.kernel, shipped=shipped),
         install_checks.configuration(
-            name,
-            host.rules,
-            rules,
-            one.module.name,
-            one.module.parameters,
+            name, host.rules, rules, one.module.name, one.module.parameters, kernel=facts.kernel,
             inserted=module_needs.ignores_install(root, facts.tables, host.rules, name),
         ),
         install_checks.boot(name, one.module, host.rules),
         initrd_check.check(root, facts, host, name, one.path, origin.digest if origin is not None else None),
-    ]
+    ]  # fmt: skip
 
 
 def _intact(path: Path) -> Callable[[Signature, Certificate], bool | None]:

@@ -17,11 +17,11 @@ import pytest
 from kerneltree import KERNEL
 
 from knetstatd.core.model import ELSEWHERE, REMARKS, Result
-from knetstatd.machine import host, paths
+from knetstatd.machine import host, modprobe_conf, paths, signature_policy
 from knetstatd.machine.host import Origin, Rival
 from knetstatd.rehearsal.vm import CpioFile, cpio
 from knetstatd.system import files
-from knetstatd.verify import module_contents, verify
+from knetstatd.verify import install_checks, module_contents, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -503,7 +503,10 @@ class TestModprobe:
         ("n=2147483648", FAIL), ("n=1 n=x", FAIL), ("n=1.5", FAIL), ("u=0", PASS), ("u=-1", FAIL), ("u=4294967295", PASS),
         ("b", PASS), ("b=on", PASS), ("b=off", PASS), ("b=Yes", PASS), ("b=true", PASS), ("b=2", FAIL), ("b=", FAIL),
         ("b=o", FAIL),
-        ("s=x", PASS), ("list=x", PASS), ("unknown=x", PASS), ("", PASS), ("s='n=x' b=0", PASS), ('s="a n=x" b=0', PASS),
+        ("b=enable", FAIL),
+        ("s=x", PASS), ("s", FAIL), ("list=x", FAIL),
+        ("list=1,2", PASS), ("list=1,,2", FAIL), ("list", FAIL), ("unknown=x", PASS), ("", PASS),
+        ("s='n=x' b=0", PASS), ('s="a n=x" b=0', PASS),
     ])  # fmt: skip
     def test_a_parameter(self, root: Path, tree: Path, words: str, result: Result) -> None:
         """The kernel ignores a parameter that it does not know, and refuses the module for a value that is none."""
@@ -516,6 +519,22 @@ class TestModprobe:
         told = " ".join(word if '"' in words else f"demo.{word}" for word in words.split())
         write(root, "boot/grub/grub.cfg", f"menuentry x {{\nlinux /boot/vmlinuz-{KERNEL} ro {told} demo2.n=x\n}}\n")
         assert checks(root)["modprobe"].result is (PASS if '"' in words else result)
+
+    @pytest.mark.parametrize(("kernel", "true", "enable"), [
+        ("5.10.0-9", False, False), ("5.19.0", None, False), ("6.1.0-9", True, False), ("6.12.1", True, False),
+        ("6.19.0", True, None), ("7.2.1", True, True),
+    ])  # fmt: skip
+    def test_words_that_newer_kernels_know(self, kernel: str, true: bool | None, enable: bool | None) -> None:
+        assert install_checks.is_taken("bool", "true", kernel) is install_checks.is_taken("bint", "F", kernel) is true
+        assert install_checks.is_taken("invbool", "Disable", kernel) is enable
+        assert install_checks.is_taken("array of bool", "1,enable", kernel) is enable
+
+    def test_a_word_that_may_not_be_known(self, root: Path, tree: Path) -> None:
+        (tree / MINE).write_bytes(kerneltree.module("demo", info={"parmtype": ["b:bool"]}))
+        rules = modprobe_conf.Rules(options=(modprobe_conf.Line("demo", "b=true", "x.conf line 1"),))
+        policy = signature_policy.policy(root, KERNEL, None, signature_policy.firmware(root))
+        check = install_checks.configuration("demo", rules, policy, parameters={"b": "bool"}, kernel="5.19.0")
+        assert (check.result, check.found) == (UNKNOWN, "x.conf line 1: b=true")
 
     def test_a_blacklist_against_a_wish(self, root: Path) -> None:
         write(root, "etc/modprobe.d/x.conf", "blacklist demo\n")
