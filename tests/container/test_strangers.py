@@ -104,7 +104,7 @@ while True:
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/comm") as f:
-                at_work = f.read().strip() in ("make", "dkms", "cc1")
+                at_work = f.read().strip() in ("make", "cc1")
         except OSError:
             continue
         if at_work:
