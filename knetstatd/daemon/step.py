@@ -23,6 +23,7 @@ from knetstatd.system import files, process, units
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator, Mapping, Sequence
 
     from knetstatd.core.config import Config
 
@@ -57,18 +58,13 @@ def parse(text: bytes) -> tuple[str, str, bool]:
     return words[0], names.kernel(words[1]), len(words) > 2
 
 
-def commands(kind: str, kernel: str, settings: Config, *, held: bool, seats: Path) -> list[list[str]]:
-    """The commands, one after the other, that start a step's unit and wait for its end."""
-    unit = units.instance(kind, kernel)
-    start = ["systemctl", "start", "--", unit]
-    if not held or settings.inhibit == "off" or not seats.is_dir():
-        return [start]
+def lock_argv(kernel: str, settings: Config, seats: Path) -> list[str]:
+    """The command that makes logind delay a shutdown as long as it runs, none if nobody is to be asked."""
+    if settings.inhibit == "off" or not seats.is_dir():
+        return []
     why = f"--why=Building kernel modules for {kernel}, which the next boot starts"
-    # After that time timeout(1) ends the starter and its lock; the unit goes on.
-    limit = ["timeout", f"{settings.inhibit_longest_seconds:g}"]
     ask = ["systemd-inhibit", "--what=shutdown", f"--mode={settings.inhibit}", "--who=knetstatd", why]
-    # The unit first: logind is asked over D-Bus, which any user can keep busy (64 connections that say nothing).
-    return [["systemctl", "start", "--no-block", "--", unit], [*limit, *ask, *start]]
+    return [*ask, "sleep", f"{settings.inhibit_longest_seconds:g}"]
 
 
 def serve(connection: socket.socket, settings: Config, root: Path = Path("/")) -> int:
@@ -85,8 +81,26 @@ def serve(connection: socket.socket, settings: Config, root: Path = Path("/")) -
         raise KnetstatdError("no line came from the daemon") from e
     kind, kernel, held = parse(text)
     env = process.environment(root=root)
-    for argv in commands(kind, kernel, settings, held=held, seats=files.inside(root, SEATS)):
-        code = process.run(argv, timeout=_FOR_EVER, env=env, limit=4096).code
+    lock = lock_argv(kernel, settings, files.inside(root, SEATS)) if held else []
+    # Beside the step: logind is asked over D-Bus, which any user can keep busy (64 connections that say nothing).
+    with _beside(lock, env):
+        start = ["systemctl", "start", "--", units.instance(kind, kernel)]
+        code = process.run(start, timeout=_FOR_EVER, env=env, limit=4096).code
     with contextlib.suppress(OSError):  # the daemon may have ended meanwhile
         connection.sendall(f"{code}\n".encode())
     return code
+
+
+@contextlib.contextmanager
+def _beside(argv: Sequence[str], env: Mapping[str, str]) -> Iterator[None]:
+    """A command that runs as long as a block; none if it is empty or cannot be started."""
+    beside = None
+    if argv:
+        with contextlib.suppress(KnetstatdError):
+            beside = process.start(argv, env=env)
+    try:
+        yield
+    finally:
+        if beside is not None:
+            process.kill_family(beside.pid)
+            process.ended(beside)

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _PATIENCE = 5.0  # seconds for systemd to take a line
 # The builder's part of our environment: where to log, and where state lies.
 _PASSED_ON = ("JOURNAL_STREAM", "STATE_DIRECTORY", "RUNTIME_DIRECTORY")
-# How a builder ends that has done what it could, or found another run at work; 124: timeout(1) let go of the shutdown.
-_ORDERLY = (Exit.OK, Exit.IN_PROGRESS, 124)
+# How a builder ends that has done what it could, or found another run at work.
+_ORDERLY = (Exit.OK, Exit.IN_PROGRESS)
 
 
 class Worker:
@@ -61,8 +61,6 @@ class Worker:
         self._door = door or machine.root / step.SOCKET
         self._job: _Child | _Request | None = None
         self._disorderly = 0
-        # If a builder fails that asked logind first, logind may be the reason: the next one does not ask.
-        self._inhibited = self._no_logind = False
         self.kernel = ""
         self.rest_until = 0.0
 
@@ -72,12 +70,10 @@ class Worker:
 
     def start(self, kernel: str, kind: str) -> bool:
         """Starts a builder of that kind for a kernel. False if it cannot be started now; the journal says why."""
-        self._inhibited = (
-            self._managed and kernel == self._machine.next and self._machine.config.inhibit != "off" and not self._no_logind
-        )
+        held = kernel == self._machine.next and self._machine.config.inhibit != "off"
         try:
             if self._managed:
-                self._job = _Request(self._door, step.line(kernel, kind, held=self._inhibited))
+                self._job = _Request(self._door, step.line(kernel, kind, held=held))
             else:
                 self._job = _Child([*(self._builder or process.self_argv()), "build", f"--step={kind}", "--", kernel])
         except KnetstatdError as e:
@@ -94,9 +90,7 @@ class Worker:
         # A cancelled job (the machine goes down, systemd starts anew) leaves the unit at work: its lock tells.
         if code in _ORDERLY or locks.held(self._machine.places.build_lock):
             self._disorderly = 0
-            self._no_logind = False
         else:
-            self._no_logind = self._inhibited
             how = "without an answer" if code is None else f"with signal {-code}" if code < 0 else f"with status {code}"
             self._rest(kernel, f"it ended {how}")
 

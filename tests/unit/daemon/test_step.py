@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,39 +55,40 @@ def test_no_bytes_are_more_than_a_kind_and_a_kernel(text: bytes) -> None:
 
 
 def test_the_configuration_says_how_logind_is_asked(tmp_path: Path) -> None:
-    unit = "knetstatd-build@6.12.1\\x2bdeb13\\x2damd64.service"
-    start = ["systemctl", "start", "--", unit]
-    first, asked = step.commands("build", KERNEL, Config(), held=True, seats=tmp_path)
-    assert first == ["systemctl", "start", "--no-block", "--", unit], "logind may never answer: the step does not wait for it"
-    assert asked[:5] == ["timeout", "300", "systemd-inhibit", "--what=shutdown", "--mode=delay"]
-    assert asked[-4:] == start
-    assert "--mode=block" in step.commands("build", KERNEL, Config(inhibit="block"), held=True, seats=tmp_path)[1]
-    off, usual = Config(inhibit="off"), Config()
-    for settings, held, seats in ((off, True, tmp_path), (usual, False, tmp_path), (usual, True, tmp_path / "x")):
-        assert step.commands("build", KERNEL, settings, held=held, seats=seats) == [start]
+    asked = step.lock_argv(KERNEL, Config(), tmp_path)
+    assert asked[:3] == ["systemd-inhibit", "--what=shutdown", "--mode=delay"]
+    assert asked[-2:] == ["sleep", "300"]
+    assert "--mode=block" in step.lock_argv(KERNEL, Config(inhibit="block"), tmp_path)
+    assert step.lock_argv(KERNEL, Config(inhibit="off"), tmp_path) == []
+    assert step.lock_argv(KERNEL, Config(), tmp_path / "no-logind") == []
 
 
 @pytest.mark.spawns
-@pytest.mark.parametrize("held", [False, True])
-def test_the_answer_is_the_starters_status(tmp_path: Path, held: bool) -> None:
+@pytest.mark.parametrize("logind", ["nobody asks it", "none", "answers", "does not answer"])
+def test_the_answer_is_the_starters_status(tmp_path: Path, logind: str) -> None:
     programs = tmp_path / "usr/bin"
     programs.mkdir(parents=True)
     (tmp_path / "run/systemd/seats").mkdir(parents=True)
-    for name, code in (("systemctl", 3), ("timeout", 4)):
-        (programs / name).write_text(f'#!/bin/sh\necho {name} "$@" >>{tmp_path}/ran\nexit {code}\n')
+    scripts = {"systemctl": f'until [ -e {tmp_path}/go ]; do :; done\necho "$@" >{tmp_path}/ran\nexit 3'}
+    if logind != "none":
+        scripts["systemd-inhibit"] = f"echo $$ >{tmp_path}/asked; {'exit 1' if logind == 'answers' else 'exec /bin/sleep 600'}"
+    for name, script in scripts.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
         (programs / name).chmod(0o755)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        for part in (b"lo", b"ad 6.1.0-1-am", b"d64 next\n" if held else b"d64\n"):
+        for part in (b"lo", b"ad 6.1.0-1-am", b"d64\n" if logind == "nobody asks it" else b"d64 next\n"):
             ours.sendall(part)
         serving = threading.Thread(target=step.serve, args=(theirs, Config(), tmp_path))
         serving.start()
-        assert ours.recv(16) == (b"4\n" if held else b"3\n")
+        asked = logind in ("answers", "does not answer")
+        while asked and not (tmp_path / "asked").exists():
+            time.sleep(0.01)
+        (tmp_path / "go").touch()
+        assert ours.recv(16) == b"3\n"
         serving.join()
-    unit = "-- knetstatd-load@6.1.0\\x2d1\\x2damd64.service\n"
-    first, *more = (tmp_path / "ran").read_text().splitlines(keepends=True)
-    assert first == f"systemctl start {'--no-block ' if held else ''}{unit}"
-    assert [line.split()[:3] for line in more] == ([["timeout", "300", "systemd-inhibit"]] if held else [])
+    assert (tmp_path / "ran").read_text() == "start -- knetstatd-load@6.1.0\\x2d1\\x2damd64.service\n"
+    assert (tmp_path / "asked").exists() is asked
 
 
 def test_who_says_nothing_gets_nothing() -> None:

@@ -82,7 +82,7 @@ def test_every_step_that_the_daemon_takes_has_a_kind_of_builder() -> None:
     assert set(KINDS) == set(Action) - {Action.DONE, Action.WAIT, Action.GIVE_UP}
 
 
-@pytest.mark.parametrize("status", [0, 75, 124])
+@pytest.mark.parametrize("status", [0, 75])
 def test_an_orderly_end_is_followed_by_no_pause(machine: Machine, journal: Listener, status: int) -> None:
     made = worker(machine, journal, Clock(), f"exit {status}")
     for _ in range(3):
