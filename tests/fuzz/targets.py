@@ -16,7 +16,18 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knetstatd.boot import boot_entries, bootloader, grub, grub_cfg, grub_run, grub_script, grub_state, systemd_boot
+from knetstatd.boot import (
+    boot_entries,
+    boot_image,
+    bootloader,
+    firmware,
+    grub,
+    grub_cfg,
+    grub_run,
+    grub_script,
+    grub_state,
+    systemd_boot,
+)
 from knetstatd.boot.boot_entries import Entry
 from knetstatd.boot.grub_state import Undecided
 from knetstatd.core import config
@@ -310,6 +321,24 @@ def try_boot_entries(data: bytes) -> None:
 
 _EFI = "sys/firmware/efi/efivars"
 _LOADER, _GLOBAL = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f", "8be4df61-93ca-11d2-aa0d-00e098032b8c"
+
+
+@target("boot.boot_image")
+def try_boot_image(data: bytes) -> None:
+    with tree(data, "image") as root:
+        release = boot_image.release(root / "image")
+        assert boot_image.is_whole(root / "image") in (True, False)
+    assert not release or is_line(release)
+
+
+@target("boot.firmware")
+def try_firmware(data: bytes) -> None:
+    numbers = [f"{_EFI}/Boot{number}-{_GLOBAL}" for number in ("Order", "Current", "0001", "0002")]
+    with tree(data, *numbers, f"{_EFI}/LoaderInfo-{_LOADER}", "boot/efi/EFI/a/grubx64.efi", "boot/efi/EFI/b/b.efi") as root:
+        assert isinstance(firmware.text(root, "LoaderInfo"), str)
+        assert len(firmware.variable(root, "BootOrder")) <= 4096
+        for by_systemd_boot in (True, False):
+            assert is_line(firmware.other_loader(root, [root / "boot/efi"], by_systemd_boot) or "none")
 
 
 @target("boot.bootloader")
