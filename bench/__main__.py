@@ -33,7 +33,10 @@ def main() -> int:
     rows = []
     for name in arguments.only or MEASUREMENTS:
         box.note(f"measuring: {name}")
-        rows += MEASUREMENTS[name](arguments.suite, arguments.rounds)
+        measured = MEASUREMENTS[name](arguments.suite, arguments.rounds)
+        for row in measured:
+            box.note("  ".join(row.cells))  # the table comes at the end, if nothing fails before
+        rows += measured
     print(table.markdown(rows) if arguments.markdown else table.text(rows))
     return int(any(row.met is False for row in rows))
 

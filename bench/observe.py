@@ -15,6 +15,10 @@ import shutil
 import statistics
 from typing import TYPE_CHECKING
 
+import zstandard
+
+from knetstatd.formats import compression, module_file
+
 from . import box
 from .box import Side
 from .table import Row, ratio, seconds
@@ -82,7 +86,11 @@ def _clone(c: Container, kernel: str, number: int, modules: list[str]) -> None:
     _copy(c.path(f"/lib/modules/{kernel}"), c.path(f"/lib/modules/{release}"), old, new)
     _copy(c.path(f"/usr/src/linux-headers-{kernel}"), c.path(f"/usr/src/linux-headers-{release}"), old, new)
     for path in list(c.path("/boot").glob(f"*-{kernel}")):
-        os.link(path, path.with_name(path.name.replace(kernel, release)))
+        copy = path.with_name(path.name.replace(kernel, release))
+        if path.name.startswith("initrd"):
+            copy.write_bytes(zstandard.compress(compression.unpack(path.read_bytes()).replace(old, new), 1))
+        else:
+            os.link(path, copy)
     for name in modules:
         tree = c.path(f"/var/lib/dkms/{name}")
         _copy(tree / "1.0" / kernel, tree / "1.0" / release, old, new)
@@ -103,5 +111,7 @@ def _copy(source: Path, target: Path, old: bytes, new: bytes) -> None:
             else:
                 with open(path, "rb") as f:
                     data = f.read()
-                (here / name).write_bytes(data.replace(old, new))
+                # A signature holds for one release only. What is not signed is taken where no kernel insists on it.
+                unsigned = module_file.unsigned(data) if name.endswith(".ko") else data
+                (here / name).write_bytes(unsigned.replace(old, new))
                 shutil.copystat(path, here / name)

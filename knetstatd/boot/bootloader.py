@@ -24,6 +24,7 @@ from knetstatd.boot.grub_state import Undecided
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.system import files
+from knetstatd.system.once import once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,6 +153,7 @@ def _other_way(root: Path) -> str:
 # -- loaders ----------------------------------------------------------------------------------------------------------------
 
 
+@once
 def _loader(root: Path) -> _Choice | None:
     """What the loader of this machine chooses; None if there is none. Raises Undecided."""
     info = firmware.text(root, "LoaderInfo")
@@ -174,10 +176,14 @@ def _loader(root: Path) -> _Choice | None:
 def _recognised(root: Path, known: dict[str, str]) -> str:
     """A loader that is not read, and its file; "" if there is none."""
     esps = [esp for esp in _ESP if os.path.isdir(files.inside(root, f"/{esp}"))]
+    places: dict[str, Path] = {}
     for pattern, name in known.items():
         for esp in esps if pattern.startswith("*") else ("",):
             path = pattern.replace("*", esp, 1)
-            if os.path.lexists(files.inside(root, f"/{path}")):
+            directory, _, file = path.rpartition("/")
+            if directory not in places:
+                places[directory] = files.inside(root, f"/{directory}")
+            if os.path.lexists(f"{places[directory]}/{file}") and os.path.lexists(files.inside(root, f"/{path}")):
                 return f"{name} (/{path})"
     return ""
 
@@ -259,6 +265,7 @@ def _release(root: Path, image: str, installed: Sequence[str], depth: int = 0) -
 # -- command lines ----------------------------------------------------------------------------------------------------------
 
 
+@once
 def command_lines(root: Path, kernel: str) -> list[str]:
     """The kernel command lines that the boot loaders' entries give to `kernel`; none if none of them can be read."""
     starts = [(start.image, start.arguments) for start in grub.starts(root)]
@@ -278,6 +285,7 @@ def _started(root: Path, kernel: str) -> _Choice | None:
     return None
 
 
+@once
 def initrds(root: Path, kernel: str) -> tuple[Path, ...] | None:
     """Where what the boot entry of `kernel` loads as its initrd lies, or would; None if no entry of it can be read.
 
@@ -296,6 +304,7 @@ def initrds(root: Path, kernel: str) -> tuple[Path, ...] | None:
     return None
 
 
+@once
 def command_line(root: Path, kernel: str) -> str:
     """What `kernel` will be told when the boot loader starts it; if no entry names it, what the running one was told.
 

@@ -6,6 +6,7 @@ Rule: what exists and cannot be read is Undecided. Only what is not there is not
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +15,7 @@ from knetstatd.boot.grub_state import Undecided, environment
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.system import files
+from knetstatd.system.once import once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,13 +79,14 @@ def _choose(root: Path, directory: str) -> Choice:
     return Choice(start, source, " > ".join(way) + ("; the menu waits for a key" if menu.waits else ""))
 
 
-def starts(root: Path) -> Iterator[Start]:
+@once
+def starts(root: Path) -> tuple[Start, ...]:
     """What each entry of each menu starts; nothing if a menu cannot be read."""
+    every: list[Start] = []
     for directory in DIRECTORIES:
-        try:
-            yield from _menu(root, directory).every()
-        except Undecided:
-            continue
+        with contextlib.suppress(Undecided):
+            every += _menu(root, directory).every()
+    return tuple(every)
 
 
 def saved(root: Path) -> dict[str, str]:

@@ -16,6 +16,7 @@ from knetstatd.core.errors import UnknownError, UsageError
 from knetstatd.dkms import dkms_tree
 from knetstatd.state import attempts
 from knetstatd.system import files
+from knetstatd.system.once import one_look
 from knetstatd.verdict import judge
 from knetstatd.verdict.observe import Machine
 
@@ -109,7 +110,8 @@ def guarded(machine: Machine) -> tuple[str, ...]:
 
 def looks(machine: Machine, kernels: Sequence[str], packages: Sequence[str]) -> list[tuple[Seen, judge.Verdict]]:
     """What is seen of each package on each kernel, and what it means."""
-    seen = [machine.observe(look, package) for look in (machine.look(k, packages) for k in kernels) for package in packages]
+    with one_look():
+        seen = [machine.observe(look, package) for look in (machine.look(k, packages) for k in kernels) for package in packages]
     return [(one, judge.verdict(machine, one, machine.plan(one, attempts.now()))) for one in seen]
 
 

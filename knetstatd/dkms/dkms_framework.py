@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.formats.shell_assignments import Shell
 from knetstatd.system import files
+from knetstatd.system.once import once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +50,7 @@ class Framework(NamedTuple):
     mok_certificate: str = ""
 
 
+@once
 def framework(root: Path, kernel: str = "") -> Framework:
     """The settings of the machine under `root`. kernel: for which dkms would sign; without one, what the file calls
     $kernelver stays in the paths as `${kernelver}`."""

@@ -21,6 +21,7 @@ from knetstatd.formats.shell_assignments import Shell
 from knetstatd.machine import paths, root_drivers
 from knetstatd.machine.module_needs import Needs, Sure
 from knetstatd.system import files
+from knetstatd.system.once import once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,6 +65,7 @@ class Files(NamedTuple):
     hidden: tuple[Path, ...] = ()
 
 
+@once
 def initrds(root: Path, kernel: str) -> Files:
     """What the boot entry of `kernel` loads, whether it is there or not; else what lies in the usual place."""
     entry = bootloader.initrds(root, kernel)
@@ -144,22 +146,18 @@ def _below(tree: Path, file: Path) -> str:
 
 def _reasons(root: Path, kernel: str, module: str, place: str) -> Iterator[tuple[str, Wanted]]:
     """Modules that a new initrd holds, each with why. module, place: the one that is asked for, and its file in the tree."""
-    for path in _lists(root):
-        for line in (files.text(path, _LIMIT) or "").splitlines():
-            if not line.startswith("#") and (words := line.split()):
-                yield names.canonical(words[0]), Wanted(_shown(root, path), Sure.CERTAIN)
+    yield from _listed(root)
     for path in _scripts(root):
-        yield from _added(_shown(root, path), files.text(path, _LIMIT) or "", module, place)
+        yield from _added(_hook(root, path), module, place)
     yield from _dracut(root, module)
     chosen = _chosen(root)
     if chosen not in ("list", "dep"):
-        functions = files.text(files.inside(root, _FUNCTIONS), _LIMIT) or ""
-        for words in _MOST.findall(functions):
-            yield from ((names.canonical(word), Wanted(f"MODULES={chosen}", Sure.LIKELY)) for word in words.split())
+        yield from ((name, Wanted(f"MODULES={chosen}", Sure.LIKELY)) for name in _most(root))
     for name, why in root_drivers.needed(root, kernel):
         yield names.canonical(name), Wanted(why, Sure.CERTAIN, configured=chosen in ("", "dep"))
 
 
+@once
 def _chosen(root: Path) -> str:
     """MODULES= of initramfs-tools' configuration: which modules an initrd has that nobody named; "" without mkinitramfs."""
     if not files.inside(root, _MAKERS[0]).exists():
@@ -170,6 +168,7 @@ def _chosen(root: Path) -> str:
     return shell.values.get("MODULES", {}).get(0, "most")
 
 
+@once
 def _settings(root: Path) -> list[Path]:
     """The files of that configuration, in the order in which mkinitramfs reads them; one in /etc masks one of its name."""
     shared, own, hooks = (files.inside(root, place) for place in _SETTINGS)
@@ -180,6 +179,7 @@ def _settings(root: Path) -> list[Path]:
     ]  # fmt: skip
 
 
+@once
 def _lists(root: Path) -> list[Path]:
     """The lists of modules; with no mkinitramfs nobody reads them."""
     if not files.inside(root, _MAKERS[0]).exists():
@@ -188,6 +188,22 @@ def _lists(root: Path) -> list[Path]:
     return [files.inside(root, _LISTS[0]), *(directory / name for name in files.names(directory))]
 
 
+@once
+def _listed(root: Path) -> tuple[tuple[str, Wanted], ...]:
+    """The modules in these lists."""
+    lines = [(path, line) for path in _lists(root) for line in (files.text(path, _LIMIT) or "").splitlines()]
+    listed = [(path, line.split()[0]) for path, line in lines if line.strip() and not line.startswith("#")]
+    return tuple((names.canonical(word), Wanted(_shown(root, path), Sure.CERTAIN)) for path, word in listed)
+
+
+@once
+def _most(root: Path) -> tuple[str, ...]:
+    """The modules that mkinitramfs itself names for an initrd that fits most machines."""
+    functions = files.text(files.inside(root, _FUNCTIONS), _LIMIT) or ""
+    return tuple(names.canonical(word) for words in _MOST.findall(functions) for word in words.split())
+
+
+@once
 def _scripts(root: Path) -> list[Path]:
     """The hooks that mkinitramfs runs. One in /etc takes the place of one of the same name."""
     if not files.inside(root, _MAKERS[0]).exists():
@@ -201,26 +217,38 @@ def _scripts(root: Path) -> list[Path]:
     return list(by_name.values())
 
 
-def _added(where: str, text: str, module: str, place: str) -> Iterator[tuple[str, Wanted]]:
-    """What a hook adds."""
-    text = re.sub(r"\\\n", " ", text)
+class _Hook(NamedTuple):
+    """One of those scripts. where: its path, shown.  adds: command, words, and how sure.  vague: it adds more."""
+
+    where: str
+    text: str
+    adds: tuple[tuple[str, tuple[str, ...], Sure], ...]
+    vague: bool
+
+
+@once
+def _hook(root: Path, path: Path) -> _Hook:
+    text = re.sub(r"\\\n", " ", files.text(path, _LIMIT) or "")
     text = re.sub(r"(?m)(?:^|(?<=\s))#.*$", "", text)
-    vague = ".ko" in text or "add_modules_from_file" in text
+    adds, vague = [], ".ko" in text or "add_modules_from_file" in text
     for before, command, rest in _ADDS.findall(text):
-        sure = Sure.LIKELY if before else Sure.CERTAIN
-        words = [word.strip("\"'") for word in rest.split()]
         vague = vague or "$" in rest
-        match command:
-            case "copy_modules_dir":
-                if words and place.startswith(f"{words[0].strip('/')}/") and not any(w in place for w in words[1:]):
-                    yield module, Wanted(where, sure)
-                words = []
-            case "force_load":
-                words = words[:1]
-        for word in words:
-            yield names.canonical(word), Wanted(where, sure)
-    if vague and re.search(rf"(?<![\w-]){re.escape(module).replace('_', '[-_]')}(?![\w-])", text):
-        yield module, Wanted(where, Sure.POSSIBLE)
+        words = tuple(word.strip("\"'") for word in rest.split())
+        adds.append((command, words, Sure.LIKELY if before else Sure.CERTAIN))
+    return _Hook(_shown(root, path), text, tuple(adds), vague)
+
+
+def _added(hook: _Hook, module: str, place: str) -> Iterator[tuple[str, Wanted]]:
+    """What a hook adds."""
+    for command, words, sure in hook.adds:
+        if command == "copy_modules_dir":
+            if words and place.startswith(f"{words[0].strip('/')}/") and not any(w in place for w in words[1:]):
+                yield module, Wanted(hook.where, sure)
+        else:
+            for word in words[:1] if command == "force_load" else words:
+                yield names.canonical(word), Wanted(hook.where, sure)
+    if hook.vague and re.search(rf"(?<![\w-]){re.escape(module).replace('_', '[-_]')}(?![\w-])", hook.text):
+        yield module, Wanted(hook.where, Sure.POSSIBLE)
 
 
 def _dracut(root: Path, module: str) -> Iterator[tuple[str, Wanted]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.system import files
+from knetstatd.system.once import once
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +40,7 @@ class Kmod(NamedTuple):
     sized: bool
 
 
+@once
 def installed(root: Path) -> tuple[Kmod, ...]:
     """What inserts modules on the machine under `root`: kmod and libkmod, each if it is there and can be read."""
     directories = _directories(root)
@@ -52,6 +54,7 @@ def installed(root: Path) -> tuple[Kmod, ...]:
     return tuple(every)
 
 
+@once
 def inputs(root: Path) -> tuple[Path, ...]:
     """The files on which that depends: the first program, and the first library, that there is."""
     programs = (files.inside(root, place) for place in _PROGRAMS)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from knetstatd.core import names
 from knetstatd.machine import modprobe_conf
 from knetstatd.system import files
+from knetstatd.system.once import once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,32 +48,41 @@ class Soft(NamedTuple):
     weak: bool
 
 
+@once
+def _soft(root: Path, tables: Tables, rules: Rules) -> tuple[Soft, ...]:
+    """All soft dependencies, those of modprobe's configuration first."""
+    # Without it this kmod knows no weak dependencies.
+    weak = files.followed(root, tables.tree / "modules.weakdep").exists()
+    told = [(line.module, line.text, line.where, False) for line in rules.softdep]
+    told += [(line.module, f"pre: {line.text}", line.where, True) for line in rules.weakdep if weak]
+    told += [(*said, False) for said in _table(root, tables, "softdep", "")]
+    told += [(*said, True) for said in _table(root, tables, "weakdep", "pre: ") if weak]
+    return tuple(Soft(name, others, where, is_weak) for name, text, where, is_weak in told if (others := _softdep(text)))
+
+
+def _table(root: Path, tables: Tables, kind: str, before: str) -> Iterator[tuple[str, str, str]]:
+    for line in _text(root, tables.tree / f"modules.{kind}").splitlines():
+        word, _, rest = line.partition(" ")
+        name, _, others = rest.partition(" ")
+        if word == kind:
+            yield modprobe_conf.pattern(name), before + others, "the module itself"
+
+
+@once
+def _text(root: Path, path: Path) -> str:
+    return files.text(files.followed(root, path), _LIMIT) or ""
+
+
 class Needs:
     """What leads to one module of a kernel."""
 
     def __init__(self, root: Path, tables: Tables, rules: Rules, module: str) -> None:
-        self._root, self._tables, self._module = root, tables, module
-        # Without it this kmod knows no weak dependencies.
-        weak = files.followed(root, tables.tree / "modules.weakdep").exists()
-        told = [(line.module, line.text, line.where, False) for line in rules.softdep]
-        told += [(line.module, f"pre: {line.text}", line.where, True) for line in rules.weakdep if weak]
-        told += [(*said, False) for said in self._table("softdep", "")]
-        told += [(*said, True) for said in self._table("weakdep", "pre: ") if weak]
-        self.soft = [Soft(name, others, where, is_weak) for name, text, where, is_weak in told if (others := _softdep(text))]
+        self._tables, self._module = tables, module
+        self.soft = _soft(root, tables, rules)
         self._aliases = [line.module for line in rules.alias if names.canonical(line.text) == module]
-        text = self._text("modules.alias")
+        text = _text(root, tables.tree / "modules.alias")
         own = re.findall(rf"(?m)^alias (\S+) {re.escape(module)}$", text) if f" {module}\n" in text else []
         self._aliases += map(modprobe_conf.pattern, own)
-
-    def _table(self, kind: str, before: str) -> Iterator[tuple[str, str, str]]:
-        for line in self._text(f"modules.{kind}").splitlines():
-            word, _, rest = line.partition(" ")
-            name, _, others = rest.partition(" ")
-            if word == kind:
-                yield modprobe_conf.pattern(name), before + others, "the module itself"
-
-    def _text(self, name: str) -> str:
-        return files.text(files.followed(self._root, self._tables.tree / name), _LIMIT) or ""
 
     def sure(self, name: str) -> Sure | None:
         """How sure it is that whoever copies or loads `name` has the module too; None if nothing says so."""

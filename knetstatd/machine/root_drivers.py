@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from knetstatd.boot import bootloader
 from knetstatd.system import files
+from knetstatd.system.once import once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
 _LIMIT = 1 << 18
 
 
-def needed(root: Path, kernel: str) -> Iterator[tuple[str, str]]:
+@once
+def needed(root: Path, kernel: str) -> tuple[tuple[str, str], ...]:
     """Those modules, each with why. What cannot be read names none."""
+    return tuple(_needed(root, kernel))
+
+
+def _needed(root: Path, kernel: str) -> Iterator[tuple[str, str]]:
     for words in (line.split() for line in (files.text(files.inside(root, "/etc/fstab"), _LIMIT) or "").splitlines()):
         if len(words) > 2 and words[1] == "/" and not words[0].startswith("#"):
             yield words[2], f"the root file system is {words[2]} (/etc/fstab)"

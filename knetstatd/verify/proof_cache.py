@@ -17,6 +17,7 @@ from knetstatd.boot import bootloader
 from knetstatd.core.model import Check, Proof, Result
 from knetstatd.machine import host, initramfs, kernels, kmod, paths
 from knetstatd.system import documents, files
+from knetstatd.system.once import one_look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
@@ -35,6 +36,7 @@ class Look:
     closed: an initrd that this user may not read, and of which nothing is kept; "" for none.
     """
 
+    @one_look()
     def __init__(self, root: Path, kernel: str, machine: Host | None = None, together: Sequence[str] = ()) -> None:
         self.root = root
         self.kernel = kernel

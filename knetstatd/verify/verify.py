@@ -16,6 +16,7 @@ from knetstatd.core.model import Check, Proof, Result
 from knetstatd.formats import module_file, pkcs7, symvers
 from knetstatd.machine import host as machine
 from knetstatd.machine import kernels, kmod, module_needs, signature_policy
+from knetstatd.system.once import one_look
 from knetstatd.verify import compression_check, initrd_check, install_checks, loader_checks, signature_check, target_kernel
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def _ask(facts: Target, path: Path, others: Iterable[Path], *before: Check) -> _
     return _Asked(path, done, module, _others(path, others))
 
 
+@one_look()
 def _answers(
     root: Path, facts: Target, host: Host, asked: Iterable[_Asked | Proof], origins: Mapping[str, Origin | None]
 ) -> list[Proof]:

@@ -119,11 +119,11 @@ def test_the_architecture_page_has_a_sentence_for_each_file() -> None:
 def test_no_variable_is_called_found() -> None:
     """The word says that something was looked for, not what it is. The field of Check is no variable."""
     for path in FILES:
-        functions = [node for node in nodes(path) if isinstance(node, ast.FunctionDef)]
-        inside = [node for function in functions for node in ast.walk(function)]
-        variables = {(node.id, node.lineno) for node in inside if isinstance(node, ast.Name)}
-        variables |= {(node.arg, node.lineno) for node in inside if isinstance(node, ast.arg)}
-        variables |= {(node.name, node.lineno) for node in functions}
+        classes = [node for node in nodes(path) if isinstance(node, ast.ClassDef)]
+        fields = {id(line.target) for node in classes for line in node.body if isinstance(line, ast.AnnAssign)}
+        variables = {(node.id, node.lineno) for node in nodes(path) if isinstance(node, ast.Name) and id(node) not in fields}
+        variables |= {(node.arg, node.lineno) for node in nodes(path) if isinstance(node, ast.arg)}
+        variables |= {(node.name, node.lineno) for node in nodes(path) if isinstance(node, ast.FunctionDef)}
         assert not [line for name, line in variables if name == "found"], name_of(path)
 
 
@@ -151,9 +151,9 @@ def reads_a_text(node: ast.AST) -> bool:
 def test_decisions_hang_on_values_not_on_sentences() -> None:
     reading = set()
     for path in FILES:
-        for function in nodes(path):
-            if isinstance(function, ast.FunctionDef) and any(map(reads_a_text, ast.walk(function))):
-                reading.add(f"{name_of(path)}.{function.name}")
+        if any(map(reads_a_text, nodes(path))):
+            functions = [node for node in nodes(path) if isinstance(node, ast.FunctionDef)]
+            reading |= {f"{name_of(path)}.{node.name}" for node in functions if any(map(reads_a_text, ast.walk(node)))}
     assert reading == set(READS_A_TEXT)
 
 

@@ -260,27 +260,27 @@ def test_an_entry_that_returns_is_undecided() -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        "menuentry A { linux /a; }\n" * 6_000,
-        "a=b\n" * 30_000,
-        "{" * 999_999,
-        "if a; " * 9999,
+        "menuentry A { linux /a; }\n" * 2_000,
+        "a=b\n" * 10_000,
+        "{" * 333_333,
+        "if a; " * 3333,
         "function f { submenu A { f; }; submenu B { f; }; }\nf\n",
-        "function f { " + "a; " * 1900 + "}\n" + "menuentry A { f; linux /a; }\n" * 15_000,
-        "function f { " + "a; " * 1900 + "}\nfallback='" + "0 " * 30_000 + "'\ntimeout=5\nmenuentry A { f; linux /a; }\n",
-        f"a='{'b ' * 30_000}'\n" + "c $a\n" * 20_000,
-        "source $prefix/custom.cfg\n" * 10_000,
+        "function f { " + "a; " * 600 + "}\n" + "menuentry A { f; linux /a; }\n" * 5_000,
+        "function f { " + "a; " * 600 + "}\nfallback='" + "0 " * 10_000 + "'\ntimeout=5\nmenuentry A { f; linux /a; }\n",
+        f"a='{'b ' * 10_000}'\n" + "c $a\n" * 7_000,
+        "source $prefix/custom.cfg\n" * 3_000,
     ],
     ids=range(9),
 )
 def test_hostile_menus_end_quickly(script: str) -> None:
-    files = {"grub.cfg": script.encode(), "custom.cfg": b"# comment\n" * 100_000}
+    files = {"grub.cfg": script.encode(), "custom.cfg": b"# comment\n" * 30_000}
     start = time.process_time()
     try:
         Menu(files.get, "efi", lambda _: True).next()
     except Undecided:
         pass
     list(Menu(files.get, "efi", lambda _: False).every())
-    assert time.process_time() - start < 8
+    assert time.process_time() - start < 4
 
 
 @given(st.binary(max_size=200), st.binary(max_size=80))
