@@ -48,6 +48,7 @@ class Tables:
         self._text = _read(files.followed(root, tree / "modules.dep"))
         self.depmod_ran = bool(self._text)
         self._directories: dict[bytes, Path] = {}
+        self._entries: dict[str, Listed | None] = {}
 
     @functools.cached_property
     def _canonical(self) -> bytes:
@@ -58,11 +59,24 @@ class Tables:
         return _read(files.followed(self._root, self.tree / "modules.order"))
 
     @functools.cached_property
+    def _canonical_order(self) -> bytes:
+        return self._order.replace(b"-", b"_")
+
+    @functools.cached_property
+    def _builtin(self) -> bytes:
+        return _read(files.followed(self._root, self.tree / "modules.builtin")).replace(b"-", b"_")
+
+    @functools.cached_property
     def _added(self) -> dict[bytes, list[Path]]:
         return _files(self._root, self.tree)
 
     def entry(self, module: str) -> Listed | None:
         """The line of a module; `-` and `_` are the same in its name."""
+        if module not in self._entries:
+            self._entries[module] = self._entry(module)
+        return self._entries[module]
+
+    def _entry(self, module: str) -> Listed | None:
         start = self._line(module)
         if start < 0:
             return None
@@ -78,8 +92,7 @@ class Tables:
 
     def builtin(self, module: str) -> bool:
         """Whether the kernel has a module of that name inside of itself."""
-        text = _read(files.followed(self._root, self.tree / "modules.builtin"))
-        return b"/" + _stem(module) + b".ko\n" in text.replace(b"-", b"_")
+        return b"/" + _stem(module) + b".ko\n" in self._builtin
 
     def _line(self, module: str) -> int:
         """Where the line of a module starts, -1 if there is none. A plain search: 20 times as fast as one by pattern."""
@@ -93,7 +106,7 @@ class Tables:
 
     def shipped(self, module: str) -> list[Path]:
         """The files of that module name that the kernel itself brought, whichever one modprobe takes."""
-        text, name = self._order.replace(b"-", b"_"), b"/" + _stem(module) + b".ko\n"
+        text, name = self._canonical_order, b"/" + _stem(module) + b".ko\n"
         shipped = []
         at = text.find(name)
         while at >= 0:

@@ -144,9 +144,9 @@ def test_where_the_lines_lead(tmp_path: Path) -> None:
 
 
 def test_what_the_kernel_has_inside(tmp_path: Path) -> None:
-    tables = modules_dep.Tables(tmp_path, tmp_path)
-    assert not tables.builtin("crc32c")
+    assert not modules_dep.Tables(tmp_path, tmp_path).builtin("crc32c")
     (tmp_path / "modules.builtin").write_text("kernel/lib/libcrc32c.ko\nkernel/crypto/crc32c-generic.ko\n")
+    tables = modules_dep.Tables(tmp_path, tmp_path)
     assert [tables.builtin(name) for name in ("libcrc32c", "crc32c_generic", "crc32c", "generic")] == [True, True, False, False]
 
 
