@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 INSIDE = "/usr/local/lib/bench"
 PYTHON = ("/usr/bin/python3", "-I")
-CTL = (*PYTHON, "/usr/bin/knetstatctl")
+CTL = ("/usr/bin/knetstatctl",)  # as its users start it: its first line has options of its own
 # Written by the tests' machine as an overlay that ignores fsync; here the disk's own file system is put over them.
 ON_DISK = ("/var", "/usr/lib/modules")
 

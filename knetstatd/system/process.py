@@ -18,7 +18,6 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -184,6 +183,8 @@ def in_child(work: Callable[[], list[Any]]) -> list[Any]:
                 json.dump(work(), out)
             os._exit(0)
         except BaseException:
+            import traceback  # 0.3 MB in the daemon
+
             traceback.print_exc()
             os._exit(1)
     os.close(writing)
