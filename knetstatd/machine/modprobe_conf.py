@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What modprobe's configuration says about modules: what keeps one from loading, and what loads one at boot.
+"""What a machine's configuration says about modules: what keeps one from loading, and what loads one at boot.
 
 Rule 1: files of the same name: the directory that comes first has it, and all of them are read in the order of their names
-        (modprobe.d(5), modules-load.d(5)). A link to /dev/null is an empty file.
+        (modprobe.d(5), modules-load.d(5), sysctl.d(5)). A link to /dev/null is an empty file.
 Rule 2: nothing raises, and nothing is executed: an `install` command is shown, not run.
 
 `modprobe --showconfig` would merge the files for us, but knows no other root than its own, and takes 5 ms each time.
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _PROBE = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
 _LOAD = ("/etc/modules-load.d", "/run/modules-load.d", "/usr/local/lib/modules-load.d", "/usr/lib/modules-load.d")
+_SYSCTL = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")
+_CLOSES = re.compile(r"-?\s*kernel[./]modules_disabled\s*=\s*0*[1-9]")
 _LIMIT = 1 << 20
 
 
@@ -34,7 +36,11 @@ class Line(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """The lines that matter, in the order in which modprobe reads them; names with `_` for `-`."""
+    """The lines that matter, in the order in which modprobe reads them; names with `_` for `-`.
+
+    closed: lines of sysctl.d after which the kernel takes no module any more; they name none. systemd-sysctl(8) runs after
+    systemd-modules-load(8).
+    """
 
     blacklist: tuple[Line, ...] = ()
     install: tuple[Line, ...] = ()
@@ -43,6 +49,7 @@ class Rules(NamedTuple):
     softdep: tuple[Line, ...] = ()
     weakdep: tuple[Line, ...] = ()
     options: tuple[Line, ...] = ()
+    closed: tuple[Line, ...] = ()
 
 
 def find(lines: tuple[Line, ...], module: str) -> Line | None:
@@ -71,7 +78,10 @@ def rules(root: Path) -> Rules:
     load = [Line(names.canonical(text.split()[0]), "", where) for where, text in _lines(root, _LOAD, (".conf",))]
     # Debian's old file, which systemd-modules-load finds through a link in /usr/lib/modules-load.d or /etc/modules-load.d.
     load += [Line(names.canonical(text.split()[0]), "", where) for where, text in _file(root, "/etc/modules")]
-    return Rules(load=tuple(load), **{kind: tuple(chosen) for kind, chosen in lines.items()})
+    closed = tuple(
+        Line("", names.clean(text), where) for where, text in _lines(root, _SYSCTL, (".conf",)) if _CLOSES.match(text)
+    )
+    return Rules(load=tuple(load), closed=closed, **{kind: tuple(chosen) for kind, chosen in lines.items()})
 
 
 def pattern(text: str) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.boot import bootloader
@@ -64,12 +65,16 @@ class Firmware(NamedTuple):
     own_file: str = ""
 
 
+# core_param(nomodule, modules_disabled) of kernel/module/main.c, and do_sysctl_args(), which writes before /init starts.
+_CLOSED = re.compile(r"nomodule(=0*[1-9]\d*|=[yYtT].*|=[oO][nN].*)?|sysctl[./]kernel[./]modules_disabled=0*[1-9]\d*")
+
+
 class Policy(NamedTuple):
     """What one kernel does about signatures. signatures: whether it looks at them at all, None if it is unknown.
 
     enforced: what makes it refuse a module without a good one, "" for nothing.  doubt: what could, and is not known.
     enrolled: whether it takes the firmware's and shim's keys.  blacklist: modules that its command line forbids it.
-    told: what its command line tells modules, MODULE.PARAMETER=VALUE.
+    told: what its command line tells modules, MODULE.PARAMETER=VALUE.  closed: what forbids it all modules, "" for nothing.
     """
 
     signatures: bool | None
@@ -79,6 +84,7 @@ class Policy(NamedTuple):
     blacklist: frozenset[str]
     modprobe_blacklist: frozenset[str]
     told: tuple[str, ...] = ()
+    closed: str = ""
 
 
 def firmware(root: Path, kernel: str = "") -> Firmware:
@@ -149,6 +155,7 @@ def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Fi
         blacklist=_listed(words, "module_blacklist"),
         modprobe_blacklist=_listed(words, "modprobe.blacklist"),
         told=tuple(word for word in words if "." in word.partition("=")[0]),
+        closed=next((word for word in words if _CLOSED.fullmatch(word)), ""),
     )
 
 

@@ -230,6 +230,18 @@ def configuration(
     def fail(line: str, reason: str, fix: str) -> Check:
         return Check("modprobe", Result.FAIL, "nothing against it", line, reason, fix)
 
+    if policy.closed:
+        return fail(
+            f"{policy.closed} on its command line",
+            "The kernel takes no module at all",
+            "Take it off the command line (/etc/default/grub)",
+        )
+    if rules.closed and modprobe_conf.find(rules.load, module) is None:
+        line = rules.closed[0]
+        reason = "The kernel takes no module once that is set, and nothing loads this one before"
+        return fail(
+            f"{line.where}: {line.text}", reason, f"Remove that line, or: echo {module} >/etc/modules-load.d/{module}.conf"
+        )
     against = kept_out(module, rules, policy, inner, inserted=inserted)
     if against is not None and (inner or module) in policy.blacklist:
         return against
@@ -243,9 +255,9 @@ def configuration(
         return against
     if (refused := _options(module, rules, policy, parameters, kernel)) is not None:
         return refused
-    line = modprobe_conf.find(rules.blacklist, module)
-    denied = f"{line.where}: blacklist" if line else "modprobe.blacklist= on its command line"
-    if line is None and module not in policy.modprobe_blacklist:
+    blacklisted = modprobe_conf.find(rules.blacklist, module)
+    denied = f"{blacklisted.where}: blacklist" if blacklisted else "modprobe.blacklist= on its command line"
+    if blacklisted is None and module not in policy.modprobe_blacklist:
         return Check("modprobe", Result.PASS, found="nothing against it")
     if (wanted := modprobe_conf.find(rules.load, module)) is not None:
         return fail(denied, f"{wanted.where} wants it loaded at boot, which this prevents", "Remove one of the two lines")

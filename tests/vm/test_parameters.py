@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from knetstatd.formats import compression
+from knetstatd.machine import signature_policy
 from knetstatd.rehearsal import vm
 from knetstatd.verify import install_checks
 from tests import kernels
-from tests.vm.conftest import SERIES
+from tests.vm.conftest import QUICK, SERIES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,3 +89,18 @@ def test_the_kernel_takes_the_same(series: str, suite: str, tmp_path: Path) -> N
     ]
     print(f"\n{kernel.release}: {len(asked)} asked, {sum(taken.values())} taken; otherwise than we say: {differ}")
     assert differ == []
+
+
+@pytest.mark.parametrize("series", QUICK, ids=["-".join(row) for row in QUICK])
+def test_command_lines_after_which_it_takes_no_module(series: tuple[str, str], tmp_path: Path) -> None:
+    kernel = kernels.fetch(series[0], "cloud-amd64", series[1])
+    module = vm.Module(
+        "tcp_westwood", compression.unpack(next(kernel.modules.glob("kernel/net/ipv4/tcp_westwood.ko*")).read_bytes())
+    )
+    for words, opens in (("", True), ("nomodule", False), ("nomodule=0", True), ("sysctl.kernel.modules_disabled=1", False)):
+        said = vm.rehearse(kernel.vmlinuz, vm.Plan((module,)), arguments=[words], timeout=180)
+        entry = tmp_path / "boot/grub/grub.cfg"
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        entry.write_text(f"menuentry a {{\n linux /boot/vmlinuz-{kernel.release} {words}\n}}\n")
+        policy = signature_policy.policy(tmp_path, kernel.release, None, signature_policy.firmware(tmp_path))
+        assert (said.insertions[0].loaded, policy.closed == "") == (opens, opens), (words, said.console[-1500:])

@@ -159,6 +159,19 @@ def test_lists_of_modules_on_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "closed"),
+    [
+        ("nomodule", "nomodule"), ("nomodule=1", "nomodule=1"), ("nomodule=y", "nomodule=y"), ("nomodule=0", ""),
+        ("nomodules", ""), ("sysctl.kernel.modules_disabled=1", "sysctl.kernel.modules_disabled=1"),
+        ("sysctl.kernel.modules_disabled=0", ""),
+    ],
+)  # fmt: skip
+def test_a_command_line_after_which_the_kernel_takes_no_module(tmp_path: Path, words: str, closed: str) -> None:
+    entry(tmp_path, words)
+    assert policy(tmp_path).closed == closed
+
+
+@pytest.mark.parametrize(
     ("line", "on"),
     [("module.sig-enforce=1", True), ("module.sig_enforce=1 module.sig_enforce=0", True), ("module.sig_enforce=0", False)],
 )

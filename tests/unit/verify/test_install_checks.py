@@ -536,6 +536,29 @@ class TestModprobe:
         check = install_checks.configuration("demo", rules, policy, parameters={"b": "bool"}, kernel="5.19.0")
         assert (check.result, check.found) == (UNKNOWN, "x.conf line 1: b=true")
 
+    def test_a_kernel_that_is_told_to_take_no_module(self, root: Path) -> None:
+        write(root, "boot/grub/grub.cfg", f"menuentry x {{\nlinux /boot/vmlinuz-{KERNEL} ro nomodule\n}}\n")
+        check = checks(root)["modprobe"]
+        assert (check.result, check.found) == (FAIL, "nomodule on its command line")
+
+    @pytest.mark.parametrize(
+        ("place", "text", "result"),
+        [
+            ("etc/sysctl.d/x.conf", "kernel.modules_disabled = 1\n", FAIL),
+            ("usr/lib/sysctl.d/x.conf", "-kernel/modules_disabled=1\n", FAIL),
+            ("etc/sysctl.d/x.conf", "kernel.modules_disabled=0\n# kernel.modules_disabled=1\n", PASS),
+            ("etc/sysctl.d/x.txt", "kernel.modules_disabled=1\n", PASS),
+            ("etc/sysctl.conf", "kernel.modules_disabled=1\n", PASS),
+        ],
+    )  # fmt: skip
+    def test_a_setting_after_which_the_kernel_takes_no_module(self, root: Path, place: str, text: str, result: Result) -> None:
+        """systemd-sysctl sets it after what modules-load.d names was loaded."""
+        write(root, place, text)
+        check = checks(root)["modprobe"]
+        assert (check.result, f"/{place} line 1" in check.found) == (result, result is FAIL)
+        write(root, "etc/modules-load.d/x.conf", "demo\n")
+        assert checks(root)["modprobe"].result is PASS
+
     def test_a_blacklist_against_a_wish(self, root: Path) -> None:
         write(root, "etc/modprobe.d/x.conf", "blacklist demo\n")
         write(root, "etc/modules-load.d/x.conf", "demo\n")
