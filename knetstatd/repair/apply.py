@@ -89,10 +89,12 @@ def lines(repair: repairs.Repair, number: int = 0) -> list[str]:
     return text
 
 
-def command(arguments: argparse.Namespace, machine: Machine, kernels: Sequence[str]) -> tuple[int, dict[str, Any]]:
+def command(
+    arguments: argparse.Namespace, machine: Machine, kernels: Sequence[str], ours: Sequence[str] | None = None
+) -> tuple[int, dict[str, Any]]:
     """Runs the verb; returns the exit status and the JSON document. Text is printed unless JSON is asked for.
 
-    kernels: the one that was named, none for all.
+    kernels: the one that was named, none for all.  ours: how to start knetstatctl; this installation's own if it is None.
     """
     if not kernels and not arguments.all:
         raise UsageError("no kernel to boot next was found", fix="Name one, or: knetstatctl repair --all")
@@ -105,7 +107,7 @@ def command(arguments: argparse.Namespace, machine: Machine, kernels: Sequence[s
     if shown:
         print("\n".join(line for number, one in enumerate(first, 1) for line in lines(one, number)) or "Nothing to repair.")
     if first and not arguments.dry_run:
-        _all(arguments, machine, kernel, first, done, shown)
+        _all(arguments, machine, kernel, first, done, shown, process.self_argv() if ours is None else ours)
     left = find.plan(machine, kernel) if done else first
     endings = [*done.values(), *(Ending(repair, How.TO_DO) for repair in left if _key(repair) not in done)]
     failed = not all(ending.how.good for ending in endings)
@@ -132,6 +134,7 @@ def _all(
     first: Sequence[repairs.Repair],
     done: dict[_Key, Ending],
     shown: bool,
+    ours: Sequence[str],
 ) -> None:
     """Each repair once, in the plan's order; the plan is made anew after each, so a later one may change or fall away."""
     asks = sys.stdin.isatty() and shown
@@ -150,7 +153,7 @@ def _all(
             if not _agreed():
                 done[_key(repair)] = Ending(repair, How.DECLINED)
                 continue
-        done[_key(repair)] = ending = _one(machine, kernel, repair)
+        done[_key(repair)] = ending = _one(machine, kernel, repair, ours)
         if shown:
             print(f"{repair.what}: {ending}")
 
@@ -162,7 +165,7 @@ def _agreed() -> bool:
         return False
 
 
-def _one(machine: Machine, kernel: str | None, repair: repairs.Repair) -> Ending:
+def _one(machine: Machine, kernel: str | None, repair: repairs.Repair, argv: Sequence[str]) -> Ending:
     """Does one repair and looks whether it is gone."""
 
     def now() -> repairs.Repair | None:
@@ -175,7 +178,7 @@ def _one(machine: Machine, kernel: str | None, repair: repairs.Repair) -> Ending
     ours = any(isinstance(act, repairs.Run) and act.ours for act in repair.acts)
     try:
         if ours:
-            carry_out(machine, repair, process.self_argv())
+            carry_out(machine, repair, argv)
         else:
             with locks.locked(machine.places.build_lock, 3600.0):
                 if working := _working(machine):
@@ -187,8 +190,10 @@ def _one(machine: Machine, kernel: str | None, repair: repairs.Repair) -> Ending
                     return failed("it is not what was shown any more; run repair again")
                 carry_out(machine, repair, ())
     except KnetstatdError as e:
-        machine.refresh()
-        return failed(str(e)) if not ours or now() else Ending(repair, How.DONE)  # its status is that of the whole kernel
+        left = now() if ours else repair
+        if left is None and find.is_built(machine, repair):  # its status is that of the whole kernel
+            return Ending(repair, How.DONE)
+        return failed(left.why if left is not None and left.is_advice else str(e))
     if now():
         return failed("it was done, and the fault is still there")
     return Ending(repair, How.RIGHT if repair.kind == "override" and find.outcome(machine, repair.subject) == "" else How.DONE)

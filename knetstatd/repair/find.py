@@ -24,9 +24,10 @@ from knetstatd.diagnosis import uname_traps
 from knetstatd.dkms import dkms_framework, dkms_tree
 from knetstatd.machine import dpkg_status, kernels
 from knetstatd.repair import half_configured
-from knetstatd.repair.repairs import HOLD, HOLD_TEXT, Delete, Prove, Repair, Run, Try, Write
+from knetstatd.repair.repairs import HOLD, HOLD_TEXT, Advise, Delete, Prove, Repair, Run, Try, Write
 from knetstatd.state import attempts
 from knetstatd.system import documents, files, process
+from knetstatd.verdict import judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -214,17 +215,29 @@ def _guarded(machine: Machine, kernel: str | None) -> list[str]:
 
 
 def _builds(machine: Machine, kernel: str | None) -> Iterator[Repair]:
-    """Guarded modules that are missing or wrong and can be built: whatever the tree looks like, a build cures it."""
+    """Guarded modules that are missing or wrong. What can be built is: whatever the tree looks like, a build cures it."""
     for release in _guarded(machine, kernel):
         for seen in half_configured.seen(machine, release):
             o = seen.observation
             step = machine.plan(seen, attempts.now())
+            subject, what = f"{o.package} {release}", f"build {o.package} for {release}"
             if step.action in (Action.STAGE, Action.PUBLISH) or step.why is Why.BACKOFF:
                 worst = next((proof.worst for _, proof in seen.installed if proof.worst is not None), None)
                 why = "there is none" if o.installed is Artefact.NONE else "the installed one is wrong"
                 why += f": {worst.reason or worst.found}" if worst is not None and o.installed is not Artefact.NONE else ""
                 act = Run(("knetstatctl", "build", release, f"--module={o.package}"), ours=True)
-                yield Repair("build", f"{o.package} {release}", f"build {o.package} for {release}", why, (act,))
+                yield Repair("build", subject, what, why, (act,))
+            elif step.why in (Why.FAILED, Why.REHEARSAL):
+                verdict = judge.verdict(machine, seen, step)
+                advice = Advise(judge.command(verdict.fix) or f"knetstatctl explain {release}")
+                yield Repair("build", subject, what, f"it has failed for good: {verdict.reason}", (advice,))
+
+
+def is_built(machine: Machine, repair: Repair) -> bool:
+    """Whether the module that a repair of `_builds` is about is there now: the machine alone may be in its way."""
+    package, release = repair.subject.split(" ")
+    seen = machine.observe(machine.look(release), package, own=True)
+    return seen.observation.installed in (Artefact.GOOD, Artefact.DENIED)
 
 
 def _orphans(machine: Machine, kernel: str | None) -> Iterator[Repair]:

@@ -10,6 +10,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import elf
+import kerneltree
 import machinetree
 import pytest
 from repairtree import BASE, BUILDABLE, GONE, OTHER, RUNS, K, override, plan, status
@@ -302,3 +303,37 @@ class TestCommand:
         assert code == 1
         assert ended["depmod"] == f"failed: {why}"
         assert ended["stuck"] == ended["orphan"] == "done"
+
+    @pytest.mark.parametrize(
+        ("does", "ends", "outcome"),
+        [
+            ('cp "$root/made/demo.ko" "{tree}/updates/dkms"', 0, "done"),
+            ('cp "$root/made/demo.ko" "{tree}/updates/dkms"', 1, "done"),  # its status is that of the whole kernel
+            ('cp "$root/kept.json" "{kept}"', 1, "failed: it has failed for good: its source does not compile"),
+            ('echo no', 1, "failed: knetstatctl build {kernel} --module=demo: ended with 1:\n  no"),
+            ('rm "$root/var/lib/dkms/demo/1.0/source"; echo no', 1,
+             "failed: knetstatctl build {kernel} --module=demo: ended with 1:\n  no"),
+        ],
+        ids=["built", "the kernel is half-configured", "for good", "for now", "its package is gone"],
+    )  # fmt: skip
+    def test_a_build_is_done_if_the_module_is_there(self, tmp_path: Path, does: str, ends: int, outcome: str) -> None:
+        tree, kernel = machinetree.make(tmp_path), machinetree.KERNEL
+        kerneltree.add(tree, "updates/dkms/demo.ko", machinetree.GOOD).unlink()
+        made = machinetree.machine(tmp_path)
+        kept = made.places.attempt(kernel, "demo")
+        attempt = Attempt(Kind.COMPILE, 1, reason="its source does not compile", fix="Mend it")
+        attempts.save(tmp_path, made.places, kernel, "demo", "1.0", machinetree.look(made).fingerprint, attempt)
+        kept.rename(tmp_path / "kept.json")
+        words = does.format(tree=tree, kept=kept)
+        machinetree.program(tmp_path / "usr/bin/ours", tmp_path, f"{words}; exit {ends}")
+        arguments = argparse.Namespace(all=True, json=True, yes=True, dry_run=False)
+        code, document = apply.command(arguments, made, (), ("ours",))
+        row = next(row for row in document["repairs"] if row["kind"] == "build")
+        assert row["outcome"] == outcome.format(kernel=kernel)
+        assert code == (outcome != "done")
+        if "for good" in outcome:  # nor is it nothing to repair when it is asked for again
+            made.refresh()
+            code, document = apply.command(arguments, made, (), ("ours",))
+            (row,) = document["repairs"]
+            assert (code, row["outcome"], row["acts"]) == (1, "to do", [{"act": "advise", "text": "Mend it"}])
+            assert len(machinetree.ran(tmp_path, "ours")) == 1
