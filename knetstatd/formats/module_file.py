@@ -37,6 +37,7 @@ _PKCS7 = 2
 _ENTRY = 64
 _SECTIONS = frozenset({b".modinfo", b".gnu.linkonce.this_module", b"__versions", b"__version_ext_crcs", b"__version_ext_names"})
 # Of no matter to the kernel, or looked for whether it is loaded or not (any_section_objs()); so there may be two.
+_COMPILER = re.compile(rb"^GCC: |\bclang version ")
 _NOTED = frozenset({b".note.gnu.build-id", b".comment", b".BTF"})
 # struct btf_header: magic, version, flags, its length; offset and size of the types, then of the strings.
 _BTF_MAGIC, _BTF_HEADER = 0xEB9F, "HBBIIIII"
@@ -189,7 +190,7 @@ def _module(source: elf.Source, filename: str, *, formed: bool = False) -> Modul
         struct_size=struct_module.size,
         machine=file.machine,
         signature=_signature(source, end),
-        compiler=comment.lstrip(b"\0").partition(b"\0")[0].decode("utf-8", "replace"),
+        compiler=_compiler(comment),
         build_id=note[16:].hex(),  # after three words and "GNU\0" (elf(5), "Notes")
         aliases=tuple(info.get("alias", ())),
         btf=_btf(file, sections[b".BTF"]) if b".BTF" in sections else None,
@@ -197,6 +198,16 @@ def _module(source: elf.Source, filename: str, *, formed: bool = False) -> Modul
         parameters=dict(word.partition(":")[::2] for word in info.get("parmtype", ())),
         form=form.fault(file, symbols, struct_module, name, labels) if formed else None,
     )
+
+
+def _compiler(comment: bytes) -> str:
+    """Who compiled the module: of what its objects were compiled by, in the order in which they were linked, the last.
+
+    The last object is the one that kbuild makes of every module (Makefile.modfinal: .mod.o, since 6.14 .module-common.o).
+    One that a vendor compiled, anywhere and long ago, is in the list, too. rustc makes no module's last object.
+    """
+    words = [word for word in comment.split(b"\0") if word]
+    return next(filter(_COMPILER.search, reversed(words)), words[-1] if words else b"").decode("utf-8", "replace")
 
 
 def _unsigned_size(source: elf.Source) -> int:

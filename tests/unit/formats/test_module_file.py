@@ -7,6 +7,7 @@ import gzip
 import lzma
 import os
 import random
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import elf
@@ -308,3 +309,46 @@ def test_tables_too_large_to_be_true(tmp_path: Path, name: str) -> None:
     if name == "__version_ext_names":
         sections.append(elf.Sec("__version_ext_crcs", bytes(4)))
     refused(tmp_path, gzip.compress(elf.file(sections)), "a section that is a few KB")
+
+
+OLD, NEW = "GCC: (GNU) 4.4.7 20120313 (Red Hat 4.4.7-1)", "GCC: (GNU) 99.1.0"
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize(("own", "vendor"), [(None, OLD), (None, NEW), (OLD, NEW)])
+def test_the_compiler_is_that_of_what_was_compiled_here(tmp_path: Path, own: str | None, vendor: str) -> None:
+    """Real objects, linked by the real linker in kbuild's order; a vendor's are more, and may come first."""
+
+    def make(name: str, source: str, comment: str | None = None) -> str:
+        run("gcc", "-xc", "-c", "-o", f"{name}.o", "-", text=source)
+        if comment is not None:
+            (tmp_path / "comment").write_bytes(b"\0" + comment.encode() + b"\0")
+            run("objcopy", "--update-section", ".comment=comment", f"{name}.o")
+        return f"{name}.o"
+
+    def run(*argv: str, text: str = "") -> None:
+        subprocess.run(argv, cwd=tmp_path, input=text, text=True, check=True)
+
+    blobs = [make(f"blob{n}", f"int blob{n}(void) {{ return {n}; }}", vendor) for n in range(3)]
+    mine = make("mine", "int mine(void) { return 1; }", own)
+    run("ld", "-r", "-o", "x.o", blobs[0], mine, *blobs[1:])
+    struct = '__attribute__((section(".gnu.linkonce.this_module"))) char this_module[64];'
+    run("ld", "-r", "-o", "x.ko", "x.o", make("x.mod", struct, own))
+    here = subprocess.run(["gcc", "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
+    compiler = module_file.from_path(tmp_path / "x.ko").compiler
+    assert compiler == own if own else compiler.endswith(f" {here}")
+
+
+@pytest.mark.parametrize(
+    ("comments", "compiler"),
+    [
+        ([], ""),
+        (["", ""], ""),
+        (["Debian clang version 16.0.6 (27)", "Linker: LLD 16.0.6"], "Debian clang version 16.0.6 (27)"),
+        (["clang version 18.1.8", "rustc version 1.85.0"], "clang version 18.1.8"),
+        (["GCC: (GNU) 4.4.7", "clang version 18.1.8"], "clang version 18.1.8"),
+        (["a", "b"], "b"),
+    ],
+)
+def test_a_linker_is_no_compiler(tmp_path: Path, comments: list[str], compiler: str) -> None:
+    assert read(tmp_path, elf.module("demo", compiler="\0".join(comments))).compiler == compiler
