@@ -130,7 +130,7 @@ class Daemon:
         if changes.lost:
             self.journal.log(Event.EVENTS_LOST, "the kernel's queue of file events overflowed; looking at everything")
             self.mark_all(self.machine.config.settle_seconds, touched=True)
-        for label in changes.labels:
+        for label in changes.labels - ({"state"} if self.worker.kernel else set()):  # what a builder keeps, its end tells
             if label.startswith("kernel:"):
                 self.moved = True
                 self.mark(label.removeprefix("kernel:"), touched=True)

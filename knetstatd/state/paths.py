@@ -107,6 +107,12 @@ class Places(NamedTuple):
         for parent in (self.builders / "loads", self.builders / "refused"):
             yield from ((name, parent / name) for name in files.names(parent) if names.is_package(name))
 
+    def watched(self) -> Iterator[Path]:
+        """The directories of what a verdict may rest on: somebody who deletes it wants another look."""
+        for parent in (self.state / name for name in ("kernels", "rehearsals", "digests")):
+            yield parent
+            yield from (parent / kernel for kernel in files.names(parent))
+
     # -- of this boot -----------------------------------------------------------------------------------------------------
 
     @property

@@ -145,10 +145,11 @@ class Survey:
         return {names.canonical(made) for name in self.packages() for made in self._made(self.running, name)}
 
     def watched(self) -> Iterable[tuple[str, Path]]:
-        """The directories to watch, each with a label: see paths.watched."""
+        """The directories to watch, each with a label: see paths.watched; and "state", our own."""
         modules = self.packages()
         sources = [one.highest.source for name, one in {**self.missing.sources, **self._registered}.items() if name in modules]
-        return paths.watched(self.root, self.kernels.kernels, modules, sources, self.wanted())
+        yield from paths.watched(self.root, self.kernels.kernels, modules, sources, self.wanted())
+        yield from (("state", path) for path in self.places.watched())
 
     def insists(self, kernel: str) -> str:
         """Why a kernel takes no unsigned module, or may take none; "" if it takes them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,9 @@ from services import Clock, Listener
 from systems import NEWER
 
 from knetstatd.core import config
+from knetstatd.core.model import Attempt, Kind
 from knetstatd.daemon.loop import Daemon
+from knetstatd.state import attempts
 from knetstatd.system.journal import Journal
 
 if TYPE_CHECKING:
@@ -247,3 +250,41 @@ def test_builders_that_cannot_do_their_work_are_started_ever_more_slowly(rig: Ri
     assert pauses == [30.0, 60.0, 120.0]
     rig.wait(lambda: not rig.daemon.worker.kernel)
     assert rig.journal.events().count("degraded") == len(rig.built())
+
+
+@pytest.mark.parametrize("gone", ["var/lib/knetstatd", f"var/lib/knetstatd/kernels/{KERNEL}/demo.json"])
+def test_what_was_kept_and_is_deleted_is_looked_at(rig: Rig, gone: str) -> None:
+    daemon = rig.daemon
+    rig.uninstall()
+    daemon.machine.refresh()
+    mark = daemon.machine.observe(daemon.machine.look(KERNEL), "demo").fingerprint
+
+    def keep(reason: str) -> None:
+        attempt = Attempt(Kind.COMPILE, 1, reason=reason)
+        attempts.save(rig.root, daemon.machine.places, KERNEL, "demo", "1.0", mark, attempt)
+
+    gate = rig.builder.with_name("builder.status")
+    gate.unlink()
+    os.mkfifo(gate)  # a builder works until it can read its exit status there
+    keep("one")
+    daemon.open()
+    rig.start()
+    assert rig.states() == {KERNEL: "failed"}
+    keep("another")
+    rig.wait(lambda: KERNEL in daemon.due)
+    rig.clock.at += 3.0
+    rig.run()
+    daemon.turn(0.0)
+    assert daemon.steps[KERNEL, "demo"].reason == "another"
+    assert daemon.timeout() > 800, "what is kept is looked at once"
+    path = rig.root / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    rig.wait(lambda: KERNEL in daemon.due)
+    rig.clock.at += 3.0
+    rig.run()
+    assert daemon.worker.kernel == KERNEL
+    keep("a builder's own")
+    daemon.turn(0.1)
+    due = dict(daemon.due)
+    gate.write_text("0")
+    assert due == {}, "its end tells what it kept"

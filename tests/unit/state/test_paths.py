@@ -64,6 +64,16 @@ _PIECES = {
 }  # fmt: skip
 
 
+def test_what_is_watched(tmp_path: Path) -> None:
+    places = paths.places(tmp_path)
+    parents = [places.state / name for name in ("kernels", "rehearsals", "digests")]
+    assert list(places.watched()) == parents, "also those that are not there yet"
+    for path in (places.attempt(K, "m"), places.rehearsal(K2, "m")):
+        path.parent.mkdir(parents=True)
+    assert list(places.watched()) == [parents[0], parents[0] / K, parents[1], parents[1] / K2, parents[2]]
+    assert places.guarded.parent not in places.watched(), "the daemon writes there itself"
+
+
 def written(path: Path) -> list[str]:
     """The literals of a file that say where something of ours lies."""
     joined = {
