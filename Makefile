@@ -52,12 +52,11 @@ module-install:  ## put knetstat's source under /usr/src and into DKMS
 	@if ! (for file in $(MODULE_FILES); do cmp -s module/$$file $(SOURCE)/$$file || exit 1; done); then \
 		$(MAKE) --no-print-directory -s install-module DESTDIR= && \
 		echo "knetstat $(VERSION) is in $(SOURCE)"; fi
-	@[ -e /var/lib/dkms/knetstat/$(VERSION)/source ] || dkms add knetstat/$(VERSION)
+	@[ -n "$$(dkms status knetstat/$(VERSION))" ] || dkms add knetstat/$(VERSION)
 
 module-uninstall:  ## take it out of DKMS, off every kernel, and delete its source
-	if [ -e /var/lib/dkms/knetstat/$(VERSION) ]; then dkms remove knetstat/$(VERSION) --all; fi
-	rm -rf $(SOURCE) /var/lib/dkms/knetstat/$(VERSION)
-	rmdir --ignore-fail-on-non-empty /var/lib/dkms/knetstat 2>/dev/null || true
+	if [ -n "$$(dkms status knetstat/$(VERSION))" ]; then dkms remove knetstat/$(VERSION) --all; fi
+	rm -rf $(SOURCE)
 
 run: setup module-install  ## run the daemon on this machine's kernels, in the foreground
 	$(BIN)/knetstatd --foreground

@@ -166,11 +166,16 @@ def date(build: Path, changed: float) -> None:
 
 def _refuse_unwritable(job: Job) -> None:
     """dkms 3.0 hides that it may not write, and says `installed` of what it could not write."""
-    for shown in (f"/lib/modules/{job.kernel}", dkms_framework.framework(job.root).dkms_tree):
+    tree, usual = dkms_framework.framework(job.root).dkms_tree, dkms_framework.Framework().dkms_tree
+    for shown in (f"/lib/modules/{job.kernel}", tree):
         place = job.root / shown.lstrip("/")
         if os.path.isdir(place) and not os.access(place, os.W_OK):
             what = f"{shown} cannot be written: its file system is read-only, or it is immutable (lsattr)"
-            raise BuildError(Kind.READ_ONLY, what, shown, "Remount it writable, or look at dmesg for why")
+            fix = "Remount it writable, or look at dmesg for why"
+            if shown == tree != usual:
+                what = f"{shown}, where framework.conf has moved dkms_tree, may not be written by knetstatd-build@.service"
+                fix = f"Allow it: systemctl edit knetstatd-build@.service, with ReadWritePaths={shown}"
+            raise BuildError(Kind.READ_ONLY, what, shown, fix)
 
 
 def _kind(output: str) -> Kind:

@@ -39,7 +39,7 @@ def verb(arguments: argparse.Namespace) -> Exit:
         terminal.show_document(document(machine, looks))
         return Exit.OK
     shown = [text(machine, seen, v, terminal.is_coloured()) for seen, v in looks]
-    print("\n\n".join(shown) or "No module is guarded.")
+    print("\n\n".join(shown) or "; ".join(machine.unguarded))
     return Exit.OK
 
 

@@ -74,7 +74,8 @@ def status_text(
     if not verdicts:
         if machine.packages():
             return "There is nothing to guard: no kernel in /lib/modules can be booted."
-        return "No module is guarded.\n\nNext: set `modules` in /etc/knetstatd/knetstatd.toml, see knetstatd.toml(5)"
+        why, fix = machine.unguarded
+        return f"{why[0].upper()}{why[1:]}.\n\nNext: {fix}, see knetstatd.toml(5)"
     rows, above = [("KERNEL", "", "PACKAGE", "STATE", "")], ""
     for v in verdicts:
         which = ("", "") if width and v.kernel == above else (v.kernel, v.role)

@@ -87,7 +87,7 @@ def summary(machine: Machine, word: str, verdicts: Sequence[judge.Verdict]) -> s
     """The verdicts in one line. word: the kernels that were asked for, as the command line has it."""
     if not verdicts:
         if not machine.packages():
-            return "no module is guarded; set `modules` in /etc/knetstatd/knetstatd.toml"
+            return "; ".join(machine.unguarded)
         return f"the next kernel is not known: {machine.next_why}" if word == "next" else f"no kernel is {word}"
     bad = _not_ready(verdicts)
     if not bad:

@@ -187,6 +187,8 @@ def headline(machine: Machine, verdicts: Sequence[judge.Verdict]) -> str:
     elif mine and all(v.ready for v in mine):
         label = judge.role(machine, machine.next)
         parts.insert(0, f"{', '.join(v.package for v in mine)} ready for {machine.next} ({label})")
+    if not machine.packages():
+        parts.insert(0, machine.unguarded[0])
     if machine.running and machine.running != machine.next:
         parts.append(f"running {machine.running}")
     return "; ".join(parts)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+# With it dkms's hooks build nothing, and Debian's -dkms packages do not even register what they bring (common.postinst).
+NO_AUTOINSTALL = "/etc/dkms/no-autoinstall"
 # Where kernel packages run hooks: Debian's (its packages from 2025 on have the second), and kernel-install's.
 _DEBIAN_HOOKS = ("etc/kernel/postinst.d/dkms", "usr/share/kernel/postinst.d/dkms")
 _INSTALL_HOOKS = tuple(f"{d}/kernel/install.d/40-dkms.install" for d in ("etc", "run", "usr/local/lib", "usr/lib"))
@@ -173,12 +175,17 @@ def conf(root: Path, name: str, version: Version, kernel: str = "", arch: str = 
 
 def hook_present(root: Path) -> bool:
     """Whether a kernel's installation makes DKMS build the modules that have AUTOINSTALL."""
-    if os.path.lexists(files.inside(root, "/etc/dkms") / "no-autoinstall"):
+    if is_switched_off(root):
         return False
     if any(_runs(root, hook) for hook in _DEBIAN_HOOKS):
         return True
     # As systemd finds such files: the first directory that has the name decides, a link to /dev/null is a no.
     return next((_runs(root, hook) for hook in _INSTALL_HOOKS if os.path.lexists(_place(root, hook))), False)
+
+
+def is_switched_off(root: Path) -> bool:
+    """Whether an administrator has switched off what dkms does by itself."""
+    return os.path.lexists(_place(root, NO_AUTOINSTALL[1:]))
 
 
 def _place(root: Path, path: str) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from knetstatd.dkms import dkms_tree
+
 
 class Run(NamedTuple):
     """A program to be started. ours: knetstatctl itself, which takes our lock by itself.
@@ -19,7 +21,7 @@ class Run(NamedTuple):
 
 # dkms's own switch (dkms_autoinstaller). dkms 3.0 does not read /etc/dkms/<module>*.conf in `autoinstall`, so nothing less than
 # this keeps one module from failing a hook there.
-HOLD = "/etc/dkms/no-autoinstall"
+HOLD = dkms_tree.NO_AUTOINSTALL
 HOLD_TEXT = "knetstatctl repair: only while dpkg --configure runs\n"
 
 

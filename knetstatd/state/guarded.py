@@ -47,10 +47,12 @@ class Missing(NamedTuple):
     """The packages that dkms does not know and should. sources: those whose source is in /usr/src.
 
     orphans: those that are remembered, and of which only the Debian package is left.
+    switch: the administrator's file that keeps -dkms packages from registering what they bring, "" if there is none.
     """
 
     sources: Mapping[str, Package]
     orphans: Mapping[str, Guarded]
+    switch: str = ""
 
     @property
     def names(self) -> set[str]:
@@ -63,6 +65,7 @@ class Missing(NamedTuple):
         if (left := self.sources.get(package)) is not None:
             version = left.highest.version
             reason += f", and its source is in {left.highest.source}"
+            reason += f"; while {self.switch} is there, no -dkms package registers its own" if self.switch else ""
             return version, reason, f"dkms add {package}/{version}"
         if (orphan := self.orphans.get(package)) is not None:
             reason += f", and its source is gone; the package {orphan.owner} is installed"
@@ -74,7 +77,8 @@ def missing(root: Path, places: Places, registered: Mapping[str, Package]) -> Mi
     """What dkms does not know and should."""
     sources = dkms_tree.unregistered(root, registered)
     left = {name: one for name, one in load(places).items() if name not in registered and name not in sources and one.owner}
-    return Missing(sources, {name: one for name, one in left.items() if not dpkg_status.is_removed(root, one.owner)})
+    orphans = {name: one for name, one in left.items() if not dpkg_status.is_removed(root, one.owner)}
+    return Missing(sources, orphans, dkms_tree.NO_AUTOINSTALL if dkms_tree.is_switched_off(root) else "")
 
 
 def now(

@@ -19,7 +19,7 @@ from knetstatd.core.model import (
     Limits,
     Proof,
 )
-from knetstatd.dkms import dkms_conf, dkms_tree
+from knetstatd.dkms import dkms_conf, dkms_framework, dkms_tree
 from knetstatd.machine import busy, dpkg_status, host, kernels, loaded_modules, modprobe_conf, paths, signature_policy
 from knetstatd.machine.loaded_modules import Live
 from knetstatd.state import digests, guarded, rehearsal_results
@@ -123,6 +123,17 @@ class Survey:
         """The guarded DKMS packages, `*` replaced by all that are registered, or should be (see state/guarded)."""
         every = sorted({*self._registered, *self.missing.names})
         return tuple(dict.fromkeys(one for name in self.config.modules for one in (every if name == "*" else (name,))))
+
+    @property
+    def unguarded(self) -> tuple[str, str]:
+        """Why no package is guarded, if none is, and what to do about it."""
+        if "*" not in self.config.modules:
+            return "no module is guarded", "set `modules` in /etc/knetstatd/knetstatd.toml"
+        tree = dkms_framework.framework(self.root).dkms_tree
+        return (
+            f"* matches nothing: no package is registered in {names.clean(tree)}",
+            "install a -dkms package, or run: dkms add DIRECTORY",
+        )
 
     def registered(self) -> frozenset[str]:
         """The DKMS packages that are registered, guarded or not."""

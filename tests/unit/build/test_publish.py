@@ -217,6 +217,15 @@ class TestRefused:
         assert (error.kind, error.where) == (Kind.READ_ONLY, f"/{place.removeprefix('usr/')}")
         assert machinetree.ran(root, "dkms") == []
 
+    def test_a_tree_that_was_moved_to_where_our_unit_may_not_write(self, root: Path) -> None:
+        (root / "srv").mkdir()
+        (root / "srv/dkms").symlink_to("/proc/sys/kernel")
+        machinetree.write(root / "etc/dkms/framework.conf", 'dkms_tree="/srv/dkms"\n')
+        error = refused(root)
+        assert (error.kind, error.where) == (Kind.READ_ONLY, "/srv/dkms")
+        assert "where framework.conf has moved dkms_tree" in error.what
+        assert error.fix.endswith("systemctl edit knetstatd-build@.service, with ReadWritePaths=/srv/dkms")
+
 
 def test_what_the_machine_forbids_is_not_the_publications_failure(root: Path) -> None:
     machinetree.write(root / "etc/modprobe.d/x.conf", "install demo /bin/false\n")

@@ -120,4 +120,7 @@ def test_a_source_whose_makefile_is_a_link_out_of_it(root: Path, capsys: pytest.
 def test_no_kernel_and_no_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "--root", os.fspath(tmp_path)]) == 2
     assert "no kernel to boot next was found. Name one: knetstatctl explain KERNEL" in capsys.readouterr().err
-    assert text(systems.make(tmp_path, config="modules = []\n"), capsys, "next") == "No module is guarded.\n"
+    assert (
+        text(systems.make(tmp_path, config="modules = []\n"), capsys, "next")
+        == "no module is guarded; set `modules` in /etc/knetstatd/knetstatd.toml\n"
+    )

@@ -103,6 +103,19 @@ def test_check_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out.startswith("UNKNOWN: no module is guarded; set `modules`")
 
 
+def test_check_of_all_that_is_registered_if_nothing_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = systems.make(tmp_path, config='modules = ["*"]\n')
+    systems.write(root / "etc/dkms/framework.conf", "dkms_tree=/srv/dkms\n")
+    for path in (root / "usr/src/demo-1.0").iterdir():
+        path.unlink()
+    nothing = "* matches nothing: no package is registered in /srv/dkms"
+    for verb, begin in (("check", f"UNKNOWN: {nothing}; "), ("status", f"{nothing}.\n\nNext: "), ("explain", f"{nothing}; ")):
+        main(["--root", os.fspath(root), verb])
+        said = capsys.readouterr().out
+        assert said.startswith(begin), said
+        assert "dkms add DIRECTORY" in said
+
+
 def test_verify_of_a_file_and_of_the_installed_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = systems.make(tmp_path)
     assert main(["--root", os.fspath(root), "verify"]) == Exit.OK

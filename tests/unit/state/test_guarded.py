@@ -55,6 +55,15 @@ def test_a_source_that_dkms_does_not_know_is_guarded(tree: Make) -> None:
     assert machine(root, "known").packages() == ("known",)
 
 
+def test_what_no_package_registers_any_more_is_named(tree: Make) -> None:
+    """With that file Debian's postinst does not even `dkms add` what a -dkms package brings."""
+    root = tree({"usr/src/zfs-2.1.11/dkms.conf": CONF.format("zfs", "2.1.11"), "etc/dkms/no-autoinstall": ""})
+    looked = machine(root)
+    version, reason, fix = looked.missing.explain("zfs")
+    assert (looked.packages(), version, fix) == (("zfs",), "2.1.11", "dkms add zfs/2.1.11")
+    assert reason.endswith("; while /etc/dkms/no-autoinstall is there, no -dkms package registers its own")
+
+
 def test_what_is_named_in_the_configuration_is_explained_too(tree: Make) -> None:
     looked = machine(tree({"usr/src/m-1/dkms.conf": CONF.format("m", "1")}), "m", "other")
     seen = looked.observe(looked.look("6.1.0-9-amd64"), "m")
