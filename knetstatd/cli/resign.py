@@ -100,7 +100,7 @@ def _one(
 ) -> str:
     """Signs one package's modules again; returns why it did not."""
     look = machine.look(kernel)
-    if version != package.highest:
+    if version != package.wanted(kernel):
         return f"version {package.highest.version} is registered, and another is installed; run knetstatctl build {kernel}"
     if worst := next((proof for proof in machine.prove_all(look, package.name) if not _is_good(proof)), None):
         check = worst.first(_SIGNED)

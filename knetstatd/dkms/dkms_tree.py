@@ -36,6 +36,7 @@ class Build(NamedTuple):
 
     files: the names in its module directory, sorted.  installed: DKMS's mark for it is set; the file need not exist.
     stuck: there is no module directory, and every later `dkms build` fails until `directory` is removed.
+    since: when DKMS made its mark, in nanoseconds since the epoch; 0 if it is not set.
     """
 
     kernel: str
@@ -44,12 +45,13 @@ class Build(NamedTuple):
     files: tuple[str, ...]
     installed: bool
     stuck: bool
+    since: int = 0
 
 
 class Version(NamedTuple):
     """A registered version. source: where its source is, also if `broken` says why it cannot be used.
 
-    leftovers: temporary directories of builds that were killed.
+    leftovers: temporary directories of builds that were killed.  since: when it was registered, in nanoseconds since the epoch.
     """
 
     version: str
@@ -57,6 +59,7 @@ class Version(NamedTuple):
     broken: str
     builds: tuple[Build, ...]
     leftovers: tuple[Path, ...]
+    since: int = 0
 
     def build(self, kernel: str) -> Build | None:
         """What there is for a kernel: what is installed, else what is built, else what is stuck."""
@@ -72,8 +75,16 @@ class Package(NamedTuple):
 
     @property
     def highest(self) -> Version:
-        """The version that a kernel is to have."""
+        """The version that a kernel is to have, unless somebody has chosen another one for it."""
         return self.versions[-1]
+
+    def wanted(self, kernel: str) -> Version:
+        """The version that this kernel is to have: the highest, or a lower one that was installed after that was registered.
+
+        No program does that: `dkms autoinstall` takes the highest, and so do we. Somebody has done it by hand.
+        """
+        known = self.installed(kernel)
+        return known[0] if known is not None and known[1].since > self.highest.since else self.highest
 
     def installed(self, kernel: str) -> tuple[Version, Build] | None:
         """The version that DKMS has marked as installed for a kernel, whatever its number."""
@@ -208,11 +219,12 @@ def _directories(path: Path) -> list[str]:
         return []
 
 
-def _link(path: Path) -> str:
+def _link(path: Path) -> tuple[str, int]:
+    """Where a link leads, and when it was made; nothing and 0 if it is none."""
     try:
-        return os.readlink(path)
+        return os.readlink(path), os.lstat(path).st_mtime_ns
     except OSError:
-        return ""
+        return "", 0
 
 
 def _package(root: Path, place: _Place, name: str, refused: list[str]) -> Package | None:
@@ -247,14 +259,14 @@ def _version(root: Path, place: _Place, name: str, version: str, refused: list[s
             elif not names.is_package(arch):
                 refused.append(names.show(f"{place.name}/{name}/{version}/{kernel}/{arch}"))
             else:
-                mark = _link(place.path / name / f"kernel-{kernel}-{arch}")
+                mark, since = _link(place.path / name / f"kernel-{kernel}-{arch}")
                 target = f"{version}/{kernel}/{arch}"
                 installed = mark in (target, f"{place.name}/{name}/{target}")
                 stuck = not os.path.isdir(build / "module")
                 made = tuple(file for file in files.names(build / "module") if names.module_of(file))
-                builds.append(Build(kernel, arch, build, made, installed, stuck))
+                builds.append(Build(kernel, arch, build, made, installed, stuck, since if installed else 0))
     source, broken = _source(root, f"{place.name}/{name}/{version}")
-    return Version(version, source, broken, tuple(builds), tuple(leftovers))
+    return Version(version, source, broken, tuple(builds), tuple(leftovers), _link(directory / "source")[1])
 
 
 def _source(root: Path, directory: str) -> tuple[Path, str]:

@@ -98,10 +98,17 @@ class Machine(Survey):
         return self._with_source(look, self._rehearsed(seen))
 
     def _remarks(self, kernel: str, package: str) -> tuple[Remark, ...]:
-        """What is to be said of what we published for a kernel, if that is what is installed."""
+        """What is to be said of what is installed for a kernel: who chose it, and what we could not do as we published it."""
         known = self._registered.get(package)
         installed = known.installed(kernel) if known is not None else None
-        return digests.remarks(self.places, kernel, package, installed[1].directory / "module") if installed else ()
+        if known is None or installed is None:
+            return ()
+        said = digests.remarks(self.places, kernel, package, installed[1].directory / "module")
+        chosen, highest = known.wanted(kernel).version, known.highest.version
+        if chosen == highest:
+            return said
+        reason = f"version {chosen} was installed by hand after {highest} was registered, and is left alone"
+        return (digests.Remark(reason, f"dkms install --force -m {package} -v {highest} -k {kernel}"), *said)
 
     def _with_source(self, look: Look, seen: Seen) -> Seen:
         """Adds what DKMS and the module's source say."""
@@ -111,10 +118,11 @@ class Machine(Survey):
             version, reason, fix = self.missing.explain(o.package)
             o = o._replace(source=Source.MISSING, version=version)
             return seen._replace(observation=o, source_reason=reason, source_fix=fix)
-        version, source = known.highest.version, known.highest.source
+        wanted = known.wanted(o.kernel)
+        version, source = wanted.version, wanted.source
         o = o._replace(version=version)
         conf = self._conf(known, o.kernel)
-        broken = known.highest.broken or "; ".join(conf.faults)
+        broken = wanted.broken or "; ".join(conf.faults)
         if broken:
             return seen._replace(
                 observation=o._replace(source=Source.BROKEN),

@@ -220,7 +220,8 @@ def _will(so: str, then: str) -> Callable[[Case], str]:
 def _wrong(case: Case) -> str:
     why = case.against.reason or case.against.found if case.against else ""
     why = f"in the rehearsal, {case.seen.answer.reason}" if case.seen.answer is not None else why
-    return _will("the installed module is wrong", "will be built again")(case) + (f": {why}" if why else "")
+    so = "an outdated module is installed" if case.o.installed is Artefact.OTHER else "the installed module is wrong"
+    return _will(so, "will be built again")(case) + (f": {why}" if why else "")
 
 
 def _headers_fix(case: Case) -> str:

@@ -56,7 +56,7 @@ class Survey:
         self._live = Live(root)
         self._confs: dict[tuple[str, str], dkms_conf.Conf] = {}
         self._host: host.Host | None = None
-        self._changed: dict[str, float] = {}
+        self._changed: dict[Path, float] = {}
         self._arguments: dict[str, tuple[str, ...]] = {}
         self.no_rehearsal = ""
 
@@ -158,7 +158,8 @@ class Survey:
     def watched(self) -> Iterable[tuple[str, Path]]:
         """The directories to watch, each with a label: see paths.watched; and "state", our own."""
         modules = self.packages()
-        sources = [one.highest.source for name, one in {**self.missing.sources, **self._registered}.items() if name in modules]
+        known = [one for name, one in {**self.missing.sources, **self._registered}.items() if name in modules]
+        sources = dict.fromkeys(one.wanted(kernel).source for one in known for kernel in ("", *self.kernels.kernels))
         yield from paths.watched(self.root, self.kernels.kernels, modules, sources, self.wanted())
         yield from (("state", path) for path in self.places.watched())
 
@@ -211,20 +212,21 @@ class Survey:
         if known is None:
             source = self.missing.sources.get(package)
             return host.Origin(left=source is None or self._conf(source, kernel).excludes(kernel))
-        if known.name not in self._changed:
-            self._changed[known.name] = kernels.changed(known.highest.source)
-        changed = self._changed[known.name]
+        wanted = known.wanted(kernel)
+        if wanted.source not in self._changed:
+            self._changed[wanted.source] = kernels.changed(wanted.source)
+        changed = self._changed[wanted.source]
         rivals = tuple(
             host.Rival(f"{other.name}/{its.version}", path, other.name in self.packages())
             for other, its, path in self._files.get((kernel, names.canonical(name)), ())
             if other.name != known.name
         )
         if (installed := known.installed(kernel)) is None:
-            return host.Origin(known.highest.version, "", None, changed, rivals, self._conf(known, kernel).excludes(kernel))
+            return host.Origin(wanted.version, "", None, changed, rivals, self._conf(known, kernel).excludes(kernel))
         version, build = installed
         copy = host.copy_of(self.root, name, build.directory / "module", build.files)
         kept = digests.of(self.places, kernel, package, copy)
-        return host.Origin(known.highest.version, version.version, copy, changed, rivals, digest=kept)
+        return host.Origin(wanted.version, version.version, copy, changed, rivals, digest=kept)
 
     def guarded(self) -> dict[str, guarded.Guarded] | None:
         """What to remember of the guarded packages; None while somebody is at work on packages or in DKMS."""
@@ -238,14 +240,14 @@ class Survey:
         conf = self._conf(known, kernel)
         if conf.knows("BUILT_MODULE_NAME") and conf.knows("DEST_MODULE_NAME") and conf.modules:
             return tuple(made.dest_name for made in conf.modules)
-        built = known.highest.build(kernel)
+        built = known.wanted(kernel).build(kernel)
         return tuple(map(names.module_of, built.files)) if built is not None and built.files else (package,)
 
     def _conf(self, package: dkms_tree.Package, kernel: str) -> dkms_conf.Conf:
         """A package's dkms.conf for a kernel, read once for each `refresh_locks`."""
         key = (package.name, kernel)
         if key not in self._confs:
-            self._confs[key] = dkms_tree.conf(self.root, package.name, package.highest, kernel, os.uname().machine)
+            self._confs[key] = dkms_tree.conf(self.root, package.name, package.wanted(kernel), kernel, os.uname().machine)
         return self._confs[key]
 
     # -- what is built after what ---------------------------------------------------------------------------------------

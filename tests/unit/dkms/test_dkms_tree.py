@@ -91,6 +91,24 @@ def test_the_installed_mark(tree: Tree, link: str, installed: bool) -> None:
     assert build.installed is installed
 
 
+@pytest.mark.parametrize(
+    ("installed", "after", "wanted"),
+    [("1.9", True, "1.9"), ("1.9", False, "1.10"), ("1.10", True, "1.10"), ("1.10", False, "1.10"), ("", True, "1.10")],
+)
+def test_the_version_that_a_kernel_is_to_have(tree: Tree, installed: str, after: bool, wanted: str) -> None:
+    root = tree(source("a", "1.9") | source("a", "1.10") | built("a", "1.9", K) | built("a", "1.10", K))
+    os.utime(root / "var/lib/dkms/a/1.9/source", ns=(1000, 1000), follow_symlinks=False)
+    os.utime(root / "var/lib/dkms/a/1.10/source", ns=(3000, 3000), follow_symlinks=False)
+    if installed:
+        tree({f"var/lib/dkms/a/kernel-{K}-{A}": f"-> {installed}/{K}/{A}"})
+        when = 3001 if after else 3000
+        os.utime(root / f"var/lib/dkms/a/kernel-{K}-{A}", ns=(when, when), follow_symlinks=False)
+    package = dkms_tree.package(root, "a")
+    assert package is not None
+    assert package.wanted(K).version == wanted
+    assert package.wanted(K2).version == "1.10", "another kernel's choice is none for this one"
+
+
 def test_a_source_that_is_gone_or_empty(tree: Tree) -> None:
     root = tree({
         "var/lib/dkms/gone/1/source": "-> /usr/src/gone-1",

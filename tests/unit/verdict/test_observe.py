@@ -510,3 +510,34 @@ def test_nothing_is_under_way_for_a_kernel_that_is_not_guarded(root: Path, machi
     assert made.reason.startswith("the installed module is wrong, and the daemon does not guard this kernel: ")
     apt = step._replace(action=Action.WAIT, why=Why.TRANSACTION)
     assert judge.verdict(machine, seen, apt).progress, "whose hook may build it"
+
+
+def test_what_somebody_chose_is_left_alone_and_said(root: Path, machine: Machine) -> None:
+    """An older version that was installed by hand after the newer one was registered: nothing is planned."""
+    register(root, "2.0")
+    _, step = looked(machine)
+    assert step == STAGE, "it was there before"
+    mark = root / f"var/lib/dkms/demo/kernel-{KERNEL}-x86_64"
+    os.utime(mark, (LATER, LATER), follow_symlinks=False)
+    seen, step = looked(machine)
+    assert step == Step(Action.DONE, Why.READY)
+    made = judge.verdict(machine, seen, step)
+    assert (made.version, made.state, made.ready, made.why) == ("1.0", State.READY, True, "ready")
+    assert made.reason == "version 1.0 was installed by hand after 2.0 was registered, and is left alone"
+    assert made.fix == f"dkms install --force -m demo -v 2.0 -k {KERNEL}"
+    assert {check.result for _, check in made.checks if check.name == "origin"} == {Result.PASS}
+    (root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko").write_bytes(b"torn")
+    seen, step = looked(machine)
+    assert (step, seen.observation.version, seen.source) == (STAGE, "1.0", root / "usr/src/demo-1.0"), "the same again"
+    register(root, "3.0")
+    os.utime(root / "var/lib/dkms/demo/3.0/source", (LATER + 1, LATER + 1), follow_symlinks=False)
+    seen, step = looked(machine)
+    assert (step, seen.observation.version) == (STAGE, "3.0"), "it was not chosen over that one"
+
+
+def test_what_is_to_be_replaced_and_loads_all_the_same_is_not_called_wrong(root: Path, machine: Machine) -> None:
+    register(root, "2.0")
+    made = judge.verdict(machine, *looked(machine))
+    assert made.ready
+    machine.next = KERNEL
+    assert judge.verdict(machine, *looked(machine)).reason.startswith("an outdated module is installed, and ")
