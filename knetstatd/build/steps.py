@@ -209,6 +209,9 @@ class Builder:
     def _fetch_headers(self, seen: Seen) -> None:
         o = seen.observation
         package = kernels.headers_package(self.machine.root, o.kernel)
+        if not package:
+            what = "the headers cannot be installed: no archive of apt's has them"
+            raise BuildError(Kind.PACKAGES, what, "", kernels.headers_fix(self.machine.root, o.kernel))
         tool = "apt-get" if process.which(self.machine.root, "apt-get") else "dnf"
         self.progress.phase(f"Installing {package}")
         done = process.run(
@@ -221,6 +224,6 @@ class Builder:
         if kernels.headers(self.machine.root, o.kernel).state is not Headers.COMPLETE:
             raise BuildError(
                 Kind.PACKAGES, f"{package} could not be installed ({tool} ended with {done.code})", "",
-                f"Run: {tool} install {package}", build_log.last_lines(done.text, 4),
+                kernels.headers_fix(self.machine.root, o.kernel), build_log.last_lines(done.text, 4),
             )  # fmt: skip
         self._say(Event.HEADERS_INSTALLED, seen, f"{package} is installed, as the configuration asks", headers=package)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What dpkg says: which kernel packages were left half-way, and to which package a file belongs.
+"""What dpkg and apt say: which kernel packages were left half-way, whose a file is, and which packages an archive has.
 
 Rule 1: dpkg's locks are not taken. /var/lib/dpkg/status and the journal in updates/ say which state a package is in: a look
         reads them, and starts no program. dpkg-query says whose a file is; only `repair` asks that.
+        Which packages an archive has is asked only if something is missing that one may bring, and once for the same lists.
 Rule 2: if dpkg-query cannot read a package's list of files, the answer is unknown, never "no package": `owners` raises.
 
 Sources: dpkg(1), "Package states"; deb-version(7); dpkg-query(1), --search; dpkg 1.21 and 1.22.
@@ -10,8 +11,10 @@ Sources: dpkg(1), "Package states"; deb-version(7); dpkg-query(1), --search; dpk
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
@@ -19,9 +22,7 @@ from knetstatd.core.errors import KnetstatdError
 from knetstatd.system import files, process
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-    from pathlib import Path
-
+    from collections.abc import Collection, Iterator, Sequence
 _DPKG = "var/lib/dpkg"
 _LIMIT = 128 << 20  # bytes; the status of 10,000 packages has 15 MB
 _STATUS = re.compile(r"^Status: \S+ (\S+) (\S+)$", re.MULTILINE)
@@ -109,6 +110,39 @@ def is_removed(root: Path, package: str) -> bool:
         return False
     match = re.search(rf"^Package: {re.escape(package)}\nStatus: \S+ \S+ (\S+)$", text, re.MULTILINE)
     return match is None or match[1] in ("not-installed", "config-files")
+
+
+# The lists may be compressed, and have hundreds of megabytes. Without one of them nobody can say that there is no such package.
+_LISTS = re.compile(r"_Packages(?:\.[a-z0-9]+)?")
+_OFFERED = """lines=$1; shift
+{ /usr/lib/apt/apt-helper cat-file "$@" || echo unread; } 2>&1 | grep -Fx -e unread -e "$lines" | sort -u"""
+
+
+def offered(root: Path, packages: Sequence[str]) -> frozenset[str] | None:
+    """Which of these packages an archive has, by the lists that apt keeps; None if there are none, or they cannot be read."""
+    place = files.inside(root, "/var/lib/apt/lists")
+    lists = tuple(os.fspath(place / name) for name in files.names(place) if _LISTS.search(name))
+    wanted = tuple(filter(_NAME.fullmatch, packages))
+    return _offered(lists, tuple(files.identity(Path(path)) for path in lists), wanted) if lists else None
+
+
+@functools.lru_cache(maxsize=64)
+def _offered(lists: tuple[str, ...], mark: object, packages: tuple[str, ...]) -> frozenset[str] | None:
+    """mark: the lists' identities; the answer is theirs."""
+    lines = "\n".join(f"Package: {name}" for name in packages)
+    try:
+        done = process.run(["sh", "-c", _OFFERED, "sh", lines, *lists], timeout=30)
+    except KnetstatdError:
+        return None
+    said = done.text.split("\n")
+    if done.code or done.timed_out or "unread" in said:
+        return None
+    return frozenset(line.removeprefix("Package: ") for line in said if line)
+
+
+def is_installed(root: Path, package: str) -> bool:
+    """Whether dpkg keeps a list of a package's files: it has been unpacked, and not purged."""
+    return os.path.isfile(files.inside(root, f"/{_DPKG}/info") / f"{package}.list")
 
 
 def owners(root: Path, paths: Collection[str]) -> dict[str, str]:

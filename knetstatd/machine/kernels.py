@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +13,7 @@ from knetstatd.boot import boot_image
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.model import Headers, KernelState
+from knetstatd.machine import dpkg_status
 from knetstatd.system import files
 
 if TYPE_CHECKING:
@@ -130,41 +132,83 @@ def cc_version(configuration: bytes | None) -> str:
     return match[1].decode("utf-8", "replace") if match else ""
 
 
-def headers_package(root: Path, kernel: str) -> str:
-    """The name of the package that brings the headers of `kernel` on this distribution."""
-    return f"linux-headers-{kernel}" if files.inside(root, "/etc/debian_version").exists() else f"kernel-devel-{kernel}"
+def _headers_packages(kernel: str) -> tuple[list[str], list[str]]:
+    """The packages that may bring the headers of `kernel`, and those that keep headers coming with every later kernel.
 
-
-def headers_meta_package(root: Path, kernel: str) -> str:
-    """The package that keeps headers coming with every later kernel, "" if it is not known."""
-    if not files.inside(root, "/etc/debian_version").exists():
-        return "kernel-devel"
+    Proxmox renamed its packages with its kernel 6.5. XanMod's packages of a kind bring the kernel and its headers.
+    """
+    if kernel.endswith("-pve"):
+        series = ".".join(kernel.split(".")[:2])
+        return [f"proxmox-headers-{kernel}", f"pve-headers-{kernel}"], [
+            "proxmox-default-headers", f"proxmox-headers-{series}", "pve-headers"
+        ]  # fmt: skip
+    xanmod = re.search(r"-(x64v\d)-xanmod\d*$", kernel)
     flavour = re.search(r"-((?:cloud-|rt-)?[a-z][a-z0-9-]*)$", kernel)
-    return f"linux-headers-{flavour[1]}" if flavour else ""
+    metas = [f"linux-xanmod-{xanmod[1]}"] if xanmod else [f"linux-headers-{flavour[1]}"] if flavour else []
+    return [f"linux-headers-{kernel}"], metas
+
+
+def _offered(root: Path, packages: list[str]) -> str | None:
+    """The first of these packages that an archive has, "" if none; None if apt has no lists that can be read."""
+    there = dpkg_status.offered(root, packages)
+    return None if there is None else next((name for name in packages if name in there), "")
+
+
+def _is_debian(root: Path) -> bool:
+    return files.inside(root, "/etc/debian_version").exists()
+
+
+def headers_package(root: Path, kernel: str) -> str:
+    """The package that brings the headers of `kernel` on this distribution; "" if no archive has one."""
+    if not _is_debian(root):
+        return f"kernel-devel-{kernel}"
+    packages = _headers_packages(kernel)[0]
+    package = _offered(root, packages)
+    return packages[0] if package is None else package
 
 
 def headers_fix(root: Path, kernel: str) -> str:
-    """The sentence that tells how to get the headers of `kernel`, and how never to miss them again."""
-    meta = headers_meta_package(root, kernel)
-    tool = "apt install" if files.inside(root, "/etc/debian_version").exists() else "dnf install"
-    later = f"; {meta} brings them with every later kernel" if meta else ""
-    return f"Run: {tool} {headers_package(root, kernel)}{later}"
+    """The sentence that tells how to get the headers of `kernel`, and how never to miss them again.
+
+    A package is named only if there is one. Else it is said where the headers must lie.
+    """
+    if not _is_debian(root):
+        return f"Run: dnf install kernel-devel-{kernel}; kernel-devel brings them with every later kernel"
+    link = f"/lib/modules/{kernel}/build"
+    names_, metas = _headers_packages(kernel)
+    package = _offered(root, names_)
+    if package:
+        meta = _offered(root, metas)
+        return f"Run: apt install {package}" + (f"; {meta} brings them with every later kernel" if meta else "")
+    if files.is_hidden(root, place := files.inside(root, link)):
+        hidden, usual = shlex.quote(f"/{os.path.relpath(place, root)}"), f"/usr/src/linux-headers-{kernel}"
+        return f"Run: cp -a {names.clean(hidden, 300)} {usual} && ln -sfn {usual} {link}"
+    if package is None:
+        return f"Make {link} lead to the headers of {kernel}; to learn which package brings them, run: apt update"
+    images = (f"linux-image-{kernel}", f"linux-image-unsigned-{kernel}")
+    if image := next((name for name in images if dpkg_status.is_installed(root, name)), ""):
+        return f"Install {names_[0]} from where {image} came: no archive of apt's has it; {link} must lead to the headers"
+    return f"Make {link} lead to the headers of {kernel}, or to its build tree: no archive of apt's has them"
 
 
 def headers_reinstall(root: Path, kernel: str, tool: str = "") -> str:
     """The sentence that tells how to get incomplete headers whole again. tool: what is missing, if it is one of kbuild's."""
-    if not files.inside(root, "/etc/debian_version").exists():
-        return f"Run: dnf reinstall {headers_package(root, kernel)}"
+    if not _is_debian(root):
+        return f"Run: dnf reinstall kernel-devel-{kernel}"
     link = files.inside(root, f"/lib/modules/{kernel}/build")
-    packages = [headers_package(root, kernel)]
     makefile = files.text(files.followed(root, link / "Makefile"), 65536) or ""
-    packages += [included.split("/")[-2] for included in _INCLUDE.findall(makefile)][:1]
+    packages = [included.split("/")[-2] for included in _INCLUDE.findall(makefile)][:1]
     try:
         kbuild = re.search(r"/(linux-kbuild-[^/]+)/", os.readlink(link / "scripts"))
     except OSError:
         kbuild = None
-    packages = [kbuild[1]] if kbuild and tool else [*packages, *([kbuild[1]] if kbuild else [])]
-    return f"Run: apt install --reinstall {' '.join(map(names.clean, packages))}"
+    packages = [kbuild[1]] if kbuild and tool else [*_headers_packages(kernel)[0], *packages, *([kbuild[1]] if kbuild else [])]
+    there = dpkg_status.offered(root, packages)
+    if named := [names.clean(name) for name in packages if there and name in there]:
+        return f"Run: apt install --reinstall {' '.join(named)}"
+    if there is None:
+        return f"Complete the headers of {kernel}; to learn which package brings them, run: apt update"
+    return f"Complete the headers of {kernel}, or its build tree: no archive of apt's has them"
 
 
 def compiler(root: Path, headers_path: Path) -> tuple[str, Path | None]:

@@ -90,3 +90,13 @@ def add(tree: Path, name: str, data: bytes, needed: str = "") -> Path:
     path.write_bytes(data)
     tables(tree, f"{name}: {needed}".rstrip(), *(tree / "modules.dep").read_text().splitlines())
     return path
+
+
+def offer(root: Path, *packages: str) -> None:
+    """A Debian whose apt has an archive with these packages."""
+    for name, text in (("etc/debian_version", "12\n"), (LIST, "".join(f"Package: {p}\nVersion: 1\n\n" for p in packages))):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+LIST = "var/lib/apt/lists/deb_dists_bookworm_main_binary-amd64_Packages"

@@ -96,7 +96,7 @@ def test_a_failed_build_has_a_cause_and_a_log(root: Path) -> None:
 
 def test_the_cause_is_looked_up_below_the_root(root: Path) -> None:
     """The cure names the package that brings these headers."""
-    machinetree.write(root / "etc/debian_version", "")
+    kerneltree.offer(root, f"linux-headers-{KERNEL}")
     fail(root, "include/generated/autoconf.h or include/config/auto.conf are missing\n")
     assert refused(root).fix == f"Run: apt install --reinstall linux-headers-{KERNEL}"
 

@@ -373,7 +373,7 @@ class TestHeaders:
     def bench(self, tmp_path: Path, told: machinetree.Told) -> Bench:
         """Debian, without the headers."""
         machinetree.make(tmp_path)
-        machinetree.write(tmp_path / "etc/debian_version", "")
+        kerneltree.offer(tmp_path, f"linux-headers-{KERNEL}")
         (tmp_path / f"usr/src/linux-headers-{KERNEL}").rename(tmp_path / "headers")
         installs = f'cp -r "$root/headers" "$root/usr/src/linux-headers-{KERNEL}"; echo "$DEBIAN_FRONTEND" >"$root/frontend"\n'
         machinetree.program(tmp_path / "usr/bin/apt-get", tmp_path, installs)
@@ -390,5 +390,17 @@ class TestHeaders:
         assert not bench.step(Action.FETCH_HEADERS)
         attempt = bench.attempt()
         assert attempt is not None
-        assert (attempt.kind, attempt.fix) == (Kind.PACKAGES, f"Run: apt-get install linux-headers-{KERNEL}")
+        assert (attempt.kind, attempt.fix) == (Kind.PACKAGES, f"Run: apt install linux-headers-{KERNEL}")
         assert attempt.evidence == ("Unable to locate package",)
+
+    def test_no_package_is_asked_for_that_there_is_not(self, bench: Bench) -> None:
+        kerneltree.offer(bench.root, "linux-headers-amd64")
+        assert not bench.step(Action.FETCH_HEADERS)
+        attempt = bench.attempt()
+        assert attempt is not None
+        assert (attempt.kind, attempt.reason) == (
+            Kind.PACKAGES,
+            "the headers cannot be installed: no archive of apt's has them",
+        )
+        assert attempt.fix.startswith(f"Make /lib/modules/{KERNEL}/build lead to the headers of {KERNEL}")
+        assert machinetree.ran(bench.root, "apt-get") == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import kerneltree
 import pytest
 
 from knetstatd.core.model import Kind
@@ -133,7 +134,9 @@ def test_compilers(root: Path) -> None:
     assert same.fix == "as before"
 
 
+@pytest.mark.spawns
 def test_incomplete_headers(root: Path) -> None:
+    kerneltree.offer(root, f"linux-headers-{NEW}", f"linux-headers-{NEW}-common", "linux-headers-amd64", "linux-kbuild-6.1")
     fix = said(root, Kind.HEADERS, "", cure=Cure.REINSTALL_HEADERS).fix
     assert fix == f"Run: apt install --reinstall linux-headers-{NEW} linux-headers-{NEW}-common linux-kbuild-6.1"
     fix = said(root, Kind.TOOLS, "scripts/basic/fixdep", cure=Cure.REINSTALL_HEADERS).fix

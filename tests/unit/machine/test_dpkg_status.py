@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import os
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
+import kerneltree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -171,3 +175,36 @@ def test_a_hostile_status_ends_quickly(tree: Make, text: str) -> None:
     start = time.process_time()
     assert [package.name for package in dpkg_status.unfinished(tree({"var/lib/dpkg/status": text}))] == ["a"]
     assert time.process_time() - start < 2
+
+
+class TestOffered:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        kerneltree.offer(tmp_path, "a", "b", "c++")
+        return tmp_path
+
+    @pytest.mark.spawns
+    def test_by_the_lists(self, root: Path) -> None:
+        place = root / kerneltree.LIST
+        assert dpkg_status.offered(root, ["a", "c++", "c", "b\nPackage: x", "", "x\0"]) == frozenset({"a", "c++"})
+        place.with_name("file_x_InRelease").write_text("Package: c\n")
+        for name, pack in (("other_Packages.gz", gzip.compress), ("third_Packages.xz", lzma.compress)):
+            place.with_name(name).write_bytes(pack(f"Package: {name[0]}\n".encode()))
+        assert dpkg_status.offered(root, ["a", "c", "o", "t"]) == frozenset({"a", "o", "t"})
+
+    @pytest.mark.spawns
+    def test_a_list_that_cannot_be_read_says_nothing(self, root: Path) -> None:
+        (root / kerneltree.LIST).with_name("x_Packages.xz").write_text("torn")
+        assert dpkg_status.offered(root, ["a"]) is None
+
+    def test_no_lists(self, tmp_path: Path) -> None:
+        assert dpkg_status.offered(tmp_path, ["a"]) is None
+
+    @pytest.mark.spawns
+    def test_the_same_lists_are_read_once(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert dpkg_status.offered(root, ["a"]) == frozenset({"a"})
+        monkeypatch.setattr(subprocess, "Popen", None)  # no program can be started
+        assert dpkg_status.offered(root, ["a"]) == frozenset({"a"})
+        monkeypatch.undo()
+        kerneltree.offer(root, "b")
+        assert dpkg_status.offered(root, ["a"]) == frozenset()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import kerneltree
 import pytest
 
 from knetstatd.core.model import Headers, KernelState
@@ -91,11 +92,20 @@ def test_incomplete_headers_say_what_is_missing(tree: Make, missing: str) -> Non
     assert found.reason
 
 
+@pytest.mark.spawns
 def test_how_they_are_made_whole_again(tree: Make) -> None:
-    root = tree({**HEADERS, "etc/debian_version": "12"})
     packages = f"linux-headers-{K} linux-headers-6.1.0-9-common linux-kbuild-6.1"
+    root = tree(HEADERS)
+    kerneltree.offer(root, *packages.split())
     assert kernels.headers_reinstall(root, K) == f"Run: apt install --reinstall {packages}"
     assert kernels.headers_reinstall(root, K, "objtool") == "Run: apt install --reinstall linux-kbuild-6.1"
+    kerneltree.offer(root, "linux-kbuild-6.1", "another")
+    assert kernels.headers_reinstall(root, K) == "Run: apt install --reinstall linux-kbuild-6.1"
+    kerneltree.offer(root, "another")
+    own = f"Complete the headers of {K}, or its build tree: no archive of apt's has them"
+    assert kernels.headers_reinstall(root, K) == own
+    (root / kerneltree.LIST).unlink()
+    assert kernels.headers_reinstall(root, K).endswith("to learn which package brings them, run: apt update")
 
 
 def test_headers_that_our_services_do_not_see(tree: Make) -> None:
@@ -119,21 +129,64 @@ def test_no_headers(tree: Make) -> None:
     assert "leads to nothing" in kernels.headers(root, K).reason
 
 
+PVE, XANMOD, LIQUORIX = "6.8.12-4-pve", "6.12.8-x64v3-xanmod1", "6.12.9-1-liquorix-amd64"
+
+
+@pytest.mark.spawns
 @pytest.mark.parametrize(
-    ("kernel", "meta"),
+    ("kernel", "there", "named", "later"),
     [
-        ("6.1.0-9-cloud-amd64", "linux-headers-cloud-amd64"),
-        ("6.12.1+deb13-amd64", "linux-headers-amd64"),
-        ("6.1.0-9-rt-amd64", "linux-headers-rt-amd64"),
-        ("5.15.0-91-generic", "linux-headers-generic"),
-        ("6.1.99", ""),
+        (K, "linux-headers-{} linux-headers-cloud-amd64 linux-headers-amd64", "linux-headers-{}", "linux-headers-cloud-amd64"),
+        (K, "linux-headers-{} linux-headers-amd64", "linux-headers-{}", ""),
+        (K, "linux-headers-cloud-amd64 linux-headers-{}-x x-linux-headers-{}", "", ""),
+        ("6.1.0-9-rt-amd64", "linux-headers-{} linux-headers-rt-amd64", "linux-headers-{}", "linux-headers-rt-amd64"),
+        ("6.12.1+deb13-amd64", "linux-headers-{} linux-headers-amd64", "linux-headers-{}", "linux-headers-amd64"),
+        ("6.8.0-40-generic", "linux-headers-{} linux-headers-generic", "linux-headers-{}", "linux-headers-generic"),
+        (
+            PVE,
+            "proxmox-headers-{} proxmox-headers-6.8 proxmox-default-headers",
+            "proxmox-headers-{}",
+            "proxmox-default-headers",
+        ),
+        (PVE, "proxmox-headers-{} proxmox-headers-6.8 pve-headers", "proxmox-headers-{}", "proxmox-headers-6.8"),
+        ("5.15.158-2-pve", "pve-headers-{} pve-headers", "pve-headers-{}", "pve-headers"),
+        (PVE, "linux-headers-{} linux-headers-pve", "", ""),
+        (XANMOD, "linux-headers-{} linux-xanmod-x64v3 linux-headers-xanmod1", "linux-headers-{}", "linux-xanmod-x64v3"),
+        (LIQUORIX, "linux-headers-{} linux-headers-liquorix-amd64", "linux-headers-{}", "linux-headers-liquorix-amd64"),
+        ("6.1.99", "linux-headers-amd64", "", ""),
     ],
 )
-def test_the_fix_for_missing_headers_names_packages(tree: Make, kernel: str, meta: str) -> None:
+def test_the_fix_for_missing_headers_names_packages_that_there_are(
+    tree: Make, kernel: str, there: str, named: str, later: str
+) -> None:
+    root, link = tree({}), f"/lib/modules/{kernel}/build"
+    kerneltree.offer(root, *there.format(kernel, kernel).split())
+    fix = f"Run: apt install {named.format(kernel)}" + (f"; {later} brings them with every later kernel" if later else "")
+    own = f"Make {link} lead to the headers of {kernel}, or to its build tree: no archive of apt's has them"
+    assert kernels.headers_fix(root, kernel) == (fix if named else own)
+    assert kernels.headers_package(root, kernel) == named.format(kernel)
+
+
+@pytest.mark.spawns
+def test_headers_that_no_package_brings(tree: Make) -> None:
     root = tree({"etc/debian_version": "12"})
-    assert kernels.headers_meta_package(root, kernel) == meta
-    assert kernels.headers_fix(root, kernel).startswith(f"Run: apt install linux-headers-{kernel}")
-    fedora = kernels.headers_fix(root / "elsewhere", "6.5.6-300.fc39.x86_64")
+    unknown = f"Make /lib/modules/{K}/build lead to the headers of {K}; to learn which package brings them, run: apt update"
+    assert kernels.headers_fix(root, K) == unknown
+    assert kernels.headers_package(root, K) == f"linux-headers-{K}", "apt may know better"
+    kerneltree.offer(root, "another")
+    tree({f"var/lib/dpkg/info/linux-image-{K}.list": ""})
+    own = f"Install linux-headers-{K} from where linux-image-{K} came: no archive of apt's has it; "
+    assert kernels.headers_fix(root, K).startswith(own)
+    tree({"home/me/my linux/Makefile": "", f"lib/modules/{K}/build": "-> /home/me/my linux"})
+    usual = f"/usr/src/linux-headers-{K}"
+    move = f"Run: cp -a '/home/me/my linux' {usual} && ln -sfn {usual} /lib/modules/{K}/build"
+    assert kernels.headers_fix(root, K) == move
+    kerneltree.offer(root, f"linux-headers-{K}")
+    assert kernels.headers_fix(root, K) == f"Run: apt install linux-headers-{K}"
+
+
+def test_other_distributions_headers(tree: Make) -> None:
+    fedora = kernels.headers_fix(tree({}), "6.5.6-300.fc39.x86_64")
     assert fedora.startswith("Run: dnf install kernel-devel-6.5.6-300.fc39.x86_64")
 
 

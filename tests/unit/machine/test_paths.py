@@ -39,6 +39,7 @@ def test_what_is_watched(tree: Make) -> None:
         ("boot", "/etc/dkms"), ("boot", "/var/lib/dpkg"), ("dkms", "/var/lib/dkms"), ("dkms", "/var/lib/dkms/m"),
         ("dkms", "/var/lib/dkms/gone"), ("source", "/usr/src/m-1"), ("source", "/usr/src/m-1/sub"),
         ("source", "/usr/src/m-1/sub/deep"), ("source", "/usr/src/gone-1"),
+        *(("state", f"/var/lib/knetstatd/{name}") for name in ("kernels", "rehearsals", "digests")),
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import kerneltree
 import pytest
 
 from knetstatd.core.config import Config
@@ -208,9 +209,9 @@ class TestSentences:
         dkms = BARE._replace(foreign_dkms="dkms autoinstall")
         assert told(machine, Step(Action.WAIT, Why.FOREIGN_DKMS, NOW), dkms)[0].endswith(": dkms autoinstall")
 
+    @pytest.mark.spawns
     def test_headers(self, machine: Machine) -> None:
-        (machine.root / "etc").mkdir()
-        (machine.root / "etc/debian_version").write_text("12\n")
+        kerneltree.offer(machine.root, "linux-headers-6.1")
         missing, partial = (told(machine, Step(Action.GIVE_UP, why))[1] for why in (Why.HEADERS_MISSING, Why.HEADERS_PARTIAL))
         assert "linux-headers-6.1" in missing
         assert "--reinstall" in partial

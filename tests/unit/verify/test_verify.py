@@ -341,10 +341,10 @@ def test_extended_checksums_win(root: Path) -> None:
     assert results(judge(root, kerneltree.module(crcs=right, ext_crcs={})))["crcs"] is PASS
 
 
+@pytest.mark.spawns
 def test_no_headers(tmp_path: Path) -> None:
     kerneltree.make(tmp_path, headers=False)
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/debian_version").write_text("12\n")
+    kerneltree.offer(tmp_path, f"linux-headers-{KERNEL}")
     proof = judge(tmp_path, kerneltree.module())
     assert {name for name, result in results(proof).items() if result is UNKNOWN} == {"symbols", "crcs"}
     assert not proof.loads
@@ -462,10 +462,10 @@ def test_a_file_that_is_no_module_as_a_whole(root: Path) -> None:
     assert proof == Proof(str(root / "staged.ko"), (Check("file", FAIL, "a kernel module", "is empty", "It is empty", build),))
 
 
+@pytest.mark.spawns
 def test_exports_that_cannot_be_known_as_a_whole(tmp_path: Path) -> None:
     kerneltree.make(tmp_path, headers=False)
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/debian_version").write_text("12\n")
+    kerneltree.offer(tmp_path, f"linux-headers-{KERNEL}")
     cure = f"apt install linux-headers-{KERNEL}"
     for name in ("symbols", "crcs"):
         check = named(judge(tmp_path, kerneltree.module()), name)
