@@ -64,27 +64,34 @@ def refused(head: bytes) -> str:
 
 def unpack(data: bytes, limit: int = LIMIT) -> bytes:
     """The contents of a compressed module; `data` itself if it is not compressed. At most `limit` bytes, else Damaged."""
-    if not is_packed(data):
-        if len(data) > limit:
-            raise Damaged(f"unpacks to more than {limit} bytes")
-        return data
-    parts, size, source = [], 0, io.BytesIO(data)
-    rest = source.read(_PART)
+    if is_packed(data):
+        return b"".join(pieces(io.BytesIO(data).read, limit))
+    if len(data) > limit:
+        raise Damaged(f"unpacks to more than {limit} bytes")
+    return data
+
+
+def pieces(read: Callable[[int], bytes], limit: int = LIMIT) -> Iterator[bytes]:
+    """The same of a compressed module, piece by piece; iteration raises Damaged.
+
+    read: gives at most so many bytes of the file, from its beginning on, none at the end.
+    """
+    size, rest = 0, read(_PART)
+    packed, is_xz = kind(rest), rest.startswith(XZ)
     while rest:
-        stream = Stream(kind(data), rest, source.read)
+        stream = Stream(packed, rest, read)
         for piece in stream:
-            parts.append(piece)
             if (size := size + len(piece)) > limit:
                 raise Damaged(f"unpacks to more than {limit} bytes")
-        rest, zeros = stream.rest or source.read(_PART), 0
+            yield piece
+        rest, zeros = stream.rest or read(_PART), 0
         # Between xz streams, and at the end, there may be zero bytes, four or a multiple (xz-file-format 2.2).
-        while rest and data.startswith(XZ) and not rest[0]:
+        while rest and is_xz and not rest[0]:
             behind = rest.lstrip(b"\0")
             zeros += len(rest) - len(behind)
-            rest = behind or source.read(_PART)
+            rest = behind or read(_PART)
         if zeros % 4:
             raise Damaged("has damaged xz data (zero bytes behind a stream)")
-    return b"".join(parts)
 
 
 class Stream:

@@ -61,7 +61,7 @@ class Source:
     """Bytes by offset: from an open file, which stays the caller's, or from memory."""
 
     def __init__(self, fd: int, size: int, data: bytes | None = None) -> None:
-        self._fd = fd
+        self.fd = fd
         self._data = data
         self.size = size if data is None else len(data)
 
@@ -71,7 +71,7 @@ class Source:
             raise Damaged("is truncated or damaged: it ends before its contents do")
         if self._data is not None:
             return self._data[offset : offset + size]
-        data = os.pread(self._fd, size, offset)
+        data = os.pread(self.fd, size, offset)
         if len(data) != size:
             raise Damaged("changed while it was read")
         return data
@@ -159,6 +159,12 @@ class Elf:
         if section.size > limit:
             raise Damaged(f"is damaged: a section that is a few KB in other modules has {section.size} bytes")
         return self._source.at(section.offset, section.size)
+
+    def part(self, section: Section, offset: int, size: int) -> bytes:
+        """`size` bytes of a section's contents from `offset`. A section that is too large to be read whole is Damaged."""
+        if section.size > _SECTION_LIMIT:
+            raise Damaged(f"is damaged: a section that is a few KB in other modules has {section.size} bytes")
+        return self._source.at(section.offset + offset, size)
 
     def name(self, section: Section) -> bytes:
         """A section's name, empty if it lies outside the names."""

@@ -33,6 +33,7 @@ _CPIO = (b"070701", b"070702")
 _HEADER = 110
 _LONGEST_NAME = 4096
 _BLOCK = 1 << 13
+_PIECE = 1 << 20
 _MOST = 2 << 30  # bytes, packed or unpacked: a file of zeros has no end that anybody waits for
 _MODULE = re.compile(rf"(?:\./)?(?:usr/)?lib/modules/([^/]+)/(kernel/)?.*?([^/]+){names.KO}", re.DOTALL)
 
@@ -58,16 +59,26 @@ class Inside(NamedTuple):
 
 
 def mark(contents: bytes) -> str:
+    """`mark_of` for a module in memory, unpacked and without a signature. Raises Damaged."""
+    return mark_of(elf.Source(-1, 0, contents), len(contents))
+
+
+def mark_of(source: elf.Source, end: int) -> str:
     """What tells a module's copies from others: a digest of its contents without a signature, which stands first; their size; a
-    digest of what a kernel keeps in memory. Raises Damaged.
+    digest of what a kernel keeps in memory. Raises OSError, Damaged.
+
+    source: the module, unpacked.  end: where its signature begins.
     """
     import hashlib  # 3 MB; few initrds have an added module
 
-    file, kept = elf.Elf(elf.Source(-1, 0, contents), len(contents)), hashlib.sha256()
+    file, whole, kept = elf.Elf(source, end), hashlib.sha256(), hashlib.sha256()
+    for at in range(0, end, _PIECE):
+        whole.update(source.at(at, min(_PIECE, end - at)))
     for section in file.sections:
         if section.flags & elf.ALLOC and section.kind != elf.NOBITS:
-            kept.update(file.data(section))
-    return f"{hashlib.sha256(contents).hexdigest()} {len(contents)} {kept.hexdigest()}"
+            for at in range(0, section.size, _PIECE):
+                kept.update(file.part(section, at, min(_PIECE, section.size - at)))
+    return f"{whole.hexdigest()} {end} {kept.hexdigest()}"
 
 
 def is_copy(mark_of_copy: str, mark_of_file: str) -> bool:

@@ -11,25 +11,25 @@ that tell its length, a marker (linux/module_signature.h). `.BTF` begins with st
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import stat
 import struct
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import Damaged, ModuleFileError
-from knetstatd.formats import compression, elf, form
+from knetstatd.formats import compression, elf, form, unpacked
 from knetstatd.formats.symvers import Export
-from knetstatd.system import files
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from knetstatd.formats.elf import Machine
 
+_PIECE = 1 << 20
 _TABLE_LIMIT = 4 << 20  # bytes; the largest .modinfo, full of aliases, has some 100 KB
 _MARKER = b"~Module signature appended~\n"
 _SIGNATURE = struct.Struct(">8BI")  # algo, hash, id_type, signer_len, key_id_len, three zeros, sig_len
@@ -105,6 +105,30 @@ def from_path(path: Path, *, formed: bool = False) -> Module:
 
     formed: looks at its form too, for which its code and its data are read.
     """
+    with opened(path) as file:
+        return read(file, os.path.basename(path), formed=formed)
+
+
+class Opened(NamedTuple):
+    """A module file that is open. fd: of the file as it lies there.  source: it, unpacked.  end: where its signature begins."""
+
+    fd: int
+    source: elf.Source
+    end: int
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the file is neither compressed nor signed."""
+        return self.source.fd == self.fd and self.end == self.source.size
+
+    def parts(self) -> Iterator[bytes]:
+        """What a signature is over, piece by piece: the module, unpacked, without one."""
+        return (self.source.at(at, min(_PIECE, self.end - at)) for at in range(0, self.end, _PIECE))
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Opened]:
+    """A module file, unpacked, for the length of a block. Raises ModuleFileError, also for what goes wrong in the block."""
     try:
         # O_NONBLOCK: a FIFO in this place must not stop the daemon.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -113,7 +137,8 @@ def from_path(path: Path, *, formed: bool = False) -> Module:
     except (OSError, ValueError) as e:
         raise ModuleFileError(f"cannot be opened: {e}", names.show(os.fspath(path))) from e
     try:
-        return _parse_open(fd, os.path.basename(path), formed=formed)
+        with unpacked.source(fd) as source:
+            yield Opened(fd, source, _unsigned_size(source))
     except OSError as e:
         raise ModuleFileError(f"cannot be read: {e.strerror}", os.fspath(path)) from e
     except Damaged as e:
@@ -122,45 +147,9 @@ def from_path(path: Path, *, formed: bool = False) -> Module:
         os.close(fd)
 
 
-def parse(data: bytes, filename: str) -> Module:
-    """The same for a file's contents. Raises ModuleFileError."""
-    try:
-        return _module(elf.Source(-1, 0, compression.unpack(data)), filename)
-    except Damaged as e:
-        raise ModuleFileError(str(e), filename) from e
-
-
-def contents(path: Path) -> bytes:
-    """What a signature is over: the module, unpacked, without one. Raises OSError, ModuleFileError."""
-    try:
-        return unsigned(files.read(path, compression.LIMIT))
-    except Damaged as e:
-        raise ModuleFileError(str(e), os.fspath(path)) from e
-
-
-def unsigned(data: bytes) -> bytes:
-    """The same of a file's contents. Raises Damaged."""
-    data = compression.unpack(data)
-    return data[: _unsigned_size(elf.Source(-1, 0, data))]
-
-
-def _parse_open(fd: int, filename: str, *, formed: bool) -> Module:
-    st = os.fstat(fd)
-    if not stat.S_ISREG(st.st_mode):
-        raise Damaged("is not a regular file")
-    if not st.st_size:
-        raise Damaged("is empty")
-    if st.st_size > compression.LIMIT:
-        raise Damaged(f"is larger than {compression.LIMIT} bytes")
-    source = elf.Source(fd, st.st_size)
-    if compression.is_packed(source.at(0, min(6, source.size))):
-        source = elf.Source(fd, 0, compression.unpack(source.at(0, source.size)))
-    return _module(source, filename, formed=formed)
-
-
-def _module(source: elf.Source, filename: str, *, formed: bool = False) -> Module:
-    end = _unsigned_size(source)
-    file = elf.Elf(source, end)
+def read(opened: Opened, filename: str, *, formed: bool = False) -> Module:
+    """The module in a file that is open. formed: as for `from_path`. Raises OSError, Damaged."""
+    file = elf.Elf(opened.source, opened.end)
     sections = _sections(file)
     struct_module = sections.get(b".gnu.linkonce.this_module")
     if struct_module is None or struct_module.kind == elf.NOBITS:
@@ -189,7 +178,7 @@ def _module(source: elf.Source, filename: str, *, formed: bool = False) -> Modul
         exports=_exports(file, symbols, labels, name),
         struct_size=struct_module.size,
         machine=file.machine,
-        signature=_signature(source, end),
+        signature=_signature(opened.source, opened.end),
         compiler=_compiler(comment),
         build_id=note[16:].hex(),  # after three words and "GNU\0" (elf(5), "Notes")
         aliases=tuple(info.get("alias", ())),
@@ -208,6 +197,21 @@ def _compiler(comment: bytes) -> str:
     """
     words = [word for word in comment.split(b"\0") if word]
     return next(filter(_COMPILER.search, reversed(words)), words[-1] if words else b"").decode("utf-8", "replace")
+
+
+def parse(data: bytes, filename: str) -> Module:
+    """The same for a file's contents. Raises ModuleFileError."""
+    try:
+        source = elf.Source(-1, 0, compression.unpack(data))
+        return read(Opened(-1, source, _unsigned_size(source)), filename)
+    except Damaged as e:
+        raise ModuleFileError(str(e), filename) from e
+
+
+def unsigned(data: bytes) -> bytes:
+    """What a signature is over: a file's contents, unpacked, without one. Raises Damaged."""
+    data = compression.unpack(data)
+    return data[: _unsigned_size(elf.Source(-1, 0, data))]
 
 
 def _unsigned_size(source: elf.Source) -> int:

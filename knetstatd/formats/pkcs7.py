@@ -226,13 +226,13 @@ def certificates(lists: bytes) -> tuple[Certificate, ...]:
     return tuple(readable)
 
 
-def is_genuine(signed: Signature, key: Certificate, contents: Callable[[], bytes]) -> bool | None:
-    """Whether `signed` is this key's signature of the contents; None if that cannot be told (ECDSA, ML-DSA, attributes)."""
-    if not signed.digest or not key.modulus:
-        return None
-    import hashlib  # 3 MB; only if an enrolled key has signed
+def is_genuine(signed: Signature, key: Certificate, digest_by: Callable[[str], bytes | None]) -> bool | None:
+    """Whether `signed` is this key's signature of the contents; None if that cannot be told (ECDSA, ML-DSA, attributes).
 
-    digest = hashlib.new(signed.digest, contents()).digest()
+    digest_by: gives the digest of the contents by an algorithm (hashlib's name), None if it is not known.
+    """
+    if not signed.digest or not key.modulus or (digest := digest_by(signed.digest)) is None:
+        return None
     inner = bytes([_OID, len(signed.oid)]) + signed.oid + b"\x05\0"
     info = bytes([_SEQUENCE, len(inner)]) + inner + bytes([_OCTETS, len(digest)]) + digest
     length = (key.modulus.bit_length() + 7) // 8

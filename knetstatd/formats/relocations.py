@@ -11,8 +11,8 @@ By columns, and in C: a large driver has 700,000 relocations.
 from __future__ import annotations
 
 from array import array
-from itertools import compress, pairwise, starmap
-from operator import add, gt
+from itertools import compress, islice, repeat
+from operator import add, gt, le
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 X86_64 = elf.Machine(62, 64, True)
 _ROW = 24  # Elf64_Rela: offset Q, kind I, symbol I, addend q
+_PIECE = _ROW << 14  # bytes that are read at once
 _LIVEPATCH = 0x00100000  # SHF_RELA_LIVEPATCH, linux/module.h
 _NONE, _ABS32, _ABS32_SIGNED = 0, 10, 11
 # R_X86_64_* that the kernel knows (asm/elf.h), and the bytes that each changes: NONE, 64, PC32, PLT32, 32, 32S, PC64.
@@ -42,10 +43,8 @@ def fault(file: Elf, symbols: Symbols) -> str | None:
     """What stands against the relocations, "" for nothing; None if they are of a machine that is not known here."""
     if file.machine != X86_64:
         return None
-    limits = [_UNLIMITED] * len(symbols.sections)
-    for row, where in enumerate(symbols.sections):
-        if 0 < where < len(file.sections):
-            limits[row] = file.sections[where].size + _BESIDE
+    ends = [_UNLIMITED, *(section.size + _BESIDE for section in file.sections[1:])]
+    limits = [ends[where] if where < len(ends) else _UNLIMITED for where in symbols.sections]
     relocated = set()
     for section in file.sections:
         name = file.name(section)
@@ -77,7 +76,7 @@ def _section(file: Elf, section: Section, target: Section, symbols: Symbols, lim
 
     limits: how far beyond the beginning of its section what a symbol is of may lie.
     """
-    rela = _Rela.read(file.data(section))
+    rela = _Rela.read(file, section)
     if unknown := set(rela.kinds) - _WIDTH.keys():
         return f"'Unknown rela relocation: {min(unknown)}'"
     if _NONE in rela.kinds:
@@ -86,18 +85,18 @@ def _section(file: Elf, section: Section, target: Section, symbols: Symbols, lim
         rela = _Rela(*(array(column.typecode, compress(column, rela.kinds)) for column in rela))
     if not rela.offsets:
         return ""
-    if max(rela.rows) >= len(limits) or not min(rela.rows):
+    if max(rela.rows) >= len(limits) or 0 in rela.rows:
         return "a relocation is of a symbol that it does not have"
-    widths = list(map(_WIDTH.__getitem__, rela.kinds))
-    short = [addend for addend, width in zip(rela.addends, widths, strict=True) if width == 4]
+    widths = bytes(map(_WIDTH.__getitem__, rela.kinds))
+    short = array("q", compress(rela.addends, map((4).__eq__, widths))) if 8 in widths else rela.addends
     if short and not -_FAR < min(short) <= max(short) < _FAR:
         return "'overflow in relocation'"
-    ends = list(map(add, rela.offsets, widths))
-    if max(ends) > target.size:
+    places, widths, overlap = _in_order(rela.offsets, widths)
+    if places[-1] + 8 > target.size and max(map(add, places, widths)) > target.size:
         return "a relocation lies outside of its section"
-    if any(starmap(_overlap, pairwise(sorted(zip(rela.offsets, ends, strict=True))))):
+    if overlap:
         return "'Invalid relocation target, existing value is nonzero': two relocations are of one place"
-    if target.kind != elf.NOBITS and not _are_zero(file.data(target), rela.offsets, widths):
+    if target.kind != elf.NOBITS and not _are_zero(file, target, places, widths):
         return "'Invalid relocation target, existing value is nonzero'"
     if file.name(target) == _STATIC_CALLS and not _are_static_calls(symbols, rela):
         return "a static call is of something else"
@@ -115,22 +114,44 @@ class _Rela(NamedTuple):
     addends: array[int]
 
     @classmethod
-    def read(cls, data: bytes) -> _Rela:
-        data = data[: len(data) // _ROW * _ROW]
-        wide, short, signed = (elf.words(kind, data, little=True) for kind in "QIq")
-        return cls(wide[0::3], short[2::6], short[3::6], signed[2::3])
+    def read(cls, file: Elf, section: Section) -> _Rela:
+        """Of a section, piece by piece."""
+        rela, end = cls(array("Q"), array("I"), array("I"), array("q")), section.size // _ROW * _ROW
+        for start in range(0, end, _PIECE):
+            data = file.part(section, start, min(_PIECE, end - start))
+            wide, short, signed = (elf.words(kind, data, little=True) for kind in "QIq")
+            for column, more in zip(rela, (wide[0::3], short[2::6], short[3::6], signed[2::3]), strict=True):
+                column.extend(more)
+        return rela
 
 
-def _overlap(one: tuple[int, int], following: tuple[int, int]) -> bool:
-    return one[1] > following[0]
+def _in_order(offsets: array[int], widths: bytes) -> tuple[array[int], bytes, bool]:
+    """Places by their beginning, as a compiler most often writes them; whether two of them overlap."""
+    if all(map(le, map(add, offsets, widths), islice(offsets, 1, None))):
+        return offsets, widths, False
+    both = sorted(zip(offsets, widths, strict=True))
+    offsets, widths = array("Q", (offset for offset, _ in both)), bytes(width for _, width in both)
+    return offsets, widths, any(map(gt, map(add, offsets, widths), islice(offsets, 1, None)))
 
 
-def _are_zero(data: bytes, offsets: Sequence[int], widths: Iterable[int]) -> bool:
-    """Whether all places that are to be changed are zero."""
-    view = memoryview(data)
-    wide = [offset for offset, width in zip(offsets, widths, strict=True) if width == 8]
-    parts = [*((offsets, at) for at in range(4)), *((wide, at) for at in range(4, 8))]
-    return not any(any(map(view[at:].__getitem__, places)) for places, at in parts)
+def _are_zero(file: Elf, target: Section, places: array[int], widths: bytes) -> bool:
+    """Whether all places that are to be changed are zero. places: in order."""
+    parts = [slice(0, len(places))]
+    while parts:
+        part = parts.pop()
+        start, end = places[part.start], places[part.stop - 1] + widths[part.stop - 1]
+        if end - start > _PIECE:
+            middle = (part.start + part.stop) // 2
+            parts += [slice(part.start, middle), slice(middle, part.stop)]
+            continue
+        data = file.part(target, start, end - start)
+        if data.count(0) == len(data):  # as in tables of places
+            continue
+        here = [place - start for place in places[part]]
+        wide = compress(here, map((8).__eq__, widths[part]))
+        if not all(map(data.startswith, repeat(bytes(4)), here)) or not all(map(data.startswith, repeat(bytes(8)), wide)):
+            return False
+    return True
 
 
 def _are_static_calls(symbols: Symbols, rela: _Rela) -> bool:
@@ -143,15 +164,23 @@ def _are_static_calls(symbols: Symbols, rela: _Rela) -> bool:
 
 def _strays(symbols: Symbols, rela: _Rela, limits: Sequence[int]) -> bool:
     """Whether a place is of what does not lie in its symbol's section. Code may mean what lies far away; tables do not."""
-    ends = list(map(add, map(symbols.values.__getitem__, rela.rows), rela.addends))
-    return min(ends) < -_BESIDE or any(map(gt, ends, map(limits.__getitem__, rela.rows)))
+    if min(rela.addends) < -_BESIDE and min(_ends(symbols, rela)) < -_BESIDE:  # no value is negative
+        return True
+    return any(map(gt, _ends(symbols, rela), map(limits.__getitem__, rela.rows)))
+
+
+def _ends(symbols: Symbols, rela: _Rela) -> Iterable[int]:
+    return map(add, map(symbols.values.__getitem__, rela.rows), rela.addends)
 
 
 def _overflow(file: Elf, symbols: Symbols, rela: _Rela) -> str:
     """Whether a place has 32 bits for what does not lie in the kernel's upper 2 GB, or not in the lowest 4 GB."""
     values = symbols.values
-    for kind, row in set(zip(rela.kinds, rela.rows, strict=True)):
-        if kind not in (_ABS32, _ABS32_SIGNED) or (where := symbols.sections[row]) == elf.LIVEPATCH:
+    of = {
+        kind: set(compress(rela.rows, map(kind.__eq__, rela.kinds))) for kind in (_ABS32, _ABS32_SIGNED) if kind in rela.kinds
+    }
+    for kind, row in ((kind, row) for kind, rows in of.items() for row in rows):
+        if (where := symbols.sections[row]) == elf.LIVEPATCH:
             continue
         if where == elf.ABS:
             value = values[row]

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Host(NamedTuple):
     """What decides about modules for all kernels of a machine; the same value means the same answers.
 
-    initrds: where the digests of initrds are kept, None for nowhere.  loader: the boot loader's files, on which command lines
+    initrds: where the digests of initrds are kept, None for nowhere.  readings: where readings of module files are, see
+    verify/module_readings.  loader: the boot loader's files, on which command lines
     depend.
     insists: whether the running kernel refuses unsigned modules.
     """
@@ -34,6 +35,7 @@ class Host(NamedTuple):
     initrds: Path | None = None
     loader: tuple[files.Identity | None, ...] = ()
     insists: bool = False
+    readings: tuple[Path, ...] = ()
 
 
 class Rival(NamedTuple):
@@ -67,11 +69,11 @@ class Origin(NamedTuple):
         return (*((self.copy,) if self.copy is not None else ()), *(rival.copy for rival in self.rivals))
 
 
-def facts(root: Path, initrds: Path | None = None, kernel: str = "") -> Host:
-    """Reads the machine under `root`. initrds: see Host.  kernel: of which modules are asked, "" for several."""
+def facts(root: Path, initrds: Path | None = None, kernel: str = "", readings: tuple[Path, ...] = ()) -> Host:
+    """Reads the machine under `root`. initrds, readings: see Host.  kernel: of which modules are asked, "" for several."""
     loader = tuple(map(files.identity, bootloader.inputs(root)))
     insists = signature_policy.running_insists(root)
-    return Host(signature_policy.firmware(root, kernel), modprobe_conf.rules(root), initrds, loader, insists)
+    return Host(signature_policy.firmware(root, kernel), modprobe_conf.rules(root), initrds, loader, insists, readings)
 
 
 def of_kernel(root: Path, machine: Host, kernel: str) -> Host:

@@ -12,9 +12,11 @@
                    guard/packages.json             the packages that the daemon guarded at its last look
 /run/knetstatd/guard.lock                          held by the daemon; this directory is its own
                status.json, motd                   the verdicts, for programs and for logins
+               readings/FILE-HASH.json             what the daemon has read of large module files, if root has not
                seen/PACKAGE                        when the daemon first saw that somebody else had loaded the modules
 /run/knetstatd-build/builder.lock                  held by a builder; this directory is root's
                loads/PACKAGE, refused/PACKAGE      the loadings of this boot, and the files that its kernel has refused
+               readings/FILE-HASH.json             what was read of large module files
                keys/KERNEL/                        copies of what signs, while the builder is at work; root's alone
                rehearsal.json, rehearsal.ko        the order for the unit that rehearses, and a file that it is about
 /var/cache/private/knetstatd-compile/result/       the modules that the unit that compiles has made, and outcome.json
@@ -165,6 +167,12 @@ class Places(NamedTuple):
     def rehearsed_file(self) -> Path:
         """A copy of the module file that is rehearsed, for a file that lies where the unit may not look."""
         return self.builders / "rehearsal.ko"
+
+    @property
+    def readings(self) -> tuple[Path, ...]:
+        """Where readings of large module files are: root's, and, for another user, his own; who asks writes to the last."""
+        own = () if os.geteuid() == 0 else (self.runtime / "readings",)
+        return (self.builders / "readings", *own)
 
     # -- the units' own ---------------------------------------------------------------------------------------------------
 

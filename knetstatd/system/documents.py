@@ -52,6 +52,12 @@ class Node:
             raise Malformed("it is missing", where)
         return Node(self.value[key], where)
 
+    def keys(self) -> list[str]:
+        """The keys of this object."""
+        if not isinstance(self.value, dict):
+            raise Malformed("it must be an object", self.where)
+        return [Node(key, self.where).as_text() for key in self.value]
+
     def items(self, key: str) -> list[Node]:
         """The elements of an array."""
         node = self.get(key)
@@ -95,9 +101,7 @@ class Node:
     def table(self, key: str) -> dict[str, str]:
         """An object of strings."""
         node = self.get(key)
-        if not isinstance(node.value, dict):
-            raise Malformed("it must be an object", node.where)
-        return {Node(name, node.where).as_text(): node.text(name) for name in node.value}
+        return {name: node.text(name) for name in node.keys()}
 
     def word(self, key: str, words: type[Word]) -> Word:
         """A member of an enumeration, by its value."""
@@ -107,19 +111,25 @@ class Node:
         except ValueError as e:
             raise Malformed(f"it must be a {words.__name__}", self.get(key).where) from e
 
+    def as_flag(self) -> bool:
+        """This value, true or false."""
+        if not isinstance(self.value, bool):
+            raise Malformed("it must be true or false", self.where)
+        return self.value
+
     def flag(self, key: str) -> bool:
         """True or false."""
-        node = self.get(key)
-        if not isinstance(node.value, bool):
-            raise Malformed("it must be true or false", node.where)
-        return node.value
+        return self.get(key).as_flag()
+
+    def as_integer(self) -> int:
+        """This value, an integer of at most 64 bits."""
+        if isinstance(self.value, bool) or not isinstance(self.value, int) or not -_INTEGERS < self.value < _INTEGERS:
+            raise Malformed("it must be an integer", self.where)
+        return self.value
 
     def integer(self, key: str) -> int:
         """An integer of at most 64 bits."""
-        node = self.get(key)
-        if isinstance(node.value, bool) or not isinstance(node.value, int) or not -_INTEGERS < node.value < _INTEGERS:
-            raise Malformed("it must be an integer", node.where)
-        return node.value
+        return self.get(key).as_integer()
 
     def number(self, key: str) -> float:
         """A finite number."""

@@ -17,7 +17,7 @@ from knetstatd.formats import initrd, module_file
 from knetstatd.machine import initramfs, kmod
 from knetstatd.machine.module_needs import Sure
 from knetstatd.system import files
-from knetstatd.verify import compression_check, initrd_digests
+from knetstatd.verify import compression_check, initrd_digests, module_readings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,8 +89,11 @@ def check(root: Path, facts: Target, host: Host, name: str, file: Path, known: f
         return disk.unknown("it has a copy, which cannot be compared: it cannot be read", fix)
     try:
         same = known is not None and copy.startswith(f"{known.contents} ")
-        same = same or initrd.is_copy(copy, initrd.mark(module_file.contents(file)))
-    except (OSError, KnetstatdError, Damaged) as e:
+        same = same or copy.startswith(f"{module_readings.read(file, host.readings).digest.contents} ")
+        if not same:  # a copy that was stripped is another file
+            with module_file.opened(file) as opened:
+                same = initrd.is_copy(copy, initrd.mark_of(opened.source, opened.end))
+    except (OSError, KnetstatdError) as e:
         return disk.unknown(f"the installed module cannot be compared with its copy: {e}")
     if not same:
         reason = f"{disk.paths[-1]} has another copy, and that one is loaded at boot"

@@ -11,35 +11,21 @@ import functools
 import os
 from pathlib import Path
 
-from knetstatd.core import roots
-from knetstatd.core.errors import Damaged, KnetstatdError, ModuleFileError
-from knetstatd.formats import compression, module_file
+from knetstatd.core.errors import ModuleFileError
 from knetstatd.system import files
+from knetstatd.verify import module_readings
 
 
 def digest(path: Path) -> files.Digest:
-    """The digests of a module file. Raises OSError, KnetstatdError if it is too large or is no module."""
-    import hashlib  # 3 MB; only if something is compared
-
-    data = files.read(path, compression.LIMIT)
-    try:
-        contents = module_file.unsigned(data)
-    except Damaged as e:
-        raise ModuleFileError(str(e), os.fspath(path)) from e
-    whole = hashlib.sha256(data).hexdigest()
-    return files.Digest(whole, whole if contents == data else hashlib.sha256(contents).hexdigest())
+    """The digests of a module file. Raises ModuleFileError if it cannot be read."""
+    return module_readings.read(path).digest
 
 
 def has(path: Path, known: files.Digest) -> bool:
     """Whether a file has those contents; no if it cannot be read."""
-    import hashlib
-
     try:
-        with roots.regular(path) as f:
-            if hashlib.file_digest(f, "sha256").hexdigest() == known.file:
-                return True
         return digest(path).contents == known.contents
-    except (OSError, ValueError, KnetstatdError):
+    except ModuleFileError:
         return False
 
 
@@ -56,6 +42,6 @@ def _compared(one: str, mine: files.Identity, other: str, others: files.Identity
     try:
         if mine.size == others.size and filecmp.cmp(one, other, shallow=False):
             return True
-        return module_file.contents(Path(one)) == module_file.contents(Path(other))
-    except (OSError, KnetstatdError):
+        return digest(Path(one)).contents == digest(Path(other)).contents
+    except (OSError, ModuleFileError):
         return False

@@ -17,10 +17,18 @@ from knetstatd.formats import module_file, pkcs7, symvers
 from knetstatd.machine import host as machine
 from knetstatd.machine import kernels, kmod, module_needs, signature_policy
 from knetstatd.system.once import one_look
-from knetstatd.verify import compression_check, initrd_check, install_checks, loader_checks, signature_check, target_kernel
+from knetstatd.verify import (
+    compression_check,
+    initrd_check,
+    install_checks,
+    loader_checks,
+    module_readings,
+    signature_check,
+    target_kernel,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from knetstatd.formats.pkcs7 import Certificate, Signature
@@ -72,7 +80,7 @@ def verify(
     contain.
     """
     facts, host = facts or target_kernel.facts(root, kernel), host or machine.facts(root, kernel=kernel)
-    return _answers(root, facts, host, [_ask(facts, path, others)], {})[0]
+    return _answers(root, facts, host, [_ask(facts, path, others, host.readings)], {})[0]
 
 
 def prove(
@@ -90,10 +98,12 @@ def prove(
     """
     facts, host = facts or target_kernel.facts(root, kernel), host or machine.facts(root, kernel=kernel)
     known = origins or {}
-    return _answers(root, facts, host, [_installed(facts, module, known.get(module)) for module in modules], known)
+    return _answers(
+        root, facts, host, [_installed(facts, module, known.get(module), host.readings) for module in modules], known
+    )
 
 
-def _installed(facts: Target, module: str, origin: Origin | None) -> _Asked | Proof:
+def _installed(facts: Target, module: str, origin: Origin | None, kept: Sequence[Path]) -> _Asked | Proof:
     tables, fix = facts.tables, f"Run: depmod {facts.kernel}"
     entry = tables.entry(module)
     if entry is None:
@@ -104,7 +114,7 @@ def _installed(facts: Target, module: str, origin: Origin | None) -> _Asked | Pr
         if path is None:
             return _missing(facts, module, "no such file")
         why = "modprobe does not find it: " + ("modules.dep lacks it" if tables.depmod_ran else "depmod has not run")
-        return _ask(facts, path, (), Check("depmod", Result.FAIL, os.fspath(path), "nothing", why, fix))
+        return _ask(facts, path, (), kept, Check("depmod", Result.FAIL, os.fspath(path), "nothing", why, fix))
     if _is_denied(entry.file.parent, os.X_OK):
         return Proof(os.fspath(entry.file), (_unreadable(entry.file, "whether it is there"),))
     if not os.path.lexists(entry.file):
@@ -116,7 +126,7 @@ def _installed(facts: Target, module: str, origin: Origin | None) -> _Asked | Pr
     if not tables.is_indexed(entry):
         why = "modules.dep names it; modules.dep.bin, which modprobe reads, does not"
         depmod = Check("depmod", Result.FAIL, os.fspath(entry.file), "nothing", why, fix)
-    asked = _ask(facts, entry.file, entry.added, depmod)
+    asked = _ask(facts, entry.file, entry.added, kept, depmod)
     if isinstance(asked, Proof):
         return asked._replace(needed=tuple(map(os.fspath, entry.needed)))
     return asked._replace(installed=module, needed=entry.needed, added=entry.added)
@@ -151,10 +161,10 @@ def _unread(path: Path, error: ModuleFileError, fix: str) -> Check:
     return Check("file", result, "a kernel module", error.what, f"It {error.what}", fix)
 
 
-def _ask(facts: Target, path: Path, others: Iterable[Path], *before: Check) -> _Asked | Proof:
-    """Does the checks that need the module's own file only; `before` are those already done."""
+def _ask(facts: Target, path: Path, others: Iterable[Path], kept: Sequence[Path], *before: Check) -> _Asked | Proof:
+    """Does the checks that need the module's own file only. kept: see module_readings.  before: those already done."""
     try:
-        module = module_file.from_path(path, formed=True)
+        module = module_readings.module(path, kept)
     except ModuleFileError as e:
         return Proof(os.fspath(path), (*before, _unread(path, e, f"Run: knetstatctl build {facts.kernel}")))
     done = (
@@ -167,7 +177,7 @@ def _ask(facts: Target, path: Path, others: Iterable[Path], *before: Check) -> _
         loader_checks.struct_module(module, facts),
         loader_checks.btf(module, facts),
     )
-    return _Asked(path, done, module, _others(path, others))
+    return _Asked(path, done, module, _others(path, others, kept))
 
 
 @one_look()
@@ -190,7 +200,9 @@ def _answers(
         proof = one if isinstance(one, Proof) else _proof(facts, one, exported, fault)
         if isinstance(one, _Asked):
             shipped = one.path in facts.tables.shipped(_name(one.path))
-            signature = signature_check.check(one.module, facts, rules, host.firmware, _intact(one.path), shipped=shipped)
+            signature = signature_check.check(
+                one.module, facts, rules, host.firmware, _intact(one.path, host.readings), shipped=shipped
+            )
             more = [compression_check.check(one.path, facts, tools), loader_checks.compiler(one.module, facts), signature]
             more += _placed(root, facts, host, rules, one, origins.get(one.installed), shipped) if one.installed else []
             proof = _linked(proof._replace(checks=(*before.judged(one, proof.checks), *more)))
@@ -225,11 +237,11 @@ def _placed(
     ]  # fmt: skip
 
 
-def _intact(path: Path) -> Callable[[Signature, Certificate], bool | None]:
+def _intact(path: Path, kept: Sequence[Path]) -> Callable[[Signature, Certificate], bool | None]:
     def intact(signature: Signature, certificate: Certificate) -> bool | None:
         try:
-            return pkcs7.is_genuine(signature, certificate, lambda: module_file.contents(path))
-        except (OSError, ModuleFileError, KnetstatdError, ValueError):
+            return pkcs7.is_genuine(signature, certificate, module_readings.read(path, kept).contents_by)
+        except (OSError, KnetstatdError, ValueError):
             return None
 
     return intact
@@ -309,13 +321,13 @@ class _Before:
         return next((check._replace(fix=fix) for check in compared if check.result is Result.FAIL), None)
 
 
-def _others(path: Path, others: Iterable[Path]) -> dict[str, Mapping[str, Export]]:
+def _others(path: Path, others: Iterable[Path], kept: Sequence[Path]) -> dict[str, Mapping[str, Export]]:
     """What the modules loaded before export, by module. One that cannot be read exports nothing: it will not load either."""
     by_module: dict[str, Mapping[str, Export]] = {}
     for other in others:
         if other != path:
             try:
-                module = module_file.from_path(other)
+                module = module_readings.read(other, kept).module or module_file.from_path(other)
             except ModuleFileError:
                 continue
             by_module[module.name] = module.exports

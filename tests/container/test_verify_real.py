@@ -166,7 +166,7 @@ def test_sections_symbols_and_relocations_as_pyelftools_reads_them(kernels: Kern
     count = 0
     for release in kernels.releases:
         for path in kernels.modules(release, 100):
-            data = module_file.contents(path)
+            data = module_file.unsigned(path.read_bytes())
             read, file = oracles.elf(data), elf.Elf(elf.Source(-1, 0, data), len(data))
             symbols = elf.Symbols(file)
             assert (file.machine.machine, file.machine.bits, file.machine.little) == (read.machine, read.bits, read.little)

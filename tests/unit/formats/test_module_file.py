@@ -183,12 +183,14 @@ def test_contents_that_are_in_memory(tmp_path: Path) -> None:
     plain = elf.module(**FULL)
     for data in (plain, gzip.compress(elf.sign(plain, b"PKCS#7"))):
         (tmp_path / "x.ko").write_bytes(data)
-        assert module_file.contents(tmp_path / "x.ko") == plain
+        assert module_file.unsigned(data) == plain
+        with module_file.opened(tmp_path / "x.ko") as opened:
+            assert b"".join(opened.parts()) == plain
         assert module_file.parse(data, "x.ko") == module_file.from_path(tmp_path / "x.ko")
     for data in (gzip.compress(plain)[:-9], b"short" + elf.MARKER):
         (tmp_path / "x.ko").write_bytes(data)
-        with pytest.raises(ModuleFileError):
-            module_file.contents(tmp_path / "x.ko")
+        with pytest.raises(ModuleFileError), module_file.opened(tmp_path / "x.ko"):
+            pass
 
 
 def test_signature(tmp_path: Path) -> None:

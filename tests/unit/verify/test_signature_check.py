@@ -263,7 +263,7 @@ def test_what_cannot_be_read_is_unknown(insisting: Path) -> None:
 
 def test_a_file_that_goes_away(tmp_path: Path) -> None:
     certificate = pkcs7.certificate(OURS.certificate)
-    assert verify._intact(tmp_path / "gone")(pkcs7.signature(OURS.signature(b"x")), certificate) is None
+    assert verify._intact(tmp_path / "gone", ())(pkcs7.signature(OURS.signature(b"x")), certificate) is None
 
 
 def test_a_witness_whose_signature_is_damaged(insisting: Path) -> None:
