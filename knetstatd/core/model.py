@@ -36,6 +36,7 @@ class Check(NamedTuple):
 ELSEWHERE = frozenset({"key", "modprobe", "winner", "initrd", "depends"})
 UNPUBLISHED = ELSEWHERE | {"signature", "compression"}
 REMARKS = frozenset({"compiler", "origin"})
+UNMADE = "proof"  # the one check of a module whose proof could not be made; that is no ground to build it
 # Those that say whether it is the right file, in the right places, and nothing of whether a kernel takes this one.
 _PLACEMENT = frozenset({"contents", "winner", "initrd"})
 

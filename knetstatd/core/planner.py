@@ -37,8 +37,8 @@ from knetstatd.core.model import (
     Why,
 )
 
-# How often to look at things that send no event: locks of the package manager, other people's dkms, our own run when it is
-# not our child. Half of it is the mean delay between the end of a transaction and our noticing.
+# How often to look at things that send no event: locks of the package manager, other people's dkms. Our own run ends with one:
+# it closes its lock, and may take an hour. Half of it is the mean delay between the end of a transaction and our noticing.
 POLL = 0.5
 # How often in how many seconds a module is loaded again; what takes it out again and again is not outdone.
 LOADS, LOADS_WITHIN = 5, 3600.0
@@ -65,7 +65,7 @@ def plan(seen: Observation, now: float, limits: Limits) -> Step:
         return Step(Action.DONE, Why.NO_IMAGE if seen.state is KernelState.NO_IMAGE else Why.NOT_A_KERNEL)
     # A run keeps an attempt until it has ended well: a module that is there, but not yet on the disk, is not called ready.
     if seen.own_run and (seen.attempt or seen.installed is not Artefact.GOOD or seen.rehearsed is Rehearsed.BAD):
-        return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
+        return Step(Action.WAIT, Why.OWN_RUN)
     if load and (load.action is Action.LOAD or seen.installed is Artefact.GOOD):
         return load
     if seen.installed is Artefact.GOOD and seen.rehearsed is not Rehearsed.BAD:
@@ -94,7 +94,7 @@ def plan(seen: Observation, now: float, limits: Limits) -> Step:
 def _busy(seen: Observation, now: float) -> Step | None:
     """A wait while somebody may change the shared trees."""
     if seen.own_run:
-        return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
+        return Step(Action.WAIT, Why.OWN_RUN)
     if seen.transaction:
         return Step(Action.WAIT, Why.TRANSACTION, now + POLL)
     if seen.foreign_dkms:
@@ -156,7 +156,7 @@ def _load(seen: Observation, now: float, limits: Limits) -> Step | None:
         return None
     # Changes no tree, so it waits for nobody else's work: a package manager may take an hour.
     if seen.own_run:
-        return Step(Action.WAIT, Why.OWN_RUN, now + POLL)
+        return Step(Action.WAIT, Why.OWN_RUN)
     if seen.attempt and seen.attempt.loading and seen.attempt.kind is Kind.INTERRUPTED and seen.attempt.times >= CRASHES:
         return Step(Action.GIVE_UP, Why.FAILED)
     held = _held_back(seen, now, loading=True)

@@ -8,32 +8,32 @@ the next look; a daemon that missed every event still converges, by its resync t
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-import os
 import selectors
-import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knetstatd.core import config
+from knetstatd.core import config, planner
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.events import Event
-from knetstatd.core.model import Action, Loaded
+from knetstatd.core.model import Action, Loaded, Why
 from knetstatd.daemon import announce
 from knetstatd.daemon.inotify import Mounts, Watch
 from knetstatd.daemon.sd_notify import Notify
+from knetstatd.daemon.signals import Signals, Stopped
 from knetstatd.daemon.step import KINDS
 from knetstatd.daemon.uevents import Uevents
 from knetstatd.daemon.worker import Worker
 from knetstatd.state import attempts, guarded, leftovers, load_history
-from knetstatd.system import files, process
+from knetstatd.system import child, files, process
 from knetstatd.verdict import judge
 from knetstatd.verdict.observe import Machine
+from knetstatd.verdict.survey import BUILDERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import FrameType
 
     from knetstatd.system.journal import Journal
 
@@ -58,7 +58,7 @@ class Daemon:
         self.journal = journal
         self.now = clock
         self.notify = Notify()
-        self.machine = Machine(root, settings, process.in_child)
+        self.machine = Machine(root, settings, functools.partial(child.in_child, tick=self._tick))
         self.teller = announce.Teller(journal)
         self.due: dict[str, float] = {}
         self.first_mark: dict[str, float] = {}
@@ -68,7 +68,7 @@ class Daemon:
         self.worker = Worker(self.machine, journal, self.notify, clock=clock, builder=builder)
         self.steps: dict[tuple[str, str], judge.Verdict] = {}
         self.selector = selectors.DefaultSelector()
-        self.stopping = False
+        self.signals: Signals | None = None
         self.resync_at = self.alive_at = 0.0
         self.watch: Watch | None = None
         self._opened = contextlib.ExitStack()
@@ -80,22 +80,16 @@ class Daemon:
 
     def open(self) -> None:
         """Opens every source of events. One that cannot be had is told once, and the resync timer stands in for it."""
-        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        for end in (wake_read, wake_write):
-            self._opened.callback(os.close, end)
-        self._opened.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False))
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            self._opened.callback(signal.signal, number, signal.signal(number, _ignore))
+        self.signals = self._opened.enter_context(contextlib.closing(Signals()))
         self._opened.callback(self.selector.close)
-        self.selector.register(wake_read, selectors.EVENT_READ, lambda: self._signals(os.read(wake_read, 4096)))
+        self.selector.register(self.signals, selectors.EVENT_READ, lambda: self._reload() if self.signals.read() else None)
         try:
             self.watch = self._opened.enter_context(contextlib.closing(Watch()))
             self.selector.register(self.watch, selectors.EVENT_READ, self._moved)
         except OSError as e:
             self._degraded("inotify", e)
-        # The running kernel's modules and mounts say nothing of the system under another root.
-        own = (("uevents", Uevents, self._modules), ("mounts", Mounts, self._mounted)) if self.root == files.HERE else ()
-        for name, make, react in own:
+        own = (("uevents", Uevents, self._modules), ("mounts", Mounts, self._mounted))
+        for name, make, react in own if self.root == files.HERE else ():  # they say nothing of the system under another root
             try:
                 source = self._opened.enter_context(contextlib.closing(make()))
                 self.selector.register(source, selectors.EVENT_READ, lambda s=source, r=react: r(s))
@@ -106,12 +100,11 @@ class Daemon:
         again = f"looking again every {self.machine.config.resync_seconds:g} s instead"
         self.journal.log(Event.DEGRADED, f"{what} cannot be used ({error.strerror}); {again}", source=what)
 
-    def _signals(self, received: bytes) -> None:
-        for number in received:
-            if number == signal.SIGHUP:
-                self._reload()
-            else:
-                self.stopping = True
+    def _tick(self) -> None:
+        """While a child reads files, which may take minutes: the service manager is answered, and a stop ends it."""
+        if self.signals is not None and self.signals.stopping:
+            raise Stopped
+        self._alive(self.now())
 
     def _reload(self) -> None:
         self.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
@@ -130,10 +123,14 @@ class Daemon:
         if changes.lost:
             self.journal.log(Event.EVENTS_LOST, "the kernel's queue of file events overflowed; looking at everything")
             self.mark_all(self.machine.config.settle_seconds, touched=True)
-        for label in changes.labels - ({"state"} if self.worker.kernel else set()):  # what a builder keeps, its end tells
+        for label in changes.labels - ({"state", BUILDERS} if self.worker.kernel else set()):  # our builder's end tells
             if label.startswith("kernel:"):
                 self.moved = True
                 self.mark(label.removeprefix("kernel:"), touched=True)
+            elif label == BUILDERS:
+                # A lock is free a moment after it was closed (__fput()).
+                if self.machine.places.build_lock.name in changes.entries.get(label, ()):
+                    self.mark_all(planner.POLL)
             elif label == "source":  # a source that is being edited, or unpacked, is not compiled before it is quiet
                 for kernel in {"", *self.known}:
                     self.mark(kernel, touched=True)
@@ -175,8 +172,9 @@ class Daemon:
     def loop(self) -> None:
         """Runs until a signal ends it."""
         self.mark_all(0)
-        while not self.stopping:
-            self.turn()
+        with contextlib.suppress(Stopped):
+            while self.signals is None or not self.signals.stopping:
+                self.turn()
 
     def turn(self, longest: float = math.inf) -> None:
         """One turn of the loop: looks at one kernel if one is due; then takes what the sources have.
@@ -197,10 +195,8 @@ class Daemon:
 
     def timeout(self) -> float:
         """For how many seconds there is nothing to do unless a source speaks."""
-        times = [*self.due.values(), self.resync_at]
-        if self.notify.watchdog is not None:
-            times.append(self.alive_at + self.notify.watchdog)
-        return max(0.0, min(times) - self.now())
+        alive = [] if self.notify.watchdog is None else [self.alive_at + self.notify.watchdog]
+        return max(0.0, min(*self.due.values(), self.resync_at, *alive, math.inf) - self.now())
 
     def _alive(self, at: float) -> None:
         if self.notify.watchdog is not None and at >= self.alive_at + self.notify.watchdog:
@@ -240,6 +236,8 @@ class Daemon:
                 self._start(kernel, KINDS[step.action])
             elif step.action is Action.DONE:
                 self._tidy(kernel, self.machine.places.stage(kernel, package), self.machine.places.attempt(kernel, package))
+            if step.why is Why.OWN_RUN and not self._hears_builders():
+                step = step._replace(until=self.now() + planner.POLL)
             if step.until is not None:
                 self.due[kernel] = min(self.due.get(kernel, step.until), step.until)
         self._ask(kernel, {(kernel, look.closed)} if look.closed else set())  # root keeps what the next look needs
@@ -248,12 +246,18 @@ class Daemon:
         self._publish_status()
         process.give_back_memory()
 
-    def _watch(self) -> None:
-        """Makes the watches be those of the machine as it is."""
+    def _watch(self) -> set[str]:
+        """Makes the watches be those of the machine as it is; returns what is newly watched."""
         self.moved, self.winners = False, self._winners()
-        if self.watch is not None:
-            self.watch.refresh([*self.machine.watched(), *self.winners])
-            self.teller.unwatched(self.watch.failed)
+        if self.watch is None:
+            return set()
+        fresh = self.watch.refresh([*self.machine.watched(), *self.winners])
+        self.teller.unwatched(self.watch.failed)
+        return fresh
+
+    def _hears_builders(self) -> bool:
+        """Whether the end of a builder, also of one that is not ours, sends an event from now on, and has sent none yet."""
+        return self.watch is not None and BUILDERS not in {*self._watch(), *self.watch.failed}
 
     def _winners(self) -> set[tuple[str, Path]]:
         """Where the modules lie that modprobe takes, with the labels of their kernels: it may be any directory of the tree."""
@@ -343,7 +347,3 @@ class Daemon:
         announce.withdraw(self.machine.places)
         self._opened.close()
         self.notify.close()
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """Signals are read from the wake-up descriptor."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import selectors
 import shutil
@@ -19,7 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from knetstatd.core.errors import KnetstatdError
 
@@ -166,35 +165,6 @@ def kill_orphans() -> None:
     for member in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(member, signal.SIGKILL)
-
-
-def in_child(work: Callable[[], list[Any]]) -> list[Any]:
-    """The answer of `work`, a list of what JSON knows, computed in a child that is a copy of this process.
-
-    The memory that `work` takes is given back when the child ends; what it changes is lost.
-    Raises RuntimeError if `work` raises.
-    """
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            signal.set_wakeup_fd(-1)
-            with os.fdopen(writing, "w") as out:
-                json.dump(work(), out)
-            os._exit(0)
-        except BaseException:
-            import traceback  # 0.3 MB in the daemon
-
-            traceback.print_exc()
-            os._exit(1)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        text = pipe.read()
-    _, status = os.waitpid(pid, 0)
-    if status:
-        raise RuntimeError(f"the child that was to do it ended with {os.waitstatus_to_exitcode(status)}")
-    answer: list[Any] = json.loads(text)
-    return answer
 
 
 # Children that somebody waits for; every other child of this process was adopted.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from knetstatd.core import planner
 from knetstatd.core.model import (
     ELSEWHERE,
+    UNMADE,
     UNPUBLISHED,
     Artefact,
     Headers,
@@ -155,6 +156,8 @@ class Machine(Survey):
             return Artefact.NONE if not installed else Artefact.BAD
         if kernel == self.running and load_history.refused(self.places, package, (Path(proof.path) for _, proof in installed)):
             return Artefact.BAD  # the kernel's own word, whatever the analysis says
+        if any(check.name == UNMADE for _, proof in installed for check in proof.checks):
+            return Artefact.DENIED  # nobody can say that another build would be better
         if any(check.name == "winner" and check.result is Result.FAIL for _, proof in installed for check in proof.checks):
             return Artefact.DENIED  # what is wrong with that file, if anything, no build changes: it is not ours
         if not all(proof.holds(ELSEWHERE) for _, proof in installed):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import planner
 from knetstatd.core.events import Event
-from knetstatd.core.model import ELSEWHERE, Action, Artefact, Kind, Loaded, Rehearsed, Result, Why
+from knetstatd.core.model import ELSEWHERE, UNMADE, Action, Artefact, Kind, Loaded, Rehearsed, Result, Why
 from knetstatd.machine import kernels, loaded_modules
 from knetstatd.state import attempts, rehearsal_results
 
@@ -115,7 +115,11 @@ class Case(NamedTuple):
     def against(self) -> Check | None:
         """The check to name: of the modules that do not load first, and of the machine if that is in the way."""
         proofs = sorted((proof for _, proof in self.seen.installed), key=lambda proof: proof.loads)
-        files = frozenset(c.name for p in proofs for c in p.checks) - ELSEWHERE if self.step.why is Why.DENIED else frozenset()
+        files = (
+            frozenset(c.name for p in proofs for c in p.checks) - ELSEWHERE - {UNMADE}
+            if self.step.why is Why.DENIED
+            else frozenset()
+        )
         return next((check for check in (proof.first(files) for proof in proofs) if check is not None), None)
 
     @property

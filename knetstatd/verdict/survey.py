@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from knetstatd.verify.proof_cache import InChild
 
 
+BUILDERS = "builders"
+
+
 class Survey:
     """One machine's kernels and guarded modules, as they were at the last `refresh`."""
 
@@ -156,7 +159,9 @@ class Survey:
         return {names.canonical(made) for name in self.packages() for made in self._made(self.running, name)}
 
     def watched(self) -> Iterable[tuple[str, Path]]:
-        """The directories to watch, each with a label: see paths.watched; and "state", our own."""
+        """The directories to watch, each with a label: see paths.watched; "state", our own; BUILDERS, with a builder's lock."""
+        if self.places.builders.is_dir():
+            yield BUILDERS, self.places.builders
         modules = self.packages()
         known = [one for name, one in {**self.missing.sources, **self._registered}.items() if name in modules]
         sources = dict.fromkeys(one.wanted(kernel).source for one in known for kernel in ("", *self.kernels.kernels))
@@ -173,7 +178,8 @@ class Survey:
     def _facts(self) -> host.Host:
         """The machine's, as they were at the last `refresh`."""
         if self._host is None:
-            self._host = host.facts(self.root, self.places.initrds if self.running else None)
+            own = (self.places.initrds, self.places.readings) if self.running else (None, ())
+            self._host = host.facts(self.root, own[0], readings=own[1])
         return self._host
 
     # -- proofs -----------------------------------------------------------------------------------------------------------

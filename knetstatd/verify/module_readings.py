@@ -26,7 +26,7 @@ from knetstatd.system import documents, files
 from knetstatd.system.documents import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from knetstatd.formats.module_file import Opened
 
@@ -98,6 +98,16 @@ def module(path: Path, kept: Sequence[Path] = ()) -> Module:
     if reading.module is None:
         raise ModuleFileError(reading.fault, os.fspath(path))
     return reading.module
+
+
+def exports(paths: Iterable[Path], kept: Sequence[Path] = ()) -> dict[str, Mapping[str, Export]]:
+    """What modules export, by module. One that cannot be read exports nothing: it will not load either."""
+    by_module: dict[str, Mapping[str, Export]] = {}
+    for path in paths:
+        with contextlib.suppress(ModuleFileError):
+            one = read(path, kept).module or module_file.from_path(path)  # with a form that is wrong it exports all the same
+            by_module[one.name] = one.exports
+    return by_module
 
 
 def _settle(identity: files.Identity) -> bool:

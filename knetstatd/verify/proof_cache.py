@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd.boot import bootloader
-from knetstatd.core.model import Check, Proof, Result
+from knetstatd.core.model import UNMADE, Check, Proof, Result
 from knetstatd.machine import host, initramfs, kernels, kmod, paths
 from knetstatd.system import documents, files
+from knetstatd.system.child import ChildLost
 from knetstatd.system.once import one_look
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Look:
     """One kernel, looked at once for all modules: what they share is read once, and what only some need, when they do.
 
     together: the modules that are proven with the first of them that is observed.
-    closed: an initrd that this user may not read, and of which nothing is kept; "" for none.
+    closed: what root is to read and to keep for the next look, since it could not be read here: an initrd that this user may
+    not read, or module files that a child was lost over; "" for nothing.
     """
 
     @one_look()
@@ -91,7 +93,10 @@ class Proofs:
         rest = (look.host, *map(files.identity, others))
         known = self._known(key, look, rest)
         if known is None or known.proof.path != key[1]:
-            [proof] = self._done(lambda: [self._verify(look, path, others)])
+            try:
+                [proof] = self._done(lambda: [self._verify(look, path, others)])
+            except ChildLost as e:
+                return _unmade(look, path, e)
             self._kept[key] = known = _Kept(look.inputs, _identities(proof), rest, proof)
         return known.proof
 
@@ -107,10 +112,13 @@ class Proofs:
         kept = {module: self._known((look.kernel, module), look, rest) for module, rest in rests.items()}
         known = {module: one.proof for module, one in kept.items() if one is not None}
         if new := [module for module in modules if module not in known]:
-            proofs = self._done(lambda: self._prove(look, new, modules))
+            try:
+                proofs = self._done(lambda: self._prove(look, new, modules))
+            except ChildLost as e:  # whether they are installed is not known, either
+                proofs = [_unmade(look, files.inside(look.root, f"/lib/modules/{look.kernel}/modules.dep"), e)] * len(new)
             for module, proof in zip(new, proofs, strict=True):
                 known[module] = proof
-                if proof.path:
+                if proof.path and not _is_unmade(proof):
                     self._kept[look.kernel, module] = _Kept(look.inputs, _identities(proof), rests[module], proof)
         return tuple((module, known[module]) for module in modules)
 
@@ -136,6 +144,17 @@ class Proofs:
         if known is None or known.inputs != look.inputs or known.rest != rest:
             return None
         return known if known.files == _identities(known.proof) else None
+
+
+def _unmade(look: Look, path: Path, error: ChildLost) -> Proof:
+    """A proof that says that there is none. It is not kept: the next look tries again."""
+    look.closed = look.closed or f"modules {hash(look.inputs)}"
+    reason = f"Nothing is known of it: {error.what}"
+    return Proof(os.fspath(path), (Check(UNMADE, Result.UNKNOWN, reason=reason, fix="Run as root: knetstatctl check"),))
+
+
+def _is_unmade(proof: Proof) -> bool:
+    return any(check.name == UNMADE for check in proof.checks)
 
 
 def _identities(proof: Proof) -> tuple[files.Identity | None, ...]:

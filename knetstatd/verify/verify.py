@@ -177,7 +177,7 @@ def _ask(facts: Target, path: Path, others: Iterable[Path], kept: Sequence[Path]
         loader_checks.struct_module(module, facts),
         loader_checks.btf(module, facts),
     )
-    return _Asked(path, done, module, _others(path, others, kept))
+    return _Asked(path, done, module, module_readings.exports((other for other in others if other != path), kept))
 
 
 @one_look()
@@ -319,19 +319,6 @@ class _Before:
             return _unread(path, e, fix)
         compared = (check(module, self._facts) for check in _COMPARED)
         return next((check._replace(fix=fix) for check in compared if check.result is Result.FAIL), None)
-
-
-def _others(path: Path, others: Iterable[Path], kept: Sequence[Path]) -> dict[str, Mapping[str, Export]]:
-    """What the modules loaded before export, by module. One that cannot be read exports nothing: it will not load either."""
-    by_module: dict[str, Mapping[str, Export]] = {}
-    for other in others:
-        if other != path:
-            try:
-                module = module_readings.read(other, kept).module or module_file.from_path(other)
-            except ModuleFileError:
-                continue
-            by_module[module.name] = module.exports
-    return by_module
 
 
 def _exported(root: Path, facts: Target, wanted: set[str]) -> dict[str, Export]:

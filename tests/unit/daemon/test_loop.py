@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,11 @@ from systems import NEWER
 from knetstatd.core import config
 from knetstatd.core.model import Attempt, Kind
 from knetstatd.daemon.loop import Daemon
+from knetstatd.daemon.sd_notify import Notify
+from knetstatd.daemon.signals import Stopped
 from knetstatd.state import attempts
+from knetstatd.system import locks
+from knetstatd.system.child import ChildLost
 from knetstatd.system.journal import Journal
 
 if TYPE_CHECKING:
@@ -203,11 +208,77 @@ def test_sigterm_ends_the_loop_and_takes_back_what_was_published(rig: Rig) -> No
     before = signal.getsignal(signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
     rig.daemon.loop()
-    assert rig.daemon.stopping
     rig.daemon.close()
     assert rig.journal.events()[-1] == "stopping"
     assert not (rig.root / "run/knetstatd/status.json").exists()
     assert signal.getsignal(signal.SIGTERM) != before, "the former owner has its signals back"
+
+
+def test_a_build_of_others_is_waited_for_without_a_look(rig: Rig) -> None:
+    """A build may take an hour; it ends with an event."""
+    lock = rig.daemon.machine.places.build_lock
+    rig.uninstall()
+    rig.daemon.open()
+    held = locks.hold(lock)
+    rig.start()
+    assert rig.states() == {KERNEL: "building"}
+    rig.clock.at += 1  # one look more, for an end between the look and the watch
+    rig.run()
+    assert rig.daemon.timeout() > 600
+    assert rig.built() == []
+    os.close(held)
+    rig.wait(lambda: 0 < rig.daemon.timeout() < 1)
+    rig.clock.at += 1
+    rig.run()
+    rig.wait(rig.built)
+
+
+def test_the_service_manager_is_answered_while_a_child_works(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(os.fspath(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", os.fspath(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "100")
+        rig.daemon.notify = Notify()
+        in_child = rig.daemon.machine._proofs._in_child
+        assert in_child is not None
+        assert in_child(lambda: [1]) == [1]
+        assert manager.recv(4096, socket.MSG_DONTWAIT) == b"WATCHDOG=1"
+
+
+def test_a_lost_child_is_unknown_and_root_is_asked_once(rig: Rig) -> None:
+    """As one that the kernel kills for want of memory: no traceback, no build, no green, and no hot loop."""
+    rig.start()
+    assert rig.states() == {KERNEL: "ready"}
+
+    def lost(work: object) -> list[Any]:
+        raise ChildLost("the process that was to do it ended with signal 9")
+
+    good, rig.daemon.machine._proofs._in_child = rig.daemon.machine._proofs._in_child, lost
+    os.utime(rig.tree / "modules.dep")
+    rig.daemon.mark_all(0)
+    rig.run()
+    assert rig.states() == {KERNEL: "unproven"}
+    [verdict] = rig.daemon.steps.values()
+    assert (verdict.ready, verdict.progress, verdict.reason) == (
+        False, False, "Nothing is known of it: the process that was to do it ended with signal 9",
+    )  # fmt: skip
+    rig.wait(lambda: not rig.daemon.worker.kernel)
+    rig.run()
+    assert rig.built() == [f"build --step=build -- {KERNEL}"], "root may have the memory, and keeps what it reads; once"
+    assert rig.daemon.timeout() > 600
+    rig.daemon.machine._proofs._in_child = good
+    rig.daemon.mark_all(0)
+    rig.run()
+    assert rig.states() == {KERNEL: "ready"}, "nothing of it was kept"
+
+
+def test_a_stop_ends_a_child(rig: Rig) -> None:
+    rig.daemon.open()
+    os.kill(os.getpid(), signal.SIGTERM)
+    in_child = rig.daemon.machine._proofs._in_child
+    assert in_child is not None
+    with pytest.raises(Stopped):
+        in_child(list)
 
 
 def test_one_builder_at_a_time(rig: Rig) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -105,20 +104,3 @@ def test_errors_apart_from_the_output() -> None:
         assert os.pread(errors, 100, 0) == b"two\n"
     finally:
         os.close(errors)
-
-
-def test_a_child_s_answer() -> None:
-    here = os.getpid()
-    [pid, text] = process.in_child(lambda: [os.getpid(), "ä"])
-    assert (pid != here, text) == (True, "ä")
-    kept = [1]
-    assert process.in_child(lambda: [kept.pop()]) == [1]
-    assert kept == [1], "what it changes is lost"
-
-
-def test_a_child_that_fails(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(RuntimeError, match="ended with 1"):
-        process.in_child(lambda: [1 // 0])
-    assert "ZeroDivisionError" in capfd.readouterr().err
-    with pytest.raises(RuntimeError, match="ended with -9"):
-        process.in_child(lambda: [signal.raise_signal(signal.SIGKILL)])  # type: ignore[func-returns-value]

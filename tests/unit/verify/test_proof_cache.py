@@ -11,8 +11,9 @@ import pytest
 from kerneltree import KERNEL
 from keys import variable
 
-from knetstatd.core.model import Result
+from knetstatd.core.model import ELSEWHERE, UNPUBLISHED, Result
 from knetstatd.machine.host import Origin
+from knetstatd.system.child import ChildLost
 from knetstatd.verify.proof_cache import Look, Proofs
 
 if TYPE_CHECKING:
@@ -68,6 +69,32 @@ def test_a_proof_comes_whole_out_of_another_process(tmp_path: Path) -> None:
     assert here.needed
     assert here == there
     assert [type(check.result) for check in there.checks] == [type(check.result) for check in here.checks]
+
+
+def test_a_proof_that_could_not_be_made(tmp_path: Path) -> None:
+    """Nothing is known: it is no failure, it is not good for anything, and it is not kept."""
+    tree = kerneltree.make(tmp_path)
+    kerneltree.add(tree, "updates/demo.ko", kerneltree.module())
+    lost = [True]
+
+    def in_child(work: Callable[[], list[Any]]) -> list[Any]:
+        if lost:
+            raise ChildLost("it was killed")
+        return json.loads(json.dumps(work()))  # type: ignore[no-any-return]
+
+    proofs, look = Proofs(tmp_path, in_child), Look(tmp_path, KERNEL)
+    [(_, proof)] = proofs.installed(look, {"demo": None})
+    loose = proofs.file(look, tree / "updates/demo.ko")
+    for one in (proof, loose):
+        assert [(check.name, check.result) for check in one.checks] == [("proof", Result.UNKNOWN)]
+        assert not one.fails
+        assert not one.loads
+        assert not one.holds(UNPUBLISHED, linked=True)
+        assert not one.holds(ELSEWHERE)
+    assert look.closed, "root is to read it"
+    lost.clear()
+    assert proofs.installed(look, {"demo": None})[0][1].loads
+    assert proofs.file(look, tree / "updates/demo.ko").holds(UNPUBLISHED)
 
 
 class Elsewhere:
