@@ -6,13 +6,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import box, build, idle, observe, rehearse, sockets, status, table, transaction, verify
+from . import box, build, huge, idle, observe, rehearse, sockets, status, table, transaction, verify
 
 MEASUREMENTS = {
     "observe": observe.run,
     "idle": idle.run,
     "build": build.run,
     "verify": verify.run,
+    "huge": huge.run,
     "status": status.run,
     "transaction": transaction.run,
     "rehearse": rehearse.run,

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from typing import TYPE_CHECKING, Any
 
 import elf
 import pytest
 
-from knetstatd.formats import module_file
+from knetstatd.formats import module_file, relocations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,3 +148,33 @@ def test_each_section_has_its_relocations_in_one_place(tmp_path: Path) -> None:
     twice = [elf.relocations("x", (0, PC32, IN_TEXT, 0))] * 2
     made = elf.module(more=[*SECTIONS, elf.Sec("x", bytes(SIZE), 0), *twice], more_symbols=SYMBOLS)
     assert form(tmp_path, made) == ""
+
+
+@pytest.mark.parametrize("order", ["rising", "falling", "any"])
+def test_many_are_looked_at_piece_by_piece(order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here, in pieces of four relocations and 96 bytes; against each of them the answer of one byte after the other."""
+    monkeypatch.setattr(relocations, "_PIECE", 96)
+    dice = random.Random(order)
+    answers = set()
+    for _ in range(150):
+        # Wide and narrow ones with gaps, some of which are larger than a piece.
+        rows, at = [], 0
+        for _ in range(30):
+            kind = dice.choice((ABS64, PC32))
+            rows.append((at, kind, IN_TEXT, 0))
+            at += {ABS64: 8, PC32: 4}[kind] + dice.choice((0, 0, 0, 1, 8, 150))
+        place = bytearray(dice.choice((0, 0xFF)) for _ in range(at + 8))
+        for offset, kind, *_ in rows:
+            place[offset : offset + (8 if kind == ABS64 else 4)] = bytes(8 if kind == ABS64 else 4)
+        if dice.randrange(2):
+            place[dice.randrange(at)] = 7
+        if not dice.randrange(4):
+            rows.append((dice.randrange(at), PC32, IN_TEXT, 0))
+        rows = rows if order == "rising" else rows[::-1] if order == "falling" else dice.sample(rows, len(rows))
+        every = [at for offset, kind, *_ in rows for at in range(offset, offset + (8 if kind == ABS64 else 4))]
+        two, changed = len(set(every)) < len(every), any(place[at] for at in every)
+        said = form(tmp_path, relocated(*rows, place=bytes(place)))
+        answers.add((two, changed))
+        assert ("two relocations are of one place" in str(said)) == two
+        assert bool(said) == (two or changed), said
+    assert len(answers) >= 3
