@@ -111,10 +111,10 @@ def exports(paths: Iterable[Path], kept: Sequence[Path] = ()) -> dict[str, Mappi
 
 
 def _settle(identity: files.Identity) -> bool:
-    """Whether who writes the file from now on changes its identity; for a large file that is waited for."""
+    """Whether who writes the file from now on changes its identity; for a large file a tick is waited for."""
     tick = _TICK if identity.ctime_ns % 10**9 else _SECOND
     age = time.time() - identity.ctime_ns / 1e9
-    if identity.size >= LARGE and 0 <= age < tick <= _TICK:
+    if identity.size >= LARGE and 0 <= age < tick < 1:
         time.sleep(tick)
         return True
     return age >= tick

@@ -190,6 +190,17 @@ def test_what_may_still_be_written_is_read_again(tmp_path: Path) -> None:
         assert module_readings.module(path).version == version
 
 
+def test_what_was_written_just_now_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here, on a file system whose clock ticks once a minute."""
+    monkeypatch.setattr(module_readings, "_TICK", 60.0)
+    monkeypatch.setattr(module_readings, "_SECOND", 60.0)
+    for name, data in (("small.ko", elf.module()), ("large.ko", large())):
+        (tmp_path / name).write_bytes(data)
+        module_readings.read(tmp_path / name, [tmp_path / "kept"])
+    assert not module_readings._known
+    assert not (tmp_path / "kept").exists()
+
+
 def test_a_damaged_file_is_read_once(tmp_path: Path, unpackings: list[int]) -> None:
     path, kept = tmp_path / "demo.ko.gz", [tmp_path / "kept"]
     path.write_bytes(large()[:-9])
