@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`knetstatctl check` of a package with a module of 80 MB, as large as the largest driver known: read for the first time, and then
+"""`knetstatctl check` of a package with a module of 88 MB, as large as the largest driver known: read for the first time, and then
 again; with the time that unpacking alone takes beside it."""
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run(suite: str, rounds: int) -> list[Row]:
         packed = c.path(file).stat().st_size >> 20
     cold, warm, alone = (box.cpu(found[name]) for name in ("cold", "warm", "xz"))
     peak = statistics.median(float(sample.out) for sample in found["peak"])
-    what = f"knetstatctl check, a module of 80 MB in {packed} MB of xz, and two that need it"
+    what = f"knetstatctl check, a module of 88 MB in {packed} MB of xz, and two that need it"
     beside = f"xz -dc {seconds(alone)}"
     return [
         Row(f"{what}: cold", seconds(cold), beside, ratio(cold, alone), "cpu", seconds(_COLD), cold < _COLD),

@@ -202,6 +202,31 @@ def test_a_block_is_withdrawn_when_its_time_is_over(trixie: Container) -> None:
     assert "degraded" not in product.kinds(c)
 
 
+def test_the_daemon_sleeps_while_a_build_goes_on(machine: Container) -> None:
+    """Also while one goes on that it did not ask for itself, as after its restart; and it hears the end of either."""
+    c = machine
+    new = slow(c, 75)
+    for asked in ("by itself", "by the daemon before"):
+        c.write(f"/usr/lib/modules/{new.release}/touched", asked)  # a look in the midst of the build
+        time.sleep(product.SETTLE + 7)
+        before = spent(c)
+        time.sleep(8)
+        ticks, turns = (now - then for now, then in zip(spent(c), before, strict=True))
+        assert product.check(c, new.release) == 75, "the build goes on"
+        assert (ticks < 10, turns < 4) == (True, True), f"asked {asked}: {ticks} ticks, {turns} turns of the loop in 8 s"
+        c.run(["systemctl", "restart", "knetstatd"], check=True)
+    product.wait_ready(c, new.release, 120)
+    product.wait("the daemon says it, a moment later", lambda: "ready for" in show(c, "StatusText"), 10)
+
+
+def spent(c: Container) -> tuple[int, int]:
+    """The CPU time of the daemon and its children, in clock ticks, and how often it went to sleep."""
+    pid = show(c, "MainPID")
+    fields = c.output("cat", f"/proc/{pid}/stat").rpartition(")")[2].split()
+    switches = c.output("grep", "^voluntary", f"/proc/{pid}/status").split()[1]
+    return sum(map(int, fields[11:15])), int(switches)
+
+
 def test_a_logind_that_does_not_answer_holds_nothing_up(trixie: Container) -> None:
     """Any user can keep D-Bus busy."""
     c = trixie

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A driver of 80 MB under the limits of the daemon's unit: it is read, the watchdog is answered, and nobody is killed.
+"""A driver of 88 MB under the limits of the daemon's unit: it is read, the watchdog is answered, and nobody is killed.
 
 Only a virtual machine shows it on every host: it has version 2 of cgroups, and no swap.
 """
