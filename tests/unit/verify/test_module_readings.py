@@ -130,6 +130,20 @@ def test_another_file_is_read_anew(tmp_path: Path, unpackings: list[int]) -> Non
         assert (again.digest == first.digest) == (path.read_bytes() == large())
 
 
+def test_a_copy_is_compared_and_not_unpacked(tmp_path: Path, unpackings: list[int]) -> None:
+    (tmp_path / "dkms").mkdir()
+    path, copy = tmp_path / "demo.ko.gz", tmp_path / "dkms/demo.ko.gz"
+    for one in (path, copy):
+        one.write_bytes(large())
+    assert module_readings.read(path) is module_readings.read(copy)
+    assert unpackings == [1]
+    settle()
+    copy.write_bytes(large()[:-1] + b"\1")  # as long, and damaged
+    with pytest.raises(ModuleFileError):
+        module_readings.read(copy)
+    assert unpackings == [1, 1]
+
+
 def test_other_code_reads_anew(tmp_path: Path, unpackings: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     path, kept = tmp_path / "demo.ko.gz", [tmp_path / "kept"]
     path.write_bytes(large())
