@@ -80,7 +80,7 @@ def compared(c: Container, kernel: Kernel, package: str, version: str, timeout: 
     plain = made(c, kernel, ["dkms", "install", *which], timeout)
     c.run(["dkms", "unbuild", *which], timeout=300)
     c.write(
-        "/etc/knetstatd/knetstatd.toml", f'modules = ["{package}"]\nkernels = "all"\nsettle_seconds = 0\nrehearse = "never"\n'
+        "/etc/knetstatd/knetstatd.toml", f'modules = ["{package}"]\nkernels = "all"\nsettle_seconds = 1.0\nrehearse = "never"\n'
     )
     ours = made(c, kernel, ["knetstatctl", "build", kernel.release], timeout)
     explained = json.loads(c.run(["knetstatctl", "explain", "--json", kernel.release]).stdout)
