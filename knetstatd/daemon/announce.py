@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from knetstatd.system.journal import Journal
     from knetstatd.verdict.observe import Machine, Seen
 
+_MORE_TIME = 60_000_000  # microseconds; asked for each second, so that a daemon that hangs is ended
+
 
 class Teller:
     """Remembers what was said last, so that nothing is said twice."""
@@ -149,6 +151,11 @@ class Teller:
                 package=verdict.package, version=verdict.version, kernel=verdict.kernel, reason=wrong,
             )  # fmt: skip
         self._wrong[key] = wrong
+
+    def at_work(self, notify: Notify) -> None:
+        """Asks the service manager for more time, if it waits for READY: a large module may take minutes."""
+        if not self._started:
+            notify(f"EXTEND_TIMEOUT_USEC={_MORE_TIME}")
 
     def status(self, machine: Machine, verdicts: Sequence[judge.Verdict], notify: Notify) -> None:
         """Publishes all verdicts: the status file, the service manager's line; READY the first time."""

@@ -104,6 +104,7 @@ class Daemon:
         """While a child reads files, which may take minutes: the service manager is answered, and a stop ends it."""
         if self.signals is not None and self.signals.stopping:
             raise Stopped
+        self.teller.at_work(self.notify)
         self._alive(self.now())
 
     def _reload(self) -> None:
