@@ -165,7 +165,7 @@ def test_many_are_looked_at_piece_by_piece(order: str, tmp_path: Path, monkeypat
     monkeypatch.setattr(Elf, "part", counted)
     dice = random.Random(order)
     answers = set()
-    for _ in range(150):
+    for _ in range(50):
         # Wide and narrow ones with gaps, some of which are larger than a piece.
         rows, at = [], 0
         for _ in range(30):
