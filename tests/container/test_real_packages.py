@@ -29,8 +29,8 @@ QUICK = (
 LONG = ("nvidia-kernel-dkms", "zfs-dkms")
 GENERIC = ("linux-image-amd64", "linux-headers-amd64")
 COMPONENTS = "contrib non-free non-free-firmware"
-# Beside the compiling we unpack a copy, prove and publish: seconds, which count where compiling takes a second.
-RATIO, MORE = 1.2, 15.0
+# Beside the compiling we copy, prove and publish: seconds, more on a busy machine, which count where compiling takes seconds.
+RATIO, MORE = 1.2, 30.0
 
 
 class Made(NamedTuple):
