@@ -88,6 +88,8 @@ def compared(c: Container, kernel: Kernel, package: str, version: str, timeout: 
     c.run(["dkms", "unbuild", *which], timeout=300)
     failure = verdict["last_failure"] or {}
     why = f"{failure['kind']}: {failure['reason']}" if failure else verdict["state"]
+    if not failure and not verdict["ready"]:
+        why += f": {verdict['reason']}"
     ratio = f"{ours.seconds / plain.seconds:.2f}"
     row = f"| {package} {version} | {len(ours.files) or '-'} | {why} | {plain.seconds:.0f} s | {ours.seconds:.0f} s | {ratio} |"
     wrong = []
