@@ -83,6 +83,8 @@ def compared(c: Container, kernel: Kernel, package: str, version: str, timeout: 
         "/etc/knetstatd/knetstatd.toml", f'modules = ["{package}"]\nkernels = "all"\nsettle_seconds = 1.0\nrehearse = "never"\n'
     )
     ours = made(c, kernel, ["knetstatctl", "build", kernel.release], timeout)
+    if c.run(["knetstatctl", "check", "--quiet", kernel.release]).returncode:  # r8125 has a hook for the initrd
+        c.run(["update-initramfs", "-u", "-k", kernel.release], check=True, timeout=300)
     explained = json.loads(c.run(["knetstatctl", "explain", "--json", kernel.release]).stdout)
     verdict: dict[str, Any] = explained["verdicts"][0]
     c.run(["dkms", "unbuild", *which], timeout=300)
