@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING
@@ -71,6 +72,8 @@ def step_by_step(machine: Machine, journal: Journal, kernel: str, packages: Sequ
     with process.undisturbed():  # a service manager that stops everything waits for what has begun
         for package in machine.in_order(kernel, packages):
             run_steps(builder, kernel, package, STEPS[kind], wait=False)
+            with contextlib.suppress(OSError):  # without it, the times of the source decide
+                machine.sources.keep(kernel, machine.package(package))
     process.kill_orphans()
     os.close(lock)
     if not machine.refresh():  # an upgrade takes a package out of DKMS and puts it back

@@ -239,6 +239,8 @@ class Daemon:
             if step.action in KINDS:
                 self._start(kernel, KINDS[step.action])
             elif step.action is Action.DONE:
+                if mark := self.machine.sources.unkept(kernel, self.machine.package(package)):
+                    self._ask(kernel, {(f"{package} for {kernel}", mark)})
                 self._tidy(kernel, self.machine.places.stage(kernel, package), self.machine.places.attempt(kernel, package))
             if step.until is not None:
                 self.due[kernel] = min(self.due.get(kernel, step.until), step.until)

@@ -7,6 +7,7 @@
                          .publish.*/               a publication at work
                    rehearsals/KERNEL/PACKAGE.json  the kernel's answer to a rehearsal
                    digests/KERNEL/PACKAGE.json     what a package's modules were when they were published
+                   sources/KERNEL/PACKAGE.json     of which source a package's modules were compiled
                    plain/PACKAGE.json              how a build of it by plain dkms came out
                    initrd/KERNEL.json              the digests of the modules in a kernel's initrd
                    guard/packages.json             the packages that the daemon guarded at its last look
@@ -72,6 +73,10 @@ class Places(NamedTuple):
         """What the modules of one package for one kernel were when they were published."""
         return self.state / "digests" / kernel / f"{package}.json"
 
+    def sources(self, kernel: str, package: str) -> Path:
+        """Of which source the modules of one package for one kernel were compiled."""
+        return self.state / "sources" / kernel / f"{package}.json"
+
     def plain(self, package: str) -> Path:
         """How a build of one package by plain dkms, for a kernel that did not run, came out."""
         return self.state / "plain" / f"{package}.json"
@@ -88,7 +93,7 @@ class Places(NamedTuple):
 
     def of_kernels(self) -> Iterator[tuple[str, Path]]:
         """All that is kept for kernels: the kernel, and a file or a directory."""
-        below = (self.state / name for name in ("kernels", "rehearsals", "digests"))
+        below = (self.state / name for name in ("kernels", "rehearsals", "digests", "sources"))
         for parent in (*below, self.stages, self.initrds):
             for name in files.names(parent):
                 if names.is_kernel(kernel := name.removesuffix(".json") if parent == self.initrds else name):

@@ -22,6 +22,7 @@ from knetstatd.core.model import Attempt, Kind
 from knetstatd.daemon.loop import Daemon
 from knetstatd.state import attempts
 from knetstatd.system.journal import Journal
+from knetstatd.verdict.observe import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,6 +89,12 @@ class Rig:
     def tree(self) -> Path:
         return self.root / f"usr/lib/modules/{KERNEL}"
 
+    def keep_source(self) -> None:
+        """What a builder keeps of a package that somebody else has built."""
+        machine = Machine(self.root, self.daemon.machine.config)
+        machine.refresh()
+        machine.sources.keep(KERNEL, machine.package("demo"))
+
     def uninstall(self) -> None:
         """As dkms does it: the module's file, then depmod's tables."""
         (self.tree / "updates/dkms/demo.ko").unlink()
@@ -106,8 +113,25 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     root = systems.make(tmp_path / "root")
     (root / "run/knetstatd").mkdir(parents=True)
     made = Rig(root, tmp_path)
+    made.keep_source()
     yield made
     made.close()
+
+
+def test_what_somebody_else_has_built_is_kept_by_a_builder(rig: Rig) -> None:
+    """A source that is touched later is then known to be the same; root keeps it, and is asked once."""
+    rig.daemon.machine.places.sources(KERNEL, "demo").unlink()
+    rig.start()
+    rig.wait(lambda: not rig.daemon.worker.kernel)
+    assert rig.built() == [f"build --step=build -- {KERNEL}"]
+    rig.run()
+    assert rig.built() == [f"build --step=build -- {KERNEL}"], "what it could not keep is not asked for again"
+    rig.keep_source()
+    os.utime(rig.root / "usr/src/demo-1.0/dkms.conf")
+    rig.start()
+    rig.wait(lambda: not rig.daemon.worker.kernel)
+    assert rig.states() == {KERNEL: "ready"}
+    assert rig.built() == [f"build --step=build -- {KERNEL}"] * 2, "the times are other ones"
 
 
 def test_the_first_looks_are_published_together(rig: Rig) -> None:
