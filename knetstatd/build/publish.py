@@ -33,7 +33,7 @@ from knetstatd.state import digests, sources
 from knetstatd.state.digests import Remark
 from knetstatd.state.paths import PUBLISHING
 from knetstatd.system import files, process
-from knetstatd.verify import module_contents
+from knetstatd.verify import module_contents, originals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -74,6 +74,8 @@ def publish(
         output = _dkms(["install", "--force", "-m", job.package, "-v", job.version, "-k", job.kernel], job, work, inherit, tick)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    for one in originals.of_package(job.root, job.package, job.kernel):
+        originals.remove(one)  # it lay where the module belongs, and `dkms remove` would put it back there
     remarks += _undone(job, artefact, output)
     date(_registered(job) / job.version / job.kernel, age.changed)
     proofs = tuple(prove())

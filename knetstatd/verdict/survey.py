@@ -157,7 +157,7 @@ class Survey:
 
     def module_names(self) -> set[str]:
         """The names of all modules that the guarded packages make for the running kernel, as that kernel calls them."""
-        return {names.canonical(made) for name in self.packages() for made in self._made(self.running, name)}
+        return {names.canonical(made) for name in self.packages() for made in self.made(self.running, name)}
 
     def watched(self) -> Iterable[tuple[str, Path]]:
         """The directories to watch, each with a label: see paths.watched; and "state", our own."""
@@ -207,7 +207,7 @@ class Survey:
         return {
             names.canonical(name): self._origin(look.kernel, package, name)
             for package in modules
-            for name in self._made(look.kernel, package)
+            for name in self.made(look.kernel, package)
         }
 
     def _origin(self, kernel: str, package: str, name: str) -> host.Origin:
@@ -237,7 +237,7 @@ class Survey:
         at_work = self._transaction or self._foreign
         return None if at_work else guarded.now(self.root, self.places, self.packages(), self._registered, self.missing)
 
-    def _made(self, kernel: str, package: str) -> tuple[str, ...]:
+    def made(self, kernel: str, package: str) -> tuple[str, ...]:
         """The names of the modules that a package makes for a kernel: dkms.conf says, or what was built."""
         if (known := self._registered.get(package) or self.missing.sources.get(package)) is None:
             return (package,)
