@@ -235,7 +235,9 @@ class Survey:
     def guarded(self) -> dict[str, guarded.Guarded] | None:
         """What to remember of the guarded packages; None while somebody is at work on packages or in DKMS."""
         at_work = self._transaction or self._foreign
-        return None if at_work else guarded.now(self.root, self.places, self.packages(), self._registered, self.missing)
+        if at_work:
+            return None
+        return guarded.now(self.root, self.places, self.packages(), self._registered, self.missing, self.kernels.kernels)
 
     def made(self, kernel: str, package: str) -> tuple[str, ...]:
         """The names of the modules that a package makes for a kernel: dkms.conf says, or what was built."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What DKMS takes for the original of a module, to be put back when its own goes: is it one?
 
-`dkms install` (3.0 not on Debian, later ones everywhere) moves whatever file of the module's name it finds in the kernel's tree to
+`dkms install` (3.0 not on Debian, later ones anywhere) moves whatever file of the module's name it finds in a kernel's tree to
 PACKAGE/original_module/KERNEL/ARCH, unless its mark says that it has installed one itself; `dkms remove` puts it back. With
 --force it takes the mark away first, and then what it does not recognise as its own file for an original: one that is damaged.
 

@@ -312,3 +312,27 @@ def test_what_was_kept_and_is_deleted_is_looked_at(rig: Rig, gone: str) -> None:
     due = dict(daemon.due)
     gate.write_text("0")
     assert due == {}, "its end tells what it kept"
+
+
+def test_the_next_kernel_is_built_for_first(rig: Rig) -> None:
+    """Also before the one that runs, which has a module as long as it does."""
+    systems.write(rig.root / "etc/knetstatd/knetstatd.toml", 'modules = ["demo"]\nload = []\nkernels = "all"\n')
+    rig.daemon.machine.config = config.load(rig.root)
+    rig.daemon.machine.running = NEWER
+    rig.uninstall()
+    rig.start()
+    assert rig.daemon.worker.kernel == KERNEL
+
+
+def test_a_kernel_that_is_not_guarded_gets_again_what_an_upgrade_took(rig: Rig) -> None:
+    systems.write(rig.root / "boot/grub/grubenv", f"# GRUB Environment Block\nsaved_entry=gnulinux-{NEWER}\n")
+    rig.install(NEWER)
+    rig.start()
+    assert rig.states() == {NEWER: "ready"}
+    assert rig.built() == []
+    systems.upgrade(rig.root)
+    rig.uninstall()
+    rig.start()
+    rig.wait(lambda: rig.built())
+    assert set(rig.built()) == {f"build --step=build -- {KERNEL}"}
+    assert rig.states() == {NEWER: "ready"}, "no verdict depends on it"
