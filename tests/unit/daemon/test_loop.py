@@ -326,7 +326,8 @@ def test_the_next_kernel_is_built_for_first(rig: Rig) -> None:
 
 def test_a_kernel_that_is_not_guarded_gets_again_what_an_upgrade_took(rig: Rig) -> None:
     systems.write(rig.root / "boot/grub/grubenv", f"# GRUB Environment Block\nsaved_entry=gnulinux-{NEWER}\n")
-    rig.install(NEWER)
+    module = kerneltree.module("demo", vermagic=f"{NEWER} SMP preempt mod_unload modversions ")
+    kerneltree.add(rig.root / f"usr/lib/modules/{NEWER}", "updates/dkms/demo.ko", module)
     rig.start()
     assert rig.states() == {NEWER: "ready"}
     assert rig.built() == []
