@@ -80,7 +80,7 @@ class Job(NamedTuple):
 class Compiled(NamedTuple):
     """How a compilation ended. staged: what it made, None if it made nothing.  output: dkms's.  log: make's.
 
-    code: dkms's exit status, -N if signal N killed it.
+    code: dkms's exit status, -N if signal N killed it.  taken: the bytes that it was seen to take of the disk.
     """
 
     staged: staged.Staged | None
@@ -88,6 +88,7 @@ class Compiled(NamedTuple):
     timed_out: bool
     output: str
     log: str
+    taken: int = 0
 
 
 def compile_here(job: Job, work: Path, tick: Callable[[], None] | None) -> Compiled:
@@ -95,10 +96,11 @@ def compile_here(job: Job, work: Path, tick: Callable[[], None] | None) -> Compi
 
     Raises BuildError if it takes more room than it may.
     """
-    space = room.Room((work,), (Path("/tmp"), Path("/var/tmp")))
+    space, peak = room.Room((work,), (Path("/tmp"), Path("/var/tmp"))), room.Peak(work)
 
     def look() -> None:
         space.check()
+        peak.look()
         if tick is not None:
             tick()
 
@@ -133,7 +135,7 @@ def compile_here(job: Job, work: Path, tick: Callable[[], None] | None) -> Compi
     artefact = staged.built(tree, job.kernel, job.package, job.version) if not done.timed_out else None
     path = registered / "build" / "make.log" if artefact is None else artefact.log
     log = (files.text(path, LOG_LIMIT // 2) or "") + _end_of(path, LOG_LIMIT // 2)
-    return Compiled(artefact, done.code, done.timed_out, done.text, log)
+    return Compiled(artefact, done.code, done.timed_out, done.text, log, peak.bytes)
 
 
 def _installed_beside(job: Job, tree: Path) -> Iterator[Path]:

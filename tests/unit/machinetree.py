@@ -269,7 +269,7 @@ def outcome(root: Path, **fields: object) -> Path:
     place = root / "var/cache/private/knetstatd-compile/result"
     document: dict[str, object] = {
         "of": [KERNEL, "demo", "1.0"], "arch": ARCH, "modules": ["demo.ko"], "more": [], "code": 0, "timed_out": False,
-        "output": "", "log": "made in the unit\n",
+        "taken": 0, "output": "", "log": "made in the unit\n",
     }  # fmt: skip
     write(place / "outcome.json", json.dumps(document | fields))
     write(place / "demo.ko", GOOD)
