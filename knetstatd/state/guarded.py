@@ -125,7 +125,7 @@ def _on_kernels(root: Path, package: Package, before: Guarded, there: set[str]) 
     except OSError:
         mark = ""
     owed = set(before.owed) | (set(before.kernels) if mark != before.mark else set())
-    owed = {kernel for kernel in owed & there if have.get(kernel) != package.highest}
+    owed = {kernel for kernel in owed & there if have.get(kernel) != package.wanted(kernel)}
     return before._replace(mark=mark, kernels=tuple(sorted(have.keys() & there)), owed=tuple(sorted(owed)))
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,7 +57,9 @@ def test_an_upgrade_takes_nothing_from_any_kernel(root: Path) -> None:
 def test_a_new_version_is_owed_too(root: Path) -> None:
     assert remembered(root) == {}
     write(root / "usr/src/demo-2.0/dkms.conf", (root / "usr/src/demo-1.0/dkms.conf").read_text().replace("1.0", "2.0"))
-    write(root / "var/lib/dkms/demo/2.0/source/dkms.conf", "")
+    (root / "var/lib/dkms/demo/2.0").mkdir()
+    time.sleep(0.02)  # it is registered later than the other one was installed, by the clock of file systems too
+    (root / "var/lib/dkms/demo/2.0/source").symlink_to("/usr/src/demo-2.0")
     assert remembered(root) == {KERNEL: ["demo"]}
 
 
