@@ -12,12 +12,15 @@ Rules:
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.build import room
 from knetstatd.dkms import dkms_tree
+from knetstatd.formats import stored
 from knetstatd.state import staged
 from knetstatd.system import files, process
 
@@ -37,6 +40,22 @@ case $answer in
 *) printf '%s\\n' "$answer" ;;
 esac
 """
+
+# dkms packs what it has built, without a signature. Publishing unpacks that, signs it, and packs it again: to pack
+# twice would cost more than a compilation. So here it is stored as it is. Who else calls such a program gets what he asks for.
+_PACKER = """#!/bin/sh
+# Puts the module that dkms has built into a packed file without packing it: it is signed and packed later.
+for last; do :; done
+case $last in {build}/*.ko) ;; *) exec {real} "$@" ;; esac
+for word; do
+    case $word in
+    "$last" | -f | -9f | -q | -T0 | -20 | -n | --rm | --ultra | --check=* | --lzma2=*) ;;
+    *) exec {real} "$@" ;;
+    esac
+done
+exec {python} -I {stored} {suffix} "$last"
+"""
+_SUFFIXES = {"xz": "xz", "gzip": "gz", "zstd": "zst"}
 
 
 class Job(NamedTuple):
@@ -61,7 +80,7 @@ class Job(NamedTuple):
 class Compiled(NamedTuple):
     """How a compilation ended. staged: what it made, None if it made nothing.  output: dkms's.  log: make's.
 
-    code: dkms's exit status, -N if signal N killed it.
+    code: dkms's exit status, -N if signal N killed it.  taken: the bytes that it was seen to take of the disk.
     """
 
     staged: staged.Staged | None
@@ -69,6 +88,7 @@ class Compiled(NamedTuple):
     timed_out: bool
     output: str
     log: str
+    taken: int = 0
 
 
 def compile_here(job: Job, work: Path, tick: Callable[[], None] | None) -> Compiled:
@@ -76,10 +96,11 @@ def compile_here(job: Job, work: Path, tick: Callable[[], None] | None) -> Compi
 
     Raises BuildError if it takes more room than it may.
     """
-    space = room.Room((work,), (Path("/tmp"), Path("/var/tmp")))
+    space, peak = room.Room((work,), (Path("/tmp"), Path("/var/tmp"))), room.Peak(work)
 
     def look() -> None:
         space.check()
+        peak.look()
         if tick is not None:
             tick()
 
@@ -92,7 +113,14 @@ def compile_here(job: Job, work: Path, tick: Callable[[], None] | None) -> Compi
     programs.mkdir()
     real = process.which(job.root, "uname") or "/bin/uname"
     (programs / "uname").write_text(_UNAME.format(real=real, kernel=job.kernel))
-    (programs / "uname").chmod(0o755)
+    for name, suffix in _SUFFIXES.items():
+        if packer := process.which(job.root, name):
+            words = (packer, os.path.realpath(registered / "build"), sys.executable, stored.__file__)
+            real, build, python, program = map(shlex.quote, words)
+            text = _PACKER.format(real=real, build=build, python=python, stored=program, suffix=suffix)
+            (programs / name).write_text(text)
+    for name in files.names(programs):
+        (programs / name).chmod(0o755)
     # No program is called like this: dkms then leaves the module unsigned, and makes no key. Publishing signs.
     unsigned = {"sign_file": os.fspath(work / "no-signing-here")}
     done = process.run(
@@ -107,7 +135,7 @@ def compile_here(job: Job, work: Path, tick: Callable[[], None] | None) -> Compi
     artefact = staged.built(tree, job.kernel, job.package, job.version) if not done.timed_out else None
     path = registered / "build" / "make.log" if artefact is None else artefact.log
     log = (files.text(path, LOG_LIMIT // 2) or "") + _end_of(path, LOG_LIMIT // 2)
-    return Compiled(artefact, done.code, done.timed_out, done.text, log)
+    return Compiled(artefact, done.code, done.timed_out, done.text, log, peak.bytes)
 
 
 def _installed_beside(job: Job, tree: Path) -> Iterator[Path]:

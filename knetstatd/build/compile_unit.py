@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 TEMPLATE = "compile"
 _MAX_MODULE, _MAX_MODULES = 512 << 20, 256
 _MORE, _MAX_MORE = "more.", 64 << 20  # how the other files of a build are called in the result, and bytes of one
+_MAX_TAKEN = 4 << 30  # a stranger's word: it asks for no more room than that
 _MEMORY_FIX = "Give the machine more memory, or raise MemoryMax= with: systemctl edit knetstatd-compile@.service"
 
 
@@ -119,6 +120,7 @@ def _serve(job: Job, cache: Path) -> None:
         "timed_out": compiled.timed_out,
         "output": compiled.output,
         "log": compiled.log,
+        "taken": compiled.taken,
     }
     process.kill_orphans()
     room.clear(work)
@@ -182,7 +184,7 @@ def _adopt(job: Job, work: Path) -> Compiled:
             if len(more) > staged.MOST or not all(map(_is_below, more)):
                 raise KnetstatdError("its names are not names of files")
             code, log, output = document.integer("code"), document.text("log"), document.text("output")
-            timed_out = document.flag("timed_out")
+            timed_out, taken = document.flag("timed_out"), document.integer("taken")
             built = work / "tree" / job.package / job.version / job.kernel / arch
             (built / "module").mkdir(parents=True)
             (built / "log").mkdir()
@@ -193,7 +195,7 @@ def _adopt(job: Job, work: Path) -> Compiled:
                 (built / name).write_bytes(units.left(result, f"{_MORE}{number}", owner, _MAX_MORE))
             (built / "log" / "make.log").write_text(log)
             artefact = staged.built(work / "tree", job.kernel, job.package, job.version)
-            return Compiled(artefact, code, timed_out, output, log)
+            return Compiled(artefact, code, timed_out, output, log, min(max(taken, 0), _MAX_TAKEN))
     except BuildError:
         raise
     except (OSError, KnetstatdError) as e:

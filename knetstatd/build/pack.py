@@ -7,18 +7,18 @@ than a module can have.
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.build import sign as signing
+from knetstatd.core import names
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.model import Kind
 from knetstatd.diagnosis import build_log
-from knetstatd.formats import compression, module_file
+from knetstatd.dkms import dkms_framework
+from knetstatd.formats import module_file
 from knetstatd.system import files, process
 
 if TYPE_CHECKING:
@@ -27,10 +27,27 @@ if TYPE_CHECKING:
     from knetstatd.build.compile import Job
     from knetstatd.state import staged
 
-ARCHIVE = "artefact.dkms.tar.gz"
+ARCHIVE = "artefact.dkms.tar"  # not packed itself: what is in it, is
 _MAX_MODULE = 512 << 20
-# xz as the kernel's own decompressor takes it (Documentation/staging/xz.rst): CRC32, a dictionary of at most 1 MiB.
-_XZ = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}]
+_SECONDS = 600  # to pack or unpack one module: 80 MB take 30 on one slow processor
+
+
+class _Packer(NamedTuple):
+    """A program that packs. unpack, pack: its options; the second if framework.conf's `setting` says nothing."""
+
+    program: str
+    unpack: tuple[str, ...]
+    pack: tuple[str, ...]
+    setting: str
+
+
+# xz as dkms has it from 3.1 on, and as kernels take it (Documentation/staging/xz.rst): CRC32, a dictionary of at most 1 MiB.
+# dkms before 3.1 packs with CRC64, which no kernel unpacks: an upgrade to a kmod that leaves it to the kernel loses the module.
+_PACKERS = {
+    ".xz": _Packer("xz", ("-dqf",), ("--check=crc32", "--lzma2=dict=1MiB", "-T0"), "compress_xz_opts"),
+    ".gz": _Packer("gzip", ("-dqf",), ("-n",), "compress_gzip_opts"),
+    ".zst": _Packer("zstd", ("-dqf", "--rm"), ("--rm", "-T0"), "compress_zstd_opts"),
+}
 
 
 def pack(job: Job, artefact: staged.Staged, headers: Path, inherit: Sequence[int]) -> None:
@@ -71,10 +88,9 @@ def archive(job: Job, artefact: staged.Staged, key: signing.Key | None, work: Pa
     (registered / "source").symlink_to(job.source)
     for module in artefact.modules:
         copy = place / "module" / module.name
-        copy.write_bytes(data := _untrusted(module))
-        # dkms before 3.1 packs with CRC64, which no kernel unpacks: an upgrade to a kmod that leaves it to the kernel loses it.
-        if key is not None or compression.refused(data[:8]):
-            _repack(job.root, copy, key, work)
+        copy.write_bytes(_untrusted(module))
+        if key is not None or copy.suffix in _PACKERS:  # it is only stored, see compile
+            _repack(job, copy, key, work)
     (place / "log" / "make.log").write_text(files.text(artefact.log) or "")
     for name, path in artefact.more:
         (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -101,26 +117,26 @@ def _untrusted(path: Path) -> bytes:
     return data
 
 
-def _repack(root: Path, path: Path, key: signing.Key | None, work: Path) -> None:
+def _repack(job: Job, path: Path, key: signing.Key | None, work: Path) -> None:
     """Signs a module in place, if there is a key. A compressed one is unpacked for it, and packed as the kernel takes it."""
-    plain = path.with_name(path.name.partition(".ko")[0] + ".ko")
-    env = process.environment(root=root)
-    match path.suffix:
-        case ".xz":
-            plain.write_bytes(lzma.decompress(path.read_bytes()))
-        case ".gz":
-            plain.write_bytes(gzip.decompress(path.read_bytes()))
-        case ".zst":
-            process.run(["zstd", "-dqf", os.fspath(path), "-o", os.fspath(plain)], timeout=60, env=env)
+    packer = _PACKERS.get(path.suffix)
+    plain = path if packer is None else path.with_suffix("")
+    if packer is not None:
+        _run(job, packer, packer.unpack, path, plain)
     if key is not None:
-        plain.write_bytes(module_file.unsigned(plain.read_bytes()))
+        data = plain.read_bytes()
+        if len(bare := module_file.unsigned(data)) != len(data):
+            plain.write_bytes(bare)
         signing.sign(plain, key, work)
-    match path.suffix:
-        case ".xz":
-            path.write_bytes(lzma.compress(plain.read_bytes(), check=lzma.CHECK_CRC32, filters=_XZ))
-        case ".gz":
-            path.write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
-        case ".zst":
-            process.run(["zstd", "-qf", os.fspath(plain), "-o", os.fspath(path)], timeout=60, env=env)
-    if plain != path:
-        plain.unlink()
+    if packer is not None:
+        said = getattr(dkms_framework.framework(job.root), packer.setting).split()
+        _run(job, packer, (*(said or packer.pack), "-qf"), plain, path)
+
+
+def _run(job: Job, packer: _Packer, options: Sequence[str], path: Path, makes: Path) -> None:
+    """Has a file replaced by another. Raises BuildError if that is not there afterwards."""
+    argv = [packer.program, *options, os.fspath(path)]
+    done = process.run(argv, timeout=_SECONDS, env=process.environment(root=job.root), cwd=path.parent)
+    if done.code or not makes.is_file():
+        what = f"{packer.program} failed: {names.clean(' '.join(done.text.split()), 300)}"
+        raise BuildError(Kind.PUBLISH, what, os.fspath(path), "Look at the compress_*_opts in /etc/dkms/framework.conf")

@@ -29,11 +29,11 @@ from knetstatd.core.model import ELSEWHERE, Kind
 from knetstatd.diagnosis import build_log, hooks
 from knetstatd.dkms import dkms_framework, dkms_tree
 from knetstatd.machine import kernels
-from knetstatd.state import digests
+from knetstatd.state import digests, sources
 from knetstatd.state.digests import Remark
 from knetstatd.state.paths import PUBLISHING
 from knetstatd.system import files, process
-from knetstatd.verify import module_contents
+from knetstatd.verify import module_contents, originals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -64,7 +64,7 @@ def publish(
     job.places.stages.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=PUBLISHING, dir=job.places.stages))
     left_out = _dotted(artefact)
-    changed = kernels.changed(job.source)  # now: what is changed from here on is not in what is published
+    age = kernels.age(job.source)  # now: what is changed from here on is not in what is published
     try:
         archive, remarks = _archive(job, artefact, headers, work, inherit, required)
         _dkms(["ldtarball", "--force", f"--archive={archive}"], job, work, inherit, tick)
@@ -74,15 +74,19 @@ def publish(
         output = _dkms(["install", "--force", "-m", job.package, "-v", job.version, "-k", job.kernel], job, work, inherit, tick)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    for one in originals.of_package(job.root, job.package, job.kernel):
+        originals.remove(one)  # it lay where the module belongs, and `dkms remove` would put it back there
     remarks += _undone(job, artefact, output)
-    date(_registered(job) / job.version / job.kernel, changed)
+    date(_registered(job) / job.version / job.kernel, age.changed)
     proofs = tuple(prove())
     if failure := _failure(job, proofs, output):
         raise failure
     _sync(job, proofs)
     with contextlib.suppress(OSError, KnetstatdError):  # without digests, DKMS's copy alone is what to compare with
-        built = (_registered(job) / job.version / job.kernel).glob("*/module/*.ko*")
+        built = sorted((_registered(job) / job.version / job.kernel).glob("*/module/*.ko*"))
         digests.save(job.places, job.kernel, job.package, {copy: module_contents.digest(copy) for copy in built}, remarks)
+        if (source := sources.of_now(job.source, age)) is not None:
+            sources.save(job.places, job.kernel, job.package, built, source)
     return remarks
 
 

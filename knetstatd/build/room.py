@@ -11,19 +11,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core.errors import BuildError
 from knetstatd.core.model import Kind
-from knetstatd.system import process
+from knetstatd.dkms import dkms_tree
+from knetstatd.system import documents, files, process
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from knetstatd.state.paths import Places
+
 PACE = 0.02  # seconds between two looks: a fast disk takes 50 MB meanwhile
 _RESERVE, _LARGEST_RESERVE = 64 << 20, 1 << 30  # bytes
 _MOST = 32 << 30  # bytes; the largest packages take 600 MB
+_FIRST = 1.0  # seconds; what is compiled faster takes less than the reserve
 _FIX = "df -h -i {place}"
 
 
@@ -50,7 +55,7 @@ class Room:
             except OSError:
                 continue
             free = now.f_bavail * now.f_frsize
-            reserve = max(min(max(free // 4, _RESERVE), free // 2, _LARGEST_RESERVE), free - _MOST)
+            reserve = _reserve(free)
             files = now.f_favail // 4 if now.f_files else 0
             self._places.append(_Place(path, reserve, files, (free - reserve, now.f_favail - files) if others else None))
 
@@ -68,6 +73,83 @@ class Room:
             if place.spare is not None and _is_less(place.path, *place.spare):
                 continue
             raise BuildError(Kind.DISK, f"the compilation was ended: {left}", "", _FIX.format(place=place.path))
+
+
+def _reserve(free: int) -> int:
+    """How many of the free bytes of a file system must stay free."""
+    return max(min(max(free // 4, _RESERVE), free // 2, _LARGEST_RESERVE), free - _MOST)
+
+
+class Peak:
+    """The most that a directory was seen to hold. To look takes at most a fiftieth of the time."""
+
+    def __init__(self, directory: Path) -> None:
+        self.bytes = 0
+        self._directory = directory
+        self._next = time.monotonic() + _FIRST
+
+    def look(self) -> None:
+        """Looks, if it is time."""
+        if (begin := time.monotonic()) >= self._next:
+            self.bytes = max(self.bytes, held(self._directory))
+            end = time.monotonic()
+            self._next = end + max(_FIRST, 50 * (end - begin))
+
+
+def held(directory: Path) -> int:
+    """The bytes that all below a directory takes of its disk."""
+    taken = 0
+    for where, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(OSError):
+                taken += os.lstat(os.path.join(where, name)).st_blocks * 512
+    return taken
+
+
+class Need(NamedTuple):
+    """What the last build of a package took, in bytes, 0 if not known. taken: at most, to compile.  made: the result."""
+
+    taken: int = 0
+    made: int = 0
+
+
+def remembered(places: Places, package: str) -> Need:
+    """What is remembered of the last build of a package."""
+    document = documents.read(places.room(package))
+    try:
+        return Need() if document is None else Need(*(max(0, document.integer(name)) for name in Need._fields))
+    except documents.Malformed:
+        return Need()
+
+
+def remember(places: Places, package: str, need: Need) -> None:
+    """Keeps it. One that was too short to be looked at takes no more than what it made, and a little. Raises OSError."""
+    places.room(package).parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(places.room(package), need._asdict(), durable=False)
+
+
+def refuse_full(root: Path, places: Places, kernel: str, package: str, compiled: Path) -> None:
+    """Raises BuildError, before anything is made, if there is too little room somewhere. compiled: where it is compiled."""
+    need = remembered(places, package)
+    modules = files.inside(root, f"/lib/modules/{kernel}")
+    # The stage holds a copy, the archive, and what is unpacked to sign it; dkms's tree and the kernel's one each.
+    wanted = ((compiled, max(need.taken, need.made) * 5 // 4), (places.state, 4 * need.made),
+              (dkms_tree.tree(root), need.made), (modules, need.made))  # fmt: skip
+    least: dict[int, tuple[Path, int, bool]] = {}
+    for path, size in wanted:
+        there = next(place for place in (path, *path.parents) if os.path.isdir(place))
+        device = os.stat(there).st_dev
+        first, sum_, is_compiled = least.get(device, (there, 0, False))
+        least[device] = first, sum_ + size, is_compiled or path == compiled
+    for path, size, is_compiled in least.values():
+        now = os.statvfs(path)
+        free = now.f_bavail * now.f_frsize
+        usable = free - _reserve(free) if is_compiled and size else free  # a compilation that takes more is ended
+        if usable < size or free < _RESERVE:
+            least_free = max(size + free - usable, _RESERVE)
+            why = f": the last build of {package} took {need.taken >> 20} MiB" if usable < size else ""
+            what = f"only {free >> 20} MiB of {path} are free, {least_free >> 20} MiB are wanted{why}"
+            raise BuildError(Kind.DISK, what, "", _FIX.format(place=path))
 
 
 def _is_less(directory: Path, most_bytes: int, most_files: int) -> bool:

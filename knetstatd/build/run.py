@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from knetstatd.build.steps import Builder
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.model import Action, Kind, Why
-from knetstatd.state import attempts, leftovers, load_history, staged
+from knetstatd.state import attempts, guarded, leftovers, load_history, staged
 from knetstatd.system import locks, process
 from knetstatd.system.progress import Progress
 from knetstatd.verdict import judge
@@ -68,9 +69,13 @@ def step_by_step(machine: Machine, journal: Journal, kernel: str, packages: Sequ
     except KnetstatdError:
         return None
     builder = Builder(machine, journal, Progress(shown=False), lock)
+    if kernel not in machine.wanted():  # a kernel that is not guarded gets what it had, and nothing that it had not
+        packages = [package for package in packages if package in guarded.owed(machine.places).get(kernel, ())]
     with process.undisturbed():  # a service manager that stops everything waits for what has begun
         for package in machine.in_order(kernel, packages):
             run_steps(builder, kernel, package, STEPS[kind], wait=False)
+            with contextlib.suppress(OSError):  # without it, the times of the source decide
+                machine.sources.keep(kernel, machine.package(package))
     process.kill_orphans()
     os.close(lock)
     if not machine.refresh():  # an upgrade takes a package out of DKMS and puts it back

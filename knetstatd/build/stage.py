@@ -10,19 +10,20 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knetstatd.build import compile_unit
+from knetstatd.build import compile_unit, room
 from knetstatd.core.errors import BuildError
 from knetstatd.core.model import UNPUBLISHED, Kind, Proof, Result, Retry
 from knetstatd.diagnosis import build_log, compare_kernels, uname_traps
 from knetstatd.dkms import dkms_tree
 from knetstatd.state import staged
-from knetstatd.system import files
+from knetstatd.system import files, units
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from knetstatd.build.compile import Job
 
 OUTPUT = "output"  # what dkms said, beside the tree
-# Several times what the compilation of one package was seen to need; with less than this the disk counts as full.
-_FREE = 64 << 20
 
 
 def stage(job: Job, prove: Callable[[Path, Sequence[Path]], Proof], tick: Callable[[], None] | None = None) -> staged.Staged:
@@ -42,11 +41,8 @@ def stage(job: Job, prove: Callable[[Path, Sequence[Path]], Proof], tick: Callab
     staged.clear(job.places, job.kernel, job.package)
     final = job.places.stage(job.kernel, job.package)
     final.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(final.parent).free
-    if free < _FREE:
-        raise BuildError(
-            Kind.DISK, f"only {free >> 20} MiB are free, {_FREE >> 20} MiB are wanted", os.fspath(final.parent), "Free space"
-        )
+    compiled = job.places.compile_cache if units.available(job.root, compile_unit.TEMPLATE) else final.parent
+    room.refuse_full(job.root, job.places, job.kernel, job.package, compiled)
     work = Path(tempfile.mkdtemp(prefix=f".{job.package}.", dir=final.parent))
     work.chmod(0o755)  # the daemon, which is not root, looks whether something is staged
     try:
@@ -77,6 +73,8 @@ def _compile(job: Job, work: Path, tick: Callable[[], None] | None) -> staged.St
         _refuse_removed(job)
     if done.staged is not None:
         (work / OUTPUT).write_text(done.output)
+        with contextlib.suppress(OSError):  # without it, the next build begins and may be ended
+            room.remember(job.places, job.package, room.Need(done.taken, room.held(done.staged.tree)))
         return done.staged
     kept = _keep_log(job, done.log, done.output)
     if done.timed_out:

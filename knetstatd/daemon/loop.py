@@ -19,14 +19,14 @@ from knetstatd.core import config, planner
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.events import Event
 from knetstatd.core.model import Action, Loaded, Why
-from knetstatd.daemon import announce
+from knetstatd.daemon import announce, owed
 from knetstatd.daemon.inotify import Mounts, Watch
 from knetstatd.daemon.sd_notify import Notify
 from knetstatd.daemon.signals import Signals, Stopped
 from knetstatd.daemon.step import KINDS
 from knetstatd.daemon.uevents import Uevents
 from knetstatd.daemon.worker import Worker
-from knetstatd.state import attempts, guarded, leftovers, load_history
+from knetstatd.state import attempts, leftovers, load_history
 from knetstatd.system import child, files, process
 from knetstatd.verdict import judge
 from knetstatd.verdict.observe import Machine
@@ -35,6 +35,7 @@ from knetstatd.verdict.survey import BUILDERS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from knetstatd.core.model import Step
     from knetstatd.system.journal import Journal
 
 # Seconds: an event storm must not put the look off for ever.
@@ -72,6 +73,7 @@ class Daemon:
         self.resync_at = self.alive_at = 0.0
         self.watch: Watch | None = None
         self._opened = contextlib.ExitStack()
+        self.owed: dict[str, list[str]] | None = None  # kernels that are not guarded, and what they are to have again
         self.moved = False  # a directory may have come or gone below a kernel's
         self.winners: set[tuple[str, Path]] = set()  # where the verdicts' modules lie
         self.asked: set[tuple[str, str]] = set()  # why a builder was asked
@@ -217,6 +219,9 @@ class Daemon:
             return
         if kernel not in self.machine.wanted():
             self._forget(kernel)
+            packages = (self.owed or {}).get(kernel, ()) if not self.worker.kernel else ()
+            for step in owed.steps(self.machine, self.teller, kernel, packages, self.changed.get(kernel, 0.0), self.now()):
+                self._act(kernel, step)
             return
         was, self.transaction = self.transaction, self.machine.refresh_locks()
         if was and not self.transaction:  # it may have brought packages that are new to DKMS: those are looked at first
@@ -233,19 +238,24 @@ class Daemon:
             self.steps[kernel, package] = verdict
             if seen.observation.loaded in (Loaded.CURRENT, Loaded.OUTDATED, Loaded.FAULTY):
                 load_history.seen(self.machine.places, package, self.now())
-            if step.action in KINDS:
-                self._start(kernel, KINDS[step.action])
-            elif step.action is Action.DONE:
+            self._act(kernel, step)
+            if step.action is Action.DONE:
+                if mark := self.machine.sources.unkept(kernel, self.machine.package(package)):
+                    self._ask(kernel, {(f"{package} for {kernel}", mark)})
                 self._tidy(kernel, self.machine.places.stage(kernel, package), self.machine.places.attempt(kernel, package))
-            if step.why is Why.OWN_RUN and not self._hears_builders():
-                step = step._replace(until=self.now() + planner.POLL)
-            if step.until is not None:
-                self.due[kernel] = min(self.due.get(kernel, step.until), step.until)
         self._ask(kernel, {(kernel, look.closed)} if look.closed else set())  # root keeps what the next look needs
         if self._winners() != self.winners:
             self._watch()
         self._publish_status()
         process.give_back_memory()
+
+    def _act(self, kernel: str, step: Step) -> None:
+        """Does what a step asks for, or looks again when it says so."""
+        if step.action in KINDS:
+            self._start(kernel, KINDS[step.action])
+        until = self.now() + planner.POLL if step.why is Why.OWN_RUN and not self._hears_builders() else step.until
+        if until is not None:
+            self.due[kernel] = min(self.due.get(kernel, until), until)
 
     def _watch(self) -> set[str]:
         """Makes the watches be those of the machine as it is; returns what is newly watched."""
@@ -286,26 +296,17 @@ class Daemon:
         if not transaction:  # an upgrade takes a package out of DKMS and puts it back
             self._tidy(machine.next, *leftovers.find(machine.places, there, machine.registered()))
         self.known = there
-        self._remember()
+        self.owed = owed.remember(machine, self.teller)
+        if self.owed is None:  # somebody is at work on one of them
+            self.due[""] = self.now() + machine.config.settle_seconds
         self._watch()
-        for kernel in machine.wanted():
+        for kernel in machine.wanted() | set(self.owed or ()):
             self.due.setdefault(kernel, 0.0)
         for kernel in {k for k, _ in self.steps} - machine.wanted():
             self._forget(kernel)
         for key in [key for key in self.steps if key[1] not in machine.packages()]:  # a package that is gone
             del self.steps[key]
         self._publish_status()
-
-    def _remember(self) -> None:
-        """Keeps which packages are guarded, and says which have left dkms's tree: an upgrade takes them out, and back in."""
-        packages, before = self.machine.guarded(), guarded.load(self.machine.places)
-        if packages is None:  # somebody is at work; is it on one of them?
-            if any(one.registered and name not in self.machine.registered() for name, one in before.items()):
-                self.due[""] = self.now() + self.machine.config.settle_seconds
-        elif packages != before:
-            self.teller.gone(self.machine, before, packages)
-            with contextlib.suppress(OSError):
-                guarded.save(self.machine.places, packages)
 
     def _forget(self, kernel: str) -> None:
         self.steps = {key: verdict for key, verdict in self.steps.items() if key[0] != kernel}
@@ -314,6 +315,8 @@ class Daemon:
 
     def _start(self, kernel: str, kind: str) -> None:
         """Starts a builder for a kernel, unless one runs; then this kernel is looked at again when that one ends."""
+        if kind == "build" and kernel != self.machine.next and self.due.get(self.machine.next, math.inf) <= self.now():
+            self._look(self.machine.next)  # what it needs is built first
         if self.worker.kernel:
             return
         if self.now() >= self.worker.rest_until and self.worker.start(kernel, kind):
@@ -325,21 +328,18 @@ class Daemon:
         kernel = self.worker.kernel
         self.selector.unregister(self.worker)
         self.worker.ended()
-        self.due[kernel] = 0.0
-        self.due[""] = 0.0  # first: DKMS may have registered something, and the kernel may have been removed meanwhile
+        self.due.update(
+            {kernel: 0.0, "": 0.0}
+        )  # "" first: DKMS may have registered something, and the kernel may have been removed meanwhile
         for other in self.machine.wanted():  # those that wanted a builder while this one ran
             self.due.setdefault(other, 0.0)
 
     # -- telling ------------------------------------------------------------------------------------------------------
 
     def _publish_status(self) -> None:
-        if any(not self._looked(kernel) for kernel in self.machine.wanted()):
+        if any((k, p) not in self.steps for k in self.machine.wanted() for p in self.machine.packages()):
             return  # no verdict before the first full look
-        verdicts = [self.steps[key] for key in sorted(self.steps)]
-        self.teller.status(self.machine, verdicts, self.notify)
-
-    def _looked(self, kernel: str) -> bool:
-        return all((kernel, package) in self.steps for package in self.machine.packages())
+        self.teller.status(self.machine, [self.steps[key] for key in sorted(self.steps)], self.notify)
 
     def close(self) -> None:
         """Ends. A builder that runs goes on by itself; the next daemon sees it by its lock."""

@@ -39,7 +39,7 @@ class Framework(NamedTuple):
     """The settings that matter here, each as dkms has it; "" if it is not set.
 
     dkms_tree, source_tree, install_tree: absolute paths.  sign_file, mok_signing_key, mok_certificate: paths; the key may be
-    a pkcs11: URI.
+    a pkcs11: URI.  compress_*_opts: what the packing programs are told, from dkms 3.1 on.
     """
 
     dkms_tree: str = "/var/lib/dkms"
@@ -48,6 +48,9 @@ class Framework(NamedTuple):
     sign_file: str = ""
     mok_signing_key: str = ""
     mok_certificate: str = ""
+    compress_xz_opts: str = ""
+    compress_gzip_opts: str = ""
+    compress_zstd_opts: str = ""
 
 
 @once

@@ -87,3 +87,9 @@ def copy_of(root: Path, module: str, directory: Path, built: Sequence[str]) -> P
     """Of the files that DKMS built, the one that is this module."""
     same = (name for name in built if names.canonical(names.module_of(name)) == names.canonical(module))
     return next((files.followed(root, directory / name) for name in same), None)
+
+
+def written(copy: Path) -> float:
+    """When a file of DKMS's got its contents, in seconds since the epoch; 0 if it is not there."""
+    seen = files.identity(copy)
+    return seen.mtime_ns / 1e9 if seen else 0.0

@@ -237,7 +237,7 @@ def fingerprint(root: Path, source: Path, headers_path: Path | None) -> str:
     told = [settings / name for name in files.names(settings)]
     told += [path / name for path in told if path.suffix == ".d" for name in files.names(path)]
     told = [path for name in told if name.suffix == ".conf" and _decides(path := files.followed(root, name))]
-    parts = [f"source {_sum(source)}", f"settings {_newest(told)}"]
+    parts = [f"source {age(source).mark}", f"settings {_newest(told)}"]
     if headers_path is not None:
         parts_of_headers = ("Makefile", ".config", "Module.symvers", "include/generated/utsrelease.h")
         key = [files.followed(root, headers_path / part) for part in parts_of_headers]
@@ -263,17 +263,25 @@ def _newest(paths: list[Path]) -> str:
     return f"{len(present)} files {sum(i.size for i in present)} bytes {max((i.ctime_ns for i in present), default=0)}"
 
 
-def _sum(directory: Path) -> str:
+class Age(NamedTuple):
+    """What a source tree's times say. mark: another one after every change of a file, plain text.
+
+    changed: since when it may have other contents, in seconds since the epoch. A restored file keeps the time of its contents,
+    and one from the future counts from when it came here.
+    """
+
+    mark: str
+    changed: float
+
+
+def age(source: Path) -> Age:
+    """What the times of a source tree say now."""
     count = size = newest = 0
-    for st in _files(directory):
+    changed = 0.0
+    for st in _files(source):
         count, size, newest = count + 1, size + st.st_size, max(newest, st.st_ctime_ns)
-    return f"{count} files {size} bytes {newest}"
-
-
-def changed(source: Path) -> float:
-    """When a source tree last got other contents, in seconds since the epoch: a restored file keeps the time of its contents,
-    and one from the future counts from when it came here."""
-    return max((min(st.st_mtime, st.st_ctime) for st in _files(source)), default=0.0)
+        changed = max(changed, min(st.st_mtime, st.st_ctime))
+    return Age(f"{count} files {size} bytes {newest}", changed)
 
 
 def _files(directory: Path) -> Iterator[os.stat_result]:

@@ -28,6 +28,7 @@ from knetstatd.repair.repairs import HOLD, HOLD_TEXT, Advise, Delete, Prove, Rep
 from knetstatd.state import attempts
 from knetstatd.system import documents, files, process
 from knetstatd.verdict import judge
+from knetstatd.verify import originals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,6 +44,7 @@ def plan(machine: Machine, kernel: str | None) -> tuple[Repair, ...]:
         *_sources(machine),
         *_unregistered(machine),
         *_tree(machine, kernel),
+        *_originals(machine, kernel),
         *_stale_overrides(machine),
         *_overrides(machine),
         *_tables(machine, kernel),
@@ -123,6 +125,25 @@ def _tree(machine: Machine, kernel: str | None) -> Iterator[Repair]:
             if kernel in (None, path.parent.name):
                 shown = f"/{os.path.relpath(path, machine.root)}"
                 yield Repair("leftover", shown, "delete what a killed dkms left", "nothing uses it", (Delete(shown),))
+
+
+def _originals(machine: Machine, kernel: str | None) -> Iterator[Repair]:
+    """What is kept as an original, or was put back as one, and is no whole module of that kernel."""
+    for one in originals.unfit(machine.root):
+        if kernel in (None, one.kernel):
+            shown = [dkms_framework.shown(machine.root, path) for path in one.paths]
+            what = f"delete {names.clean(shown[0])}, which dkms keeps as an original module of {one.kernel}"
+            why = f"{one.reason}; `dkms remove` would put it into /lib/modules"
+            yield Repair("original", shown[0], what, why, tuple(map(Delete, shown)))
+    for release in machine.kernels.kernels:
+        place = files.inside(machine.root, f"/lib/modules/{release}") / "updates/dkms"
+        theirs = {names.canonical(module) for name in machine.registered() for module in machine.made(release, name)}
+        for name in files.names(place) if kernel in (None, release) else ():
+            module, path = names.module_of(name), f"/lib/modules/{release}/updates/dkms/{name}"
+            reason = originals.fault(place / name, release) if module and names.canonical(module) not in theirs else ""
+            if reason and not _owned(machine.root, [path]):
+                what, why = f"delete {names.clean(path)}", f"{reason}, and it is of no package that dkms knows"
+                yield Repair("original", path, what, why, (Delete(path), Run(("depmod", release))))
 
 
 def cure(machine: Machine, package: str) -> tuple[tuple[uname_traps.RunningKernelRead, ...], uname_traps.Override | None]:

@@ -38,7 +38,7 @@ def save(
     """
     target = places.digests(kernel, package)
     target.parent.mkdir(parents=True, exist_ok=True)
-    document = {copy.name: {**known._asdict(), "copy": _mark(copy)} for copy, known in copies.items()}
+    document = {copy.name: {**known._asdict(), "copy": mark(copy)} for copy, known in copies.items()}
     said = [remark._asdict() for remark in remarks]
     installed = next((_installed(copy.parent) for copy in copies), "")
     files.write_json(target, {"schema": SCHEMA, "modules": document, "remarks": said, "installed": installed})
@@ -54,7 +54,7 @@ def of(places: Places, kernel: str, package: str, copy: Path | None) -> files.Di
             return None
         known = document.get("modules").get(copy.name)
         digest = files.Digest(known.text("file"), known.text("contents"))
-        return digest if known.text("copy") == _mark(copy) else None
+        return digest if known.text("copy") == mark(copy) else None
     except documents.Malformed:
         return None
 
@@ -84,7 +84,7 @@ def _installed(directory: Path) -> str:
     return f"{seen.st_ino} {seen.st_ctime_ns}"
 
 
-def _mark(copy: Path) -> str:
+def mark(copy: Path) -> str:
     """What changes if somebody writes the file. The number of its device may be another one after a boot."""
     seen = files.identity(copy)
     return "" if seen is None else " ".join(str(part) for part in seen[1:])

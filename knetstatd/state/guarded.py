@@ -3,11 +3,16 @@
 
 Rule 1: a package is remembered while it is guarded, over restarts too. It is forgotten if the configuration guards it no more;
         or if neither dkms nor /usr/src has it, and dpkg says that the package that brought it is removed.
-Rule 2: losing the file costs one thing: a package of which nothing but its Debian package is left is not red any more.
+Rule 2: a kernel that had a package's modules is owed them when the package is registered anew, as in an upgrade: -dkms packages
+        take them off every kernel before. It is owed them until it has the new version, or is gone itself. What somebody
+        takes off one kernel is not brought back.
+Rule 3: losing the file costs this: a package of which nothing but its Debian package is left is not red any more, and a
+        kernel that is not guarded is not given what an upgrade took.
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
@@ -23,15 +28,22 @@ if TYPE_CHECKING:
     from knetstatd.dkms.dkms_tree import Package
     from knetstatd.state.paths import Places
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Guarded(NamedTuple):
-    """A package as it was at the last look. registered: dkms knew it.  owner: the Debian package of its source, "" for none."""
+    """A package as it was at the last look. registered: dkms knew it.  owner: the Debian package of its source, "" for none.
+
+    mark: another one for each registration with dkms.  kernels: those that had its modules.  owed: those that are to have them
+    again.
+    """
 
     version: str
     registered: bool
     owner: str = ""
+    mark: str = ""
+    kernels: tuple[str, ...] = ()
+    owed: tuple[str, ...] = ()
 
 
 def _owner(root: Path, package: Package) -> str:
@@ -82,19 +94,48 @@ def missing(root: Path, places: Places, registered: Mapping[str, Package]) -> Mi
 
 
 def now(
-    root: Path, places: Places, packages: Iterable[str], registered: Mapping[str, Package], missing: Missing
+    root: Path,
+    places: Places,
+    packages: Iterable[str],
+    registered: Mapping[str, Package],
+    missing: Missing,
+    kernels: Iterable[str],
 ) -> dict[str, Guarded]:
-    """What to remember of the guarded packages, as the machine is now."""
+    """What to remember of the guarded packages, as the machine is now. kernels: those that it has."""
+    there = set(kernels)
     before, kept = load(places), {}
     for name in packages:
         if (package := registered.get(name) or missing.sources.get(name)) is not None:
             version, known = package.highest.version, before.get(name)
             # dpkg's lists are read once for each package and version.
             owner = known.owner if known is not None and known.version == version else _owner(root, package)
-            kept[name] = Guarded(version, name in registered, owner)
+            one = Guarded(version, name in registered, owner, *(known[3:] if known is not None else ()))
+            kept[name] = _on_kernels(root, package, one, there) if one.registered else one
         elif name in missing.orphans:
             kept[name] = missing.orphans[name]._replace(registered=False)
     return kept
+
+
+def _on_kernels(root: Path, package: Package, before: Guarded, there: set[str]) -> Guarded:
+    """Adds which kernels have a registered package's modules, and which should."""
+    have = {build.kernel: version for version in package.versions for build in version.builds if build.installed}
+    try:
+        seen = os.lstat(dkms_tree.tree(root) / package.name / package.highest.version / "source")
+        mark = f"{package.highest.version} {seen.st_ino} {seen.st_ctime_ns}"
+    except OSError:
+        mark = ""
+    owed = set(before.owed) | (set(before.kernels) if mark != before.mark else set())
+    owed = {kernel for kernel in owed & there if have.get(kernel) != package.wanted(kernel)}
+    return before._replace(mark=mark, kernels=tuple(sorted(have.keys() & there)), owed=tuple(sorted(owed)))
+
+
+def owed(places: Places) -> dict[str, list[str]]:
+    """The packages that kernels are owed, by kernel."""
+    packages: dict[str, list[str]] = {}
+    for name, one in load(places).items():
+        for kernel in one.owed:
+            packages.setdefault(kernel, []).append(name)
+    return packages
 
 
 def load(places: Places) -> dict[str, Guarded]:
@@ -110,7 +151,8 @@ def load(places: Places) -> dict[str, Guarded]:
 
 
 def _one(node: documents.Node) -> Guarded:
-    return Guarded(names.package(node.text("version")), node.flag("registered"), node.text("owner"))
+    on = (tuple(map(names.kernel, node.texts(key))) for key in ("kernels", "owed"))
+    return Guarded(names.package(node.text("version")), node.flag("registered"), node.text("owner"), node.text("mark"), *on)
 
 
 def save(places: Places, packages: Mapping[str, Guarded]) -> None:

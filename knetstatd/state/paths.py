@@ -7,6 +7,8 @@
                          .publish.*/               a publication at work
                    rehearsals/KERNEL/PACKAGE.json  the kernel's answer to a rehearsal
                    digests/KERNEL/PACKAGE.json     what a package's modules were when they were published
+                   sources/KERNEL/PACKAGE.json     of which source a package's modules were compiled
+                   room/PACKAGE.json               what the last build of it took of the disk
                    plain/PACKAGE.json              how a build of it by plain dkms came out
                    initrd/KERNEL.json              the digests of the modules in a kernel's initrd
                    guard/packages.json             the packages that the daemon guarded at its last look
@@ -74,6 +76,14 @@ class Places(NamedTuple):
         """What the modules of one package for one kernel were when they were published."""
         return self.state / "digests" / kernel / f"{package}.json"
 
+    def sources(self, kernel: str, package: str) -> Path:
+        """Of which source the modules of one package for one kernel were compiled."""
+        return self.state / "sources" / kernel / f"{package}.json"
+
+    def room(self, package: str) -> Path:
+        """What the last build of one package took of the disk."""
+        return self.state / "room" / f"{package}.json"
+
     def plain(self, package: str) -> Path:
         """How a build of one package by plain dkms, for a kernel that did not run, came out."""
         return self.state / "plain" / f"{package}.json"
@@ -90,7 +100,7 @@ class Places(NamedTuple):
 
     def of_kernels(self) -> Iterator[tuple[str, Path]]:
         """All that is kept for kernels: the kernel, and a file or a directory."""
-        below = (self.state / name for name in ("kernels", "rehearsals", "digests"))
+        below = (self.state / name for name in ("kernels", "rehearsals", "digests", "sources"))
         for parent in (*below, self.stages, self.initrds):
             for name in files.names(parent):
                 if names.is_kernel(kernel := name.removesuffix(".json") if parent == self.initrds else name):
@@ -103,9 +113,10 @@ class Places(NamedTuple):
                 for name in files.names(parent):
                     if names.is_package(package := name.removesuffix(".json").removesuffix(".log")):
                         yield package, parent / name
-        for name in files.names(self.state / "plain"):
-            if names.is_package(package := name.removesuffix(".json")):
-                yield package, self.state / "plain" / name
+        for parent in (self.state / "plain", self.state / "room"):
+            for name in files.names(parent):
+                if names.is_package(package := name.removesuffix(".json")):
+                    yield package, parent / name
         for parent in (self.builders / "loads", self.builders / "refused"):
             yield from ((name, parent / name) for name in files.names(parent) if names.is_package(name))
 

@@ -152,7 +152,7 @@ class Machine(Survey):
         return seen._replace(observation=o, fingerprint=mark)
 
     def _judge(self, kernel: str, package: str, installed: tuple[tuple[str, Proof], ...]) -> Artefact:
-        if len(installed) < len(self._made(kernel, package)) or not installed:
+        if len(installed) < len(self.made(kernel, package)) or not installed:
             return Artefact.NONE if not installed else Artefact.BAD
         if kernel == self.running and load_history.refused(self.places, package, (Path(proof.path) for _, proof in installed)):
             return Artefact.BAD  # the kernel's own word, whatever the analysis says

@@ -22,7 +22,7 @@ from knetstatd.core.model import (
 from knetstatd.dkms import dkms_conf, dkms_framework, dkms_tree
 from knetstatd.machine import busy, dpkg_status, host, kernels, loaded_modules, modprobe_conf, paths, signature_policy
 from knetstatd.machine.loaded_modules import Live
-from knetstatd.state import digests, guarded, rehearsal_results
+from knetstatd.state import digests, guarded, rehearsal_results, sources
 from knetstatd.state import paths as places
 from knetstatd.system import files
 from knetstatd.verify.proof_cache import Look, Proofs
@@ -59,7 +59,7 @@ class Survey:
         self._live = Live(root)
         self._confs: dict[tuple[str, str], dkms_conf.Conf] = {}
         self._host: host.Host | None = None
-        self._changed: dict[Path, float] = {}
+        self.sources = sources.Sources(self.places, in_child)
         self._arguments: dict[str, tuple[str, ...]] = {}
         self.no_rehearsal = ""
 
@@ -94,7 +94,7 @@ class Survey:
         self._proofs.keep_only(self._states)
         self._host = None
         self._facts()
-        self._changed = {}
+        self.sources.ages = {}
         self._arguments = {}
         self.no_rehearsal = rehearsal_results.missing(self.root)
         return self.refresh_locks()
@@ -142,6 +142,10 @@ class Survey:
         """The DKMS packages that are registered, guarded or not."""
         return frozenset(self._registered)
 
+    def package(self, name: str) -> dkms_tree.Package | None:
+        """A registered DKMS package, None if there is none of that name."""
+        return self._registered.get(name)
+
     def wanted(self) -> set[str]:
         """The guarded kernels: `next` and `running`, and what the configuration adds."""
         bootable = [k for k in self.kernels.kernels if self._states[k] is KernelState.BOOTABLE]
@@ -156,7 +160,7 @@ class Survey:
 
     def module_names(self) -> set[str]:
         """The names of all modules that the guarded packages make for the running kernel, as that kernel calls them."""
-        return {names.canonical(made) for name in self.packages() for made in self._made(self.running, name)}
+        return {names.canonical(made) for name in self.packages() for made in self.made(self.running, name)}
 
     def watched(self) -> Iterable[tuple[str, Path]]:
         """The directories to watch, each with a label: see paths.watched; "state", our own; BUILDERS, with a builder's lock."""
@@ -209,7 +213,7 @@ class Survey:
         return {
             names.canonical(name): self._origin(look.kernel, package, name)
             for package in modules
-            for name in self._made(look.kernel, package)
+            for name in self.made(look.kernel, package)
         }
 
     def _origin(self, kernel: str, package: str, name: str) -> host.Origin:
@@ -219,9 +223,7 @@ class Survey:
             source = self.missing.sources.get(package)
             return host.Origin(left=source is None or self._conf(source, kernel).excludes(kernel))
         wanted = known.wanted(kernel)
-        if wanted.source not in self._changed:
-            self._changed[wanted.source] = kernels.changed(wanted.source)
-        changed = self._changed[wanted.source]
+        changed = self.sources.age(wanted.source).changed
         rivals = tuple(
             host.Rival(f"{other.name}/{its.version}", path, other.name in self.packages())
             for other, its, path in self._files.get((kernel, names.canonical(name)), ())
@@ -232,14 +234,18 @@ class Survey:
         version, build = installed
         copy = host.copy_of(self.root, name, build.directory / "module", build.files)
         kept = digests.of(self.places, kernel, package, copy)
+        if copy is not None and host.written(copy) < changed and self.sources.is_of(kernel, known, copy):
+            changed = 0.0
         return host.Origin(wanted.version, version.version, copy, changed, rivals, digest=kept)
 
     def guarded(self) -> dict[str, guarded.Guarded] | None:
         """What to remember of the guarded packages; None while somebody is at work on packages or in DKMS."""
         at_work = self._transaction or self._foreign
-        return None if at_work else guarded.now(self.root, self.places, self.packages(), self._registered, self.missing)
+        if at_work:
+            return None
+        return guarded.now(self.root, self.places, self.packages(), self._registered, self.missing, self.kernels.kernels)
 
-    def _made(self, kernel: str, package: str) -> tuple[str, ...]:
+    def made(self, kernel: str, package: str) -> tuple[str, ...]:
         """The names of the modules that a package makes for a kernel: dkms.conf says, or what was built."""
         if (known := self._registered.get(package) or self.missing.sources.get(package)) is None:
             return (package,)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from knetstatd.boot import bootloader
 from knetstatd.core import names
 from knetstatd.core.model import Check, Result
-from knetstatd.machine import modprobe_conf
+from knetstatd.machine import host, modprobe_conf
 from knetstatd.system import files
 from knetstatd.verify import module_contents
 from knetstatd.verify.module_contents import are_same
@@ -84,7 +84,7 @@ def origin(file: Path, known: Origin | None, kernel: str) -> Check:
             reason = f"The installed file is of {rival.package}, which makes a module of this name too"
             fix = fix if not rival.guarded else ""
         return Check("origin", Result.WARN, os.fspath(known.copy), os.fspath(file), reason, fix)
-    if known.changed > _written(known.copy):
+    if known.changed > host.written(known.copy):
         reason = "The source was changed after it was compiled"
         return Check("origin", Result.WARN, f"{known.registered}, as the source is now", "compiled before", reason, fix)
     return Check("origin", Result.PASS, known.registered, "the file that DKMS built")
@@ -286,8 +286,3 @@ def _is_same(path: Path, other: Path) -> bool:
 def _changed(path: Path) -> int:
     seen = files.identity(path)
     return seen.ctime_ns if seen else 0
-
-
-def _written(path: Path) -> float:
-    seen = files.identity(path)
-    return seen.mtime_ns / 1e9 if seen else 0.0

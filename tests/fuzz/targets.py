@@ -719,7 +719,7 @@ def try_guarded(data: bytes) -> None:
         missing = guarded.missing(root, places, {})
         for name in known:
             assert all(isinstance(part, str) for part in missing.explain(name))
-        assert guarded.now(root, places, known, {}, missing).keys() <= known.keys()
+        assert guarded.now(root, places, known, {}, missing, ()).keys() <= known.keys()
 
 
 @target("state.leftovers")

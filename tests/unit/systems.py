@@ -64,6 +64,14 @@ def make(root: Path, kernel: str = KERNEL, config: str = 'modules = ["demo"]\nlo
     return root
 
 
+def upgrade(root: Path) -> None:
+    """What a -dkms package leaves in dkms's tree after an upgrade with the same version: it is registered."""
+    package = root / "var/lib/dkms/demo"
+    shutil.rmtree(package, ignore_errors=True)
+    (package / "1.0").mkdir(parents=True)
+    (package / "1.0/source").symlink_to("/usr/src/demo-1.0")
+
+
 def _menu(kernel: str) -> str:
     return f"menuentry 'Linux {kernel}' --id gnulinux-{kernel} {{\nlinux /boot/vmlinuz-{kernel} root=/dev/vda1 quiet\n}}\n"
 

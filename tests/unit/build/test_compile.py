@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import machinetree
@@ -98,3 +99,36 @@ def test_what_a_killed_build_has_made_does_not_count(root: Path) -> None:
     machinetree.tell(root, "dkms build", does)
     done = compiled(root, timeout=0.3)
     assert (done.staged, done.timed_out, done.code) == (None, True, -9)
+
+
+PACKERS = [
+    ("xz", "xz -f {}"),
+    ("xz", "xz --check=crc32 --lzma2=dict=1MiB -f {}"),
+    ("gzip", "gzip -9f {}"),
+    ("zstd", "zstd -q -f -T0 -20 --ultra {}"),
+]
+
+
+@pytest.mark.parametrize(("program", "command"), PACKERS, ids=[command.partition(" {")[0] for _, command in PACKERS])
+def test_what_dkms_packs_at_the_end_is_only_stored(root: Path, program: str, command: str) -> None:
+    """Publishing packs it, with its signature."""
+    does = 'b=$9/demo/1.0/build; mkdir -p "$b"; cp "$root/made/demo.ko" "$b"\n'
+    machinetree.tell(root, "dkms build", does + command.format('"$b/demo.ko"') + '; cp "$b"/demo.ko?* "$root/packed"')
+    compiled(root)
+    assert machinetree.ran(root, program) == []
+    packed = (root / "packed").read_bytes()
+    assert machinetree.GOOD in packed
+    assert subprocess.run([program, "-dc"], input=packed, capture_output=True, check=True).stdout == machinetree.GOOD
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["xz -9 $root/firmware", "xz -kf $b/demo.ko", "xz -dc $b/blob.ko.xz", "gzip -9f $b/demo.txt", "xz -6f $b/demo.ko"],
+)
+def test_what_a_package_packs_itself_is_packed_as_it_asks(root: Path, command: str) -> None:
+    does = 'b=$9/demo/1.0/build; mkdir -p "$b"\nfor f in "$b/demo.ko" "$b/demo.txt" "$root/firmware"; do echo x >"$f"; done\n'
+    machinetree.tell(root, "dkms build", does + f'/usr/bin/xz -c "$b/demo.ko" >"$b/blob.ko.xz"; {command}')
+    compiled(root)
+    program, _, words = command.partition(" ")
+    build = f"{root}/work/tree/demo/1.0/build"
+    assert machinetree.ran(root, program) == [words.replace("$root", f"{root}").replace("$b", build)]

@@ -238,3 +238,14 @@ def test_a_publication_is_younger_than_its_source(root: Path) -> None:
     os.utime(root / "usr/src/demo-1.0/demo.c", (4e9, 4e9))
     publish_it(root)
     assert machinetree.prove(root)[0].is_current
+
+
+@pytest.mark.parametrize("name", ["demo.ko", "collisions/updates/dkms/demo.ko"])
+def test_garbage_never_becomes_dkmss_original(root: Path, name: str) -> None:
+    """dkms 3.2 moves there what lies in its module's place and is not its own: `dkms remove` would put it back."""
+    place = f"$root/var/lib/dkms/demo/original_module/{KERNEL}/{ARCH}"
+    moves = f'f={place}/{name}; mkdir -p "${{f%/*}}"; echo garbage >"$f"; echo /lib/modules/{KERNEL}/demo.ko >"$f.origin"'
+    machinetree.tell(root, "dkms install", moves)
+    publish_it(root)
+    assert machinetree.prove(root)[0].is_current
+    assert not (root / "var/lib/dkms/demo/original_module").exists()

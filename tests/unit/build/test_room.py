@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from knetstatd.build import room
 from knetstatd.build.room import Room, clear
 from knetstatd.core.errors import BuildError
 from knetstatd.core.model import Kind
+from knetstatd.state import paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,42 +36,42 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_half_of_a_small_disk_stays_free(disk: Path) -> None:
-    room = Room((disk, disk / "absent"))
+    space = Room((disk, disk / "absent"))
     (disk / "a").write_bytes(bytes(7 << 20))
-    room.check()
+    space.check()
     (disk / "b").write_bytes(bytes(2 << 20))
     with pytest.raises(BuildError, match=r"only 7 MiB of .* are free; 8 MiB must stay free for others") as e:
-        room.check()
+        space.check()
     assert (e.value.kind, e.value.fix) == (Kind.DISK, f"df -h -i {disk}")
 
 
 def test_files_are_counted_too(disk: Path) -> None:
-    room = Room((disk,))
+    space = Room((disk,))
     for number in range(55):
         (disk / f"{number}").touch()
     with pytest.raises(BuildError, match=r"only 8 more files fit on .*; 15 must stay free"):
-        room.check()
+        space.check()
 
 
 def test_what_others_take_of_a_shared_place_is_not_held_against_a_build(disk: Path) -> None:
     own = disk / "own"
     own.mkdir()
-    room = Room((), (own,))
+    space = Room((), (own,))
     (disk / "others").write_bytes(bytes(15 << 20))
-    room.check()
+    space.check()
     (disk / "others").unlink()
     (own / "a").mkdir()
     (own / "a/b").write_bytes(bytes(9 << 20))
     with pytest.raises(BuildError, match=r"only 7 MiB of .*/own are free"):
-        room.check()
+        space.check()
     (own / "a/b").unlink()
     for number in range(40):
         (disk / f"{number}").touch()
     (disk / "others").write_bytes(bytes(9 << 20))
-    room.check()
+    space.check()
     for number in range(12):
         (own / f"{number}").touch()
-    room.check()
+    space.check()
 
 
 def test_a_build_hides_nothing_in_a_directory_without_rights(disk: Path) -> None:
@@ -120,3 +122,47 @@ def test_any_depth_can_be_removed(tmp_path: Path) -> None:
     assert clear(place), "also what is not there"
     (tmp_path / "file").touch()
     assert clear(tmp_path / "file")
+
+
+def test_a_build_needs_what_the_last_one_took_where_it_is_compiled(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_RESERVE", 1 << 20)
+    places = paths.places(tmp_path, runs=False)
+
+    def refuse() -> None:
+        room.refuse_full(tmp_path, places, "6.1", "demo", disk / "not/made/yet")
+
+    refuse()  # nothing is remembered
+    room.remember(places, "demo", room.Need(8 << 20, 1 << 20))
+    refuse()  # 10 of 16 MiB, and 4 must stay free
+    room.remember(places, "demo", room.Need(10 << 20, 1 << 20))
+    with pytest.raises(BuildError) as e:
+        refuse()
+    what = f"only 16 MiB of {disk} are free, 16 MiB are wanted: the last build of demo took 10 MiB"
+    assert (e.value.kind, e.value.what) == (Kind.DISK, what)
+    places.room("demo").write_text("torn")
+    refuse()
+    (disk / "full").write_bytes(bytes((16 << 20) - 8192))
+    with pytest.raises(BuildError, match=f"only 0 MiB of {disk} are free, 1 MiB are wanted\\. "):
+        refuse()
+
+
+def test_one_disk_is_asked_for_all_that_lies_there(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_RESERVE", 1 << 20)
+    places = paths.places(disk, runs=False)
+    room.remember(places, "demo", room.Need(1 << 20, 1 << 20))
+    room.refuse_full(disk, places, "6.1", "demo", places.compile_cache)
+    room.remember(places, "demo", room.Need(3 << 20, 2 << 20))
+    with pytest.raises(BuildError, match="the last build of demo took 3 MiB"):  # 3.75 and six times two of 16, and 4 stay free
+        room.refuse_full(disk, places, "6.1", "demo", places.compile_cache)
+
+
+def test_the_most_that_a_directory_held_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_FIRST", 0.0)
+    peak = room.Peak(tmp_path)
+    (tmp_path / "a").write_bytes(bytes(3 << 20))
+    peak.look()
+    (tmp_path / "a").unlink()
+    peak.look()
+    assert peak.bytes == 3 << 20

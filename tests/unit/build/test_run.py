@@ -13,8 +13,9 @@ from machinetree import GOOD, KERNEL
 from knetstatd.build import run
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.model import Action, Artefact, Attempt, Kind
-from knetstatd.state import attempts, load_history
+from knetstatd.state import attempts, guarded, load_history
 from knetstatd.system import locks
+from knetstatd.system.journal import Journal
 from knetstatd.system.progress import Progress
 
 if TYPE_CHECKING:
@@ -193,3 +194,16 @@ def test_each_step_has_a_kind() -> None:
     """The daemon starts a builder for every action that is work."""
     done = {action for actions in run.STEPS.values() for action in actions}
     assert done == set(Action) - {Action.DONE, Action.WAIT, Action.GIVE_UP}
+
+
+@pytest.mark.spawns
+def test_a_kernel_that_is_not_guarded_gets_only_what_it_had(tmp_path: Path) -> None:
+    machinetree.make(tmp_path)
+    kerneltree.make(tmp_path, "6.2.0-1-amd64")
+    machinetree.write(tmp_path / "boot/vmlinuz-6.2.0-1-amd64", "image")
+    machine = machinetree.machine(tmp_path, running="6.2.0-1-amd64")
+    assert KERNEL not in machine.wanted()
+    for owed, built in (((), False), ((KERNEL,), True)):
+        guarded.save(machine.places, {"demo": guarded.Guarded("1.0", True, "", "mark", (), owed)})
+        assert run.step_by_step(machine, Journal(quiet=True, path="/nonexistent"), KERNEL, ["demo"], "build")
+        assert (tmp_path / f"lib/modules/{KERNEL}/updates/dkms/demo.ko").exists() is built

@@ -28,6 +28,7 @@ from knetstatd.state import attempts
 from knetstatd.system import locks
 from knetstatd.system.child import ChildLost
 from knetstatd.system.journal import Journal
+from knetstatd.verdict.observe import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +95,12 @@ class Rig:
     def tree(self) -> Path:
         return self.root / f"usr/lib/modules/{KERNEL}"
 
+    def keep_source(self) -> None:
+        """What a builder keeps of a package that somebody else has built."""
+        machine = Machine(self.root, self.daemon.machine.config)
+        machine.refresh()
+        machine.sources.keep(KERNEL, machine.package("demo"))
+
     def uninstall(self) -> None:
         """As dkms does it: the module's file, then depmod's tables."""
         (self.tree / "updates/dkms/demo.ko").unlink()
@@ -112,8 +119,25 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     root = systems.make(tmp_path / "root")
     (root / "run/knetstatd").mkdir(parents=True)
     made = Rig(root, tmp_path)
+    made.keep_source()
     yield made
     made.close()
+
+
+def test_what_somebody_else_has_built_is_kept_by_a_builder(rig: Rig) -> None:
+    """A source that is touched later is then known to be the same; root keeps it, and is asked once."""
+    rig.daemon.machine.places.sources(KERNEL, "demo").unlink()
+    rig.start()
+    rig.wait(lambda: not rig.daemon.worker.kernel)
+    assert rig.built() == [f"build --step=build -- {KERNEL}"]
+    rig.run()
+    assert rig.built() == [f"build --step=build -- {KERNEL}"], "what it could not keep is not asked for again"
+    rig.keep_source()
+    os.utime(rig.root / "usr/src/demo-1.0/dkms.conf")
+    rig.start()
+    rig.wait(lambda: not rig.daemon.worker.kernel)
+    assert rig.states() == {KERNEL: "ready"}
+    assert rig.built() == [f"build --step=build -- {KERNEL}"] * 2, "the times are other ones"
 
 
 def test_the_first_looks_are_published_together(rig: Rig) -> None:
@@ -369,3 +393,28 @@ def test_what_was_kept_and_is_deleted_is_looked_at(rig: Rig, gone: str) -> None:
     due = dict(daemon.due)
     gate.write_text("0")
     assert due == {}, "its end tells what it kept"
+
+
+def test_the_next_kernel_is_built_for_first(rig: Rig) -> None:
+    """Also before the one that runs, which has a module as long as it does."""
+    systems.write(rig.root / "etc/knetstatd/knetstatd.toml", 'modules = ["demo"]\nload = []\nkernels = "all"\n')
+    rig.daemon.machine.config = config.load(rig.root)
+    rig.daemon.machine.running = NEWER
+    rig.uninstall()
+    rig.start()
+    assert rig.daemon.worker.kernel == KERNEL
+
+
+def test_a_kernel_that_is_not_guarded_gets_again_what_an_upgrade_took(rig: Rig) -> None:
+    systems.write(rig.root / "boot/grub/grubenv", f"# GRUB Environment Block\nsaved_entry=gnulinux-{NEWER}\n")
+    module = kerneltree.module("demo", vermagic=f"{NEWER} SMP preempt mod_unload modversions ")
+    kerneltree.add(rig.root / f"usr/lib/modules/{NEWER}", "updates/dkms/demo.ko", module)
+    rig.start()
+    assert rig.states() == {NEWER: "ready"}
+    assert rig.built() == []
+    systems.upgrade(rig.root)
+    rig.uninstall()
+    rig.start()
+    rig.wait(lambda: rig.built())
+    assert set(rig.built()) == {f"build --step=build -- {KERNEL}"}
+    assert rig.states() == {NEWER: "ready"}, "no verdict depends on it"

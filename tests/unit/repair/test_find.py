@@ -259,3 +259,25 @@ def test_a_module_that_fails_the_hook_is_kept_out_of_it(
         assert write.path == f"/etc/dkms/bad-1-{machinetree.KERNEL}.conf"
         assert 'AUTOINSTALL=""' in write.text
         assert "its hook builds bad 1, and that fails: b.c line 1: expected ';'" in repair.why
+
+
+def test_what_dkms_keeps_as_an_original_and_is_none(tree: Make) -> None:
+    """It survives the removal of the package, and what was put back lies where modprobe takes it."""
+    place = f"var/lib/dkms/gone/original_module/{K}/x86_64"
+    root = tree({
+        **BASE, f"{place}/gone.ko.xz": "garbage", f"{place}/gone.ko.xz.origin": f"/lib/modules/{K}/updates/dkms/gone.ko.xz\n",
+        f"usr/lib/modules/{K}/updates/dkms/left.ko": "garbage", f"usr/lib/modules/{K}/updates/dkms/m.ko": "garbage",
+    })  # fmt: skip
+    machinetree.program(root / "usr/sbin/depmod", root, "")
+    (root / "ran").mkdir()
+    machine = Machine(root, config.Config(modules=()))
+    machine.refresh()
+    kept, put_back = (one for one in find.plan(machine, K) if one.kind == "original")
+    assert kept.acts == (repairs.Delete(f"/{place}/gone.ko.xz"), repairs.Delete(f"/{place}/gone.ko.xz.origin"))
+    left = f"/lib/modules/{K}/updates/dkms/left.ko"
+    assert put_back.acts == (repairs.Delete(left), repairs.Run(("depmod", K))), "what a package makes, a build cures"
+    for one in (kept, put_back):
+        apply.carry_out(machine, one, ())
+    assert "original" not in plan(root)
+    assert sorted(os.listdir(root / "var/lib/dkms")) == ["m"]
+    assert "original" not in plan(root, OTHER)

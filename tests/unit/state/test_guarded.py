@@ -92,7 +92,8 @@ def test_with_its_source_gone_dpkg_says_whether_it_was_removed(tree: Make, statu
     looked = machine(root)
     assert looked.packages() == (("m",) if stays else ())
     kept = looked.guarded()
-    assert kept == ({"m": guarded.Guarded("1", False, "m-dkms")} if stays else {})
+    assert kept is not None
+    assert {name: one[:3] for name, one in kept.items()} == ({"m": ("1", False, "m-dkms")} if stays else {})
     if stays:
         assert looked.missing.explain("m")[2] == "apt-get install --reinstall m-dkms"
 

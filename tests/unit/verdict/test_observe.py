@@ -107,11 +107,11 @@ def test_the_clock_was_set_back_behind_the_source(root: Path, machine: Machine) 
     source, copy = root / "usr/src/demo-1.0", root / f"var/lib/dkms/demo/1.0/{KERNEL}/x86_64/module/demo.ko"
     for path in source.iterdir():
         os.utime(path, (2e9, 2e9))  # counts from its ctime on
-    behind = kernels.changed(source) - 3e8
+    behind = kernels.age(source).changed - 3e8
     assert_becomes(machine, lambda: os.utime(copy, (behind, behind)), Artefact.OTHER, STAGE, "The source was changed")
 
     def published() -> None:
-        publish.date(copy.parent.parent.parent, kernels.changed(source))
+        publish.date(copy.parent.parent.parent, kernels.age(source).changed)
 
     assert_becomes(machine, published, Artefact.GOOD, Step(Action.DONE, Why.READY))
     dated = copy.stat().st_mtime_ns
