@@ -66,6 +66,7 @@ def test_a_program_of_the_source_that_asks(tree: Make) -> None:
     source = tree({"Makefile": "K := $(shell tools/kver)\n", "tools/kver": "#!/bin/sh\n\nuname -r\n", "doc": "#!uname -r\n"})
     assert uname_traps.reads(source, ()) == (), "it cannot be run"
     (source / "tools/kver").chmod(0o755)
+    (source / "tools/gone").symlink_to("/nowhere")
     assert [(r.file, r.line) for r in uname_traps.reads(source, ())] == [("tools/kver", 3)]
     (source / "tools/kver").unlink()
     (source / "tools/kver.c").write_text("#include <sys/utsname.h>\nint main(void)\n{\n\tuname(&u);\n}\n")
