@@ -139,7 +139,7 @@ def _overrides_by_kernel(module: str, kernel: str, arch: str) -> list[str]:
 
 
 def _take(shell: Shell, text: str, *, strip: bool) -> None:
-    """One file, as dkms takes it over: its own variables only, each evaluated once more (Rule 3). strip: without a CR at the end."""
+    """One file, as dkms takes it over: its own variables, each evaluated once more (Rule 3). strip: without a last CR."""
     shell.run(text)
     first, shell.values = shell.values, {}
     for name in _TAKEN:
