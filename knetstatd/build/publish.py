@@ -29,7 +29,7 @@ from knetstatd.build.stage import OUTPUT
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.model import ELSEWHERE, Kind
 from knetstatd.diagnosis import build_log, hooks
-from knetstatd.dkms import dkms_framework, dkms_tree
+from knetstatd.dkms import dkms_conf, dkms_framework, dkms_tree
 from knetstatd.machine import kernels
 from knetstatd.state import digests
 from knetstatd.state.digests import Remark
@@ -74,7 +74,9 @@ def publish(
         build = _registered(job) / job.version / job.kernel / artefact.modules[0].parent.parent.name
         for name, data in left_out.items() if build.is_dir() else ():
             files.write(build / name, data)
-        for force in (True,) if os.path.lexists(_registered(job) / f"kernel-{job.kernel}-{build.name}") else (False, True):
+        obsolete = dkms_conf.evaluate(job.source, job.root, job.package, job.version, job.kernel).obsolete(job.kernel)
+        installed = os.path.lexists(_registered(job) / f"kernel-{job.kernel}-{build.name}")
+        for force in (False,) if obsolete else (True,) if installed else (False, True):
             output = _install(job, force, work, inherit, tick)
             date(build.parent, changed)
             proofs = tuple(prove())
@@ -83,6 +85,9 @@ def publish(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     remarks += _undone(job, artefact, output)
+    if failure is not None and obsolete:
+        what = f"OBSOLETE_BY={obsolete} in dkms.conf says that this kernel has the module itself, and dkms does not install it"
+        raise BuildError(Kind.EXCLUDED, what, failure.where, "If it should be installed, correct OBSOLETE_BY", failure.evidence)
     if failure is not None:
         raise failure
     _sync(job, proofs)

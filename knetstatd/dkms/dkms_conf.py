@@ -97,6 +97,14 @@ class Conf(NamedTuple):
         mine = names.version_key(kernel)
         return bool((first and mine < names.version_key(first)) or (last and mine > names.version_key(last)))
 
+    def obsolete(self, kernel: str) -> str:
+        """OBSOLETE_BY, if a kernel of this release has the module itself by it; "" if not (check_version_sanity() in dkms)."""
+        value = self.exclusive.get("OBSOLETE_BY", "") if self.knows("OBSOLETE_BY") else ""
+        (upstream, _, build), (mine, _, my_build) = value.partition("-"), kernel.partition("-")
+        first, last = names.version_key(upstream), names.version_key(mine)
+        later = last > first or (last == first and (not build or names.version_key(my_build) >= names.version_key(build)))
+        return value if later else ""
+
 
 def evaluate(source: Path, root: Path, module: str = "", version: str = "", kernel: str = "", arch: str = "") -> Conf:
     """dkms.conf in the directory `source`, with the overrides of /etc/dkms for whatever else is given.

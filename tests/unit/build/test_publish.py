@@ -92,6 +92,20 @@ def test_what_pre_install_refuses_is_not_installed(root: Path) -> None:
     assert not (root / INSTALLED).exists()
 
 
+def test_what_is_obsolete_is_left_out(root: Path) -> None:
+    """dkms 3.0 marks it as installed, without a file; by force it would install it."""
+    conf = root / "usr/src/demo-1.0/dkms.conf"
+    conf.write_text(conf.read_text() + 'OBSOLETE_BY="5.4"\n')
+    marks = f'ln -sfn "1.0/{KERNEL}/{ARCH}" "$root/var/lib/dkms/demo/kernel-{KERNEL}-{ARCH}"; exit'
+    machinetree.tell(root, "dkms install", f"case $* in *--force*) ;; *) {marks} ;; esac")
+    for _ in range(2):  # also if it is marked already
+        error = refused(root)
+        assert (error.kind, "OBSOLETE_BY=5.4" in error.what) == (Kind.EXCLUDED, True)
+        assert not (root / INSTALLED).exists()
+    conf.write_text(conf.read_text().replace("5.4", "99"))
+    publish_it(root)
+
+
 def test_what_dkms_leaves_to_the_kernel_is_installed_by_force(root: Path) -> None:
     """Its own module of the name is newer, says dkms 3.2, and ends; 3.0 pretends that it has installed it."""
     for ends in (

@@ -184,6 +184,17 @@ def test_a_later_plain_assignment_is_known(tree: Tree) -> None:
     assert read(tree, "MAKE=($(x))\nMAKE=(y)").dynamic == frozenset()
 
 
+@pytest.mark.parametrize(
+    ("value", "kernel", "obsolete"),
+    [
+        ("5.4.0", K, True), ("6.1.0", K, True), ("6.1.0-55", K, True), ("6.1.0-54", K, True), ("6.1.0-56", K, False),
+        ("6.2", K, False), ("99", K, False), ("", K, False), ("$(x)", K, False), ("6.1", "6.1", True),
+    ],
+)  # fmt: skip
+def test_whether_a_kernel_has_the_module_itself(tree: Tree, value: str, kernel: str, obsolete: bool) -> None:
+    assert read(tree, f'{SIMPLE}OBSOLETE_BY="{value}"\n').obsolete(kernel) == (value if obsolete else "")
+
+
 def test_what_the_installed_dkms_does(tree: Tree) -> None:
     """3.0 does not know an override for any version; 3.2 takes the CR of Windows' lines from the values."""
     root = tree(
