@@ -88,7 +88,7 @@ coverage: setup-test  ## unit tests; fails unless the planner and all parsers ar
 container: setup-test  ## tests in Debian containers with systemd, real dkms, real kernels (minutes)
 	$(PYTEST) tests/container $(ARGS)
 
-container-slow: setup-test  ## 50 random kills, 50 installations beside the hook, other people's modules (hours)
+container-slow: setup-test  ## 50 random kills, 50 installations beside the hook, other people's modules, 500 random ones (hours)
 	$(PYTEST) tests/container -m slow $(ARGS)
 
 demo: setup-test  ## the story in a virtual machine, without knetstatd and with it (minutes)

@@ -4,8 +4,10 @@
 Rules:
 
 1. Nothing is written outside the working directory: not /var/lib/dkms, not /lib/modules, no signing key is read or made.
-2. The program that answers `uname -r` to the build answers the target kernel: half of all broken packages compile for the
-   running one. dkms is not misled where it matters: it compares the two only when it installs.
+2. A build that asks for the running kernel gets the target: half of all broken packages compile for the running one. The
+   program uname answers it, as do /proc/version, /proc/sys/kernel/osrelease and the names in /lib/modules. uname(2) cannot
+   be made to (namespaces(7) has none for it), so the running kernel's name in /lib/modules leads to the target's directory.
+   dkms is not misled where it matters: it compares the two only when it installs.
 3. dkms's exit code decides nothing. The files do.
 """
 
@@ -19,8 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.build import room
+from knetstatd.core.errors import KnetstatdError
 from knetstatd.dkms import dkms_tree
 from knetstatd.formats import stored
+from knetstatd.machine import kernels
 from knetstatd.state import staged
 from knetstatd.system import files, process
 
@@ -56,6 +60,20 @@ done
 exec {python} -I {stored} {suffix} "$last"
 """
 _SUFFIXES = {"xz": "xz", "gzip": "gz", "zstd": "zst"}
+
+# What the mount options of knetstatd-compile@.service do, for a build without that.
+_VIEW = """
+root=$1 kernel=$2 running=$3 seen=$4; shift 4
+modules=$root/lib/modules
+mount --bind "$seen/osrelease" "$root/proc/sys/kernel/osrelease" &&
+mount --bind "$seen/version" "$root/proc/version" &&
+mount --rbind "$modules/$kernel" "$seen/kernel" &&
+mount -t tmpfs -o mode=755 knetstatd "$modules" &&
+mkdir -p "$modules/$kernel" "$modules/$running" &&
+mount --rbind "$seen/kernel" "$modules/$kernel" &&
+mount --rbind "$seen/kernel" "$modules/$running" &&
+exec "$@"
+"""
 
 
 class Job(NamedTuple):
@@ -124,18 +142,47 @@ def compile_here(job: Job, work: Path, tick: Callable[[], None] | None) -> Compi
     # No program is called like this: dkms then leaves the module unsigned, and makes no key. Publishing signs.
     unsigned = {"sign_file": os.fspath(work / "no-signing-here")}
     done = process.run(
-        ["dkms", "build", "-m", job.package, "-v", job.version, "-k", job.kernel, "--dkmstree", os.path.realpath(tree)],
+        [*_viewed(job, work / "seen"), "dkms", "build", "-m", job.package, "-v", job.version, "-k", job.kernel,
+         "--dkmstree", os.path.realpath(tree)],
         timeout=job.timeout, env=process.environment(temporary, [os.fspath(programs)], unsigned, root=job.root),
         cwd=work, tick=look, pace=room.PACE,
     )  # fmt: skip
     for other in others:
         shutil.rmtree(other, ignore_errors=True)
     shutil.rmtree(programs)
+    shutil.rmtree(work / "seen")  # where that kernel's directory was mounted, in the build's own name space
     shutil.rmtree(temporary, ignore_errors=True)
     artefact = staged.built(tree, job.kernel, job.package, job.version) if not done.timed_out else None
-    path = registered / "build" / "make.log" if artefact is None else artefact.log
+    path = registered / "build" / "make.log"
+    path = artefact.log if artefact is not None and not path.exists() else path
     log = (files.text(path, LOG_LIMIT // 2) or "") + _end_of(path, LOG_LIMIT // 2)
     return Compiled(artefact, done.code, done.timed_out, done.text, log, peak.bytes)
+
+
+def show_kernel(job: Job, place: Path) -> None:
+    """Leaves in a directory what a build is to see in the place of /proc/sys/kernel/osrelease and of /proc/version."""
+    version = files.text(files.inside(job.root, "/proc/version")) or f"Linux version {kernels.running()} \n"
+    # A kernel says "Linux version RELEASE (BUILDER) (COMPILER) NUMBER TIME" (init/version-timestamp.c).
+    words = version.split(" ", 3)
+    words[2:3] = [job.kernel]
+    files.write(place / "osrelease", f"{job.kernel}\n".encode(), durable=False)
+    files.write(place / "version", " ".join(words).encode(), durable=False)
+
+
+def _viewed(job: Job, place: Path) -> list[str]:
+    """What starts a program so that it sees the kernel of the job; nothing if that cannot be done here.
+
+    It cannot without CAP_SYS_ADMIN. The unit that compiles has none, and sees that kernel already.
+    """
+    (place / "kernel").mkdir(parents=True)
+    show_kernel(job, place)
+    shown = ["" if job.root == files.HERE else os.fspath(job.root), job.kernel, kernels.running(), os.fspath(place)]
+    argv = ["unshare", "--mount", "sh", "-c", _VIEW, "sh", *shown]
+    try:
+        works = process.run([*argv, "true"], timeout=10, env=process.environment(root=job.root)).code == 0
+    except KnetstatdError:
+        works = False
+    return argv if works else []
 
 
 def _installed_beside(job: Job, tree: Path) -> Iterator[Path]:

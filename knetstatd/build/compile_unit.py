@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knetstatd.build import room
-from knetstatd.build.compile import LOG_LIMIT, Compiled, Job, compile_here
+from knetstatd.build.compile import LOG_LIMIT, Compiled, Job, compile_here, show_kernel
 from knetstatd.core import names
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.model import Kind
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from knetstatd.verdict.observe import Machine
 
 TEMPLATE = "compile"
+_ORDER = "order.json"
 _MAX_MODULE, _MAX_MODULES = 512 << 20, 256
 _MORE, _MAX_MORE = "more.", 64 << 20  # how the other files of a build are called in the result, and bytes of one
 _MAX_TAKEN = 4 << 30  # a stranger's word: it asks for no more room than that
@@ -53,16 +54,18 @@ def compile_package(job: Job, work: Path, tick: Callable[[], None] | None = None
 
 
 def unit_program(machine: Machine, what: str, cache: str) -> None:
-    """The program of the unit. what: KERNEL:PACKAGE.  cache: the directory in which it may write, emptied first.
+    """The program of the unit. what: the kernel.  cache: the directory in which it may write, emptied first.
 
     Compiles there, and leaves the result there and nothing else.  Raises KnetstatdError if that cannot be done.
     """
     process.adopt_orphans()
-    kernel, _, package = what.partition(":")
-    names.kernel(kernel)
-    names.package(package)
+    kernel, place = names.kernel(what), machine.places.compilation / _ORDER
     if not cache:
         raise KnetstatdError("this is the program of knetstatd-compile@.service", fix=f"Run: knetstatctl build {kernel}")
+    order = documents.read(place)
+    if order is None or order.text("kernel") != kernel:
+        raise KnetstatdError(f"there is no order to compile for {kernel}", os.fspath(place), f"Run: knetstatctl build {kernel}")
+    package = names.package(order.text("package"))
     seen = machine.observe(machine.look(kernel), package, own=True)
     version = seen.observation.version
     if seen.source is None:
@@ -131,9 +134,10 @@ def _serve(job: Job, cache: Path) -> None:
 
 
 def _in_unit(job: Job, work: Path, tick: Callable[[], None] | None) -> Compiled:
-    unit = units.instance(TEMPLATE, job.kernel, job.package)
+    unit = units.instance(TEMPLATE, job.kernel)
     units.kill_all(job.root, TEMPLATE)  # of a builder that was killed: we hold the lock, and all of them share one cache
     space = room.Room((job.places.compile_cache.parent,))
+    _order(job)
 
     def look() -> None:
         space.check()
@@ -155,6 +159,15 @@ def _in_unit(job: Job, work: Path, tick: Callable[[], None] | None) -> Compiled:
     raise BuildError(
         Kind.INTERRUPTED, f"the unit that compiles failed ({result or 'no result'})", unit, f"Run: journalctl -u '{unit}'"
     )
+
+
+def _order(job: Job) -> None:
+    """Says what the unit is to do, and what it is to see. Everybody may read it: the unit's user is nobody in particular."""
+    place = job.places.compilation
+    place.mkdir(parents=True, exist_ok=True)
+    place.chmod(0o755)
+    show_kernel(job, place)
+    files.write_json(place / _ORDER, {"kernel": job.kernel, "package": job.package}, durable=False)
 
 
 def _is_below(name: str) -> bool:

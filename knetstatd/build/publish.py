@@ -5,7 +5,8 @@ Rules:
 
 1. The caller holds our lock and has just seen that no package transaction is open and no foreign dkms runs.
 2. One way for every state that was there before (nothing, a wrong module, a torn one, a directory that dkms cannot get past):
-   `dkms ldtarball --force` replaces the build, `dkms install --force` replaces what is installed. No recompilation.
+   `dkms ldtarball --force` replaces the build, `dkms install --force` replaces what is installed. No recompilation. If DKMS has
+   nothing installed, it is `dkms install` first: by force, dkms installs what PRE_INSTALL refuses.
 3. dkms's exit codes and `dkms status` decide nothing: the files do, verified again from where modprobe will read them.
 4. What is published is on the disk before it is called published: dkms copies without fsync, and a power cut then leaves an
    empty module under the right name.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -27,7 +29,7 @@ from knetstatd.build.stage import OUTPUT
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.model import ELSEWHERE, Kind
 from knetstatd.diagnosis import build_log, hooks
-from knetstatd.dkms import dkms_framework, dkms_tree
+from knetstatd.dkms import dkms_conf, dkms_framework, dkms_tree
 from knetstatd.machine import kernels
 from knetstatd.state import digests, sources
 from knetstatd.state.digests import Remark
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from knetstatd.state import staged
 
 
+_PRE_INSTALL_FAILED = 101  # dkms(8), "EXIT STATUS"; do_install() of 3.0.10
 _MAX_DOTTED = 1 << 16  # bytes; they hold a version
 
 
@@ -71,7 +74,14 @@ def publish(
         build = _registered(job) / job.version / job.kernel / artefact.modules[0].parent.parent.name
         for name, data in left_out.items() if build.is_dir() else ():
             files.write(build / name, data)
-        output = _dkms(["install", "--force", "-m", job.package, "-v", job.version, "-k", job.kernel], job, work, inherit, tick)
+        obsolete = dkms_conf.evaluate(job.source, job.root, job.package, job.version, job.kernel).obsolete(job.kernel)
+        installed = os.path.lexists(_registered(job) / f"kernel-{job.kernel}-{build.name}")
+        for force in (False,) if obsolete else (True,) if installed else (False, True):
+            output = _install(job, force, work, inherit, tick)
+            date(build.parent, changed)
+            proofs = tuple(prove())
+            if (failure := _failure(job, proofs, output)) is None:
+                break
     finally:
         shutil.rmtree(work, ignore_errors=True)
     for one in originals.of_package(job.root, job.package, job.kernel):
@@ -80,6 +90,10 @@ def publish(
     date(_registered(job) / job.version / job.kernel, age.changed)
     proofs = tuple(prove())
     if failure := _failure(job, proofs, output):
+    if failure is not None and obsolete:
+        what = f"OBSOLETE_BY={obsolete} in dkms.conf says that this kernel has the module itself, and dkms does not install it"
+        raise BuildError(Kind.EXCLUDED, what, failure.where, "If it should be installed, correct OBSOLETE_BY", failure.evidence)
+    if failure is not None:
         raise failure
     _sync(job, proofs)
     with contextlib.suppress(OSError, KnetstatdError):  # without digests, DKMS's copy alone is what to compare with
@@ -88,6 +102,19 @@ def publish(
         if (source := sources.of_now(job.source, age)) is not None:
             sources.save(job.places, job.kernel, job.package, built, source)
     return remarks
+
+
+def _install(job: Job, force: bool, work: Path, inherit: Sequence[int], tick: Callable[[], None] | None) -> str:
+    """`dkms install`; what it said. force: whatever is installed, and whatever PRE_INSTALL says. Raises BuildError."""
+    words = ["-m", job.package, "-v", job.version, "-k", job.kernel]
+    done = _dkms(["install", *(["--force"] if force else []), *words], job, work, inherit, tick)
+    if done.code == _PRE_INSTALL_FAILED:
+        what, fix = "PRE_INSTALL of dkms.conf failed, and dkms does not install the module then", shlex.join(words)
+        evidence = build_log.last_lines(done.text, 4)
+        raise BuildError(
+            Kind.CONF, what, "", f"Correct the script; to install it all the same: dkms install --force {fix}", evidence
+        )
+    return done.text
 
 
 def _archive(
@@ -189,12 +216,12 @@ def _kind(output: str) -> Kind:
     return Kind.READ_ONLY if "Read-only file system" in output else Kind.PUBLISH
 
 
-def _dkms(words: list[str], job: Job, work: Path, inherit: Sequence[int], tick: Callable[[], None] | None) -> str:
+def _dkms(words: list[str], job: Job, work: Path, inherit: Sequence[int], tick: Callable[[], None] | None) -> process.Finished:
     env = process.environment(work, root=job.root)
     done = process.run(["dkms", *words], timeout=job.timeout, env=env, cwd=work, keep=inherit, tick=tick)
     if done.timed_out:
         raise BuildError(Kind.TIMEOUT, f"dkms {words[0]} did not end within {job.timeout:g} s and was killed")
-    return done.text
+    return done
 
 
 def _sync(job: Job, proofs: Iterable[Proof]) -> None:

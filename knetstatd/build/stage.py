@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 from knetstatd.build import compile_unit, room
 from knetstatd.core.errors import BuildError
 from knetstatd.core.model import UNPUBLISHED, Kind, Proof, Result, Retry
-from knetstatd.diagnosis import build_log, compare_kernels, uname_traps
+from knetstatd.diagnosis import build_log, compare_kernels, hooks, uname_traps
 from knetstatd.dkms import dkms_tree
+from knetstatd.machine import kernels
 from knetstatd.state import staged
 from knetstatd.system import files, units
 
@@ -71,7 +72,8 @@ def _compile(job: Job, work: Path, tick: Callable[[], None] | None) -> staged.St
         done = compile_unit.compile_package(job, work, look)
     finally:  # whatever came of it: that the package was gone is the cause
         _refuse_removed(job)
-    if done.staged is not None:
+    script = hooks.ended_build(done.log, done.output)
+    if done.staged is not None and not (script and script.code):  # dkms does not install what POST_BUILD refuses
         (work / OUTPUT).write_text(done.output)
         with contextlib.suppress(OSError):  # without it, the next build begins and may be ended
             room.remember(job.places, job.package, room.Need(done.taken, room.held(done.staged.tree)))
@@ -88,7 +90,29 @@ def _compile(job: Job, work: Path, tick: Callable[[], None] | None) -> staged.St
     if job.lacking and cause.kind.retry is Retry.NEVER and cause.kind is not Kind.EXCLUDED:
         cause = build_log.lacks(" ".join(job.lacking), done.log or done.output)
     cause = compare_kernels.refine(cause, job.root, job.kernel, job.source)
-    raise _under_override(job, BuildError(cause.kind, cause.reason, kept, cause.fix, cause.evidence))
+    error = BuildError(cause.kind, cause.reason, kept, cause.fix, cause.evidence)
+    raise _under_override(job, _of_directory(job, error) if cause.kind is Kind.KERNEL_DIR else error)
+
+
+def _wrong_kernel(job: Job, what: str, kept: str, evidence: tuple[str, ...] = ()) -> BuildError:
+    """A build that took another kernel for its target, with the lines that may have made it."""
+    reads = uname_traps.reads(job.source, job.passed)
+    return BuildError(Kind.WRONG_KERNEL, what, kept, uname_traps.cure(reads), (*_quoted(reads), *evidence))
+
+
+def _quoted(reads: Sequence[uname_traps.RunningKernelRead]) -> tuple[str, ...]:
+    return tuple(f"{read.file}:{read.line}: {read.text}" for read in reads[:3])
+
+
+def _of_directory(job: Job, error: BuildError) -> BuildError:
+    """A build that took what is not the kernel's directory, with the lines that ask for the running kernel, if any do."""
+    running = kernels.running()
+    if running != job.kernel and any(running in line for line in error.evidence):
+        what = f"it compiles for the running kernel, {running}, not {job.kernel}"
+        return _wrong_kernel(job, what, error.where, error.evidence)
+    if reads := uname_traps.reads(job.source, job.passed):
+        return BuildError(error.kind, error.what, error.where, uname_traps.cure(reads), (*_quoted(reads), *error.evidence))
+    return error
 
 
 def _under_override(job: Job, error: BuildError) -> BuildError:
@@ -124,14 +148,10 @@ def _prove(job: Job, artefact: staged.Staged, prove: Callable[[Path, Sequence[Pa
             continue
         worst = proof.first(UNPUBLISHED)
         kept = _keep_log(job, files.text(artefact.log) or "", "")
-        reads = uname_traps.reads(job.source, job.passed)
-        if release is not None and foreign and reads:
-            first = reads[0]
-            raise BuildError(
-                Kind.WRONG_KERNEL, f"{path.name} was compiled for another kernel: {release.found}, not {job.kernel}", kept,
-                f"{first.file} line {first.line} reads the running kernel; set {first.variable or 'it'} in dkms.conf's MAKE",
-                tuple(f"{r.file}:{r.line}: {r.text}" for r in reads[:3]),
-            )  # fmt: skip
+        named = any(check.name == "vermagic" and check.result is not Result.NOT_APPLICABLE for check in proof.checks)
+        if release is not None and foreign and named:
+            what = f"{path.name} was compiled for another kernel: {release.found}, not {job.kernel}"
+            raise _wrong_kernel(job, what, kept)
         reason = worst.reason if worst else "it could not be verified"
         fix = worst.fix if worst else ""
         raise BuildError(Kind.NOT_LOADABLE, f"{path.name} was compiled but will not load: {reason}", kept, fix)

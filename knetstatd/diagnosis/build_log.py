@@ -44,10 +44,8 @@ def classify(log: str, dkms_output: str, code: int) -> Cause:
         return cause
     if needed := _NEEDED.search(dkms_output):
         return lacks(needed[1], dkms_output)
-    if (failed := next((hook for hook in hooks.ran(log, dkms_output) if hook.name == "PRE_BUILD" and hook.failed), None)) and (
-        "No space left" not in "".join(failed.lines)
-    ):
-        return _pre_build(failed)
+    if (failed := hooks.ended_build(log, dkms_output)) and "No space left" not in "".join(failed.lines):
+        return _script(failed)
     for text in (_telling(log), _telling(dkms_output)):
         for rule in RULES:
             if (match := _match(rule.pattern, text)) and rule.counts(text, match.start()):
@@ -75,14 +73,14 @@ def lacks(needed: str, text: str) -> Cause:
     return Cause(Kind.PACKAGES, reason, fix, last_lines(text, 2), names.clean(needed, 160))
 
 
-def _pre_build(hook: hooks.Hook) -> Cause:
-    """The failure of the script that prepares the build; what the compiler missed afterwards is its consequence."""
+def _script(hook: hooks.Hook) -> Cause:
+    """The failure of a script of the build; what the compiler missed after PRE_BUILD is its consequence."""
     line = hook.lines[-1] if hook.lines else f"exit status {hook.code}"
-    fix = "Correct the script that PRE_BUILD names in dkms.conf"
+    fix = f"Correct the script that {hook.name} names in dkms.conf"
     if hook.denied and hook.place:
         own = f"TemporaryFileSystem={hook.place}:mode=1777"
         fix = f"Give the script a directory of its own there: systemctl edit knetstatd-compile@.service, with {own}"
-    return Cause(Kind.CONF, f"PRE_BUILD of dkms.conf failed: {names.clean(line, 160)}", fix, hook.lines[-3:], "PRE_BUILD")
+    return Cause(Kind.CONF, f"{hook.name} of dkms.conf failed: {names.clean(line, 160)}", fix, hook.lines[-3:], hook.name)
 
 
 def _tree(output: str) -> Cause | None:

@@ -60,5 +60,11 @@ def ran(log: str, output: str) -> tuple[Hook, ...]:
     return (*logged, *(Hook(m[1].upper(), _lines(m[2])) for m in _PRINTED.finditer(f"{output}\n")))
 
 
+def ended_build(log: str, output: str) -> Hook | None:
+    """The script that ended a build: dkms 3.2 heeds how POST_BUILD ends, 3.0 does not; both need what PRE_BUILD prepares."""
+    every = ran(log, output)
+    return next((h for h in every if (h.name == "PRE_BUILD" and h.failed) or (h.name == "POST_BUILD" and h.code)), None)
+
+
 def _lines(text: str) -> tuple[str, ...]:
     return tuple(names.clean(line, 300) for line in text.splitlines() if line.strip())

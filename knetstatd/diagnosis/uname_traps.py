@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Modules that compile for the kernel that runs, whatever kernel they are asked to be built for; and the cure for good.
 
-Rule 1: a line that reads `uname -r` is a trap only if what it sets is not set by dkms.conf's MAKE and the compile is not
-        started in the kernel's own directory anyway.
+Rule 1: a line that asks for the running kernel (`uname -r` and its like in Python, Perl, C, /proc and /lib/modules) is a trap
+        only if what it sets is not set by dkms.conf's MAKE and the compile is not started in the kernel's own directory anyway.
 Rule 2: the vendor's files are not touched: the cure is an override in /etc/dkms (dkms(8), "DKMS.CONF OVERRIDES"), which an
         update of the package leaves alone.
 Rule 3: no override is offered if it is not clear what to override, if nobody has seen a build by plain dkms come out wrong
@@ -12,11 +12,13 @@ Rule 4: an override is for one version of a package, by its name, and adds to wh
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
+from knetstatd.core.errors import KnetstatdError
 from knetstatd.system import files
 
 if TYPE_CHECKING:
@@ -47,15 +49,29 @@ class Override(NamedTuple):
 
 
 _SETS = re.compile(r"^\s*(?:export\s+|override\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*(?:\?|:|::|\+)?=")
-_BUILD_FILES = re.compile(r"(?:(?:GNU)?[Mm]akefile|Kbuild|.*\.mk|configure|dkms\.conf|.*\.sh)")
+_BUILD_FILES = re.compile(r"(?:(?:GNU)?[Mm]akefile|Kbuild|.*\.mk|configure|dkms\.conf|.*\.(?:sh|py|pl))")
+_ASKS = re.compile(
+    r"\buname\s+(?:-\w*[ra]|--(?:kernel-release|all)\b)"
+    r"|\bplatform\.(?:release|uname|platform)\s*\(|\bos\.uname\s*\("
+    r"|\bPOSIX::uname\b|\(\s*uname\s*(?:\(\s*\))?\s*\)\s*\["
+    r"|/proc/version(?:_signature)?\b|\bkernel[./](?:osrelease|version)\b|\bhostnamectl\b"
+    r"|\bls\b[^|;&]*\s/(?:usr/)?lib/modules/?(?![\w$/.-])|/lib/modules/\*"
+)
+# A program of the source's own that is compiled and run for it: the kernel's modules have no <sys/utsname.h>.
+_PROGRAM, _ASKS_IN_C = "sys/utsname.h", re.compile(r"\buname\s*\(\s*&")
+_MOST_PROGRAMS = 500
 
 
 def reads(source: Path, passed: Collection[str]) -> tuple[RunningKernelRead, ...]:
-    """The lines of a module's build files that read `uname -r`, those that decide first.
+    """The lines of a module's build files that ask for the running kernel, those that decide first.
 
     passed: the make variables that dkms.conf sets; a `?=` or `=` of one of those is overruled by it.
     """
-    lines = [read for path in _build_files(source) for read in _in_file(source, path, passed)]
+    lines = [read for path in _build_files(source) for read in _in_file(source, path, passed, _ASKS)]
+    programs = () if lines else itertools.islice(source.rglob("*.c"), _MOST_PROGRAMS)
+    for path in programs:
+        if _PROGRAM in (files.text(path) or ""):
+            lines += _in_file(source, path, passed, _ASKS_IN_C)
     return tuple(sorted(lines, key=lambda r: (r.passed, not r.variable, r.file, r.line)))
 
 
@@ -66,22 +82,44 @@ def _build_files(source: Path) -> Iterator[Path]:
         for name in sorted(files_here):
             path = source.__class__(where) / name
             # An absolute link leads to a file of this machine, whichever system the source is of.
-            if _BUILD_FILES.fullmatch(name) and not (path.is_symlink() and os.readlink(path).startswith("/")):
+            if (_BUILD_FILES.fullmatch(name) or _is_script(path)) and not (
+                path.is_symlink() and os.readlink(path).startswith("/")
+            ):
                 yield path
                 count += 1
         if count > 200:
             return
 
 
-def _in_file(source: Path, path: Path, passed: Collection[str]) -> Iterator[RunningKernelRead]:
+def _is_script(path: Path) -> bool:
+    """Whether a file can be run as a script, whatever its name."""
+    try:
+        if "." in path.name or not os.lstat(path).st_mode & 0o100:
+            return False
+        return files.untrusted(path, 1 << 20)[:2] == b"#!"
+    except (OSError, KnetstatdError):
+        return False
+
+
+def _in_file(source: Path, path: Path, passed: Collection[str], asks: re.Pattern[str]) -> Iterator[RunningKernelRead]:
     for number, line in enumerate((files.text(path) or "").splitlines(), 1):
-        if line.lstrip().startswith("#") or not re.search(r"\buname\s+-\w*r", line):
+        if line.lstrip().startswith("#") or not asks.search(line):
             continue
         sets = _SETS.match(line)
         variable = sets[1] if sets else ""
         yield RunningKernelRead(
             os.path.relpath(path, source), number, names.clean(line.strip(), 200), variable, variable in passed
         )
+
+
+def cure(reads: Collection[RunningKernelRead]) -> str:
+    """What to do about a build that takes the running kernel for its target. reads: the lines that ask, in their order."""
+    for first in reads:
+        where = f"{first.file} line {first.line} asks for the running kernel"
+        if first.variable:
+            return f"{where}; set {first.variable} in dkms.conf's MAKE"
+        return f"{where}; give make the kernel in dkms.conf's MAKE: -C ${{kernel_source_dir}}"
+    return "No line of its build files is known to ask for the running kernel; in dkms.conf's MAKE, use -C ${kernel_source_dir}"
 
 
 # With the lines that it goes on in.

@@ -19,7 +19,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
-from knetstatd.dkms import dkms_framework
+from knetstatd.dkms import dkms_framework, dkms_program
 from knetstatd.formats.shell_assignments import Shell
 from knetstatd.system import files, kernel_pattern
 
@@ -97,6 +97,14 @@ class Conf(NamedTuple):
         mine = names.version_key(kernel)
         return bool((first and mine < names.version_key(first)) or (last and mine > names.version_key(last)))
 
+    def obsolete(self, kernel: str) -> str:
+        """OBSOLETE_BY, if a kernel of this release has the module itself by it; "" if not (check_version_sanity() in dkms)."""
+        value = self.exclusive.get("OBSOLETE_BY", "") if self.knows("OBSOLETE_BY") else ""
+        (upstream, _, build), (mine, _, my_build) = value.partition("-"), kernel.partition("-")
+        first, last = names.version_key(upstream), names.version_key(mine)
+        later = last > first or (last == first and (not build or names.version_key(my_build) >= names.version_key(build)))
+        return value if later else ""
+
 
 def evaluate(source: Path, root: Path, module: str = "", version: str = "", kernel: str = "", arch: str = "") -> Conf:
     """dkms.conf in the directory `source`, with the overrides of /etc/dkms for whatever else is given.
@@ -111,11 +119,13 @@ def evaluate(source: Path, root: Path, module: str = "", version: str = "", kern
     shell = Shell(given, _UNKNOWN)
     sources, crlf = [], ""
     there = files.names(files.inside(root, "/etc/dkms"))
-    wanted = (f"{name}.conf" for name in _overrides(module, version, kernel, arch))
+    program = dkms_program.program(root)
+    by_kernel = _overrides_by_kernel(module, kernel, arch) if program.by_kernel else ()
+    wanted = (f"{name}.conf" for name in (*_overrides(module, version, kernel, arch), *by_kernel))
     overrides = (files.inside(root, f"/etc/dkms/{name}") for name in wanted if name in there)
     for path in (files.followed(root, source / "dkms.conf"), *overrides):
         if (text := files.text(path, 1 << 18)) is not None:
-            _take(shell, text.replace("\0", ""))
+            _take(shell, text.replace("\0", ""), strip=program.strips_cr)
             sources.append(os.fspath(path))
             decisive = (array for name, array in shell.values.items() if name not in ("AUTOINSTALL", "CLEAN"))
             if not crlf and any("\r" in value for array in decisive for value in array.values()):
@@ -125,20 +135,24 @@ def evaluate(source: Path, root: Path, module: str = "", version: str = "", kern
 
 
 def _overrides(module: str, version: str, kernel: str, arch: str) -> list[str]:
-    """The names of the override files, in the order in which dkms reads them. Those with `--` are not in 3.0.x."""
+    """The names of the override files, in the order in which dkms reads them."""
     parts = [module, version, kernel, arch]
-    overrides = ["-".join(parts[:n]) for n in (1, 2, 3, 4) if all(parts[:n])]
-    overrides += [f"{module}--{kernel}"] if module and kernel else []
+    return ["-".join(parts[:n]) for n in (1, 2, 3, 4) if all(parts[:n])]
+
+
+def _overrides_by_kernel(module: str, kernel: str, arch: str) -> list[str]:
+    """The names of those for any version of a package, read after the others; dkms 3.0 has none of them."""
+    overrides = [f"{module}--{kernel}"] if module and kernel else []
     return overrides + ([f"{module}--{kernel}-{arch}"] if module and kernel and arch else [])
 
 
-def _take(shell: Shell, text: str) -> None:
-    """One file, as dkms takes it over: its own variables only, each evaluated once more (Rule 3)."""
+def _take(shell: Shell, text: str, *, strip: bool) -> None:
+    """One file, as dkms takes it over: its own variables, each evaluated once more (Rule 3). strip: without a last CR."""
     shell.run(text)
     first, shell.values = shell.values, {}
     for name in _TAKEN:
         for index, value in sorted(first.get(name, {}).items()):
-            plain = re.sub(r"[ \t\n]+", " ", value)
+            plain = re.sub(r"[ \t\n]+", " ", value.removesuffix("\r") if strip else value)
             if not _SPECIAL.search(plain):
                 shell.values.setdefault(name, {})[index] = plain
                 continue

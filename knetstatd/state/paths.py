@@ -20,6 +20,8 @@
                loads/PACKAGE, refused/PACKAGE      the loadings of this boot, and the files that its kernel has refused
                readings/FILE-HASH.json             what was read of large module files
                keys/KERNEL/                        copies of what signs, while the builder is at work; root's alone
+               compile/order.json                  the order for the unit that compiles
+                       osrelease, version          what it sees in /proc in the place of the running kernel's
                rehearsal.json, rehearsal.ko        the order for the unit that rehearses, and a file that it is about
 /var/cache/private/knetstatd-compile/result/       the modules that the unit that compiles has made, and outcome.json
                    knetstatd-rehearse/answer.json  the answer of the unit that rehearses
@@ -168,6 +170,11 @@ class Places(NamedTuple):
     def refused(self, package: str) -> Path:
         """Which of the package's module files the running kernel has refused."""
         return self.builders / "refused" / package
+
+    @property
+    def compilation(self) -> Path:
+        """What the unit that compiles is to do, and what it is to see of the kernel that it compiles for: a directory."""
+        return self.builders / "compile"
 
     @property
     def order(self) -> Path:

@@ -105,7 +105,7 @@ def test_a_build_can_run_what_it_makes(machine: Container) -> None:
     run = "[Service]\nExecStart=\nExecStart=/usr/local/lib/make-and-run\n"
     c.write("/etc/systemd/system/knetstatd-compile@.service.d/probe.conf", run)
     c.run(["systemctl", "daemon-reload"], check=True)
-    unit = units.instance("compile", c.kernels()[0].release, "kt-good")
+    unit = units.instance("compile", c.kernels()[0].release)
     c.run(["systemctl", "start", "--", unit], check=True)
     assert "it ran" in [e["MESSAGE"] for e in c.journal(unit)]
 
@@ -327,7 +327,7 @@ def test_a_compilation_is_confined_in_space_and_place(machine: Container) -> Non
     c.add_fixture("good", autoinstall=False)
     product.install(c, ["kt-good"])
     kernel = c.kernels()[0].release
-    unit = units.instance("compile", kernel, "kt-good")
+    unit = units.instance("compile", kernel)
     c.write("/usr/local/lib/fill", FILL, 0o755)
     override = "/etc/systemd/system/knetstatd-compile@.service.d/probe.conf"
     c.write(override, "[Service]\nExecStart=\nExecStart=/usr/local/lib/fill\n")
@@ -377,7 +377,7 @@ def test_what_a_killed_compilation_took_is_taken_back(machine: Container) -> Non
     makefile.write_text(f"$(shell {fill})\n{makefile.read_text()}")
     product.install(c, ["kt-good"])
     kernel = c.kernels()[0].release
-    unit = units.instance("compile", kernel, "kt-good")
+    unit = units.instance("compile", kernel)
     building = c.start(["knetstatctl", "build", kernel])
     taken = ["du", "-sm", "/var/cache/private/knetstatd-compile"]
     product.wait("it has taken room", lambda: int((c.run(taken).stdout or "0").split()[0]) >= 200)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -277,3 +278,12 @@ def outcome(root: Path, **fields: object) -> Path:
         (root / unit).mkdir(parents=True, exist_ok=True)
     write(root / "usr/lib/systemd/system/knetstatd-compile@.service", "")
     return place
+
+
+def link(root: Path, name: str) -> None:
+    """Makes a program of this machine one of the system's under `root`."""
+    there = shutil.which(name)
+    assert there, name
+    place = root / "usr/bin" / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(os.path.realpath(there))

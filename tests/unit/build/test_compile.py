@@ -64,6 +64,28 @@ def test_what_the_build_says_of_other_things_than_the_kernel_is_left(root: Path)
     assert os.uname().release not in everything.split()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_what_asks_for_the_running_kernel_gets_the_target(root: Path) -> None:
+    """Also where no unit sees to it; and nobody else sees it."""
+    running = os.uname().release
+    for name in ("unshare", "mount", "mkdir", "sh", "true"):
+        machinetree.link(root, name)
+    machinetree.write(root / "proc/version", f"Linux version {running} (me@there)\n")
+    machinetree.write(root / "proc/sys/kernel/osrelease", f"{running}\n")
+    (root / f"lib/modules/6.9/{KERNEL}").mkdir(parents=True)
+    asks = 'cat "$root/proc/version" "$root/proc/sys/kernel/osrelease"; ls "$root/lib/modules"; '
+    asks += f'[ "$root/lib/modules/{running}/kernel" -ef "$root/lib/modules/{KERNEL}/kernel" ] && echo same'
+    machinetree.tell(root, "dkms build", asks)
+    done = compiled(root)
+    assert done.staged is not None
+    assert done.output.splitlines() == [
+        f"Linux version {KERNEL} (me@there)", KERNEL, *sorted([KERNEL, running]), "same"
+    ]  # fmt: skip
+    assert (root / "proc/sys/kernel/osrelease").read_text() == f"{running}\n"
+    assert sorted(os.listdir(root / "lib/modules")) == sorted(["6.9", KERNEL])
+    assert set(os.listdir(root / "work")) == {"tree"}
+
+
 def test_packages_that_it_depends_on_are_there(root: Path) -> None:
     """dkms 3.2 looks in its tree for what BUILD_DEPENDS names."""
     base = root / "var/lib/dkms/base"

@@ -55,7 +55,7 @@ def test_the_result_is_copied(root: Path) -> None:
     assert root / "work" in module.parents
     assert (done.log, done.staged.log.read_text()) == ("made in the unit\n", "made in the unit\n")
     assert machinetree.ran(root, "dkms") == [], "nothing is compiled with privileges"
-    unit = "knetstatd-compile@6.1.0\\x2d1\\x2damd64:demo.service"
+    unit = "knetstatd-compile@6.1.0\\x2d1\\x2damd64.service"
     killed, waited, forgot, started, *_ = machinetree.ran(root, "systemctl")
     assert killed == "kill --signal=KILL -- knetstatd-compile@*.service", "what a killed builder left writes there, too"
     assert [waited, forgot] == [f"{word} -- knetstatd-compile@*.service" for word in ("stop", "reset-failed")]
@@ -162,6 +162,27 @@ def test_what_the_unit_says_of_the_source(root: Path) -> None:
     assert (error.kind, error.what, error.fix) == (Kind.CONF, "it has? no source", "bring it")
 
 
+def test_the_order_and_what_the_build_sees_of_the_kernel(root: Path) -> None:
+    machinetree.outcome(root)
+    running = f"Linux version {os.uname().release} (me@there) (gcc 12) #1 SMP 2026\n"
+    machinetree.write(root / "proc/version", running)
+    umask = os.umask(0o077)
+    try:
+        compiled(root)
+    finally:
+        os.umask(umask)
+    place = root / "run/knetstatd-build/compile"
+    assert json.loads((place / "order.json").read_text()) == {"kernel": KERNEL, "package": "demo"}
+    assert (place / "osrelease").read_text() == f"{KERNEL}\n"
+    assert (place / "version").read_text() == f"Linux version {KERNEL} (me@there) (gcc 12) #1 SMP 2026\n"
+    assert [stat.S_IMODE(p.stat().st_mode) for p in (place, *sorted(place.iterdir()))] == [0o755, 0o644, 0o644, 0o644]
+
+
+def order(root: Path, **fields: object) -> None:
+    document = {"kernel": KERNEL, "package": "demo", **fields}
+    machinetree.write(root / "run/knetstatd-build/compile/order.json", json.dumps(document))
+
+
 class TestProgram:
     """The program of the unit, and the builder that takes what it leaves."""
 
@@ -169,10 +190,11 @@ class TestProgram:
     def cache(self, root: Path) -> Path:
         place = machinetree.outcome(root).parent
         machinetree.write(place / "old/file", "left by another run")
+        order(root)
         return place
 
     def test_what_it_leaves_is_what_the_builder_takes(self, root: Path, cache: Path) -> None:
-        compile_unit.unit_program(machinetree.machine(root), f"{KERNEL}:demo", os.fspath(cache))
+        compile_unit.unit_program(machinetree.machine(root), KERNEL, os.fspath(cache))
         assert os.listdir(cache) == ["result"]
         assert sorted(os.listdir(cache / "result")) == ["demo.ko", "outcome.json"]
         assert [stat.S_IMODE(place.stat().st_mode) for place in (cache, cache / "result")] == [0o755, 0o755]
@@ -183,21 +205,33 @@ class TestProgram:
 
     def test_a_failed_compilation(self, root: Path, cache: Path) -> None:
         machinetree.tell(root, "dkms build", "echo broken; exit 10")
-        compile_unit.unit_program(machinetree.machine(root), f"{KERNEL}:demo", os.fspath(cache))
+        compile_unit.unit_program(machinetree.machine(root), KERNEL, os.fspath(cache))
         done = compiled(root)
         assert (done.staged, done.code, done.output, done.timed_out) == (None, 10, "broken\n", False)
         assert json.loads((cache / "result/outcome.json").read_text())["arch"] == ""
 
     def test_a_package_without_a_source(self, root: Path, cache: Path) -> None:
         (root / "usr/src/demo-1.0/dkms.conf").unlink()
-        compile_unit.unit_program(machinetree.machine(root), f"{KERNEL}:demo", os.fspath(cache))
+        compile_unit.unit_program(machinetree.machine(root), KERNEL, os.fspath(cache))
         assert json.loads((cache / "result/outcome.json").read_text())["of"][:2] == [KERNEL, "demo"]
         error = refused(root)
         assert (error.kind, "has no dkms.conf" in error.what) == (Kind.CONF, True)
 
     def test_it_is_not_for_people(self, root: Path) -> None:
         with pytest.raises(KnetstatdError, match="this is the program of"):
-            compile_unit.unit_program(machinetree.machine(root), f"{KERNEL}:demo", "")
-        for what in ("$(x):demo", f"{KERNEL}:../x"):
-            with pytest.raises(NameRefused):
-                compile_unit.unit_program(machinetree.machine(root), what, os.fspath(root))
+            compile_unit.unit_program(machinetree.machine(root), KERNEL, "")
+        with pytest.raises(NameRefused):
+            compile_unit.unit_program(machinetree.machine(root), "$(x)", os.fspath(root))
+
+    def test_it_does_what_is_ordered_and_nothing_else(self, root: Path, cache: Path) -> None:
+        for wrong in ({"kernel": "6.9"}, {"kernel": 5}):
+            order(root, **wrong)
+            with pytest.raises(KnetstatdError):
+                compile_unit.unit_program(machinetree.machine(root), KERNEL, os.fspath(cache))
+        order(root, package="../x")
+        with pytest.raises(NameRefused):
+            compile_unit.unit_program(machinetree.machine(root), KERNEL, os.fspath(cache))
+        (root / "run/knetstatd-build/compile/order.json").unlink()
+        with pytest.raises(KnetstatdError, match="there is no order to compile for"):
+            compile_unit.unit_program(machinetree.machine(root), KERNEL, os.fspath(cache))
+        assert machinetree.ran(root, "dkms") == []

@@ -68,9 +68,55 @@ def test_it_is_installed_and_dkms_knows_it(root: Path) -> None:
     packed, loaded, installed = machinetree.ran(root, "dkms")
     assert packed.startswith(f"mktarball --binaries-only -m demo -v 1.0 -k {KERNEL} --dkmstree ")
     assert loaded.startswith("ldtarball --force --archive=")
-    assert installed == f"install --force -m demo -v 1.0 -k {KERNEL}"
+    assert installed == f"install -m demo -v 1.0 -k {KERNEL}"
     assert os.listdir(root / "var/lib/knetstatd/stage") == [KERNEL]
     assert (root / "var/lib/dkms/demo/1.0/source").is_symlink()
+
+
+def test_what_is_installed_already_is_replaced_by_force(root: Path) -> None:
+    publish_it(root)
+    other = kerneltree.module("demo", undefined=["printk"], crcs={n: kerneltree.CRCS[n] for n in ("module_layout", "printk")})
+    publish_it(root, data=other)
+    assert machinetree.ran(root, "dkms")[-1] == f"install --force -m demo -v 1.0 -k {KERNEL}"
+    assert (root / INSTALLED).read_bytes() == other
+
+
+def test_what_pre_install_refuses_is_not_installed(root: Path) -> None:
+    """By force, dkms would."""
+    machinetree.tell(root, "dkms install", "case $* in *--force*) ;; *) echo no firmware; exit 101 ;; esac")
+    error = refused(root)
+    assert error.kind == Kind.CONF
+    assert error.what == "PRE_INSTALL of dkms.conf failed, and dkms does not install the module then"
+    assert error.fix.endswith(f"dkms install --force -m demo -v 1.0 -k {KERNEL}")
+    assert error.evidence == ("no firmware",)
+    assert not (root / INSTALLED).exists()
+
+
+def test_what_is_obsolete_is_left_out(root: Path) -> None:
+    """dkms 3.0 marks it as installed, without a file; by force it would install it."""
+    conf = root / "usr/src/demo-1.0/dkms.conf"
+    conf.write_text(conf.read_text() + 'OBSOLETE_BY="5.4"\n')
+    marks = f'ln -sfn "1.0/{KERNEL}/{ARCH}" "$root/var/lib/dkms/demo/kernel-{KERNEL}-{ARCH}"; exit'
+    machinetree.tell(root, "dkms install", f"case $* in *--force*) ;; *) {marks} ;; esac")
+    for _ in range(2):  # also if it is marked already
+        error = refused(root)
+        assert (error.kind, "OBSOLETE_BY=5.4" in error.what) == (Kind.EXCLUDED, True)
+        assert not (root / INSTALLED).exists()
+    conf.write_text(conf.read_text().replace("5.4", "99"))
+    publish_it(root)
+
+
+def test_what_dkms_leaves_to_the_kernel_is_installed_by_force(root: Path) -> None:
+    """Its own module of the name is newer, says dkms 3.2, and ends; 3.0 pretends that it has installed it."""
+    for ends in (
+        "exit 6",
+        'ln -sfn "1.0/$kernel/ARCH" "$root/var/lib/dkms/demo/kernel-$kernel-ARCH"; exit'.replace("ARCH", ARCH),
+    ):
+        machinetree.tell(root, "dkms install", f"case $* in *--force*) ;; *) kernel={KERNEL}; {ends} ;; esac")
+        publish_it(root)
+        assert (root / INSTALLED).read_bytes() == GOOD
+        (root / INSTALLED).unlink()
+        (root / f"var/lib/dkms/demo/kernel-{KERNEL}-{ARCH}").unlink()
 
 
 def test_all_of_it_is_on_the_disk(root: Path, synced: list[str]) -> None:

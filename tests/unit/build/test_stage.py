@@ -181,9 +181,49 @@ def test_what_is_compiled_for_another_kernel_is_not_staged(root: Path, asks: boo
         makefile = "KVER ?= $(shell uname -r)\nall:\n\tmake -C /lib/modules/$(KVER)/build\n"
         machinetree.write(root / "usr/src/demo-1.0/Makefile", makefile)
     error = refused(root)
-    assert error.kind == (Kind.WRONG_KERNEL if asks else Kind.NOT_LOADABLE)
-    assert ("Makefile line 1 reads the running kernel" in error.fix) is asks
-    assert ("6.0.0, not" in error.what) is asks
+    assert (error.kind, error.what) == (Kind.WRONG_KERNEL, f"demo.ko was compiled for another kernel: 6.0.0, not {KERNEL}")
+    asked = "Makefile line 1 asks for the running kernel; set KVER in dkms.conf's MAKE"
+    assert error.fix.startswith(asked if asks else "No line of its build files is known to ask for the running kernel; ")
+    assert error.evidence == (("Makefile:1: KVER ?= $(shell uname -r)",) if asks else ())
+
+
+def test_what_post_build_refuses_is_not_staged(root: Path) -> None:
+    """dkms 3.2 ends there, its log where it builds, and the module made; 3.0 goes on, and says only what the script says."""
+    log = "\nRunning the post_build script\n# command: cd /x && /x/post.sh\nno firmware\n\n# exit code: 7\n"
+    machinetree.write(root / "log", log)
+    writes = 'd=$9/demo/1.0/build; mkdir -p "$d"; cp "$root/log" "$d/make.log"'
+    machinetree.tell(root, "dkms build", writes)
+    error = refused(root)
+    assert (error.kind, error.what) == (Kind.CONF, "POST_BUILD of dkms.conf failed: no firmware")
+    assert error.fix == "Correct the script that POST_BUILD names in dkms.conf"
+    machinetree.tell(
+        root, "dkms build", 'printf "Running the pre_build script:\\nerror\\nRunning the post_build script:\\nerror\\n"'
+    )
+    stage_it(root)
+
+
+def test_a_module_that_names_no_kernel_is_of_none(root: Path) -> None:
+    machinetree.write(root / MADE / "demo.ko", elf.module("demo", vermagic="", undefined=["printk"], crcs={}))
+    assert refused(root).kind == Kind.NOT_LOADABLE
+
+
+def test_a_directory_of_the_running_kernel_is_called_that(root: Path) -> None:
+    """Where a build fails for it; the line that asks is named whatever the directory is."""
+    running = os.uname().release
+    log = "make[1]: *** /usr/src/linux-headers-{}: No such file or directory.  Stop.\n"
+    fail(root, log.format(running))
+    error = refused(root)
+    assert (error.kind, error.what) == (Kind.WRONG_KERNEL, f"it compiles for the running kernel, {running}, not {KERNEL}")
+    fail(root, log.format("5.9"))
+    assert "takes /usr/src/linux-headers-5.9 for" in refused(root).what
+    machinetree.write(root / "usr/src/demo-1.0/Makefile", 'K := $(shell python3 -c "print(platform.release())")\n')
+    error = refused(root)
+    assert (error.kind, error.evidence[0]) == (
+        Kind.KERNEL_DIR,
+        'Makefile:1: K := $(shell python3 -c "print(platform.release())")',
+    )
+    assert error.fix == "Makefile line 1 asks for the running kernel; set K in dkms.conf's MAKE"
+    assert "5.9" in error.evidence[1]
 
 
 def test_modules_that_come_together_are_proven_together(root: Path) -> None:

@@ -21,7 +21,7 @@ def test_a_build_of_nothing_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_unit_of_a_strange_name_does_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compile", "../../etc:demo"]) == Exit.USAGE
+    assert main(["compile", "../../etc"]) == Exit.USAGE
     assert "'../../etc' is not a kernel release" in capsys.readouterr().err
     assert main(["trial", "../../etc:demo"]) == Exit.FAILED
     assert "this is the program of knetstatd-rehearse@.service" in capsys.readouterr().err

@@ -37,6 +37,45 @@ def test_the_line_that_reads_the_running_kernel(tree: Make) -> None:
     assert reads[0].text == "KSRC ?= /lib/modules/$(shell uname -r)/build"
 
 
+@pytest.mark.parametrize(
+    "asks",
+    [
+        "uname -r", "uname -sr", "uname -a", "uname --kernel-release",
+        'python3 -c "import platform; print(platform.release())"',
+        'python3 -c "import os; print(os.uname().release)"', "perl -MPOSIX -e 'print((POSIX::uname())[2])'",
+        "perl -MPOSIX=uname -e 'print((uname)[2])'", "cut -d' ' -f3 /proc/version", "cat /proc/version_signature",
+        "cat /proc/sys/kernel/osrelease", "sysctl -n kernel.osrelease", "sysctl -n kernel/osrelease",
+        "hostnamectl | grep Kernel",
+        "ls /lib/modules", "ls -t /usr/lib/modules/ | head -1", "basename /lib/modules/*",
+    ],
+)  # fmt: skip
+def test_the_ways_of_asking_for_the_running_kernel(tree: Make, asks: str) -> None:
+    [read] = uname_traps.reads(tree({"Makefile": f"K := $(shell {asks})\n", "m.c": "int x;\n"}), ())
+    assert (read.line, read.variable) == (1, "K")
+    assert uname_traps.cure([read]) == "Makefile line 1 asks for the running kernel; set K in dkms.conf's MAKE"
+
+
+@pytest.mark.parametrize(
+    "line", ["A := $(shell uname -m)", "ls /lib/modules/$(KVER)/build", "cat /proc/versions", "D := /lib/modules/$(K)/build"]
+)
+def test_what_does_not_ask_for_it(tree: Make, line: str) -> None:
+    assert uname_traps.reads(tree({"Makefile": f"{line}\n", "m.c": "p = utsname()->release; uname(&x);\n"}), ()) == ()
+
+
+def test_a_program_of_the_source_that_asks(tree: Make) -> None:
+    source = tree({"Makefile": "K := $(shell tools/kver)\n", "tools/kver": "#!/bin/sh\n\nuname -r\n", "doc": "#!uname -r\n"})
+    assert uname_traps.reads(source, ()) == (), "it cannot be run"
+    (source / "tools/kver").chmod(0o755)
+    (source / "tools/gone").symlink_to("/nowhere")
+    assert [(r.file, r.line) for r in uname_traps.reads(source, ())] == [("tools/kver", 3)]
+    (source / "tools/kver").unlink()
+    (source / "tools/kver.c").write_text("#include <sys/utsname.h>\nint main(void)\n{\n\tuname(&u);\n}\n")
+    [read] = uname_traps.reads(source, ())
+    assert (read.file, read.line) == ("tools/kver.c", 4)
+    assert uname_traps.cure([read]).startswith("tools/kver.c line 4 asks for the running kernel; give make the kernel")
+    assert uname_traps.cure([]).startswith("No line of its build files")
+
+
 def test_a_huge_source_is_not_searched_for_ever(tree: Make) -> None:
     line = "X = $(shell uname -r)\n"
     source = tree({f"{number:03}/Makefile": line for number in range(250)} | {"m.c": "error:\n"})

@@ -184,6 +184,32 @@ def test_a_later_plain_assignment_is_known(tree: Tree) -> None:
     assert read(tree, "MAKE=($(x))\nMAKE=(y)").dynamic == frozenset()
 
 
+@pytest.mark.parametrize(
+    ("value", "kernel", "obsolete"),
+    [
+        ("5.4.0", K, True), ("6.1.0", K, True), ("6.1.0-55", K, True), ("6.1.0-54", K, True), ("6.1.0-56", K, False),
+        ("6.2", K, False), ("99", K, False), ("", K, False), ("$(x)", K, False), ("6.1", "6.1", True),
+    ],
+)  # fmt: skip
+def test_whether_a_kernel_has_the_module_itself(tree: Tree, value: str, kernel: str, obsolete: bool) -> None:
+    assert read(tree, f'{SIMPLE}OBSOLETE_BY="{value}"\n').obsolete(kernel) == (value if obsolete else "")
+
+
+def test_what_the_installed_dkms_does(tree: Tree) -> None:
+    """3.0 does not know an override for any version; 3.2 takes the CR of Windows' lines from the values."""
+    root = tree(
+        {"src/dkms.conf": SIMPLE.replace("\n", "\r\n"), f"etc/dkms/knetstat--{K}.conf": 'CLEAN="x"\nMAKE[0]="make over"\n'}
+    )
+    reads = 'for f in "$conf" "/etc/dkms/$module.conf"{}; do . "$f"; done\n'
+    tree({"usr/sbin/dkms": reads.format("")})
+    old = dkms_conf.evaluate(root / "src", root, "knetstat", "1.0", K)
+    assert (len(old.sources), old.crlf, len(old.faults)) == (1, os.fspath(root / "src/dkms.conf"), 1)
+    tree({"usr/sbin/dkms": reads.format(' "/etc/dkms/$module--$1.conf"') + "eval echo '${x%$CR}'\n"})
+    new = dkms_conf.evaluate(root / "src", root, "knetstat", "1.0", K)
+    assert (len(new.sources), new.crlf, new.faults) == (2, "", ())
+    assert (new.package_name, new.modules[0].name, new.make[0].command) == ("knetstat", "knetstat", "make over")
+
+
 def test_the_overrides_in_dkms_s_order(tree: Tree) -> None:
     names = ["knetstat", "knetstat-1.0", f"knetstat-1.0-{K}", f"knetstat-1.0-{K}-x86_64"]
     names += [f"knetstat--{K}", f"knetstat--{K}-x86_64"]

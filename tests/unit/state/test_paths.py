@@ -37,7 +37,7 @@ def test_no_two_things_have_one_place() -> None:
     every = [
         places.attempt(K, "m"), places.log(K, "m"), places.stage(K, "m"), places.rehearsal(K, "m"), places.initrds,
         places.build_lock, places.daemon_lock, places.status, places.motd, places.loads("m"), places.refused("m"), places.order,
-        places.rehearsed_file, places.compile_cache, places.rehearse_cache,
+        places.compilation, places.rehearsed_file, places.compile_cache, places.rehearse_cache,
     ]  # fmt: skip
     for number, path in enumerate(every):
         assert not [other for other in every[number + 1 :] if path == other or path in other.parents or other in path.parents]
