@@ -78,18 +78,15 @@ def publish(
         installed = os.path.lexists(_registered(job) / f"kernel-{job.kernel}-{build.name}")
         for force in (False,) if obsolete else (True,) if installed else (False, True):
             output = _install(job, force, work, inherit, tick)
-            date(build.parent, changed)
+            for one in originals.of_package(job.root, job.package, job.kernel):
+                originals.remove(one)  # it lay where the module belongs, and `dkms remove` would put it back there
+            date(build.parent, age.changed)
             proofs = tuple(prove())
             if (failure := _failure(job, proofs, output)) is None:
                 break
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    for one in originals.of_package(job.root, job.package, job.kernel):
-        originals.remove(one)  # it lay where the module belongs, and `dkms remove` would put it back there
     remarks += _undone(job, artefact, output)
-    date(_registered(job) / job.version / job.kernel, age.changed)
-    proofs = tuple(prove())
-    if failure := _failure(job, proofs, output):
     if failure is not None and obsolete:
         what = f"OBSOLETE_BY={obsolete} in dkms.conf says that this kernel has the module itself, and dkms does not install it"
         raise BuildError(Kind.EXCLUDED, what, failure.where, "If it should be installed, correct OBSOLETE_BY", failure.evidence)
