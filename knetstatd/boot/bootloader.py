@@ -310,10 +310,18 @@ def command_line(root: Path, kernel: str) -> str:
 
     The next boot's entry counts, if it is one of that kernel; else the first. GRUB's variables are those that it saved.
     """
+    if (said := entry_line(root, kernel)) is not None:
+        return said
+    return (files.text(files.of_kernel(root, "/proc/cmdline"), 65536) or "").strip()
+
+
+@once
+def entry_line(root: Path, kernel: str) -> str | None:
+    """The same, None if no entry names it: what the running kernel was told may be the host's, of a container."""
     choice = _started(root, kernel)
     lines = [choice.arguments] if choice is not None and choice.arguments else command_lines(root, kernel)
     if not lines:
-        return (files.text(files.of_kernel(root, "/proc/cmdline"), 65536) or "").strip()
+        return None
     saved = grub.saved(root)
     return _VARIABLE.sub(lambda match: saved.get(match[1], ""), lines[0])
 

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.build import room
 from knetstatd.core.errors import KnetstatdError
-from knetstatd.dkms import dkms_tree
-from knetstatd.formats import stored
+from knetstatd.dkms import dkms_tree, stored
 from knetstatd.machine import kernels
 from knetstatd.state import staged
 from knetstatd.system import files, process

@@ -74,7 +74,8 @@ class Policy(NamedTuple):
 
     enforced: what makes it refuse a module without a good one, "" for nothing.  doubt: what could, and is not known.
     enrolled: whether it takes the firmware's and shim's keys.  blacklist: modules that its command line forbids it.
-    told: what its command line tells modules, MODULE.PARAMETER=VALUE.  closed: what forbids it all modules, "" for nothing.
+    told: what its command line tells modules, MODULE.PARAMETER=VALUE.  closed: what its boot entry says, so that it takes no
+    module at all; "" for nothing.
     """
 
     signatures: bool | None
@@ -122,6 +123,7 @@ def secure_boot(root: Path) -> bool | None:
 def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Firmware) -> Policy:
     """What `kernel` will do. options: of CONFIG_*, the ones set to `y`, None if its configuration is not known."""
     words = bootloader.parameters(bootloader.command_line(root, kernel))
+    told = bootloader.parameters(bootloader.entry_line(root, kernel) or "")
     have = options if options is not None else ()
     # Each of them counts: what is locked is not unlocked again (lock_kernel_down()).
     locked = bool({"lockdown=integrity", "lockdown=confidentiality"} & {*words})
@@ -155,7 +157,7 @@ def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Fi
         blacklist=_listed(words, "module_blacklist"),
         modprobe_blacklist=_listed(words, "modprobe.blacklist"),
         told=tuple(word for word in words if "." in word.partition("=")[0]),
-        closed=next((word for word in words if _CLOSED.fullmatch(word)), ""),
+        closed=next((word for word in told if _CLOSED.fullmatch(word)), ""),
     )
 
 

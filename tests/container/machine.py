@@ -39,8 +39,6 @@ ENVIRONMENT = {
 BOOT_TIMEOUT = 90.0
 
 # Runs "$@" and says how it ended as a shell does: 128 + N for signal N. (systemd-run calls death by SIGTERM a success.)
-# The kernel's command line, in place of the host's: that may say `nomodule`.
-COMMAND_LINE = "/etc/rig/cmdline"
 SHELL = '"$@"; exit $?'
 
 _serial = itertools.count(1)
@@ -67,8 +65,6 @@ class Machine:
             self.sys_module.mkdir()
             assemble(self.directory, layers)
             (self.root / "etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")
-            (self.root / COMMAND_LINE.lstrip("/")).parent.mkdir(exist_ok=True)
-            (self.root / COMMAND_LINE.lstrip("/")).write_text("quiet\n")
         except BaseException:
             self.close()
             raise
@@ -87,7 +83,6 @@ class Machine:
             )  # fmt: skip
             self._wait_ready(ready)
         self.booted = True
-        self.control("mount", "--bind", COMMAND_LINE, "/proc/cmdline")
 
     def _wait_ready(self, ready: socket.socket) -> None:
         assert self._nspawn is not None
@@ -150,8 +145,7 @@ class Machine:
         else:
             host_argv = [
                 *self._cgroup.join(label), "systemd-nspawn", *roots.OFFLINE, f"--machine={self.name}-{next(_serial)}",
-                "--pipe", "--as-pid2", *self._binds, *setenv, "-D", os.fspath(self.root),
-                "/bin/sh", "-c", f'mount --bind {COMMAND_LINE} /proc/cmdline 2>/dev/null; exec "$@"', "sh", *wrapped,
+                "--pipe", "--as-pid2", *self._binds, *setenv, "-D", os.fspath(self.root), *wrapped,
             ]  # fmt: skip
         with tempfile.TemporaryFile() as given:
             given.write(stdin.encode() if isinstance(stdin, str) else stdin or b"")

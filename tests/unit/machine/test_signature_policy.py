@@ -171,6 +171,13 @@ def test_a_command_line_after_which_the_kernel_takes_no_module(tmp_path: Path, w
     assert policy(tmp_path).closed == closed
 
 
+def test_what_the_running_kernel_was_told_forbids_no_module(tmp_path: Path) -> None:
+    """It may be the host's, of a container."""
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cmdline").write_text("quiet nomodule module_blacklist=a\n")
+    assert (policy(tmp_path).blacklist, policy(tmp_path).closed) == (frozenset("a"), "")
+
+
 @pytest.mark.parametrize(
     ("line", "on"),
     [("module.sig-enforce=1", True), ("module.sig_enforce=1 module.sig_enforce=0", True), ("module.sig_enforce=0", False)],
