@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 import zstandard
 
-from knetstatd.formats import compression, stored
+from knetstatd.dkms import stored
+from knetstatd.formats import compression
 
 if TYPE_CHECKING:
     from pathlib import Path
