@@ -14,15 +14,22 @@ Our own reader, because pyelftools is 23 times slower per module (measured); it 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import stat
 import struct
 import sys
 from array import array
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core.errors import Damaged
+from knetstatd.formats import compression
+from knetstatd.system.spool import Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # A section that is read whole is a few KB, and 5 MB in the largest driver known; this limits what a hostile file can cost.
 _SECTION_LIMIT = 64 << 20
@@ -75,6 +82,25 @@ class Source:
         if len(data) != size:
             raise Damaged("changed while it was read")
         return data
+
+
+@contextlib.contextmanager
+def unpacked(fd: int) -> Iterator[Source]:
+    """The contents of a module file that is open, unpacked once, for the length of a block. Raises OSError, Damaged."""
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise Damaged("is not a regular file")
+    if not status.st_size:
+        raise Damaged("is empty")
+    if status.st_size > compression.LIMIT:
+        raise Damaged(f"is larger than {compression.LIMIT} bytes")
+    plain = Source(fd, status.st_size)
+    if not compression.is_packed(plain.at(0, min(6, plain.size))):
+        yield plain
+        return
+    os.lseek(fd, 0, os.SEEK_SET)
+    with open(fd, "rb", closefd=False) as packed, contextlib.closing(Spool(compression.pieces(packed.read))) as spool:
+        yield Source(*spool.contents())
 
 
 def words(kind: str, data: bytes, *, little: bool) -> array[int]:

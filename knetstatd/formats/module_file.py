@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import Damaged, ModuleFileError
-from knetstatd.formats import compression, elf, form, unpacked
+from knetstatd.formats import compression, elf, form
 from knetstatd.formats.symvers import Export
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def opened(path: Path) -> Iterator[Opened]:
     except (OSError, ValueError) as e:
         raise ModuleFileError(f"cannot be opened: {e}", names.show(os.fspath(path))) from e
     try:
-        with unpacked.source(fd) as source:
+        with elf.unpacked(fd) as source:
             yield Opened(fd, source, _unsigned_size(source))
     except OSError as e:
         raise ModuleFileError(f"cannot be read: {e.strerror}", os.fspath(path)) from e

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd.core.errors import Damaged, KnetstatdError, ModuleFileError
-from knetstatd.formats import compression, elf, form, module_file, pkcs7, relocations, unpacked
+from knetstatd.formats import compression, elf, form, module_file, pkcs7, relocations
 from knetstatd.formats.elf import Machine
 from knetstatd.formats.module_file import Module
 from knetstatd.formats.symvers import Export
-from knetstatd.system import documents, files
+from knetstatd.system import documents, files, spool
 from knetstatd.system.documents import Node
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _place(directory: Path, path: Path) -> Path:
 
 def _mark(identity: files.Identity) -> list[Any]:
     """What a reading is a function of: the file, and the code that reads it."""
-    code = (compression, elf, form, module_file, pkcs7, relocations, unpacked)
+    code = (compression, elf, form, module_file, pkcs7, relocations, spool)
     return [[*identity], *([*(files.identity(Path(str(one.__file__))) or ())] for one in code)]
 
 

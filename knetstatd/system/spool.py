@@ -1,50 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A module file's contents, to be read at any place, however it is compressed.
+"""Bytes that come in pieces, to be read at any place.
 
-Rule 1: a file is unpacked once for all that is asked of it, for unpacking is most of the work: 41 MB of xz take 2 s.
-Rule 2: what a large module unpacks to is not in memory as a whole. Of its 100 MB little is asked, but at its end stands where
-        that is. It lies in a file without a name, in $TMPDIR or where temporary files lie; only if none can be had, or no
-        more be written, it is kept in memory.
+Rule: many are not in memory as a whole. They lie in a file without a name, in $TMPDIR or where temporary files lie; only if
+none can be had, or no more be written, they are kept in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import stat
-from typing import TYPE_CHECKING
-
-from knetstatd.core.errors import Damaged
-from knetstatd.formats import compression, elf
+import sys
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from typing import IO
+    from collections.abc import Iterable
 
 IN_MEMORY = 8 << 20  # bytes: one module of fifty of a distribution's is larger
 _DIRECTORIES = ("/var/tmp", "/tmp")  # the first is on a disk
 
 
-@contextlib.contextmanager
-def source(fd: int) -> Iterator[elf.Source]:
-    """The contents of a module file that is open, for the length of a block. Raises OSError, Damaged."""
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        raise Damaged("is not a regular file")
-    if not status.st_size:
-        raise Damaged("is empty")
-    if status.st_size > compression.LIMIT:
-        raise Damaged(f"is larger than {compression.LIMIT} bytes")
-    plain = elf.Source(fd, status.st_size)
-    if not compression.is_packed(plain.at(0, min(6, plain.size))):
-        yield plain
-        return
-    os.lseek(fd, 0, os.SEEK_SET)
-    with open(fd, "rb", closefd=False) as packed, contextlib.closing(_Store(compression.pieces(packed.read))) as store:
-        yield store.source()
-
-
-class _Store:
+class Spool:
     """Pieces, put together in memory, or in a file if they are many."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
@@ -71,18 +46,18 @@ class _Store:
                 part = memoryview(self._parts[0])[self._file.write(self._parts[0]) :]
                 self._parts[:1] = [bytes(part)] if part else []
         except OSError:  # there is no room: what is written goes back into memory, and the rest stays there
-            self._limit = compression.LIMIT
+            self._limit = sys.maxsize
             if self._file is not None:
                 written = self._size - sum(map(len, self._parts))
                 self._parts.insert(0, os.pread(self._file.fileno(), written, 0))
                 self._file.close()
                 self._file = None
 
-    def source(self) -> elf.Source:
-        """All of it."""
+    def contents(self) -> tuple[int, int, bytes | None]:
+        """The file's descriptor and size, or -1, the size and the bytes."""
         if self._file is None:
-            return elf.Source(-1, 0, b"".join(self._parts))
-        return elf.Source(self._file.fileno(), self._size)
+            return -1, self._size, b"".join(self._parts)
+        return self._file.fileno(), self._size, None
 
     def close(self) -> None:
         """Gives the room back."""

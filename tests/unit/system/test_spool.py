@@ -15,7 +15,8 @@ from packers import zstd
 
 from knetstatd.core import roots
 from knetstatd.core.errors import Damaged
-from knetstatd.formats import unpacked
+from knetstatd.formats import elf
+from knetstatd.system import spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,9 +26,9 @@ DATA = random.Random(5).randbytes(60_000)
 PACKERS: list[Callable[[bytes], bytes]] = [bytes, gzip.compress, lzma.compress, zstd]
 
 
-@pytest.fixture(params=[unpacked.IN_MEMORY, 20_000, 0])
+@pytest.fixture(params=[spool.IN_MEMORY, 20_000, 0])
 def limit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(unpacked, "IN_MEMORY", request.param)
+    monkeypatch.setattr(spool, "IN_MEMORY", request.param)
     return int(request.param)
 
 
@@ -42,7 +43,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def assert_read(path: Path) -> None:
     with roots.regular(path) as file:
         file.seek(17)  # whoever had it before may have read
-        with unpacked.source(file.fileno()) as source:
+        with elf.unpacked(file.fileno()) as source:
             assert source.size == len(DATA)
             for start in (0, 1, 19_999, 40_000, len(DATA)):
                 assert source.at(start, len(DATA) - start) == DATA[start:]
@@ -58,9 +59,9 @@ def test_the_contents(pack: Callable[[bytes], bytes], limit: int, place: Path) -
 
 def test_what_is_large_is_not_in_memory(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
     """Nor is it anywhere where others can open it."""
-    monkeypatch.setattr(unpacked, "IN_MEMORY", 1000)
+    monkeypatch.setattr(spool, "IN_MEMORY", 1000)
     (place / "file").write_bytes(gzip.compress(DATA))
-    with roots.regular(place / "file") as file, unpacked.source(file.fileno()) as source:
+    with roots.regular(place / "file") as file, elf.unpacked(file.fileno()) as source:
         there = os.readlink(f"/proc/self/fd/{source.fd}")
         assert there.startswith(f"{place}/scratch/")
         assert there.endswith("(deleted)")
@@ -73,7 +74,7 @@ def test_what_is_large_is_not_in_memory(monkeypatch: pytest.MonkeyPatch, place: 
 @pytest.mark.parametrize("room", [0, 1, 30_000, 59_999])
 def test_without_room_it_is_in_memory(room: int, monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
     """A disk that is full: here, a file may not become larger than so many bytes."""
-    monkeypatch.setattr(unpacked, "IN_MEMORY", 1000)
+    monkeypatch.setattr(spool, "IN_MEMORY", 1000)
     (place / "file").write_bytes(gzip.compress(DATA))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
@@ -84,8 +85,8 @@ def test_without_room_it_is_in_memory(room: int, monkeypatch: pytest.MonkeyPatch
 
 
 def test_where_no_file_can_be_made(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
-    monkeypatch.setattr(unpacked, "IN_MEMORY", 1000)
-    monkeypatch.setattr(unpacked, "_DIRECTORIES", (os.fspath(place / "none"),))
+    monkeypatch.setattr(spool, "IN_MEMORY", 1000)
+    monkeypatch.setattr(spool, "_DIRECTORIES", (os.fspath(place / "none"),))
     monkeypatch.setenv("TMPDIR", os.fspath(place / "nowhere"))
     (place / "file").write_bytes(gzip.compress(DATA))
     assert_read(place / "file")
@@ -94,10 +95,10 @@ def test_where_no_file_can_be_made(monkeypatch: pytest.MonkeyPatch, place: Path)
 @pytest.mark.parametrize("data", [b"", gzip.compress(DATA)[:-9], lzma.compress(DATA) + b"\0"])
 def test_damaged_files(data: bytes, limit: int, place: Path) -> None:
     (place / "file").write_bytes(data)
-    with roots.regular(place / "file") as file, pytest.raises(Damaged), unpacked.source(file.fileno()):
+    with roots.regular(place / "file") as file, pytest.raises(Damaged), elf.unpacked(file.fileno()):
         pass
 
 
 def test_what_is_no_file(place: Path) -> None:
-    with open("/dev/null", "rb") as file, pytest.raises(Damaged, match="not a regular file"), unpacked.source(file.fileno()):
+    with open("/dev/null", "rb") as file, pytest.raises(Damaged, match="not a regular file"), elf.unpacked(file.fileno()):
         pass
