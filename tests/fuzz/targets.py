@@ -36,7 +36,7 @@ from knetstatd.core.errors import ConfigError, Damaged, KernelFileError, Knetsta
 from knetstatd.core.model import Kind, Loaded, Outcome, Proof
 from knetstatd.daemon import step
 from knetstatd.diagnosis import build_log, uname_traps
-from knetstatd.dkms import dkms_conf, dkms_framework, dkms_tree
+from knetstatd.dkms import dkms_conf, dkms_framework, dkms_program, dkms_tree
 from knetstatd.formats import (
     compression,
     elf,
@@ -63,7 +63,7 @@ from knetstatd.machine import (
     root_drivers,
     signature_policy,
 )
-from knetstatd.state import attempts, digests, guarded, leftovers, load_history, rehearsal_results, staged
+from knetstatd.state import attempts, digests, guarded, leftovers, load_history, rehearsal_results, sources, staged
 from knetstatd.state import paths as state_paths
 from knetstatd.system import documents, files
 
@@ -75,6 +75,7 @@ if TYPE_CHECKING:
 # Modules of the folders of PARSERS that have no target, each with the reason.
 PARSERS = ("formats", "boot", "dkms", "machine", "state")
 WITHOUT = {
+    "dkms.stored": "reads nothing: it writes, and takes any bytes",
     "machine.host": "puts together what boot.bootloader, machine.signature_policy and machine.modprobe_conf read",
 }
 TARGETS: dict[str, Target] = {}
@@ -456,6 +457,15 @@ def try_dkms_framework(data: bytes) -> None:
             assert files.inside(root, place).is_relative_to(root)
 
 
+@target("dkms.dkms_program")
+def try_dkms_program(data: bytes) -> None:
+    with a_root() as root:
+        write(root / "usr/sbin/dkms", data)
+        said = dkms_program.program(root)
+        assert said.by_kernel or b"module" in data
+        assert said.strips_cr is (b"%$CR}" in data)
+
+
 @target("dkms.dkms_tree")
 def try_dkms_tree(data: bytes) -> None:
     with grown(data) as root:
@@ -706,6 +716,19 @@ def try_digests(data: bytes) -> None:
         write(places.digests(KERNEL, PACKAGE), data)
         digest = digests.of(places, KERNEL, PACKAGE, root / "demo.ko")
         assert digest is None or isinstance(digest.file + digest.contents, str)
+
+
+@target("state.sources")
+def try_sources(data: bytes) -> None:
+    with a_root() as root:
+        places, copy = _places(root), root / "demo.ko"
+        write(copy, b"module")
+        write(places.sources(KERNEL, PACKAGE), data)
+        known = sources.of(places, KERNEL, PACKAGE, copy)
+        assert known is None or isinstance(known.mark + known.digest, str)
+        source = sources.Source("times", "contents")
+        sources.save(places, KERNEL, PACKAGE, [copy], source)
+        assert sources.of(places, KERNEL, PACKAGE, copy) == source
 
 
 @target("state.guarded")
