@@ -127,9 +127,15 @@ def _twin(path: Path, identity: files.Identity) -> Reading | None:
         may_be = its.size == identity.size and Path(other).name == path.name and files.identity(Path(other)) == its
         if may_be and isinstance(reading, Reading):
             with contextlib.suppress(OSError):
-                if _settle(identity) and filecmp.cmp(path, other, shallow=False) and files.identity(path) == identity:
-                    return reading
+                if _settle(identity) and are_equal(path, Path(other)) and files.identity(path) == identity:
+                    return reading if files.identity(Path(other)) == its else None
     return None
+
+
+def are_equal(one: Path, other: Path) -> bool:
+    """Whether two files have the same bytes. Raises OSError."""
+    filecmp.clear_cache()  # it remembers files by their size and mtime, which may be set back
+    return filecmp.cmp(one, other, shallow=False)
 
 
 def _read(path: Path) -> Reading:
