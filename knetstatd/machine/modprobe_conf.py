@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PROBE = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
 _LOAD = ("/etc/modules-load.d", "/run/modules-load.d", "/usr/local/lib/modules-load.d", "/usr/lib/modules-load.d")
 _SYSCTL = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")
-_CLOSES = re.compile(r"-?\s*kernel[./]modules_disabled\s*=\s*0*[1-9]")
+_CLOSES = re.compile(r"-?\s*kernel[./]modules_disabled\s*=\s*(0[xX])?0*1(?!\S)")
 _LIMIT = 1 << 20
 
 

@@ -546,6 +546,8 @@ class TestModprobe:
         [
             ("etc/sysctl.d/x.conf", "kernel.modules_disabled = 1\n", FAIL),
             ("usr/lib/sysctl.d/x.conf", "-kernel/modules_disabled=1\n", FAIL),
+            ("etc/sysctl.d/x.conf", "kernel.modules_disabled=0x1 # for good\n", FAIL),
+            ("etc/sysctl.d/x.conf", "kernel.modules_disabled=2\n", PASS),
             ("etc/sysctl.d/x.conf", "kernel.modules_disabled=0\n# kernel.modules_disabled=1\n", PASS),
             ("etc/sysctl.d/x.txt", "kernel.modules_disabled=1\n", PASS),
             ("etc/sysctl.conf", "kernel.modules_disabled=1\n", PASS),
