@@ -561,6 +561,18 @@ class TestModprobe:
         write(root, "etc/modules-load.d/x.conf", "demo\n")
         assert checks(root)["modprobe"].result is PASS
 
+    def test_what_may_be_loaded_before_the_kernel_is_closed(self, root: Path, tree: Path) -> None:
+        kerneltree.add(tree, "updates/dkms/upper.ko", kerneltree.module("upper"), MINE)
+        write(root, "etc/sysctl.d/x.conf", "kernel.modules_disabled=1\n")
+        assert checks(root)["modprobe"].result is FAIL
+        write(root, "usr/sbin/mkinitramfs", "")
+        write(root, "etc/initramfs-tools/modules", "upper\n")
+        assert checks(root)["modprobe"].result is UNKNOWN, "the initrd may load what it holds"
+        write(root, "etc/modules-load.d/x.conf", "upper\n")
+        assert checks(root)["modprobe"].result is PASS, "what is loaded brings it along"
+        (root / "usr/sbin/mkinitramfs").rename(root / "usr/sbin/dracut")
+        assert checks(root)["modprobe"].result is UNKNOWN, "dracut's initrd sets what sysctl.d says, too"
+
     def test_a_blacklist_against_a_wish(self, root: Path) -> None:
         write(root, "etc/modprobe.d/x.conf", "blacklist demo\n")
         write(root, "etc/modules-load.d/x.conf", "demo\n")
