@@ -95,14 +95,15 @@ def _lines(root: Path, directories: tuple[str, ...], endings: tuple[str, ...]) -
         for name in files.names(files.inside(root, directory)):
             if name.endswith(endings):
                 chosen.setdefault(name, f"{directory}/{name}")
-    return [line for name in sorted(chosen) for line in _file(root, chosen[name])]
+    joined = directories is _PROBE
+    return [line for name in sorted(chosen) for line in _file(root, chosen[name], joined=joined)]
 
 
-def _file(root: Path, path: str) -> list[tuple[str, str]]:
-    """Each line that says something, with its place; a backslash at the end joins the next one to it."""
+def _file(root: Path, path: str, *, joined: bool = False) -> list[tuple[str, str]]:
+    """Each line that says something, with its place. joined: a backslash at the end joins the next one to it, as kmod does."""
     lines, begun = [], ""
     for number, line in enumerate((files.text(files.inside(root, path), _LIMIT) or "").splitlines(), start=1):
-        if line.endswith("\\"):
+        if joined and line.endswith("\\"):
             begun += line[:-1]
             continue
         text, begun = (begun + line).strip(), ""
