@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import kerneltree
@@ -95,6 +96,33 @@ def test_a_proof_that_could_not_be_made(tmp_path: Path) -> None:
     lost.clear()
     assert proofs.installed(look, {"demo": None})[0][1].loads
     assert proofs.file(look, tree / "updates/demo.ko").holds(UNPUBLISHED)
+
+
+@pytest.mark.parametrize("what", ["replaced", "deleted"])
+def test_a_file_that_changes_while_it_is_proven(tmp_path: Path, what: str) -> None:
+    """The proof is of the file that was there before, and does not stand for the one that is there now."""
+    tree = kerneltree.make(tmp_path)
+    paths = [kerneltree.add(tree, "updates/demo.ko", kerneltree.module()), tmp_path / "staged.ko"]
+    paths[1].write_bytes(kerneltree.module())
+
+    def meanwhile(work: Callable[[], list[Any]]) -> list[Any]:
+        answer: list[Any] = json.loads(json.dumps(work()))
+        for path in paths:
+            path.unlink()
+            if what == "replaced":
+                time.sleep(0.02)  # longer than a tick of the clock that files have
+                path.write_bytes(b"no module")
+        paths.clear()
+        return answer
+
+    staged, proofs = paths[1], Proofs(tmp_path, meanwhile)
+    proofs.installed(Look(tmp_path, KERNEL), {"demo": None})
+    [(_, proof)] = proofs.installed(Look(tmp_path, KERNEL), {"demo": None})
+    assert not proof.loads
+    staged.write_bytes(kerneltree.module())
+    paths += [staged]
+    assert proofs.file(Look(tmp_path, KERNEL), staged).holds(UNPUBLISHED)
+    assert not proofs.file(Look(tmp_path, KERNEL), staged).holds(UNPUBLISHED)
 
 
 class Elsewhere:
