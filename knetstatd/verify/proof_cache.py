@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from knetstatd import __version__
 from knetstatd.boot import bootloader
 from knetstatd.core.model import UNMADE, Check, Proof, Result
 from knetstatd.machine import host, initramfs, kernels, kmod, paths
@@ -198,5 +199,5 @@ def _closed(root: Path, kernel: str, directory: Path | None) -> tuple[object, ..
     place, mine = directory / f"{kernel}.json", tuple(map(files.identity, disks))
     document = documents.read(place)
     kept = document.get("identity").value if document is not None and "identity" in document else None
-    known = isinstance(kept, list) and kept[:-1] == [[*(identity or ())] for identity in mine]
+    known = isinstance(kept, list) and kept[:-1] == [[__version__], *([*(identity or ())] for identity in mine)]
     return mine, files.identity(place), known

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,12 @@ from kerneltree import KERNEL
 from keys import variable
 
 from knetstatd.core.model import ELSEWHERE, UNPUBLISHED, Result
-from knetstatd.machine.host import Origin
-from knetstatd.system.child import ChildLost
+from knetstatd.machine.host import Host, Origin
+from knetstatd.machine.modprobe_conf import Rules
+from knetstatd.machine.signature_policy import Firmware
+from knetstatd.rehearsal.vm import CpioFile, cpio
+from knetstatd.system.child import ChildLost, in_child
+from knetstatd.verify import initrd_digests, proof_cache
 from knetstatd.verify.proof_cache import Look, Proofs
 
 if TYPE_CHECKING:
@@ -123,6 +129,29 @@ def test_a_file_that_changes_while_it_is_proven(tmp_path: Path, what: str) -> No
     paths += [staged]
     assert proofs.file(Look(tmp_path, KERNEL), staged).holds(UNPUBLISHED)
     assert not proofs.file(Look(tmp_path, KERNEL), staged).holds(UNPUBLISHED)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root becomes another user, and reads what that one may not")
+@pytest.mark.usefixtures("open_to_all")
+def test_an_initrd_that_only_root_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root is to read it, once for each version of ours."""
+    kerneltree.make(tmp_path)
+    disk, kept = tmp_path / f"boot/initrd.img-{KERNEL}", tmp_path / "kept"
+    disk.write_bytes(cpio([CpioFile("init", stat.S_IFREG | 0o755, b"x")]))
+    disk.chmod(0)
+
+    def is_closed() -> bool:
+        def work() -> list[bool]:
+            os.setuid(65534)
+            return [bool(Look(tmp_path, KERNEL, Host(Firmware(), Rules(), kept)).closed)]
+
+        return in_child(work) == [True]
+
+    assert is_closed()
+    initrd_digests.modules([disk], KERNEL, [], kept)
+    assert not is_closed()
+    monkeypatch.setattr(proof_cache, "__version__", "0.9")
+    assert is_closed()
 
 
 class Elsewhere:
