@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from knetstatd.machine import host, kernels
 from knetstatd.state import digests
 from knetstatd.system import documents, files
+from knetstatd.system.child import ChildLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -138,7 +139,10 @@ class Sources:
             if self._in_child is None:
                 now = of_now(source, age)
             else:
-                [answer] = self._in_child(lambda: [of_now(source, age)])
+                try:
+                    [answer] = self._in_child(lambda: [of_now(source, age)])
+                except ChildLost:  # the next look tries again, and who builds asks without a child
+                    return None
                 now = Source(*answer) if answer else None
             self._now[source] = age, now
         return self._now[source][1]

@@ -15,6 +15,7 @@ from machinetree import KERNEL
 from knetstatd.core.model import Action, Artefact
 from knetstatd.machine import kernels
 from knetstatd.state import sources
+from knetstatd.system.child import ChildLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +104,22 @@ def test_contents_are_read_once(tmp_path: Path, machine: Machine) -> None:
     machine.sources = sources.Sources(machine.places, in_child)
     assert judged(machine) is Artefact.GOOD
     assert read == [1], "the new times are kept, too"
+
+
+def test_a_child_that_is_lost_is_asked_again(tmp_path: Path, machine: Machine) -> None:
+    lost = [True]
+
+    def in_child(work: Callable[[], list[object]]) -> list[object]:
+        if lost:
+            raise ChildLost("it was killed")
+        return work()
+
+    keep(machine)
+    machine.sources = sources.Sources(machine.places, in_child)
+    touch(tmp_path)
+    assert judged(machine) is Artefact.OTHER, "whether it is of this source is not known"
+    lost.clear()
+    assert judged(machine) is Artefact.GOOD
 
 
 @pytest.mark.spawns
