@@ -54,6 +54,11 @@ class Start(NamedTuple):
     way: tuple[str, ...] = ()
 
 
+def told(words: Sequence[str]) -> str:
+    """The command line that GRUB makes of words: those with a blank are in quotes (lib/cmdline.c)."""
+    return " ".join(f'"{word}"' if " " in word else word for word in words)
+
+
 class State:
     """All that a script can change."""
 

@@ -55,7 +55,7 @@ _ASKS = re.compile(
     r"|\bplatform\.(?:release|uname|platform)\s*\(|\bos\.uname\s*\("
     r"|\bPOSIX::uname\b|\(\s*uname\s*(?:\(\s*\))?\s*\)\s*\["
     r"|/proc/version(?:_signature)?\b|\bkernel[./](?:osrelease|version)\b|\bhostnamectl\b"
-    r"|\bls\b[^|;&]*\s/(?:usr/)?lib/modules/?(?![\w$/.-])|/lib/modules/\*"
+    r"|\bls\b[^|;&]{0,200}\s/(?:usr/)?lib/modules/?(?![\w$/.-])|/lib/modules/\*"
 )
 # A program of the source's own that is compiled and run for it: the kernel's modules have no <sys/utsname.h>.
 _PROGRAM, _ASKS_IN_C = "sys/utsname.h", re.compile(r"\buname\s*\(\s*&")

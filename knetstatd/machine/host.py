@@ -51,7 +51,7 @@ class Origin(NamedTuple):
 
     registered: the version that a kernel is to have, "" if DKMS does not know the package.  installed: the one it has.
     copy: DKMS's own file of it.  digest: what that file was when we published it.
-    changed: when the source last was, in seconds since the epoch.
+    changed: when the source last was, in seconds since the epoch; infinite if the module is of another source.
     rivals: what other packages have installed under its name.  left: no package is meant for this kernel.
     """
 

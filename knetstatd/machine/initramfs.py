@@ -91,6 +91,11 @@ def is_made_here(root: Path) -> bool:
     return any(files.inside(root, maker).exists() for maker in _MAKERS)
 
 
+def has_sysctl(root: Path) -> bool:
+    """Whether an initrd that is made here sets what sysctl.d says: one of dracut's does (its module systemd-sysctl)."""
+    return is_made_here(root) and not files.inside(root, _MAKERS[0]).exists()
+
+
 def inputs(root: Path, kernel: str) -> tuple[Path, ...]:
     """The files on which the answers depend; also those that do not exist."""
     configured = (files.inside(root, place) for place in (*_LISTS, *_HOOKS, *_DRACUT, *_SETTINGS, _FUNCTIONS, "/etc/fstab"))

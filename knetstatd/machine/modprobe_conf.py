@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PROBE = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
 _LOAD = ("/etc/modules-load.d", "/run/modules-load.d", "/usr/local/lib/modules-load.d", "/usr/lib/modules-load.d")
 _SYSCTL = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")
-_CLOSES = re.compile(r"-?\s*kernel[./]modules_disabled\s*=\s*0*[1-9]")
+_CLOSES = re.compile(r"-?\s*kernel[./]modules_disabled\s*=\s*(0[xX])?0*1(?!\S)")
 _LIMIT = 1 << 20
 
 
@@ -95,14 +95,15 @@ def _lines(root: Path, directories: tuple[str, ...], endings: tuple[str, ...]) -
         for name in files.names(files.inside(root, directory)):
             if name.endswith(endings):
                 chosen.setdefault(name, f"{directory}/{name}")
-    return [line for name in sorted(chosen) for line in _file(root, chosen[name])]
+    joined = directories is _PROBE
+    return [line for name in sorted(chosen) for line in _file(root, chosen[name], joined=joined)]
 
 
-def _file(root: Path, path: str) -> list[tuple[str, str]]:
-    """Each line that says something, with its place; a backslash at the end joins the next one to it."""
+def _file(root: Path, path: str, *, joined: bool = False) -> list[tuple[str, str]]:
+    """Each line that says something, with its place. joined: a backslash at the end joins the next one to it, as kmod does."""
     lines, begun = [], ""
     for number, line in enumerate((files.text(files.inside(root, path), _LIMIT) or "").splitlines(), start=1):
-        if line.endswith("\\"):
+        if joined and line.endswith("\\"):
             begun += line[:-1]
             continue
         text, begun = (begun + line).strip(), ""

@@ -65,8 +65,9 @@ class Firmware(NamedTuple):
     own_file: str = ""
 
 
-# core_param(nomodule, modules_disabled) of kernel/module/main.c, and do_sysctl_args(), which writes before /init starts.
-_CLOSED = re.compile(r"nomodule(=0*[1-9]\d*|=[yYtT].*|=[oO][nN].*)?|sysctl[./]kernel[./]modules_disabled=0*[1-9]\d*")
+# core_param(nomodule, modules_disabled) of kernel/module/main.c, and do_sysctl_args(), which writes before /init starts. As
+# kstrtobool() and proc_dointvec_minmax() read it: the setting may be 1 alone.
+_CLOSED = re.compile(r"nomodule(=[1yYtT].*|=[oO][nN].*)?|sysctl[./]kernel[./]modules_disabled=\s*(0[xX])?0*1(\s.*)?")
 
 
 class Policy(NamedTuple):

@@ -8,6 +8,7 @@ Rule 2: `root` is where the machine's files are; only the running kernel, the cl
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -234,8 +235,8 @@ class Survey:
         version, build = installed
         copy = host.copy_of(self.root, name, build.directory / "module", build.files)
         kept = digests.of(self.places, kernel, package, copy)
-        if copy is not None and host.written(copy) < changed and self.sources.is_of(kernel, known, copy):
-            changed = 0.0
+        if copy is not None and (same := self.sources.is_of(kernel, known, copy)) is not None:
+            changed = 0.0 if same else math.inf
         return host.Origin(wanted.version, version.version, copy, changed, rivals, digest=kept)
 
     def guarded(self) -> dict[str, guarded.Guarded] | None:

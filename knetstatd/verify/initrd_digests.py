@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The modules in a kernel's initrd, read once: 0.3 s for 40 MB.
 
-The answer is kept in a file of ours with the identities of the initrd's files, so that a look costs a stat. If that file cannot
-be written, or is damaged, the initrd is read again. A user who may not read the initrd, as the daemon may be, reads that file,
-which root's commands and steps keep; it has digests and nothing of the initrd's contents.
+The answer is kept in a file of ours with our version and the identities of the initrd's files, so that a look costs a stat.
+If that file cannot be written, or is damaged, the initrd is read again. A user who may not read the initrd, as the daemon may
+be, reads that file, which root's commands and steps keep; it has digests and nothing of the initrd's contents.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from knetstatd import __version__
 from knetstatd.formats import initrd
 from knetstatd.formats.initrd import Inside
 from knetstatd.system import documents, files
@@ -28,7 +29,8 @@ def modules(paths: Sequence[Path], kernel: str, kinds: Sequence[str], directory:
     """
     if directory is None:
         return initrd.contents(paths, kernel, kinds)
-    identity = [[*(files.identity(path) or ())] for path in paths] + [[kind for kind in initrd.OPTIONS if kind in kinds]]
+    told = [kind for kind in initrd.OPTIONS if kind in kinds]
+    identity = [[__version__], *([*(files.identity(path) or ())] for path in paths), told]
     if (known := _kept(place := directory / f"{kernel}.json", identity)) is not None:
         return known
     inside = initrd.contents(paths, kernel, kinds)

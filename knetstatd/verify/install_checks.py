@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from knetstatd.boot import bootloader
 from knetstatd.core import names
 from knetstatd.core.model import Check, Result
-from knetstatd.machine import host, modprobe_conf
+from knetstatd.machine import host, initramfs, modprobe_conf
+from knetstatd.machine.module_needs import Needs, Sure
 from knetstatd.system import files
 from knetstatd.verify import module_contents
 from knetstatd.verify.module_contents import are_same
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from knetstatd.machine.host import Origin, Rival
     from knetstatd.machine.modprobe_conf import Rules
     from knetstatd.machine.signature_policy import Policy
+    from knetstatd.verify.target_kernel import Target
 
 _WEAK = "/weak-updates/"
 
@@ -218,13 +220,29 @@ def _options(module: str, rules: Rules, policy: Policy, parameters: Mapping[str,
     return None
 
 
+def loaded_before(root: Path, facts: Target, rules: Rules, module: str, file: Path) -> Sure | None:
+    """How sure it is that a module is loaded before sysctl.d closes the kernel; None if nothing loads it before, or closes it.
+
+    What modules-load.d names brings along what it needs. What an initrd holds, that may load; and it may close the kernel.
+    """
+    if not rules.closed:
+        return None
+    needs = Needs(root, facts.tables, rules, module)
+    surest = Sure.POSSIBLE if initramfs.has_sysctl(root) else Sure.CERTAIN
+    ways = [min(way, surest) for line in rules.load if (way := needs.sure(line.module))]
+    if initramfs.wanted(root, facts.kernel, facts.tables, rules, module, file, lambda _: False):
+        ways.append(Sure.POSSIBLE)
+    return max(ways, default=None)
+
+
 def configuration(
     module: str, rules: Rules, policy: Policy, inner: str = "", parameters: Mapping[str, str] = MappingProxyType({}), *,
-    inserted: bool = False, kernel: str = "",
+    inserted: bool = False, kernel: str = "", before: Sure | None = None,
 ) -> Check:  # fmt: skip
     """Whether modprobe, asked for the module, gives it to the kernel, and the kernel takes it from there.
 
     inner, inserted: as for `kept_out`.  parameters: the module's, each with its type, on the kernel of that release.
+    before: see `loaded_before`.
     """
 
     def fail(line: str, reason: str, fix: str) -> Check:
@@ -236,12 +254,13 @@ def configuration(
             "The kernel takes no module at all",
             "Take it off the command line (/etc/default/grub)",
         )
-    if rules.closed and modprobe_conf.find(rules.load, module) is None:
-        line = rules.closed[0]
-        reason = "The kernel takes no module once that is set, and nothing loads this one before"
-        return fail(
-            f"{line.where}: {line.text}", reason, f"Remove that line, or: echo {module} >/etc/modules-load.d/{module}.conf"
-        )
+    if rules.closed and before is not Sure.CERTAIN:
+        line, fix = rules.closed[0], "Remove that line"
+        if modprobe_conf.find(rules.load, module) is None:
+            fix += f", or: echo {module} >/etc/modules-load.d/{module}.conf"
+        more = "whether this one is loaded before is not known" if before else "nothing loads this one before"
+        check = fail(f"{line.where}: {line.text}", f"The kernel takes no module once that is set, and {more}", fix)
+        return check._replace(result=Result.UNKNOWN) if before else check
     against = kept_out(module, rules, policy, inner, inserted=inserted)
     if against is not None and (inner or module) in policy.blacklist:
         return against

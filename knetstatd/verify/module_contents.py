@@ -6,7 +6,6 @@ Rule: nothing in the file stands for the file. A build ID stays what it was what
 
 from __future__ import annotations
 
-import filecmp
 import functools
 import os
 from pathlib import Path
@@ -40,7 +39,7 @@ def are_same(one: Path, other: Path) -> bool:
 @functools.lru_cache(maxsize=64)  # several checks of one proof ask the same
 def _compared(one: str, mine: files.Identity, other: str, others: files.Identity) -> bool:
     try:
-        if mine.size == others.size and filecmp.cmp(one, other, shallow=False):
+        if mine.size == others.size and module_readings.are_equal(Path(one), Path(other)):
             return True
         return digest(Path(one)).contents == digest(Path(other)).contents
     except (OSError, ModuleFileError):

@@ -18,6 +18,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from knetstatd import __version__
 from knetstatd.core.errors import Damaged, KnetstatdError, ModuleFileError
 from knetstatd.formats import compression, elf, form, module_file, pkcs7, relocations
 from knetstatd.formats.elf import Machine
@@ -127,9 +128,15 @@ def _twin(path: Path, identity: files.Identity) -> Reading | None:
         may_be = its.size == identity.size and Path(other).name == path.name and files.identity(Path(other)) == its
         if may_be and isinstance(reading, Reading):
             with contextlib.suppress(OSError):
-                if _settle(identity) and filecmp.cmp(path, other, shallow=False) and files.identity(path) == identity:
-                    return reading
+                if _settle(identity) and are_equal(path, Path(other)) and files.identity(path) == identity:
+                    return reading if files.identity(Path(other)) == its else None
     return None
+
+
+def are_equal(one: Path, other: Path) -> bool:
+    """Whether two files have the same bytes. Raises OSError."""
+    filecmp.clear_cache()  # it remembers files by their size and mtime, which may be set back
+    return filecmp.cmp(one, other, shallow=False)
 
 
 def _read(path: Path) -> Reading:
@@ -179,10 +186,19 @@ def _place(directory: Path, path: Path) -> Path:
     return directory / f"{path.name[:100]}-{zlib.crc32(os.fsencode(path)):08x}.json"
 
 
+def _code() -> list[Any]:
+    """What tells our code from another's that reads otherwise."""
+    code = (compression, elf, form, module_file, pkcs7, relocations, spool)
+    return [__version__, *([*(files.identity(Path(str(one.__file__))) or ())] for one in code)]
+
+
+# As it was when this process took it into its memory: an upgrade replaces the files, and the old code still runs.
+_CODE = _code()
+
+
 def _mark(identity: files.Identity) -> list[Any]:
     """What a reading is a function of: the file, and the code that reads it."""
-    code = (compression, elf, form, module_file, pkcs7, relocations, spool)
-    return [[*identity], *([*(files.identity(Path(str(one.__file__))) or ())] for one in code)]
+    return [[*identity], *_CODE]
 
 
 def _save(path: Path, identity: files.Identity, reading: Reading | ModuleFileError, kept: Sequence[Path]) -> None:

@@ -10,9 +10,11 @@ Rule 2: the reading and comparing itself is imported only where it is done, and 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from knetstatd import __version__
 from knetstatd.boot import bootloader
 from knetstatd.core.model import UNMADE, Check, Proof, Result
 from knetstatd.machine import host, initramfs, kernels, kmod, paths
@@ -93,11 +95,13 @@ class Proofs:
         rest = (look.host, *map(files.identity, others))
         known = self._known(key, look, rest)
         if known is None or known.proof.path != key[1]:
+            since = time.time_ns()
             try:
                 [proof] = self._done(lambda: [self._verify(look, path, others)])
             except ChildLost as e:
                 return _unmade(look, path, e)
-            self._kept[key] = known = _Kept(look.inputs, _identities(proof), rest, proof)
+            self._keep(key, look, rest, proof, since)
+            return proof
         return known.proof
 
     def installed(self, look: Look, modules: Mapping[str, Origin | None]) -> tuple[tuple[str, Proof], ...]:
@@ -112,6 +116,7 @@ class Proofs:
         kept = {module: self._known((look.kernel, module), look, rest) for module, rest in rests.items()}
         known = {module: one.proof for module, one in kept.items() if one is not None}
         if new := [module for module in modules if module not in known]:
+            since = time.time_ns()
             try:
                 proofs = self._done(lambda: self._prove(look, new, modules))
             except ChildLost as e:  # whether they are installed is not known, either
@@ -119,7 +124,7 @@ class Proofs:
             for module, proof in zip(new, proofs, strict=True):
                 known[module] = proof
                 if proof.path and not _is_unmade(proof):
-                    self._kept[look.kernel, module] = _Kept(look.inputs, _identities(proof), rests[module], proof)
+                    self._keep((look.kernel, module), look, rests[module], proof, since)
         return tuple((module, known[module]) for module in modules)
 
     def _verify(self, look: Look, path: Path, others: Sequence[Path]) -> Proof:
@@ -137,6 +142,16 @@ class Proofs:
         if self._in_child is None:
             return work()
         return list(map(_from_json, self._in_child(lambda: list(map(_to_json, work())))))
+
+    def _keep(self, key: tuple[str, str], look: Look, rest: _Rest, proof: Proof, since: int) -> None:
+        """Keeps a proof, unless a file of it was replaced or deleted while it was made, since that time in nanoseconds."""
+        identities, now = _identities(proof), time.time_ns()
+        there = [identity for identity in identities if identity is not None]
+        gone = len(there) < len(identities) and not proof.fails
+        if gone or any(since <= identity.ctime_ns <= now for identity in there):
+            self._kept.pop(key, None)
+        else:
+            self._kept[key] = _Kept(look.inputs, identities, rest, proof)
 
     def _known(self, key: tuple[str, str], look: Look, rest: _Rest) -> _Kept | None:
         """A proof that still stands: every file that it was made from is the same."""
@@ -184,5 +199,5 @@ def _closed(root: Path, kernel: str, directory: Path | None) -> tuple[object, ..
     place, mine = directory / f"{kernel}.json", tuple(map(files.identity, disks))
     document = documents.read(place)
     kept = document.get("identity").value if document is not None and "identity" in document else None
-    known = isinstance(kept, list) and kept[:-1] == [[*(identity or ())] for identity in mine]
+    known = isinstance(kept, list) and kept[:-1] == [[__version__], *([*(identity or ())] for identity in mine)]
     return mine, files.identity(place), known

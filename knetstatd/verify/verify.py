@@ -231,6 +231,7 @@ def _placed(
         install_checks.configuration(
             name, host.rules, rules, one.module.name, one.module.parameters, kernel=facts.kernel,
             inserted=module_needs.ignores_install(root, facts.tables, host.rules, name),
+            before=install_checks.loaded_before(root, facts, host.rules, name, one.path),
         ),
         install_checks.boot(name, one.module, host.rules),
         initrd_check.check(root, facts, host, name, one.path, origin.digest if origin is not None else None),

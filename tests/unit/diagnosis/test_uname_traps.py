@@ -144,7 +144,7 @@ def test_the_override_goes_through_the_kernels_directory(tree: Make, make: str, 
 
 
 def test_a_hostile_makefile_ends_quickly(tmp_path: Path) -> None:
-    (tmp_path / "Makefile").write_text("\n" * 200_000 + "all:\n\tmake -C /lib/modules/`uname -r`/build\n")
+    (tmp_path / "Makefile").write_text("\n" * 200_000 + "ls " * 12_000 + "\nall:\n\tmake -C /lib/modules/`uname -r`/build\n")
     (tmp_path / "dkms.conf").write_text("MAKE[0]=make\n")
     conf = dkms_conf.evaluate(tmp_path, tmp_path)
     start = time.process_time()

@@ -163,7 +163,9 @@ def test_lists_of_modules_on_the_command_line(tmp_path: Path) -> None:
     [
         ("nomodule", "nomodule"), ("nomodule=1", "nomodule=1"), ("nomodule=y", "nomodule=y"), ("nomodule=0", ""),
         ("nomodules", ""), ("sysctl.kernel.modules_disabled=1", "sysctl.kernel.modules_disabled=1"),
-        ("sysctl.kernel.modules_disabled=0", ""),
+        ("sysctl.kernel.modules_disabled=0", ""), ("nomodule=1x", "nomodule=1x"), ("nomodule=2", ""), ("nomodule=01", ""),
+        ("sysctl/kernel/modules_disabled=0x1", "sysctl/kernel/modules_disabled=0x1"), ("sysctl.kernel.modules_disabled=2", ""),
+        ('"nomodule"', "nomodule"), ('dyndbg="file x nomodule"', ""),
     ],
 )  # fmt: skip
 def test_a_command_line_after_which_the_kernel_takes_no_module(tmp_path: Path, words: str, closed: str) -> None:

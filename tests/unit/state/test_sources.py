@@ -15,6 +15,7 @@ from machinetree import KERNEL
 from knetstatd.core.model import Action, Artefact
 from knetstatd.machine import kernels
 from knetstatd.state import sources
+from knetstatd.system.child import ChildLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +62,20 @@ def test_times_decide_nothing_and_contents_do(tmp_path: Path, machine: Machine) 
     assert judged(machine) is Artefact.GOOD, "it is again what it was"
 
 
+def test_a_source_whose_times_were_set_back(tmp_path: Path, machine: Machine) -> None:
+    """As by tar, dpkg and cp -p: another source may be older than what was compiled of the one before."""
+    keep(machine)
+    path = tmp_path / SOURCE / "demo.c"
+    was, text = path.stat(), path.read_text()
+    for another, artefact in (("another", Artefact.OTHER), (text, Artefact.GOOD)):
+        time.sleep(0.02)
+        path.write_text(another)
+        os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+        assert judged(machine) is artefact
+        keep(machine)
+        assert judged(machine) is artefact, "it is not taken for the one that was compiled"
+
+
 def test_without_what_was_kept_times_decide(tmp_path: Path, machine: Machine) -> None:
     touch(tmp_path)
     assert judged(machine) is Artefact.OTHER
@@ -103,6 +118,22 @@ def test_contents_are_read_once(tmp_path: Path, machine: Machine) -> None:
     machine.sources = sources.Sources(machine.places, in_child)
     assert judged(machine) is Artefact.GOOD
     assert read == [1], "the new times are kept, too"
+
+
+def test_a_child_that_is_lost_is_asked_again(tmp_path: Path, machine: Machine) -> None:
+    lost = [True]
+
+    def in_child(work: Callable[[], list[object]]) -> list[object]:
+        if lost:
+            raise ChildLost("it was killed")
+        return work()
+
+    keep(machine)
+    machine.sources = sources.Sources(machine.places, in_child)
+    touch(tmp_path)
+    assert judged(machine) is Artefact.OTHER, "whether it is of this source is not known"
+    lost.clear()
+    assert judged(machine) is Artefact.GOOD
 
 
 @pytest.mark.spawns

@@ -68,6 +68,16 @@ def test_all_of_the_answer_is_kept(tmp_path: Path) -> None:
     assert modules(path, tmp_path / "ours") == first
 
 
+def test_what_another_version_kept_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, ours = tmp_path / "initrd", tmp_path / "state"
+    path.write_bytes(archive("0102"))
+    modules(path, ours)
+    kept = ours / f"{K}.json"
+    kept.write_text(kept.read_text().replace(mark("0102"), mark("0304")))
+    monkeypatch.setattr(initrd_digests, "__version__", "0.9")
+    assert modules(path, ours).copies == {"my_mod": mark("0102")}
+
+
 @pytest.mark.parametrize("damage", [
     "", "[]", "{}", '{"identity": 1, "modules": 2}', '{"modules": {}, "own": ""}', "null", "[" * 100_000, '{"identity": NaN}',
 ])  # fmt: skip

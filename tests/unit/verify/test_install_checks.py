@@ -546,6 +546,9 @@ class TestModprobe:
         [
             ("etc/sysctl.d/x.conf", "kernel.modules_disabled = 1\n", FAIL),
             ("usr/lib/sysctl.d/x.conf", "-kernel/modules_disabled=1\n", FAIL),
+            ("etc/sysctl.d/x.conf", "kernel.modules_disabled=0x1 # for good\n", FAIL),
+            ("etc/sysctl.d/x.conf", "kernel.modules_disabled=2\n", PASS),
+            ("etc/sysctl.d/x.conf", "# a comment \\\nkernel.modules_disabled=1\n", FAIL),
             ("etc/sysctl.d/x.conf", "kernel.modules_disabled=0\n# kernel.modules_disabled=1\n", PASS),
             ("etc/sysctl.d/x.txt", "kernel.modules_disabled=1\n", PASS),
             ("etc/sysctl.conf", "kernel.modules_disabled=1\n", PASS),
@@ -555,9 +558,21 @@ class TestModprobe:
         """systemd-sysctl sets it after what modules-load.d names was loaded."""
         write(root, place, text)
         check = checks(root)["modprobe"]
-        assert (check.result, f"/{place} line 1" in check.found) == (result, result is FAIL)
+        assert (check.result, f"/{place} line " in check.found) == (result, result is FAIL)
         write(root, "etc/modules-load.d/x.conf", "demo\n")
         assert checks(root)["modprobe"].result is PASS
+
+    def test_what_may_be_loaded_before_the_kernel_is_closed(self, root: Path, tree: Path) -> None:
+        kerneltree.add(tree, "updates/dkms/upper.ko", kerneltree.module("upper"), MINE)
+        write(root, "etc/sysctl.d/x.conf", "kernel.modules_disabled=1\n")
+        assert checks(root)["modprobe"].result is FAIL
+        write(root, "usr/sbin/mkinitramfs", "")
+        write(root, "etc/initramfs-tools/modules", "upper\n")
+        assert checks(root)["modprobe"].result is UNKNOWN, "the initrd may load what it holds"
+        write(root, "etc/modules-load.d/x.conf", "upper\n")
+        assert checks(root)["modprobe"].result is PASS, "what is loaded brings it along"
+        (root / "usr/sbin/mkinitramfs").rename(root / "usr/sbin/dracut")
+        assert checks(root)["modprobe"].result is UNKNOWN, "dracut's initrd sets what sysctl.d says, too"
 
     def test_a_blacklist_against_a_wish(self, root: Path) -> None:
         write(root, "etc/modprobe.d/x.conf", "blacklist demo\n")

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
+import time
 from typing import TYPE_CHECKING
 
 import elf
 import pytest
 
 from knetstatd.core.errors import KnetstatdError
-from knetstatd.verify import module_contents
+from knetstatd.verify import module_contents, module_readings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +57,17 @@ def test_a_file_that_was_changed_is_compared_again(one: Path, other: Path) -> No
         path.write_bytes(WHOLE)
     assert module_contents.are_same(one, other)
     other.write_bytes(WHOLE.replace(b"GPL", b"BSD"))
+    assert not module_contents.are_same(one, other)
+
+
+def test_times_that_were_set_back_hide_no_change(one: Path, other: Path) -> None:
+    for path in (one, other):
+        path.write_bytes(WHOLE)
+    assert module_contents.are_same(one, other)
+    was = other.stat()
+    time.sleep(module_readings._TICK)
+    other.write_bytes(WHOLE.replace(b"GPL", b"BSD"))
+    os.utime(other, ns=(was.st_atime_ns, was.st_mtime_ns))
     assert not module_contents.are_same(one, other)
 
 

@@ -144,6 +144,37 @@ def test_a_copy_is_compared_and_not_unpacked(tmp_path: Path, unpackings: list[in
     assert unpackings == [1, 1]
 
 
+def test_a_copy_whose_times_were_set_back_is_compared_again(tmp_path: Path) -> None:
+    (tmp_path / "dkms").mkdir()
+    path, copy = tmp_path / "demo.ko.gz", tmp_path / "dkms/demo.ko.gz"
+    for one in (path, copy):
+        one.write_bytes(large())
+    assert module_readings.read(path) is module_readings.read(copy)
+    was = copy.stat()
+    settle()
+    copy.write_bytes(large()[:-1] + b"\1")
+    os.utime(copy, ns=(was.st_atime_ns, was.st_mtime_ns))
+    with pytest.raises(ModuleFileError):
+        module_readings.read(copy)
+
+
+def test_a_copy_of_what_is_replaced_meanwhile_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dkms").mkdir()
+    path, copy = tmp_path / "demo.ko.gz", tmp_path / "dkms/demo.ko.gz"
+    path.write_bytes(large())
+    copy.write_bytes(large()[:-1] + b"\1")
+    module_readings.read(path)
+    are_equal = module_readings.are_equal
+
+    def replaced(one: Path, other: Path) -> bool:
+        path.write_bytes(copy.read_bytes())
+        return are_equal(one, other)
+
+    monkeypatch.setattr(module_readings, "are_equal", replaced)
+    with pytest.raises(ModuleFileError):
+        module_readings.read(copy)
+
+
 def test_other_code_reads_anew(tmp_path: Path, unpackings: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     path, kept = tmp_path / "demo.ko.gz", [tmp_path / "kept"]
     path.write_bytes(large())
@@ -152,7 +183,13 @@ def test_other_code_reads_anew(tmp_path: Path, unpackings: list[int], monkeypatc
     monkeypatch.setattr(relocations, "__file__", os.fspath(tmp_path / "code.py"))
     module_readings._known.clear()
     module_readings.read(path, kept)
-    assert unpackings == [1, 1]
+    assert unpackings == [1], "what runs is what was there when the process began, whatever lies there now"
+    for name, value in (("_CODE", module_readings._code()), ("_CODE", ["0.9", *module_readings._CODE[1:]])):
+        monkeypatch.setattr(module_readings, name, value)
+        module_readings._known.clear()
+        unpackings.clear()
+        module_readings.read(path, kept)
+        assert unpackings == [1]
 
 
 def test_what_is_kept_is_believed_of_root_and_oneself_alone(tmp_path: Path, unpackings: list[int]) -> None:

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
+import time
 from typing import TYPE_CHECKING, Any
 
 import kerneltree
@@ -12,8 +15,12 @@ from kerneltree import KERNEL
 from keys import variable
 
 from knetstatd.core.model import ELSEWHERE, UNPUBLISHED, Result
-from knetstatd.machine.host import Origin
-from knetstatd.system.child import ChildLost
+from knetstatd.machine.host import Host, Origin
+from knetstatd.machine.modprobe_conf import Rules
+from knetstatd.machine.signature_policy import Firmware
+from knetstatd.rehearsal.vm import CpioFile, cpio
+from knetstatd.system.child import ChildLost, in_child
+from knetstatd.verify import initrd_digests, proof_cache
 from knetstatd.verify.proof_cache import Look, Proofs
 
 if TYPE_CHECKING:
@@ -95,6 +102,56 @@ def test_a_proof_that_could_not_be_made(tmp_path: Path) -> None:
     lost.clear()
     assert proofs.installed(look, {"demo": None})[0][1].loads
     assert proofs.file(look, tree / "updates/demo.ko").holds(UNPUBLISHED)
+
+
+@pytest.mark.parametrize("what", ["replaced", "deleted"])
+def test_a_file_that_changes_while_it_is_proven(tmp_path: Path, what: str) -> None:
+    """The proof is of the file that was there before, and does not stand for the one that is there now."""
+    tree = kerneltree.make(tmp_path)
+    paths = [kerneltree.add(tree, "updates/demo.ko", kerneltree.module()), tmp_path / "staged.ko"]
+    paths[1].write_bytes(kerneltree.module())
+
+    def meanwhile(work: Callable[[], list[Any]]) -> list[Any]:
+        answer: list[Any] = json.loads(json.dumps(work()))
+        for path in paths:
+            path.unlink()
+            if what == "replaced":
+                time.sleep(0.02)  # longer than a tick of the clock that files have
+                path.write_bytes(b"no module")
+        paths.clear()
+        return answer
+
+    staged, proofs = paths[1], Proofs(tmp_path, meanwhile)
+    proofs.installed(Look(tmp_path, KERNEL), {"demo": None})
+    [(_, proof)] = proofs.installed(Look(tmp_path, KERNEL), {"demo": None})
+    assert not proof.loads
+    staged.write_bytes(kerneltree.module())
+    paths += [staged]
+    assert proofs.file(Look(tmp_path, KERNEL), staged).holds(UNPUBLISHED)
+    assert not proofs.file(Look(tmp_path, KERNEL), staged).holds(UNPUBLISHED)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root becomes another user, and reads what that one may not")
+@pytest.mark.usefixtures("open_to_all")
+def test_an_initrd_that_only_root_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root is to read it, once for each version of ours."""
+    kerneltree.make(tmp_path)
+    disk, kept = tmp_path / f"boot/initrd.img-{KERNEL}", tmp_path / "kept"
+    disk.write_bytes(cpio([CpioFile("init", stat.S_IFREG | 0o755, b"x")]))
+    disk.chmod(0)
+
+    def is_closed() -> bool:
+        def work() -> list[bool]:
+            os.setuid(65534)
+            return [bool(Look(tmp_path, KERNEL, Host(Firmware(), Rules(), kept)).closed)]
+
+        return in_child(work) == [True]
+
+    assert is_closed()
+    initrd_digests.modules([disk], KERNEL, [], kept)
+    assert not is_closed()
+    monkeypatch.setattr(proof_cache, "__version__", "0.9")
+    assert is_closed()
 
 
 class Elsewhere:
