@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Of which source the modules that DKMS has for a kernel were compiled: contents decide, and not their times.
 
-Rule 1: losing these files costs one thing: a source that is younger than its modules counts as changed.
+Rule 1: losing these files costs one thing: times decide. A source counts as changed if it is younger than its modules.
 Rule 2: what is kept counts for as long as DKMS's copy of a module is the file that it was. Who builds anew makes another one.
 Rule 3: contents are read only if the times are not those that are kept: `touch` costs one reading, a steady look none.
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from knetstatd.machine import host, kernels
 from knetstatd.state import digests
 from knetstatd.system import documents, files
+from knetstatd.system.child import ChildLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -106,13 +107,13 @@ class Sources:
             self.ages[source] = kernels.age(source)
         return self.ages[source]
 
-    def is_of(self, kernel: str, package: Package, copy: Path) -> bool:
-        """Whether one of DKMS's copies was compiled of the source as it is, whatever its times have become since."""
+    def is_of(self, kernel: str, package: Package, copy: Path) -> bool | None:
+        """Whether one of DKMS's copies was compiled of the source as it is, whatever its times; None if that is not known."""
         kept, source = of(self._places, kernel, package.name, copy), package.wanted(kernel).source
         if kept is None or kept.mark == self.age(source).mark:
-            return kept is not None
+            return None if kept is None else True
         now = self._read(source)
-        return now is not None and now.digest == kept.digest
+        return None if now is None else now.digest == kept.digest
 
     def unkept(self, kernel: str, package: Package | None) -> str:
         """The mark of the source, if a kernel's modules are known to be of it, and that is not kept with this mark; else ""."""
@@ -122,8 +123,8 @@ class Sources:
         age, kept = self.age(package.wanted(kernel).source), (of(self._places, kernel, package.name, copy) for copy in copies)
         if all(one is not None and one.mark == age.mark for one in kept):
             return ""
-        known = (age.changed <= host.written(copy) or self.is_of(kernel, package, copy) for copy in copies)
-        return age.mark if all(known) else ""
+        known = ((self.is_of(kernel, package, copy), age.changed <= host.written(copy)) for copy in copies)
+        return age.mark if all(not_later if is_of is None else is_of for is_of, not_later in known) else ""
 
     def keep(self, kernel: str, package: Package | None) -> None:
         """Keeps of which source they are: should only times change later, they still are. Raises OSError."""
@@ -138,7 +139,10 @@ class Sources:
             if self._in_child is None:
                 now = of_now(source, age)
             else:
-                [answer] = self._in_child(lambda: [of_now(source, age)])
+                try:
+                    [answer] = self._in_child(lambda: [of_now(source, age)])
+                except ChildLost:  # the next look tries again
+                    return None
                 now = Source(*answer) if answer else None
             self._now[source] = age, now
         return self._now[source][1]

@@ -15,6 +15,7 @@ from machinetree import KERNEL
 from knetstatd.core.model import Action, Artefact
 from knetstatd.machine import kernels
 from knetstatd.state import sources
+from knetstatd.system.child import ChildLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,32 @@ def test_times_decide_nothing_and_contents_do(tmp_path: Path, machine: Machine) 
     assert judged(machine) is Artefact.OTHER
     path.write_text("")
     assert judged(machine) is Artefact.GOOD, "it is again what it was"
+
+
+def test_other_contents_that_are_older_than_the_modules_are_another_source(tmp_path: Path, machine: Machine) -> None:
+    """As `cp -a` and `rsync -a` leave them: with the times that they had where they come from."""
+    keep(machine)
+    path = tmp_path / SOURCE / "demo.c"
+    path.write_text("x")
+    os.utime(path, (1e8, 1e8))
+    assert judged(machine) is Artefact.OTHER
+    keep(machine)
+    assert judged(machine) is Artefact.OTHER, "no builder takes it for the source of the modules"
+
+
+def test_a_lost_child_leaves_it_to_the_times(tmp_path: Path, machine: Machine) -> None:
+    def in_child(work: Callable[[], list[object]]) -> list[object]:
+        if lost:
+            raise ChildLost("it had no memory")
+        return work()
+
+    lost = True
+    keep(machine)
+    machine.sources = sources.Sources(machine.places, in_child)
+    touch(tmp_path)
+    assert judged(machine) is Artefact.OTHER
+    lost = False
+    assert judged(machine) is Artefact.GOOD, "it is tried again"
 
 
 def test_without_what_was_kept_times_decide(tmp_path: Path, machine: Machine) -> None:
