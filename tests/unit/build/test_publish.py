@@ -14,6 +14,7 @@ from machinetree import ARCH, GOOD, KERNEL
 from knetstatd.build import pack, publish
 from knetstatd.core.errors import BuildError
 from knetstatd.core.model import Kind, Proof
+from knetstatd.dkms import dkms_tree
 from knetstatd.state import digests, staged
 from knetstatd.verdict import judge
 
@@ -79,6 +80,19 @@ def test_what_is_installed_already_is_replaced_by_force(root: Path) -> None:
     publish_it(root, data=other)
     assert machinetree.ran(root, "dkms")[-1] == f"install --force -m demo -v 1.0 -k {KERNEL}"
     assert (root / INSTALLED).read_bytes() == other
+
+
+def test_a_version_that_is_registered_meanwhile_is_still_to_come(root: Path) -> None:
+    """Nobody has chosen the one that is published after it."""
+    newer = 'mkdir -p "$root/var/lib/dkms/demo/2.0"; ln -sfn /usr/src/demo-2.0 "$root/var/lib/dkms/demo/2.0/source"; sleep 0.02'
+    machinetree.tell(root, "dkms install", newer)
+    with pytest.raises(BuildError, match="another version"):
+        publish_it(root)
+    known = dkms_tree.package(root, "demo")
+    assert known is not None
+    assert [one.version for one in known.versions] == ["1.0", "2.0"]
+    assert known.wanted(KERNEL).version == "2.0"
+    assert known.installed(KERNEL) is not None
 
 
 def test_what_pre_install_refuses_is_not_installed(root: Path) -> None:
