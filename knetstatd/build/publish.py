@@ -85,7 +85,8 @@ def publish(
             output = _install(job, force, work, inherit, tick)
             _date_mark(job, build, begin)
             for one in originals.of_package(job.root, job.package, job.kernel):
-                originals.remove(one)  # it lay where the module belongs, and `dkms remove` would put it back there
+                if one.worthless:  # it lay where the module belongs, and `dkms remove` would put it back there
+                    originals.remove(one)
             date(build.parent, age.changed)
             proofs = tuple(prove())
             if (failure := _failure(job, proofs, output)) is None:

@@ -309,3 +309,15 @@ def test_garbage_never_becomes_dkmss_original(root: Path, name: str) -> None:
     publish_it(root)
     assert machinetree.prove(root)[0].is_current
     assert not (root / "var/lib/dkms/demo/original_module").exists()
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_what_somebody_installed_stays_an_original(root: Path, *, stays: bool) -> None:
+    """A module of another release may load, by its checksums: nobody is asked here, so only DKMS's own is deleted."""
+    machinetree.write(root / "theirs.ko", kerneltree.module("demo", vermagic="6.1.0-9-amd64 SMP "))
+    place, where = f"var/lib/dkms/demo/original_module/{KERNEL}/{ARCH}", "extra" if stays else "updates/dkms"
+    moves = f'mkdir -p "$root/{place}"; cp "$root/theirs.ko" "$root/{place}/demo.ko"; '
+    moves += f'echo /lib/modules/{KERNEL}/{where}/demo.ko >"$root/{place}/demo.ko.origin"'
+    machinetree.tell(root, "dkms install", moves)
+    publish_it(root)
+    assert (root / place / "demo.ko").exists() is stays
