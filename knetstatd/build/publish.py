@@ -20,6 +20,7 @@ import os
 import shlex
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,10 @@ def publish(
     headers: the kernel's.  prove: verifies what is installed.  inherit: our lock.
     required: why no unsigned module is installed, a clause; "" if one is, as dkms does, if it cannot be signed.
     """
+    begin = time.time_ns()
+    known = dkms_tree.package(job.root, job.package)
+    if known is not None and (wanted := known.wanted(job.kernel).version) != job.version:
+        raise BuildError(Kind.PUBLISH, f"another version was registered meanwhile: {wanted}, not {job.version}")
     _refuse_unwritable(job)
     job.places.stages.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=PUBLISHING, dir=job.places.stages))
@@ -78,8 +83,10 @@ def publish(
         installed = os.path.lexists(_registered(job) / f"kernel-{job.kernel}-{build.name}")
         for force in (False,) if obsolete else (True,) if installed else (False, True):
             output = _install(job, force, work, inherit, tick)
+            _date_mark(job, build, begin)
             for one in originals.of_package(job.root, job.package, job.kernel):
-                originals.remove(one)  # it lay where the module belongs, and `dkms remove` would put it back there
+                if one.worthless:  # it lay where the module belongs, and `dkms remove` would put it back there
+                    originals.remove(one)
             date(build.parent, age.changed)
             proofs = tuple(prove())
             if (failure := _failure(job, proofs, output)) is None:
@@ -190,6 +197,17 @@ def date(build: Path, changed: float) -> None:
     for copy in build.glob("*/module/*"):
         if copy.lstat().st_mtime <= changed:
             os.utime(copy, (changed + 1, changed + 1), follow_symlinks=False)
+
+
+def _date_mark(job: Job, build: Path, begin: int) -> None:
+    """Makes DKMS's mark say when the publication began: a version that was registered meanwhile is newer, and is to come.
+
+    Else this one would look as if somebody had chosen it after that (see dkms_tree.Package.wanted).
+    """
+    mark = _registered(job) / f"kernel-{job.kernel}-{build.name}"
+    with contextlib.suppress(OSError):
+        if f"{job.version}/{job.kernel}/" in os.readlink(mark) and os.lstat(mark).st_mtime_ns > begin:
+            os.utime(mark, ns=(begin, begin), follow_symlinks=False)
 
 
 def _refuse_unwritable(job: Job) -> None:

@@ -35,7 +35,7 @@ from knetstatd.verdict.survey import BUILDERS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from knetstatd.core.model import Step
+    from knetstatd.core.model import Observation, Step
     from knetstatd.system.journal import Journal
 
 # Seconds: an event storm must not put the look off for ever.
@@ -220,8 +220,8 @@ class Daemon:
         if kernel not in self.machine.wanted():
             self._forget(kernel)
             packages = (self.owed or {}).get(kernel, ()) if not self.worker.kernel else ()
-            for step in owed.steps(self.machine, self.teller, kernel, packages, self.changed.get(kernel, 0.0), self.now()):
-                self._act(kernel, step)
+            for what in owed.steps(self.machine, self.teller, kernel, packages, self.changed.get(kernel, 0.0), self.now()):
+                self._act(*what)
             return
         was, self.transaction = self.transaction, self.machine.refresh_locks()
         if was and not self.transaction:  # it may have brought packages that are new to DKMS: those are looked at first
@@ -238,7 +238,7 @@ class Daemon:
             self.steps[kernel, package] = verdict
             if seen.observation.loaded in (Loaded.CURRENT, Loaded.OUTDATED, Loaded.FAULTY):
                 load_history.seen(self.machine.places, package, self.now())
-            self._act(kernel, step)
+            self._act(seen.observation, step)
             if step.action is Action.DONE:
                 if mark := self.machine.sources.unkept(kernel, self.machine.package(package)):
                     self._ask(kernel, {(f"{package} for {kernel}", mark)})
@@ -249,13 +249,13 @@ class Daemon:
         self._publish_status()
         process.give_back_memory()
 
-    def _act(self, kernel: str, step: Step) -> None:
+    def _act(self, seen: Observation, step: Step) -> None:
         """Does what a step asks for, or looks again when it says so."""
         if step.action in KINDS:
-            self._start(kernel, KINDS[step.action])
+            self._start(seen.kernel, KINDS[step.action], seen)
         until = self.now() + planner.POLL if step.why is Why.OWN_RUN and not self._hears_builders() else step.until
         if until is not None:
-            self.due[kernel] = min(self.due.get(kernel, until), until)
+            self.due[seen.kernel] = min(self.due.get(seen.kernel, until), until)
 
     def _watch(self) -> set[str]:
         """Makes the watches be those of the machine as it is; returns what is newly watched."""
@@ -313,16 +313,16 @@ class Daemon:
 
     # -- the builder --------------------------------------------------------------------------------------------------
 
-    def _start(self, kernel: str, kind: str) -> None:
+    def _start(self, kernel: str, kind: str, seen: Observation | None = None) -> None:
         """Starts a builder for a kernel, unless one runs; then this kernel is looked at again when that one ends."""
         if kind == "build" and kernel != self.machine.next and self.due.get(self.machine.next, math.inf) <= self.now():
             self._look(self.machine.next)  # what it needs is built first
         if self.worker.kernel:
             return
-        if self.now() >= self.worker.rest_until and self.worker.start(kernel, kind):
+        if self.now() >= self.worker.not_before(seen) and self.worker.start(kernel, kind, seen):
             self.selector.register(self.worker, selectors.EVENT_READ, self._ended)
         else:
-            self.due[kernel] = max(self.now(), self.worker.rest_until)
+            self.due[kernel] = min(self.due.get(kernel, math.inf), max(self.now(), self.worker.not_before(seen)))
 
     def _ended(self) -> None:
         kernel = self.worker.kernel

@@ -15,7 +15,7 @@ from knetstatd.verdict import judge
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from knetstatd.core.model import Step
+    from knetstatd.core.model import Observation, Step
     from knetstatd.daemon.announce import Teller
     from knetstatd.verdict.observe import Machine
 
@@ -37,8 +37,10 @@ def remember(machine: Machine, teller: Teller) -> dict[str, list[str]] | None:
     return {kernel: names for kernel, names in guarded.owed(machine.places).items() if kernel not in wanted}
 
 
-def steps(machine: Machine, teller: Teller, kernel: str, packages: Sequence[str], changed: float, now: float) -> Iterator[Step]:
-    """The next steps for such a kernel, which are told. changed, now: as for a guarded one."""
+def steps(
+    machine: Machine, teller: Teller, kernel: str, packages: Sequence[str], changed: float, now: float
+) -> Iterator[tuple[Observation, Step]]:
+    """What is seen on such a kernel, and the next steps, which are told. changed, now: as for a guarded one."""
     if packages:
         machine.refresh_locks()
         look = machine.look(kernel, packages)
@@ -46,4 +48,4 @@ def steps(machine: Machine, teller: Teller, kernel: str, packages: Sequence[str]
             seen = machine.observe(look, package, changed)
             step = machine.plan(seen, now)
             teller.verdict(judge.verdict(machine, seen, step), seen, step)
-            yield step
+            yield seen.observation, step

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import planner
 from knetstatd.core.errors import KnetstatdError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from knetstatd.core.model import Observation
     from knetstatd.daemon.sd_notify import Notify
     from knetstatd.system.journal import Journal
     from knetstatd.verdict.observe import Machine
@@ -34,6 +35,14 @@ _PATIENCE = 5.0  # seconds for systemd to take a line
 _PASSED_ON = ("JOURNAL_STREAM", "STATE_DIRECTORY", "RUNTIME_DIRECTORY")
 # How a builder ends that has done what it could, or found another run at work.
 _ORDERLY = (Exit.OK, Exit.IN_PROGRESS)
+
+
+class _Asked(NamedTuple):
+    """Why a builder was started. times: how many were before for the same.  until: none is started again for it before."""
+
+    seen: Observation
+    times: int
+    until: float
 
 
 class Worker:
@@ -61,6 +70,7 @@ class Worker:
         self._door = door or machine.root / step.SOCKET
         self._job: _Child | _Request | None = None
         self._disorderly = 0
+        self._asked: dict[tuple[str, str], _Asked] = {}
         self.kernel = ""
         self.rest_until = 0.0
 
@@ -68,8 +78,16 @@ class Worker:
         """For the selector: readable when the builder has ended."""
         return self._job.fd if self._job is not None else -1
 
-    def start(self, kernel: str, kind: str) -> bool:
-        """Starts a builder of that kind for a kernel. False if it cannot be started now; the journal says why."""
+    def not_before(self, seen: Observation | None) -> float:
+        """Before when no builder is started for what was seen: one may see it otherwise, as with a configuration of today."""
+        known = self._asked.get((seen.kernel, seen.package)) if seen is not None else None
+        return max(self.rest_until, known.until if known is not None and known.seen == seen else 0.0)
+
+    def start(self, kernel: str, kind: str, seen: Observation | None = None) -> bool:
+        """Starts a builder of that kind for a kernel. False if it cannot be started now; the journal says why.
+
+        seen: what it is to change. A pause follows the second one that has ended and left it as it was.
+        """
         held = kernel == self._machine.next and self._machine.config.inhibit != "off"
         try:
             if self._managed:
@@ -80,7 +98,20 @@ class Worker:
             self._rest(kernel, str(e))
             return False
         self.kernel = kernel
+        if seen is not None:
+            self._ask(seen)
         return True
+
+    def _ask(self, seen: Observation) -> None:
+        key = seen.kernel, seen.package
+        known = self._asked.get(key)
+        times = known.times + 1 if known is not None and known.seen == seen else 0
+        self._asked[key] = _Asked(seen, times, self._now() + planner.backoff(times, self._machine.limits) if times else 0.0)
+        if times == 2 and not self._disorderly:
+            text = (
+                f"two builders for {seen.kernel} have ended, and {seen.package} is as it was; run: systemctl reload knetstatd"
+            )
+            self._journal.log(Event.DEGRADED, text, kernel=seen.kernel, package=seen.package, source="builder")
 
     def ended(self) -> None:
         """Takes the end of the builder; the caller has taken it out of its selector and looks at the kernel again."""

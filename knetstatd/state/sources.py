@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Of which source the modules that DKMS has for a kernel were compiled: contents decide, and not their times.
 
-Rule 1: losing these files costs one thing: times decide, and a source that is younger than its modules counts as changed.
+Rule 1: losing these files costs one thing: times decide. A source counts as changed if it is younger than its modules.
 Rule 2: what is kept counts for as long as DKMS's copy of a module is the file that it was. Who builds anew makes another one.
 Rule 3: contents are read only if the times are not those that are kept: `touch` costs one reading, a steady look none.
 """
@@ -108,12 +108,12 @@ class Sources:
         return self.ages[source]
 
     def is_of(self, kernel: str, package: Package, copy: Path) -> bool | None:
-        """Whether one of DKMS's copies is of the source as it is, whatever its times say; None if that is not known."""
+        """Whether one of DKMS's copies was compiled of the source as it is, whatever its times; None if that is not known."""
         kept, source = of(self._places, kernel, package.name, copy), package.wanted(kernel).source
         if kept is None or kept.mark == self.age(source).mark:
-            return True if kept is not None else None
+            return None if kept is None else True
         now = self._read(source)
-        return now.digest == kept.digest if now is not None else None
+        return None if now is None else now.digest == kept.digest
 
     def unkept(self, kernel: str, package: Package | None) -> str:
         """The mark of the source, if a kernel's modules are known to be of it, and that is not kept with this mark; else ""."""
@@ -124,7 +124,7 @@ class Sources:
         if all(one is not None and one.mark == age.mark for one in kept):
             return ""
         known = ((self.is_of(kernel, package, copy), age.changed <= host.written(copy)) for copy in copies)
-        return age.mark if all(older if same is None else same for same, older in known) else ""
+        return age.mark if all(not_later if is_of is None else is_of for is_of, not_later in known) else ""
 
     def keep(self, kernel: str, package: Package | None) -> None:
         """Keeps of which source they are: should only times change later, they still are. Raises OSError."""
@@ -141,7 +141,7 @@ class Sources:
             else:
                 try:
                     [answer] = self._in_child(lambda: [of_now(source, age)])
-                except ChildLost:  # the next look tries again, and who builds asks without a child
+                except ChildLost:  # the next look tries again
                     return None
                 now = Source(*answer) if answer else None
             self._now[source] = age, now

@@ -235,8 +235,9 @@ class Survey:
         version, build = installed
         copy = host.copy_of(self.root, name, build.directory / "module", build.files)
         kept = digests.of(self.places, kernel, package, copy)
-        if copy is not None and (same := self.sources.is_of(kernel, known, copy)) is not None:
-            changed = 0.0 if same else math.inf
+        is_of = self.sources.is_of(kernel, known, copy) if copy is not None and version == wanted else None
+        if is_of is not None:  # contents that are known decide: what is copied over a source may be older than the modules
+            changed = 0.0 if is_of else math.inf
         return host.Origin(wanted.version, version.version, copy, changed, rivals, digest=kept)
 
     def guarded(self) -> dict[str, guarded.Guarded] | None:

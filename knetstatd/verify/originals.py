@@ -32,11 +32,15 @@ _OWN = "/updates/dkms/"  # where dkms installs on Debian and nobody else does
 
 
 class Unfit(NamedTuple):
-    """A file that is kept as an original and is none. paths: it and what dkms keeps beside it.  reason: a clause."""
+    """A file that is kept as an original and is none. paths: it and what dkms keeps beside it.  reason: a clause.
+
+    worthless: it is damaged, or DKMS itself made it. Else somebody put it there, and it may load, by its checksums.
+    """
 
     kernel: str
     paths: tuple[Path, ...]
     reason: str
+    worthless: bool
 
 
 def unfit(root: Path) -> Iterator[Unfit]:
@@ -54,9 +58,14 @@ def of_package(root: Path, package: str, kernel: str) -> Iterator[Unfit]:
         below.sort()
         for name in sorted(here):
             path = Path(where) / name
-            if names.module_of(name) and (reason := _reason(root, package, kernel, path)):
+            if not names.module_of(name):
+                continue
+            reason, damaged = _judged(path, kernel)
+            own = "" if damaged else _own(root, package, kernel, path)
+            if reason or own:
                 beside = path.with_name(f"{name}.origin")
-                yield Unfit(kernel, (path, *((beside,) if os.path.lexists(beside) else ())), reason)
+                paths = (path, *((beside,) if os.path.lexists(beside) else ()))
+                yield Unfit(kernel, paths, reason or own, damaged or bool(own))
 
 
 def remove(one: Unfit) -> None:
@@ -70,9 +79,8 @@ def remove(one: Unfit) -> None:
             parent = parent.parent
 
 
-def _reason(root: Path, package: str, kernel: str, path: Path) -> str:
-    if reason := fault(path, kernel):
-        return reason
+def _own(root: Path, package: str, kernel: str, path: Path) -> str:
+    """Why it is DKMS's own, a clause; "" if it is not."""
     lines = (files.text(path.with_name(f"{path.name}.origin"), 4096) or "").splitlines()
     if lines and lines[0].startswith(f"{dkms_framework.framework(root).install_tree}/{kernel}{_OWN}"):
         return "DKMS itself had installed it"
@@ -84,13 +92,21 @@ def _reason(root: Path, package: str, kernel: str, path: Path) -> str:
 
 def fault(path: Path, kernel: str) -> str:
     """Why a file is no whole module of a kernel, a clause; "" if it is one, or it cannot be read here."""
+    return _judged(path, kernel)[0]
+
+
+def _judged(path: Path, kernel: str) -> tuple[str, bool]:
+    """The same, and whether it is damaged."""
     if path.is_symlink():  # weak-modules(8) makes such
-        return ""
+        return "", False
     try:
         module = module_file.from_path(path, formed=True)
     except ModuleFileError as e:
-        return f"it {e.what}" if isinstance(e.__cause__, Damaged) and not isinstance(e.__cause__, LibraryMissing) else ""
+        damaged = isinstance(e.__cause__, Damaged) and not isinstance(e.__cause__, LibraryMissing)
+        return f"it {e.what}" if damaged else "", damaged
+    if module.form:
+        return f"its form is damaged: {module.form}", True
     release = (module.vermagic.split() or [""])[0]
     if release != kernel:
-        return f"it is for the kernel {names.show(release)}" if release else "it does not say for which kernel it is"
-    return f"its form is damaged: {module.form}" if module.form else ""
+        return f"it is for the kernel {names.show(release)}" if release else "it does not say for which kernel it is", False
+    return "", False

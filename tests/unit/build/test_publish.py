@@ -14,6 +14,7 @@ from machinetree import ARCH, GOOD, KERNEL
 from knetstatd.build import pack, publish
 from knetstatd.core.errors import BuildError
 from knetstatd.core.model import Kind, Proof
+from knetstatd.dkms import dkms_tree
 from knetstatd.state import digests, staged
 from knetstatd.verdict import judge
 
@@ -79,6 +80,19 @@ def test_what_is_installed_already_is_replaced_by_force(root: Path) -> None:
     publish_it(root, data=other)
     assert machinetree.ran(root, "dkms")[-1] == f"install --force -m demo -v 1.0 -k {KERNEL}"
     assert (root / INSTALLED).read_bytes() == other
+
+
+def test_a_version_that_is_registered_meanwhile_is_still_to_come(root: Path) -> None:
+    """Nobody has chosen the one that is published after it."""
+    newer = 'mkdir -p "$root/var/lib/dkms/demo/2.0"; ln -sfn /usr/src/demo-2.0 "$root/var/lib/dkms/demo/2.0/source"; sleep 0.02'
+    machinetree.tell(root, "dkms install", newer)
+    with pytest.raises(BuildError, match="another version"):
+        publish_it(root)
+    known = dkms_tree.package(root, "demo")
+    assert known is not None
+    assert [one.version for one in known.versions] == ["1.0", "2.0"]
+    assert known.wanted(KERNEL).version == "2.0"
+    assert known.installed(KERNEL) is not None
 
 
 def test_what_pre_install_refuses_is_not_installed(root: Path) -> None:
@@ -295,3 +309,15 @@ def test_garbage_never_becomes_dkmss_original(root: Path, name: str) -> None:
     publish_it(root)
     assert machinetree.prove(root)[0].is_current
     assert not (root / "var/lib/dkms/demo/original_module").exists()
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_what_somebody_installed_stays_an_original(root: Path, *, stays: bool) -> None:
+    """A module of another release may load, by its checksums: nobody is asked here, so only DKMS's own is deleted."""
+    machinetree.write(root / "theirs.ko", kerneltree.module("demo", vermagic="6.1.0-9-amd64 SMP "))
+    place, where = f"var/lib/dkms/demo/original_module/{KERNEL}/{ARCH}", "extra" if stays else "updates/dkms"
+    moves = f'mkdir -p "$root/{place}"; cp "$root/theirs.ko" "$root/{place}/demo.ko"; '
+    moves += f'echo /lib/modules/{KERNEL}/{where}/demo.ko >"$root/{place}/demo.ko.origin"'
+    machinetree.tell(root, "dkms install", moves)
+    publish_it(root)
+    assert (root / place / "demo.ko").exists() is stays

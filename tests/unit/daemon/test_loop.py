@@ -357,6 +357,29 @@ def test_builders_that_cannot_do_their_work_are_started_ever_more_slowly(rig: Ri
     assert rig.journal.events().count("degraded") == len(rig.built())
 
 
+def test_builders_that_see_nothing_to_do_are_started_ever_more_slowly(rig: Rig) -> None:
+    """As with a configuration that was changed, and that the daemon has not read yet: they end well and do nothing."""
+    rig.uninstall()
+    rig.start()
+    for pause in (30.0, 60.0):
+        rig.wait(lambda: not rig.daemon.worker.kernel and rig.daemon.timeout())
+        before = rig.built()
+        rig.clock.at += pause - 1.0
+        rig.daemon.mark_all(0)
+        rig.run()
+        assert rig.built() == before, "no builder is started before"
+        rig.clock.at += 1.0
+        rig.run()
+        rig.wait(lambda before=before: rig.built() != before)
+    assert len(rig.built()) == 4
+    assert rig.journal.events().count("degraded") == 1
+    rig.wait(lambda: not rig.daemon.worker.kernel)
+    rig.daemon.mark(KERNEL, touched=True)
+    rig.clock.at += 3.0
+    rig.run()
+    rig.wait(lambda: len(rig.built()) == 5)
+
+
 @pytest.mark.parametrize("gone", ["var/lib/knetstatd", f"var/lib/knetstatd/kernels/{KERNEL}/demo.json"])
 def test_what_was_kept_and_is_deleted_is_looked_at(rig: Rig, gone: str) -> None:
     daemon = rig.daemon

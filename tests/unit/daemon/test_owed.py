@@ -93,7 +93,7 @@ def test_the_steps_for_it(root: Path) -> None:
     machine = Machine(root, config.load(root), running="")
     machine.refresh()
     teller = Teller(Journal(quiet=True, path="/nonexistent"))
-    [step] = owed.steps(machine, teller, KERNEL, ["demo"], 0.0, 4e9)
+    [(_, step)] = owed.steps(machine, teller, KERNEL, ["demo"], 0.0, 4e9)
     assert step.action is Action.STAGE
     assert list(owed.steps(machine, teller, KERNEL, [], 0.0, 4e9)) == []
 

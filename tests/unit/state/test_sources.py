@@ -76,6 +76,32 @@ def test_a_source_whose_times_were_set_back(tmp_path: Path, machine: Machine) ->
         assert judged(machine) is artefact, "it is not taken for the one that was compiled"
 
 
+def test_other_contents_that_are_older_than_the_modules_are_another_source(tmp_path: Path, machine: Machine) -> None:
+    """As `cp -a` and `rsync -a` leave them: with the times that they had where they come from."""
+    keep(machine)
+    path = tmp_path / SOURCE / "demo.c"
+    path.write_text("x")
+    os.utime(path, (1e8, 1e8))
+    assert judged(machine) is Artefact.OTHER
+    keep(machine)
+    assert judged(machine) is Artefact.OTHER, "no builder takes it for the source of the modules"
+
+
+def test_a_lost_child_leaves_it_to_the_times(tmp_path: Path, machine: Machine) -> None:
+    def in_child(work: Callable[[], list[object]]) -> list[object]:
+        if lost:
+            raise ChildLost("it had no memory")
+        return work()
+
+    lost = True
+    keep(machine)
+    machine.sources = sources.Sources(machine.places, in_child)
+    touch(tmp_path)
+    assert judged(machine) is Artefact.OTHER
+    lost = False
+    assert judged(machine) is Artefact.GOOD, "it is tried again"
+
+
 def test_without_what_was_kept_times_decide(tmp_path: Path, machine: Machine) -> None:
     touch(tmp_path)
     assert judged(machine) is Artefact.OTHER
