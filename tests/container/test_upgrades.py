@@ -208,3 +208,79 @@ def test_a_small_disk_is_said_before_a_build_begins(machine: Container) -> None:
     c.run(["umount", place], check=True)
     c.run(["knetstatctl", "build", kernel], check=True, timeout=300)
     assert product.check(c) == 0
+
+
+def own_package(c: Container, version: str, *, preinst: str = "", broken: bool = False) -> str:
+    """knetstat-dkms with a module of that version, of debian's own scripts. broken: its module does not compile."""
+    tree = f"/srv/knetstat-{version}"
+    source = c.path(f"{tree}/usr/src/knetstat-{version}")
+    shutil.copytree(product.CHECKOUT / "module", source, ignore=shutil.ignore_patterns(".*", "*.o", "*.ko"))
+    conf = (source / "dkms.conf").read_text()
+    (source / "dkms.conf").write_text(re.sub("^PACKAGE_VERSION=.*", f'PACKAGE_VERSION="{version}"', conf, flags=re.MULTILINE))
+    if broken:
+        (source / "knetstat.c").write_text("int x y;\n")
+    scripts = {name: (product.CHECKOUT / f"debian/knetstat-dkms.{name}").read_text() for name in ("prerm", "postinst")}
+    scripts |= {"preinst": preinst} if preinst else {}
+    for name, text in scripts.items():
+        text = text.replace("#MODULE_VERSION#", version).replace("#DEBHELPER#", "")
+        c.write(f"{tree}/DEBIAN/{name}", text, 0o755)
+    control = f"Package: knetstat-dkms\nVersion: {version}-1\nArchitecture: all\nMaintainer: x <x@x>\nDescription: x\n"
+    c.write(f"{tree}/DEBIAN/control", control)
+    c.run(["dpkg-deb", "--root-owner-group", "--build", tree, f"{tree}.deb"], check=True)
+    shutil.rmtree(c.path(tree))
+    return f"{tree}.deb"
+
+
+def test_our_own_module_stays_until_the_newer_one_is_proven(machine: Container) -> None:
+    c = machine
+    kernel = c.kernels()[0]
+    tree = c.path("/var/lib/dkms/knetstat")
+
+    def installed(version: str) -> bool:
+        link = tree / f"kernel-{kernel.release}-x86_64"
+        return (
+            link.is_symlink()
+            and str(link.readlink()).startswith(f"{version}/")
+            and c.module_file(kernel, "knetstat") is not None
+        )
+
+    def says(version: str) -> bool:
+        return f"knetstat/{version}, {kernel.release}, x86_64: installed" in c.output("dkms", "status")
+
+    def dpkg(*words: str, code: int = 0) -> None:
+        done = c.run(["dpkg", *words], timeout=300)
+        assert done.returncode == code, done.stdout + done.stderr
+
+    dpkg("--install", own_package(c, "1.0.0"))
+    product.start(c, ["knetstat"])
+    product.wait_ready(c)
+    [file] = in_kernels(c, "knetstat")
+    inode = file.stat().st_ino
+    # An upgrade that fails before anything is unpacked.
+    dpkg("--install", own_package(c, "1.0.1", preinst="#!/bin/sh\nexit 1\n"), code=1)
+    assert (c.package_state("knetstat-dkms"), says("1.0.0"), file.stat().st_ino) == ("ii", True, inode)
+    # A newer version that does not compile: what there was stays, and DKMS knows it well.
+    dpkg("--install", own_package(c, "1.1.0", broken=True))
+    product.wait("it is given up", lambda: product.kinds(c, "knetstat", kernel.release).count("gave-up") == 1)
+    assert not c.path("/usr/src/knetstat-1.0.0").exists()
+    assert (says("1.0.0"), file.stat().st_ino) == (True, inode)
+    assert (product.verdict(c)["version"], product.verdict(c)["state"]) == ("1.1.0", "ready-outdated")
+    # One that does.
+    made = own_package(c, "1.2.0")
+    command = c.start(["dpkg", "--install", made])
+    while not installed("1.2.0"):
+        assert file.exists()
+        time.sleep(0.05)
+    assert command.wait().returncode == 0
+    product.wait_ready(c)
+    assert product.verdict(c)["version"] == "1.2.0"
+    assert not (tree / "1.1.0").exists(), "no kernel has it"
+    # An older one, and back.
+    dpkg("--install", own_package(c, "1.0.0"))
+    product.wait("the older one", lambda: installed("1.0.0"))
+    assert sorted(path.name for path in tree.iterdir() if path.name[0].isdigit()) == ["1.0.0"]
+    product.wait_ready(c)
+    dpkg("--install", made)
+    product.wait("the newer one", lambda: installed("1.2.0"))
+    dpkg("--purge", "knetstat-dkms")
+    assert (in_kernels(c, "knetstat"), tree.exists(), list(c.path("/usr/src").glob("knetstat-*"))) == ([], False, [])
