@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 def remember(machine: Machine, teller: Teller) -> dict[str, list[str]] | None:
     """Keeps which packages are guarded, and says which have left dkms's tree.
 
-    Returns what is owed to kernels that are not guarded; None if somebody is at work on a package: it is to be asked again.
+    Returns what is owed to kernels that are not guarded; None if somebody is at work on packages: it is to be asked again,
+    for no event tells of the end.
     """
     packages, before = machine.guarded(), guarded.load(machine.places)
     if packages is None:
-        left = any(one.registered and name not in machine.registered() for name, one in before.items())
-        return None if left else {}
+        return None
     if packages != before:
         teller.gone(machine, before, packages)
         with contextlib.suppress(OSError):

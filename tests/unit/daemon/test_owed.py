@@ -35,9 +35,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return systems.make(tmp_path, NEWER)
 
 
-def remembered(root: Path) -> dict[str, list[str]] | None:
-    """What a new daemon remembers, and says that it owes."""
-    machine = Machine(root, config.load(root), running="")
+def remembered(root: Path, running: str = "") -> dict[str, list[str]] | None:
+    """What a new daemon remembers, and says that it owes. running: a kernel, for who is at work to be asked."""
+    machine = Machine(root, config.load(root), running=running)
     machine.refresh()
     return owed.remember(machine, Teller(Journal(quiet=True, path="/nonexistent")))
 
@@ -77,6 +77,20 @@ def test_what_somebody_takes_off_a_kernel_stays_off(root: Path) -> None:
     assert remembered(root) == {}
     systems.upgrade(root)
     assert remembered(root) == {}, "it had none when that came"
+
+
+def test_while_a_dkms_is_at_work_it_is_to_be_asked_again(root: Path) -> None:
+    """Its last file changes before it ends, and no event tells of the end."""
+    assert remembered(root) == {}
+    systems.upgrade(root)
+    assert remembered(root) == {KERNEL: ["demo"]}
+    pid = 1 << 23  # more than there can be: it is not we
+    write(root / f"proc/{pid}/comm", "dkms\n")
+    write(root / f"proc/{pid}/cmdline", "dkms\0remove\0x/1\0-k\0K\0")
+    write(root / f"proc/{pid}/stat", f"{pid} (dkms) S 1 0")
+    assert remembered(root, "6.1.0-9-amd64") is None
+    shutil.rmtree(root / f"proc/{pid}")
+    assert remembered(root, "6.1.0-9-amd64") == {KERNEL: ["demo"]}
 
 
 def test_a_kernel_that_is_gone_is_owed_nothing(root: Path) -> None:
