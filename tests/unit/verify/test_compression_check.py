@@ -44,6 +44,12 @@ def unsized(data: bytes) -> bytes:
     return zstandard.ZstdCompressor(write_content_size=False).compress(data)
 
 
+def stopped(data: bytes) -> bytes:
+    """Its last block is empty, so that it ends with that block's header."""
+    packer = zstandard.ZstdCompressor().compressobj(size=len(data))
+    return packer.compress(data) + packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) + packer.flush()
+
+
 def gz(flags: int, fields: bytes) -> bytes:
     packer = zlib.compressobj(wbits=-15)
     body = packer.compress(DATA) + packer.flush()
@@ -92,7 +98,7 @@ def test_xz_by_kmod(tmp_path: Path, data: bytes, config: str | None, names: byte
     (zstd(DATA), XZ, NEW, ""), (zstd(DATA), XZ, OLD, ""), (unsized(DATA), XZ, OLD, ""),
     (unsized(DATA), XZ, NEW, "does not tell its size"), (zstd(b""), XZ, NEW, "does not tell its size"),
     (zstd(DATA) + zstd(DATA), XZ, NEW, "more than one frame"), (zstd(DATA) + zstd(DATA), XZ, OLD, ""),
-    (zstd(DATA), ZSTD, NEW, ""), (unsized(DATA), ZSTD, NEW, ""), (zstd(bytes(1 << 20)), ZSTD, NEW, ""),
+    (zstd(DATA), ZSTD, NEW, ""), (unsized(DATA), ZSTD, NEW, ""), (zstd(bytes(1 << 20)), ZSTD, NEW, ""), (stopped(DATA), ZSTD, NEW, ""),
     (zstandard.ZstdCompressor(write_checksum=True).compress(DATA), ZSTD, NEW, ""),
     (zstd(DATA) + zstd(DATA), ZSTD, NEW, SEVERAL.format("frame")), (zstd(DATA)[:8], ZSTD, NEW, "structure"),
     (zstd(DATA), XZ, b"lzma_code", "built without zstd"), (xz(DATA), NONE, b"ZSTD_isError", "built without xz"),
