@@ -83,7 +83,7 @@ def _emptied(cache: Path) -> Path:
     cache.chmod(0o755)  # a build before may have taken its own rights
     for name in files.names(cache):
         room.clear(cache / name)
-    return Path(tempfile.mkdtemp(prefix="new.", dir=cache))
+    return Path(tempfile.mkdtemp(dir=cache))
 
 
 def _put(result: Path, document: dict[str, Any]) -> None:
@@ -91,14 +91,14 @@ def _put(result: Path, document: dict[str, Any]) -> None:
     (result / OUTCOME).write_text(json.dumps(document))
     result.chmod(0o755)
     place = result.with_name(RESULT)
-    if os.path.lexists(place) and not room.clear(place):
-        place.rename(tempfile.mkdtemp(prefix="old.", dir=result.parent))
+    if not room.clear(place):
+        place.rename(tempfile.mkdtemp(dir=result.parent))
     result.rename(place)
 
 
 def _serve(job: Job, cache: Path) -> None:
     result = _emptied(cache)
-    work = Path(tempfile.mkdtemp(prefix="work.", dir=cache))
+    work = Path(tempfile.mkdtemp(dir=cache))
     work.chmod(0o755)
     try:
         compiled = compile_here(job, work, None)
@@ -186,8 +186,8 @@ def _adopt(job: Job, work: Path) -> Compiled:
             subject = document.texts("of")
             if "error" in document and subject[:2] == (job.kernel, job.package):
                 error = document.get("error")
-                what, fix = (names.clean(error.text(name), 400) for name in ("what", "fix"))
-                raise BuildError(error.word("kind", Kind), what, "", fix)
+                what, fix = (names.clean(error.text(name)) for name in ("what", "fix"))
+                raise BuildError(error.word("kind", Kind), what, fix=fix)
             arch, listed = document.text("arch"), document.texts("modules")
             if subject != (job.kernel, job.package, job.version):
                 raise KnetstatdError("it is the result of another run")

@@ -51,7 +51,7 @@ class Failures:
     def begun(self, seen: Seen, action: Action) -> None:
         """Remembers, before a step, that it was interrupted. Raises OSError, but not for a loading, which takes no room."""
         fix = f"journalctl -b -1 -e may show why; to try it again: knetstatctl build {seen.observation.kernel}"
-        interrupted = Attempt(Kind.INTERRUPTED, 1, reason=_INTERRUPTED, fix=fix, loading=action is Action.LOAD)
+        interrupted = Attempt(Kind.INTERRUPTED, reason=_INTERRUPTED, fix=fix, loading=action is Action.LOAD)
         try:
             self._remember(seen, attempts.following(seen.observation.attempt, interrupted, self._machine.limits))
         except OSError:
@@ -67,7 +67,7 @@ class Failures:
             mark = seen.fingerprint or self._machine.fingerprint(
                 seen.observation.kernel, seen.observation.package, seen.source, seen.headers.path
             )
-            refused = Attempt(Kind.REFUSED, 1, reason=answer.reason, fix=answer.fix, evidence=answer.words)
+            refused = Attempt(Kind.REFUSED, reason=answer.reason, fix=answer.fix, evidence=answer.words)
             self._remember(seen._replace(fingerprint=mark), attempts.following(None, refused, self._machine.limits))
 
     def failed(self, seen: Seen, action: Action, error: BuildError) -> None:
@@ -76,7 +76,7 @@ class Failures:
         kind, fix = self._kind(error), error.fix or f"Run: knetstatctl explain {o.kernel}"
         log = os.fspath(self._machine.places.log(o.kernel, o.package))
         failed = Attempt(
-            kind, 1, reason=error.what, fix=fix, evidence=error.evidence, log=log if error.where == log else "",
+            kind, reason=error.what, fix=fix, evidence=error.evidence, log=log if error.where == log else "",
             loading=action is Action.LOAD,
         )  # fmt: skip
         attempt = attempts.following(o.attempt, failed, self._machine.limits)

@@ -57,11 +57,11 @@ def _refusal(name: str, done: process.Finished, words: tuple[str, ...]) -> Build
         denied, foreign = refusal.check == "denied", refusal.check in kernel_messages.FOREIGN
         kind = Kind.MISMATCH if foreign else Kind.DENIED if denied else Kind.REFUSED
         fix = _FIX.get(refusal.check, "")
-        return BuildError(kind, f"the kernel does not load {name}: {refusal.reason}", "", fix, (*words, *lines))
+        return BuildError(kind, f"the kernel does not load {name}: {refusal.reason}", fix=fix, evidence=(*words, *lines))
     silent = "its init died" if done.code < 0 else "modprobe says nothing"
     reason = "its init does not return" if done.timed_out else lines[-1] if lines else silent
     fix = "Tell the module's author what the kernel says" + ("" if words else "; journalctl -k -b may have it")
-    return BuildError(Kind.REFUSED, f"the kernel does not load {name}: {reason}", "", fix, (*words, *lines))
+    return BuildError(Kind.REFUSED, f"the kernel does not load {name}: {reason}", fix=fix, evidence=(*words, *lines))
 
 
 @contextlib.contextmanager
@@ -103,6 +103,6 @@ def messages(read: Callable[[], bytes]) -> Iterator[str]:
             return
         if not data:
             return
-        for line in data.decode("utf-8", "replace").splitlines():
+        for line in data.decode(errors="replace").splitlines():
             if not line.startswith(" "):  # of a record, the lines after the first are its dictionary
                 yield line.partition(";")[2]

@@ -114,4 +114,4 @@ def _changed(machine: Machine, seen: Seen, step: Step) -> BuildError:
     """What was just published is to be built again, see rule 3."""
     verdict = judge.verdict(machine, seen, step)
     what = f"it was published and verified, and something has changed it since: {verdict.reason or verdict.state}"
-    return BuildError(Kind.PUBLISH, what, "", verdict.fix)
+    return BuildError(Kind.PUBLISH, what, fix=verdict.fix)

@@ -175,7 +175,7 @@ def _make(key: Key, work: Path) -> None:
     except OSError as e:
         what = f"no signing key can be made: {e.strerror}"
         fix = f"Make the pair {key.private} and {key.certificate} by hand (openssl req -x509)"
-        raise BuildError(Kind.SIGNING, what, os.fspath(e.filename2 or e.filename or ""), fix) from e
+        raise BuildError(Kind.SIGNING, what, key.private, fix) from e
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:

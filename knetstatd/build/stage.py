@@ -135,7 +135,7 @@ def _keep_log(job: Job, log: str, output: str) -> str:
     path = job.places.log(job.kernel, job.package)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = f"# dkms build {job.package}/{job.version} -k {job.kernel}\n{output}\n# make.log\n{log}"
-    files.write(path, text.encode("utf-8", "replace"), 0o640)
+    files.write(path, text.encode(), 0o640)
     return os.fspath(path)
 
 

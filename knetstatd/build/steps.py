@@ -139,7 +139,7 @@ class Builder:
             initrd.make(machine.root, o.kernel, machine.config.publish_timeout_seconds, [self.lock], self.progress.tick)
         machine.refresh()
         if check := initrd.wrong(machine.prove_all(machine.look(o.kernel), o.package)):
-            raise BuildError(Kind.INITRD, f"the initrd was made anew, and is still wrong: {check.reason}", "", check.fix)
+            raise BuildError(Kind.INITRD, f"the initrd was made anew, and is still wrong: {check.reason}", fix=check.fix)
         self._say(Event.INITRD_MADE, seen, "the initrd was made anew, as the configuration asks")
 
     def _rehearse(self, seen: Seen) -> Answer:
@@ -149,7 +149,7 @@ class Builder:
         except KnetstatdError as e:
             raise BuildError(Kind.REHEARSAL, e.what, e.where, e.fix) from e
         if answer.outcome is Outcome.UNDECIDED:
-            raise BuildError(Kind.REHEARSAL, f"it was not rehearsed: {answer.reason}", "", answer.fix, answer.words)
+            raise BuildError(Kind.REHEARSAL, f"it was not rehearsed: {answer.reason}", fix=answer.fix, evidence=answer.words)
         return answer
 
     def rehearse(self, seen: Seen, subject: Subject, *, fresh: bool) -> Answer:
@@ -211,7 +211,7 @@ class Builder:
         package = kernels.headers_package(self.machine.root, o.kernel)
         if not package:
             what = "the headers cannot be installed: no archive of apt's has them"
-            raise BuildError(Kind.PACKAGES, what, "", kernels.headers_fix(self.machine.root, o.kernel))
+            raise BuildError(Kind.PACKAGES, what, fix=kernels.headers_fix(self.machine.root, o.kernel))
         tool = "apt-get" if process.which(self.machine.root, "apt-get") else "dnf"
         self.progress.phase(f"Installing {package}")
         done = process.run(
@@ -223,7 +223,7 @@ class Builder:
         )  # fmt: skip
         if kernels.headers(self.machine.root, o.kernel).state is not Headers.COMPLETE:
             raise BuildError(
-                Kind.PACKAGES, f"{package} could not be installed ({tool} ended with {done.code})", "",
-                kernels.headers_fix(self.machine.root, o.kernel), build_log.last_lines(done.text, 4),
+                Kind.PACKAGES, f"{package} could not be installed ({tool} ended with {done.code})",
+                fix=kernels.headers_fix(self.machine.root, o.kernel), evidence=build_log.last_lines(done.text, 4),
             )  # fmt: skip
         self._say(Event.HEADERS_INSTALLED, seen, f"{package} is installed, as the configuration asks", headers=package)

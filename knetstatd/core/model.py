@@ -202,7 +202,7 @@ class Attempt(NamedTuple):
     """
 
     kind: Kind
-    times: int
+    times: int = 1
     not_before: float = 0.0
     reason: str = ""
     fix: str = ""

@@ -118,7 +118,7 @@ def verdict(machine: Machine, seen: Seen, step: Step) -> Verdict:
     if ready and not made.reason and seen.remarks:
         made = made._replace(reason="; ".join(remark.reason for remark in seen.remarks), fix=seen.remarks[0].fix)
     left = machine.unfinished(o.kernel)
-    return _half_configured(made, left, good=ready or lacks_initrd(seen)) if left else made
+    return _half_configured(made, left, lacking=lacks_initrd(seen)) if left else made
 
 
 def lacks_initrd(seen: Seen) -> bool:
@@ -127,13 +127,13 @@ def lacks_initrd(seen: Seen) -> bool:
     return seen.observation.installed is Artefact.DENIED and all(proof.holds(frozenset({"initrd"})) for proof in proofs)
 
 
-def _half_configured(made: Verdict, left: Sequence[Unfinished], *, good: bool) -> Verdict:
+def _half_configured(made: Verdict, left: Sequence[Unfinished], *, lacking: bool) -> Verdict:
     """The verdict for a kernel whose packages were left half-way: it may have no initrd, and no entry in the boot menu.
 
-    good: the modules are, as far as it is not that which is missing.
+    lacking: nothing but its initrd stands against the modules.
     """
     said, boots = ", ".join(f"{p.name} is {p.state}" for p in left), any(p.boots for p in left)
-    if not made.ready and not (good and boots):
+    if not made.ready and not (lacking and boots):
         return made._replace(reason="; ".join(filter(None, (made.reason, f"besides, {said}"))))
     broken = [p.name for p in left if p.state not in dpkg_status.CONFIGURABLE]
     fix = f"apt-get install --reinstall {' '.join(broken)}" if broken else f"knetstatctl repair {made.kernel}"

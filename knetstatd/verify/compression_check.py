@@ -48,8 +48,9 @@ def kernel_unpacks(facts: Target) -> str | None:
 
 def left_to_kernel(head: bytes, facts: Target, tools: Sequence[Kmod]) -> bool:
     """Whether this machine has the kernel unpack a file that begins with `head`."""
-    kind = compression.kind(head) if compression.is_packed(head) else ""
-    return bool(kind) and kind == kernel_unpacks(facts) and any(tool.asks_kernel for tool in tools)
+    if not compression.is_packed(head) or compression.kind(head) != kernel_unpacks(facts):
+        return False
+    return any(tool.asks_kernel for tool in tools)
 
 
 def check(path: Path, facts: Target, tools: Sequence[Kmod]) -> Check:
@@ -146,7 +147,6 @@ def _xz_block_fault(data: mmap.mmap, start: int, options: frozenset[str]) -> str
     for left in range(flags & 3, -1, -1):
         number, at = _number(data, at)
         size, at = _number(data, at)
-        at += size
         if left and (flags & 2 or _FILTERS.get(number) not in options or size):
             return f"it uses xz's filter {number:#x}, which this kernel does not have"
         if not left and number != _LZMA2:

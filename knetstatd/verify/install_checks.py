@@ -181,12 +181,12 @@ def is_taken(kind: str, value: str | None, kernel: str) -> bool | None:
         answers = [is_taken(each, part, kernel) for part in value.split(",")]
         return False if False in answers else None if None in answers else True
     if value is None:  # only a bool may have none (parse_one())
-        return kind in ("bool", "bint") or not (each or kind in ("charp", "invbool", *_NUMBERS))
+        return not (each or kind in ("charp", "invbool", *_NUMBERS))
     if kind in ("bool", "invbool", "bint"):
         return True if _TRUTH.match(value) else _is_word_of_truth(value[:1], kernel)
     if kind not in _NUMBERS:
         return True
-    match, (smallest, largest) = _NUMBER.fullmatch(value or ""), _NUMBERS[kind]
+    match, (smallest, largest) = _NUMBER.fullmatch(value), _NUMBERS[kind]
     if match is None or (match[1] == "-" and not smallest):
         return False
     number = int(match[2], 16) if match[2] else int(match[3], 8) if match[3] else int(match[4])

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 ARCH = os.uname().machine
 GOOD = kerneltree.module("demo", build_id="aaaa")
 CONF = 'PACKAGE_NAME="demo"\nPACKAGE_VERSION="{}"\nBUILT_MODULE_NAME[0]="demo"\nDEST_MODULE_LOCATION[0]="/updates"\n'
+# What a program does that runs until the progress was shown, once more than for its beginning (see Ticks).
+WAIT = 'echo; for n in $(seq 200); do [ -e "$root/ticked" ] && break; sleep 0.01; done'
 MADE = "made"  # what `dkms build` makes
 
 _BEGIN = """#!/bin/sh
@@ -209,6 +211,24 @@ def prove(root: Path) -> tuple[Proof, ...]:
     """What `verify` says of what is installed."""
     made = machine(root)
     return made.prove_all(made.look(KERNEL), "demo")
+
+
+class Ticks(Progress):
+    """A progress that shows nothing. That it would show that time passes is to be seen in a file, `ticked`."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(shown=False)
+        self.ticked, self._begun = root / "ticked", False
+
+    def phase(self, text: str) -> None:
+        self.ticked.unlink(missing_ok=True)
+        self._begun = False
+        super().phase(text)
+
+    def tick(self) -> None:
+        if self._begun:
+            self.ticked.touch()
+        self._begun = True
 
 
 class Told:

@@ -12,15 +12,17 @@ import machinetree
 import pytest
 from machinetree import GOOD, KERNEL
 
-from knetstatd.build import compile_unit
+from knetstatd.build import compile_unit, room
 from knetstatd.build.compile import Compiled
 from knetstatd.core.errors import BuildError, KnetstatdError, NameRefused
 from knetstatd.core.model import Kind
+from knetstatd.system import process
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.spawns
+UNIT = "knetstatd-compile@6.1.0\\x2d1\\x2damd64.service"
 
 
 @pytest.fixture
@@ -48,6 +50,7 @@ def test_without_systemd_it_is_compiled_here(root: Path) -> None:
 
 def test_the_result_is_copied(root: Path) -> None:
     machinetree.outcome(root)
+    machinetree.tell(root, "systemctl start", "echo; sleep 0.05")  # it has more time than none
     done = compiled(root)
     assert done.staged is not None
     [module] = done.staged.modules
@@ -55,11 +58,10 @@ def test_the_result_is_copied(root: Path) -> None:
     assert root / "work" in module.parents
     assert (done.log, done.staged.log.read_text()) == ("made in the unit\n", "made in the unit\n")
     assert machinetree.ran(root, "dkms") == [], "nothing is compiled with privileges"
-    unit = "knetstatd-compile@6.1.0\\x2d1\\x2damd64.service"
     killed, waited, forgot, started, *_ = machinetree.ran(root, "systemctl")
     assert killed == "kill --signal=KILL -- knetstatd-compile@*.service", "what a killed builder left writes there, too"
     assert [waited, forgot] == [f"{word} -- knetstatd-compile@*.service" for word in ("stop", "reset-failed")]
-    assert started == f"start -- {unit}"
+    assert started == f"start -- {UNIT}"
 
 
 def test_what_else_the_build_left_is_copied(root: Path) -> None:
@@ -74,7 +76,7 @@ def test_what_else_the_build_left_is_copied(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/etc/x", "a/../../x", "a//b", ".", "", "a/.", "module/other.ko", "log/make.log", "a\nb", "a" * 300]
+    "name", ["../x", "/etc/x", "a/../../x", "a//b", ".", "", "a/.", "module/other.ko", "log/make.log", "a\nb", "a" * 256]
 )
 def test_what_would_lie_elsewhere_is_refused(root: Path, name: str) -> None:
     place = machinetree.outcome(root, more=[name])
@@ -91,13 +93,19 @@ def test_a_link_among_it_is_not_followed(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("result", "kind", "word"),
-    [("oom-kill", Kind.MEMORY, "want of memory"), ("signal", Kind.INTERRUPTED, "(signal)"), ("", Kind.INTERRUPTED, "no res")],
+    ("result", "kind", "what", "fix"),
+    [
+        ("oom-kill", Kind.MEMORY, "the compilation was killed for want of memory", "systemctl edit knetstatd-compile@.service"),
+        ("signal", Kind.INTERRUPTED, "the unit that compiles failed (signal)", f"Run: journalctl -u '{UNIT}'"),
+        ("", Kind.INTERRUPTED, "the unit that compiles failed (no result)", f"Run: journalctl -u '{UNIT}'"),
+    ],
 )
-def test_the_unit_failed(root: Path, result: str, kind: Kind, word: str) -> None:
+def test_the_unit_failed(root: Path, result: str, kind: Kind, what: str, fix: str) -> None:
     machinetree.outcome(root)
     machinetree.tell(root, "systemctl show", f"echo ActiveState=failed; echo Result={result}; exit")
-    assert (refused(root).kind, word in refused(root).what) == (kind, True)
+    error = refused(root)
+    assert (error.kind, error.what, error.where) == (kind, what, UNIT)
+    assert error.fix.endswith(fix)
 
 
 def test_the_unit_was_killed_for_its_time(root: Path) -> None:
@@ -130,7 +138,22 @@ def test_nothing_was_left(root: Path) -> None:
     (place / "outcome.json").write_text("{")
     assert refused(root).kind == Kind.INTERRUPTED
     (place / "outcome.json").unlink()
-    assert "No such file" in refused(root).what
+    error = refused(root)
+    assert error.what == "the compilation left no usable result: No such file or directory"
+    assert error.where == os.fspath(place.parent)
+
+
+def test_as_much_is_taken_and_no_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = machinetree.outcome(root, modules=["demo.ko"] * 256, more=[f"f{number}" for number in range(256)])
+    for number in range(256):
+        (place / f"more.{number}").touch()
+    size = (place / "outcome.json").stat().st_size
+    monkeypatch.setattr(compile_unit, "LOG_LIMIT", -(-size // 8))
+    done = compiled(root)
+    assert done.staged is not None
+    assert (len(done.staged.modules), len(done.staged.more)) == (1, 256)
+    monkeypatch.setattr(compile_unit, "LOG_LIMIT", size // 8 - 1)
+    assert "is larger than" in refused(root).what
 
 
 def link(place: Path) -> None:
@@ -157,9 +180,9 @@ def test_what_leads_elsewhere_is_not_read(root: Path, replace: object) -> None:
 
 
 def test_what_the_unit_says_of_the_source(root: Path) -> None:
-    machinetree.outcome(root, error={"kind": "dkms-conf", "what": "it has\x1b no source", "fix": "bring it"})
+    machinetree.outcome(root, error={"kind": "dkms-conf", "what": "it has\x1b no source", "fix": "x" * 401})
     error = refused(root)
-    assert (error.kind, error.what, error.fix) == (Kind.CONF, "it has? no source", "bring it")
+    assert (error.kind, error.what, error.where, error.fix) == (Kind.CONF, "it has? no source", "", "x" * 397 + "...")
 
 
 def test_the_order_and_what_the_build_sees_of_the_kernel(root: Path) -> None:
@@ -194,7 +217,9 @@ class TestProgram:
         return place
 
     def test_what_it_leaves_is_what_the_builder_takes(self, root: Path, cache: Path) -> None:
+        machinetree.tell(root, "dkms build", 'stat -c "%a %n" "${9%/tree}" >"$root/where"')
         compile_unit.unit_program(machinetree.machine(root), KERNEL, os.fspath(cache))
+        assert (root / "where").read_text().startswith(f"755 {cache}/"), "where it may write, and its user may look"
         assert os.listdir(cache) == ["result"]
         assert sorted(os.listdir(cache / "result")) == ["demo.ko", "outcome.json"]
         assert [stat.S_IMODE(place.stat().st_mode) for place in (cache, cache / "result")] == [0o755, 0o755]
@@ -210,6 +235,34 @@ class TestProgram:
         assert (done.staged, done.code, done.output, done.timed_out) == (None, 10, "broken\n", False)
         assert json.loads((cache / "result/outcome.json").read_text())["arch"] == ""
 
+    def test_a_compilation_that_takes_too_much_room(self, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(room, "_MOST", -(1 << 60))  # so much must stay free
+            compile_unit.unit_program(machinetree.machine(root), KERNEL, os.fspath(cache))
+        assert os.listdir(cache) == ["result"]
+        error = refused(root)
+        assert (error.kind, error.where) == (Kind.DISK, "")
+        assert error.what.startswith("the compilation was ended: only ")
+        assert error.fix.startswith(f"df -h -i {cache}/")
+        assert json.loads((cache / "result/outcome.json").read_text())["of"] == [KERNEL, "demo", "1.0"]
+
+    def test_a_link_in_the_place_of_a_module_stays_one(self, root: Path, cache: Path) -> None:
+        """What it leads to is not copied; the builder then refuses it."""
+        module = 'mkdir -p "$9/demo/1.0/$7/x/module"; ln -s /etc/hostname "$9/demo/1.0/$7/x/module/demo.ko"; exit'
+        machinetree.tell(root, "dkms build", module)
+        compile_unit.unit_program(machinetree.machine(root), KERNEL, os.fspath(cache))
+        assert os.readlink(cache / "result/demo.ko") == "/etc/hostname"
+        assert refused(root).kind == Kind.INTERRUPTED
+
+    def test_what_cannot_be_removed_is_in_nobodys_way(self, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        machinetree.program(root / "weak/rm", root, 'case $3 in */result) exit 1 ;; esac; exec /bin/rm "$@"')
+        monkeypatch.setattr(process, "PATH", f"{root}/weak:{process.PATH}")
+        compile_unit.unit_program(machinetree.machine(root), KERNEL, os.fspath(cache))
+        assert sorted(os.listdir(cache / "result")) == ["demo.ko", "outcome.json"]
+        [other] = {*os.listdir(cache)} - {"result"}
+        assert (cache / other / "demo.ko").read_bytes() == GOOD
+        assert compiled(root).log == f"made for {KERNEL}\n"
+
     def test_a_package_without_a_source(self, root: Path, cache: Path) -> None:
         (root / "usr/src/demo-1.0/dkms.conf").unlink()
         compile_unit.unit_program(machinetree.machine(root), KERNEL, os.fspath(cache))
@@ -218,7 +271,7 @@ class TestProgram:
         assert (error.kind, "has no dkms.conf" in error.what) == (Kind.CONF, True)
 
     def test_it_is_not_for_people(self, root: Path) -> None:
-        with pytest.raises(KnetstatdError, match="this is the program of"):
+        with pytest.raises(KnetstatdError, match="this is the program of .*Run: knetstatctl build 6"):
             compile_unit.unit_program(machinetree.machine(root), KERNEL, "")
         with pytest.raises(NameRefused):
             compile_unit.unit_program(machinetree.machine(root), "$(x)", os.fspath(root))

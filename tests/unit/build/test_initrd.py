@@ -99,7 +99,9 @@ class TestInAUnit:
 
     @pytest.mark.spawns
     def test_it_is_made_there(self, root: Path) -> None:
-        initrd.make(root, KERNEL, 20.0, ())
+        machinetree.tell(root, "systemctl start", machinetree.WAIT)
+        initrd.make(root, KERNEL, 20.0, (), (root / "ticked").touch)
+        assert (root / "ticked").exists(), "its starter is told that it runs"
         assert machinetree.ran(root, "update-initramfs") == [], "its hooks may do anything"
         assert machinetree.ran(root, "systemctl")[0] == f"start -- {self.UNIT}"
 

@@ -51,7 +51,13 @@ def test_loaded(root: Path) -> None:
         (FAILED, "3,9,1,-;kt_new: Unknown symbol gone (err -2)\n A=other\n", Kind.MISMATCH, "no symbol gone", "(err -2)"),
         (FAILED, "5,9,1,-;Loading of unsigned module is rejected\n", Kind.REFUSED, "its signature is none", "unsigned"),
         (FAILED, "6,9,1,-;Module kt_new is blacklisted\n", Kind.DENIED, "module_blacklist=", "blacklisted"),
-        (FAILED, "6,9,1,-;kt-new: no device here\n", Kind.REFUSED, "Exec format error", "no device here"),
+        (
+            "echo other; echo; echo 1; echo 2; " + FAILED,
+            "6,9,1,-;kt-new: no device here\n",
+            Kind.REFUSED,
+            "Exec format error",
+            "no device here",
+        ),
         (FAILED, "", Kind.REFUSED, "Exec format error", "Exec format error"),
         ("kill -9 $$", "4,9,1,-;BUG: kernel NULL pointer\n", Kind.REFUSED, "its init died", "BUG"),
         ("exit 1", "", Kind.REFUSED, "modprobe says nothing", ""),
@@ -65,7 +71,8 @@ def test_refused(root: Path, does: str, records: str, kind: Kind, reason: str, e
     assert evidence in "\n".join(e.value.evidence)
     assert "other" not in "\n".join(e.value.evidence)
     assert "earlier" not in "\n".join(e.value.evidence), "that was said before"
-    assert kind is Kind.MISMATCH or e.value.fix
+    assert (e.value.fix == "") is (kind is Kind.MISMATCH)
+    assert e.value.where == ("/etc/modprobe.d" if does == "exit 0" else "")
     assert machinetree.ran(root, "modprobe") == ["-b -- kt-new"], "the next one may need it"
 
 
@@ -88,7 +95,12 @@ def test_a_log_that_may_not_be_read(root: Path) -> None:
     (root / "dev/kmsg").unlink()
     with pytest.raises(BuildError, match="Exec format error") as e:
         load(root, 'rm -f "$root/dev/kmsg"; ' + FAILED)
-    assert "journalctl -k -b may have it" in e.value.fix
+    fix = "Tell the module's author what the kernel says"
+    assert e.value.fix == f"{fix}; journalctl -k -b may have it"
+    machinetree.write(root / "dev/kmsg", "")
+    with pytest.raises(BuildError, match="Exec format error") as e:
+        load(root, FAILED, "6,9,1,-;kt-new: no device here\n")
+    assert e.value.fix == fix
 
 
 @pytest.mark.spawns
@@ -101,7 +113,8 @@ def test_a_machine_without_modprobe(root: Path) -> None:
 def test_records_of_the_kernel_s_log() -> None:
     """/dev/kmsg: one for each read; what was overwritten is an error of its own, and later ones follow it."""
     records: list[bytes | OSError] = [
-        b"6,1,1,-;one\n", BrokenPipeError(), b"6,3,1,-;two; and more\n SUBSYSTEM=x\n", BlockingIOError(), b"6,4,1,-;x\n",
+        b"6,1,1,-;one\n", BrokenPipeError(), b"6,3,1,-;two; and more\n SUBSYSTEM=x\n", b"6,5,1,-;\xff\n",
+        BlockingIOError(), b"6,4,1,-;x\n",
     ]  # fmt: skip
 
     def read() -> bytes:
@@ -110,4 +123,4 @@ def test_records_of_the_kernel_s_log() -> None:
             raise record
         return record
 
-    assert list(loading.messages(read)) == ["one", "two; and more"]
+    assert list(loading.messages(read)) == ["one", "two; and more", "\ufffd"]

@@ -88,6 +88,18 @@ def test_a_build_hides_nothing_in_a_directory_without_rights(disk: Path) -> None
     assert done.stdout == "False\n", done.stderr
 
 
+def test_all_below_a_directory_is_counted(disk: Path) -> None:
+    """Three entries, and three pages; a directory of a tmpfs takes none."""
+    (disk / "own/d").mkdir(parents=True)
+    (disk / "own/a").write_bytes(bytes(4096))
+    (disk / "own/d/b").write_bytes(bytes(8192))
+    (disk / "loop").symlink_to("loop")
+    asked = [(12289, 4), (12288, 4), (12289, 3), (12289, 1), (12289, 0)]
+    assert [room._is_less(disk / "own", *most) for most in asked] == [True, False, False, False, True]
+    assert room._is_less(disk / "gone", 1, 1)
+    assert not room._is_less(disk / "loop", 9, 9), "what cannot be seen"
+
+
 @pytest.mark.parametrize("mode", [0o000, 0o555, 0o700])
 def test_everything_can_be_removed(tmp_path: Path, mode: int) -> None:
     """By an owner without root's privileges, as in the unit."""

@@ -104,7 +104,9 @@ def test_by_hand_what_was_loaded_or_refused_is_forgotten(root: Path, told: machi
     assert load_history.known(machine.places, "demo") == ()
 
 
-def test_the_daemon_asks_for_the_steps_of_one_kind(root: Path, told: machinetree.Told) -> None:
+def test_the_daemon_asks_for_the_steps_of_one_kind(
+    root: Path, told: machinetree.Told, capsys: pytest.CaptureFixture[str]
+) -> None:
     machine = machinetree.machine(root, load=("demo",))
     assert run.step_by_step(machine, told.journal, KERNEL, ["demo"], "load")
     assert machinetree.ran(root, "dkms") == []
@@ -113,7 +115,22 @@ def test_the_daemon_asks_for_the_steps_of_one_kind(root: Path, told: machinetree
     assert machinetree.ran(root, "modprobe") == []
     assert run.step_by_step(machine, told.journal, KERNEL, ["demo"], "load")
     assert machinetree.ran(root, "modprobe") == ["-b -- demo"]
+    assert capsys.readouterr() == ("", ""), "nobody looks on"
     assert not locks.held(machine.places.build_lock)
+
+
+@pytest.mark.timeout(60)
+def test_the_daemon_waits_for_nothing_and_tidies_up_when_no_package_changes(root: Path, told: machinetree.Told) -> None:
+    machine = machinetree.machine(root)
+    left = machinetree.write(machine.places.plain("gone"), "{}")
+    lock = root / "var/lib/dpkg/lock-frontend"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.symlink_to(lock)  # whether it is held cannot be known: that counts as held
+    assert run.step_by_step(machine, told.journal, KERNEL, ["demo"], "build")
+    assert (machinetree.look(machine).observation.staged, left.exists()) == (Artefact.GOOD, True)
+    lock.unlink()
+    assert run.step_by_step(machine, told.journal, KERNEL, ["demo"], "load")
+    assert not left.exists()
 
 
 def test_one_run_at_a_time(root: Path, told: machinetree.Told) -> None:

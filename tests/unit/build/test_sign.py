@@ -50,12 +50,12 @@ def test_the_key_is_the_machines(root: Path) -> None:
 
 def test_what_dkms_is_configured_to_sign_with(root: Path) -> None:
     machinetree.write(root / "opt/sign", "")
-    lines = "sign_file=/opt/sign\nmok_signing_key=/etc/keys/k\nmok_certificate=/etc/keys/c\n"
+    lines = "sign_file=/opt/sign\nmok_signing_key=/etc/keys/k\nmok_certificate=/X/c\n"
     with_kernel = "sign_file=/opt/$kernelver\nmok_signing_key=/etc/${kernelver}.k\nmok_certificate=/etc/$kernelver.c\n"
     machinetree.write(root / "etc/dkms/framework.conf", with_kernel)
     assert the_key(root)[1:] == (root / f"opt/{KERNEL}", "sha512", f"{root}/etc/{KERNEL}.k", f"{root}/etc/{KERNEL}.c", None)
     conf = machinetree.write(root / "etc/dkms/framework.conf", lines)
-    assert the_key(root)[1:] == (root / "opt/sign", "sha512", f"{root}/etc/keys/k", f"{root}/etc/keys/c", None)
+    assert the_key(root)[1:] == (root / "opt/sign", "sha512", f"{root}/etc/keys/k", f"{root}/X/c", None)
     conf.write_text("mok_signing_key=pkcs11:token=x\nmok_certificate=/etc/keys/c\n")
     machinetree.write(root / "etc/keys/c", "")
     token = the_key(root)
@@ -85,9 +85,11 @@ def test_kernels_without_a_key(root: Path) -> None:
 def test_a_pair_is_made_as_dkms_makes_it(root: Path) -> None:
     work = root / "work"
     work.mkdir()
-    assert not sign.exists(the_key(root))
+    machinetree.tell(root, "openssl req", 'echo "$TMPDIR ${PATH%%:*}" >"$root/ran/environment"')
+    assert (sign.exists(the_key(root)), sign.changed(the_key(root))) == (False, 0)
     sign.prepare(the_key(root), work)
     assert sign.exists(the_key(root))
+    assert machinetree.ran(root, "environment") == [f"{work} {root}/usr/local/sbin"]
     private = root / "var/lib/dkms/mok.key"
     assert private.stat().st_mode & 0o777 == 0o600
     assert (root / "var/lib/dkms/mok.pub").read_bytes() == (root / "certificate").read_bytes()
@@ -102,6 +104,14 @@ def test_a_pair_is_made_as_dkms_makes_it(root: Path) -> None:
 
 
 @pytest.mark.spawns
+def test_a_pair_whose_place_is_not_there(root: Path) -> None:
+    machinetree.write(root / "etc/dkms/framework.conf", "mok_signing_key=/gone/k\nmok_certificate=/gone/c\n")
+    with pytest.raises(BuildError, match="no signing key can be made: No such file or directory") as e:
+        sign.prepare(the_key(root), root)
+    assert (e.value.kind, e.value.where) == (Kind.SIGNING, f"{root}/gone/k"), "no name of ours"
+
+
+@pytest.mark.spawns
 def test_a_pair_that_cannot_be_made(root: Path) -> None:
     machinetree.tell(root, "openssl req", "echo no entropy; exit 1")
     with pytest.raises(BuildError, match="no signing key can be made: no entropy") as e:
@@ -112,11 +122,11 @@ def test_a_pair_that_cannot_be_made(root: Path) -> None:
 
 @pytest.mark.spawns
 def test_a_module_is_signed(root: Path) -> None:
-    machinetree.tell(root, "sign-file sha512", 'echo "$TMPDIR" >"$root/ran/tmpdir"')
+    machinetree.tell(root, "sign-file sha512", 'echo "$TMPDIR ${PATH%%:*}" >"$root/ran/environment"')
     module = machinetree.write(root / "demo.ko", GOOD)
     sign.sign(module, the_key(root), root)
     assert module.read_bytes() == GOOD + (root / "signature").read_bytes()
-    assert machinetree.ran(root, "tmpdir") == [f"{root}"]
+    assert machinetree.ran(root, "environment") == [f"{root} {root}/usr/local/sbin"]
     assert machinetree.ran(root, "sign-file") == [f"sha512 {root}/var/lib/dkms/mok.key {root}/var/lib/dkms/mok.pub {module}"]
 
 
@@ -139,9 +149,8 @@ def test_half_a_pair_is_somebodys(root: Path, there: str) -> None:
     """dkms makes both anew: the owner's key would be gone."""
     machinetree.write(root / "etc/dkms/framework.conf", KEYS)
     half = machinetree.write(root / f"root/mok.{there}", "the owner's")
-    said = reason(root)
-    assert "/root/mok.key is" in said
-    assert "/root/mok.der is" in said
+    other, names = ("der", ("key", "certificate")) if there == "key" else ("key", ("certificate", "key"))
+    assert reason(root) == f"the signing {names[0]} /root/mok.{there} is there, and its {names[1]} /root/mok.{other} is not"
     assert half.read_text() == "the owner's"
     assert os.listdir(root / "root") == [f"mok.{there}"]
     assert machinetree.ran(root, "openssl") == []
@@ -151,7 +160,7 @@ def test_half_a_pair_is_somebodys(root: Path, there: str) -> None:
 @pytest.mark.parametrize("name", ["mok.key", "mok.pub"])
 def test_a_pair_that_appears_meanwhile_is_not_written_over(root: Path, name: str) -> None:
     machinetree.tell(root, "openssl req", f'echo theirs >"$root/var/lib/dkms/{name}"')
-    assert "no signing key can be made: File exists" in reason(root)
+    assert reason(root) == "no signing key can be made: File exists"
     assert (root / f"var/lib/dkms/{name}").read_text() == "theirs\n"
     assert not [left for left in os.listdir(root / "var/lib/dkms") if left.endswith(".new")]
 
@@ -202,6 +211,13 @@ def test_keys_are_lent_for_as_long_as_it_takes(root: Path) -> None:
 def test_a_key_with_a_passphrase(root: Path) -> None:
     machinetree.write(root / "var/lib/dkms/mok.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
     machinetree.write(root / "var/lib/dkms/mok.pub", "")
-    machinetree.tell(root, "sign-file sha512", "echo bad decrypt; exit 1")
-    with pytest.raises(BuildError, match=r"mok.key has a passphrase, which nobody can type: bad decrypt"):
-        sign.sign(machinetree.write(root / "demo.ko", GOOD), the_key(root), root)
+    machinetree.tell(root, "sign-file sha512", "printf 'bad decrypt %0300d' 0; exit 1")
+    module = machinetree.write(root / "demo.ko", GOOD)
+    with pytest.raises(BuildError) as e:
+        sign.sign(module, the_key(root), root)
+    why = f"the key {root}/var/lib/dkms/mok.key has a passphrase, which nobody can type"
+    assert (e.value.what, e.value.where) == (f"{why}: bad decrypt {'0' * 285}...", "demo.ko")
+    machinetree.write(root / "etc/dkms/framework.conf", "mok_signing_key=pkcs11:x\nmok_certificate=/c.der\n")
+    machinetree.write(root / "c.der", "ENCRYPTED")
+    with pytest.raises(BuildError, match="sign-file failed: bad decrypt"):  # a key in a token has no file
+        sign.sign(module, the_key(root), root)

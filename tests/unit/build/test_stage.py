@@ -90,7 +90,9 @@ def test_a_failed_build_has_a_cause_and_a_log(root: Path) -> None:
     error = refused(root)
     assert (error.kind, error.what) == (Kind.COMPILE, "demo.c line 1: expected ';'")
     assert error.where == os.fspath(root / f"var/lib/knetstatd/kernels/{KERNEL}/demo.log")
-    log = (root / f"var/lib/knetstatd/kernels/{KERNEL}/demo.log").read_text()
+    kept = root / f"var/lib/knetstatd/kernels/{KERNEL}/demo.log"
+    assert kept.stat().st_mode & 0o777 == 0o640
+    log = kept.read_text()
     assert log == f"# dkms build demo/1.0 -k {KERNEL}\nsaid\n\n# make.log\ndemo.c:1:2: error: expected ';'\n"
 
 
@@ -130,7 +132,7 @@ def test_a_failure_under_an_override_of_ours_names_it_first(root: Path) -> None:
             continue
         assert error.what == f"it is built under {path}, which `knetstatctl repair` wrote: demo.c line 1: expected ';'"
         assert error.fix.startswith(f"Delete {path} and build it again; else: ")
-        assert error.kind == Kind.COMPILE
+        assert (error.kind, error.evidence) == (Kind.COMPILE, ("demo.c:1:2: error: expected ';'",))
 
 
 def test_a_build_that_does_not_end_or_is_killed(root: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ class Bench:
         self.root = root
         self._told = told
         self.builder: Builder = machinetree.builder(machinetree.machine(root, **settings), told.journal)  # type: ignore[arg-type]
+        self.builder.progress = machinetree.Ticks(root)
 
     @property
     def kept(self) -> Path:
@@ -51,6 +53,11 @@ class Bench:
 
     def attempt(self) -> Attempt | None:
         return self.seen().observation.attempt
+
+    @property
+    def shown_at_work(self) -> bool:
+        """Whether the time that a step takes was shown, not only its beginning."""
+        return (self.root / "ticked").exists()
 
     def due(self) -> Action:
         return self.builder.machine.plan(self.seen(), attempts.now()).action
@@ -157,7 +164,11 @@ class TestBuilding:
         machinetree.write(tmp_path / "etc/initramfs-tools/modules", "demo\n")
         machinetree.write(tmp_path / "fresh", cpio([init, CpioFile(place, stat.S_IFREG | 0o644, made or b"")]))
         machinetree.program(tmp_path / "usr/sbin/mkinitramfs", tmp_path, "")
-        make = f'cp "$root/fresh" "$root/boot/initrd.img-{KERNEL}"' if made is not None else "echo no space; exit 1"
+        make = (
+            f'{machinetree.WAIT}; cp "$root/fresh" "$root/boot/initrd.img-{KERNEL}"'
+            if made is not None
+            else "echo no space; exit 1"
+        )
         machinetree.program(tmp_path / "usr/sbin/update-initramfs", tmp_path, make)
         assert bench.step(Action.STAGE)
         assert bench.step(Action.PUBLISH)
@@ -179,6 +190,7 @@ class TestBuilding:
         elif events == ["initrd-failed"]:
             assert "made anew, and is still wrong: What the initrd holds is not known" in entries[0]["reason"]
         ran = machinetree.ran(tmp_path, "update-initramfs") if events else []
+        assert not ran or made is None or bench.shown_at_work
         assert ran == [f"-u -k {KERNEL}"] * len(events)
         good = Artefact.GOOD if events == ["initrd-made"] else Artefact.DENIED
         assert bench.seen().observation.installed is good
@@ -242,15 +254,18 @@ class TestRehearsing:
         assert not bench.builder.step(seen, Action.REHEARSE)
         kept = json.loads(bench.kept.read_text())
         assert (kept["kind"], "not both installed" in kept["reason"]) == (Kind.REHEARSAL, True)
+        assert kept["fix"] == "Run: apt install qemu-system-x86 busybox-static"
         assert bench.told() == ["rehearsal-started", "not-rehearsed"]
 
     def test_a_kernel_is_asked(self, bench: Bench) -> None:
-        machinetree.rehearsals(bench.root, machinetree.console(words="demo: hello"))
+        machinetree.rehearsals(bench.root, machinetree.console(words="demo: hello\ndemo: again"))
+        machinetree.tell(bench.root, "qemu-system-x86_64 -accel", machinetree.WAIT)
         assert bench.step(Action.REHEARSE)
+        assert bench.shown_at_work
         started, rehearsed = bench.entries()
         assert (started["event"], rehearsed["event"]) == ("rehearsal-started", "rehearsed")
         assert started["message"] == f"demo 1.0 for {KERNEL}: asking the kernel, in a throwaway machine"
-        assert rehearsed["evidence"] == "demo: hello"
+        assert rehearsed["evidence"] == "demo: hello\ndemo: again"
         seen = bench.seen()
         assert seen.observation.rehearsed is Rehearsed.GOOD
         assert seen.answer is not None
@@ -258,6 +273,13 @@ class TestRehearsing:
         remark = f"; {seen.answer.remark}" if seen.answer.remark else ""
         assert rehearsed["message"] == f"demo 1.0 for {KERNEL}: {took}{remark}"
         assert rehearsed["duration_usec"] == str(int(seen.answer.seconds * 1e6))
+
+    def test_a_kernel_links_what_declines_to_start(self, bench: Bench) -> None:
+        answer = Answer(Outcome.DECLINED, remark="its device is not here", machine="KVM", seconds=2.5)
+        bench.builder._tell(bench.seen(), answer)
+        [entry] = bench.entries()
+        assert entry["message"] == f"demo 1.0 for {KERNEL}: the kernel links it (KVM, 2.5 s); its device is not here"
+        assert entry["duration_usec"] == "2500000"
 
     def test_a_kernel_refuses(self, bench: Bench) -> None:
         says = machinetree.console(state="absent", insmod="insmod: can't insert '/modules/0.ko': Input/output error", code=1)
@@ -289,10 +311,12 @@ class TestRehearsing:
 
     def test_an_answer_that_is_none(self, bench: Bench) -> None:
         """QEMU ends at once."""
+        machinetree.rehearsals(bench.root, "no accelerator\n")
         assert not bench.step(Action.REHEARSE)
         attempt = bench.attempt()
         assert attempt is not None
         assert (attempt.kind, "it was not rehearsed" in attempt.reason) == (Kind.REHEARSAL, True)
+        assert attempt.evidence == ("no accelerator",)
         assert bench.told() == ["rehearsal-started", "not-rehearsed"]
 
     def test_asked_anew_it_is_not_answered_from_before(self, bench: Bench) -> None:
@@ -319,10 +343,21 @@ class TestLoading:
         machinetree.tell(bench.root, "modprobe -b", f'echo "3,9,1,-;demo: {words}" >>"$root/dev/kmsg"; echo no; exit 1')
 
     def test_what_is_loaded_is_told_and_counted(self, bench: Bench) -> None:
-        assert bench.step(Action.LOAD)
-        assert bench.told() == ["loaded"]
-        assert len(load_history.known(bench.builder.machine.places, "demo")) == 1
+        for times, said in ((1, "loaded"), (2, "loaded again: somebody had unloaded it")):
+            assert bench.step(Action.LOAD)
+            shutil.rmtree(bench.root / "sys/module/demo")
+            assert [(entry["event"], entry["message"]) for entry in bench.entries()] == [
+                ("loaded", f"demo 1.0 for {KERNEL}: {said}")
+            ]
+            assert len(load_history.known(bench.builder.machine.places, "demo")) == times
         assert not bench.kept.exists()
+
+    def test_a_file_may_have_another_name_than_its_module(self, bench: Bench) -> None:
+        """modprobe knows the file, the kernel the module."""
+        (bench.root / INSTALLED).write_bytes(kerneltree.module("other"))
+        machinetree.tell(bench.root, "modprobe -b", "set -- -b -- other")
+        assert bench.step(Action.LOAD)
+        assert machinetree.ran(bench.root, "modprobe") == ["-b -- demo"]
 
     def test_it_needs_no_room(self, bench: Bench) -> None:
         machinetree.without_room(bench.root)
@@ -353,7 +388,7 @@ class TestLoading:
         assert not bench.step(Action.LOAD)
         attempt = bench.attempt()
         assert attempt is not None
-        assert attempt.kind is Kind.REFUSED
+        assert (attempt.kind, attempt.evidence) == (Kind.REFUSED, ("demo: no device here", "no"))
         assert bench.seen().observation.installed is Artefact.GOOD
 
     def test_a_failure_that_cannot_be_kept_is_told_to_who_would_start_the_next(self, bench: Bench) -> None:
@@ -375,23 +410,33 @@ class TestHeaders:
         machinetree.make(tmp_path)
         kerneltree.offer(tmp_path, f"linux-headers-{KERNEL}")
         (tmp_path / f"usr/src/linux-headers-{KERNEL}").rename(tmp_path / "headers")
-        installs = f'cp -r "$root/headers" "$root/usr/src/linux-headers-{KERNEL}"; echo "$DEBIAN_FRONTEND" >"$root/frontend"\n'
+        installs = f'cp -r "$root/headers" "$root/usr/src/linux-headers-{KERNEL}"\n'
+        installs += 'echo "$DEBIAN_FRONTEND $NEEDRESTART_SUSPEND" >"$root/frontend"\n'
         machinetree.program(tmp_path / "usr/bin/apt-get", tmp_path, installs)
         return Bench(tmp_path, told, headers="install")
 
     def test_they_are_installed(self, bench: Bench) -> None:
+        machinetree.tell(bench.root, "apt-get install", machinetree.WAIT)
         assert bench.step(Action.FETCH_HEADERS)
-        assert bench.told() == ["headers-installed"]
+        assert bench.shown_at_work
+        [entry] = bench.entries()
+        assert (entry["event"], entry["headers"]) == ("headers-installed", f"linux-headers-{KERNEL}")
         assert machinetree.ran(bench.root, "apt-get") == [f"install -y linux-headers-{KERNEL}"]
-        assert (bench.root / "frontend").read_text() == "noninteractive\n"
+        assert (bench.root / "frontend").read_text() == "noninteractive 1\n"
+
+    def test_another_distribution_has_another_program(self, bench: Bench) -> None:
+        (bench.root / "etc/debian_version").unlink()
+        (bench.root / "usr/bin/apt-get").rename(bench.root / "usr/bin/dnf")
+        assert bench.step(Action.FETCH_HEADERS)
+        assert machinetree.ran(bench.root, "dnf") == [f"install -y kernel-devel-{KERNEL}"]
 
     def test_they_cannot_be_installed(self, bench: Bench) -> None:
-        machinetree.tell(bench.root, "apt-get install", "echo 'Unable to locate package'; exit 100")
+        machinetree.tell(bench.root, "apt-get install", "for n in 1 2 3 4 5; do echo line $n; done; exit 100")
         assert not bench.step(Action.FETCH_HEADERS)
         attempt = bench.attempt()
         assert attempt is not None
         assert (attempt.kind, attempt.fix) == (Kind.PACKAGES, f"Run: apt install linux-headers-{KERNEL}")
-        assert attempt.evidence == ("Unable to locate package",)
+        assert attempt.evidence == ("line 2", "line 3", "line 4", "line 5")
 
     def test_no_package_is_asked_for_that_there_is_not(self, bench: Bench) -> None:
         kerneltree.offer(bench.root, "linux-headers-amd64")

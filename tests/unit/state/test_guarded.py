@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -68,7 +69,9 @@ def test_what_is_named_in_the_configuration_is_explained_too(tree: Make) -> None
     looked = machine(tree({"usr/src/m-1/dkms.conf": CONF.format("m", "1")}), "m", "other")
     seen = looked.observe(looked.look("6.1.0-9-amd64"), "m")
     assert (seen.observation.source, seen.observation.version, seen.source_fix) == (Source.MISSING, "1", "dkms add m/1")
-    assert looked.missing.explain("other")[2].startswith("Install its -dkms package")
+    version, reason, fix = looked.missing.explain("other")
+    assert (version, reason) == ("", "other is not registered with DKMS")
+    assert fix.startswith("Install its -dkms package")
 
 
 @pytest.mark.spawns
@@ -95,7 +98,32 @@ def test_with_its_source_gone_dpkg_says_whether_it_was_removed(tree: Make, statu
     assert kept is not None
     assert {name: one[:3] for name, one in kept.items()} == ({"m": ("1", False, "m-dkms")} if stays else {})
     if stays:
-        assert looked.missing.explain("m")[2] == "apt-get install --reinstall m-dkms"
+        reason = "m is not registered with DKMS, and its source is gone; the package m-dkms is installed"
+        assert looked.missing.explain("m") == ("1", reason, "apt-get install --reinstall m-dkms")
+
+
+@pytest.mark.spawns
+def test_whose_a_source_is_is_asked_once_for_each_version(tree: Make) -> None:
+    root = tree({
+        "var/lib/dpkg/status": STATUS.format("install ok installed"), "var/lib/dpkg/info/x.list": "/usr/bin/x\n",
+    })  # fmt: skip
+    for version, brought, owner in (("1", "m-1", "m-dkms"), ("1", "x", "m-dkms"), ("2", "x", ""), ("2", "m-2", "")):
+        listed = f"/.\n/usr\n/usr/src\n/usr/src/{brought}\n/usr/src/{brought}/dkms.conf\n"
+        tree({f"usr/src/m-{version}/dkms.conf": CONF.format("m", version), "var/lib/dpkg/info/m-dkms.list": listed})
+        source = root / f"var/lib/dkms/m/{version}/source"
+        if not source.is_symlink():
+            tree({os.fspath(source.relative_to(root)): f"-> /usr/src/m-{version}"})
+        remember(root)
+        assert guarded.load(machine(root).places)["m"].owner == owner
+
+
+@pytest.mark.spawns
+def test_lists_of_dpkg_that_cannot_be_read_name_nobody(tree: Make) -> None:
+    root = tree(
+        {"usr/src/m-1/dkms.conf": CONF.format("m", "1"), "var/lib/dpkg/status": "", "var/lib/dpkg/info": "no directory"}
+    )
+    remember(root)
+    assert guarded.load(machine(root).places)["m"].owner == ""
 
 
 @pytest.mark.spawns

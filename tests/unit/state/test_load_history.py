@@ -35,6 +35,12 @@ def test_loadings_are_kept_until_they_are_forgotten(tmp_path: Path) -> None:
     assert load_history.known(places(tmp_path), "other") == (1.0,)
 
 
+def test_what_was_forgotten_does_not_count(tmp_path: Path) -> None:
+    load_history.add(places(tmp_path), "demo", 5.0)
+    places(tmp_path).loads("demo").write_text("4.0\n5.0\n-5.0\n7.0\n")
+    assert load_history.known(places(tmp_path), "demo") == (7.0,)
+
+
 def test_one_that_somebody_else_loaded_counts_once(tmp_path: Path) -> None:
     load_history.seen(places(tmp_path), "demo", 7.0)
     load_history.seen(places(tmp_path), "demo", 8.0)

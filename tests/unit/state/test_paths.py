@@ -26,6 +26,8 @@ def test_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert places.attempt(K, "m") == tmp_path / f"var/lib/knetstatd/kernels/{K}/m.json"
     assert places.build_lock == tmp_path / "run/knetstatd-build/builder.lock"
     assert places.compile_cache == tmp_path / "var/cache/private/knetstatd-compile"
+    assert places.plain("m") == tmp_path / "var/lib/knetstatd/plain/m.json"
+    assert places.keys(K) == tmp_path / f"run/knetstatd-build/keys/{K}"
     monkeypatch.setenv("STATE_DIRECTORY", "/srv/state")
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/srv/run")
     places = paths.places(tmp_path)
@@ -72,6 +74,18 @@ def test_what_is_watched(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True)
     assert list(places.watched()) == [parents[0], parents[0] / K, parents[1], parents[1] / K2, parents[2]]
     assert places.guarded.parent not in places.watched(), "the daemon writes there itself"
+
+
+def test_what_is_kept_for_packages(tmp_path: Path) -> None:
+    places = paths.places(tmp_path)
+    kept = {
+        places.attempt(K, "a"): "a", places.log(K, "b"): "b", places.plain("c"): "c", places.room("d"): "d",
+        places.loads("e"): "e", places.refused("f"): "f",
+    }  # fmt: skip
+    for path in (*kept, places.state / "plain/no package.json", places.initrds / f"{K}.json"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert {path: package for package, path in places.of_packages()} == kept
 
 
 def written(path: Path) -> list[str]:

@@ -201,6 +201,13 @@ class TestHalfConfigured:
         assert (made.event, made.fix) == (Event.HALF_CONFIGURED, f"knetstatctl repair {KERNEL}")
         assert f"the module is good, but {self.IMAGE} is half-configured:" in made.reason
 
+    def test_who_finishes_it_makes_the_initrd_that_is_missing(self, machine: Machine) -> None:
+        lacks = Proof("/demo.ko", (GOOD, WRONG._replace(name="initrd")))
+        seen = Seen(Observation("demo", KERNEL, "1.0", installed=Artefact.DENIED, initrd=True), (("demo", lacks),))
+        half_way(machine, (self.IMAGE, "half-configured"))
+        made = judge.verdict(machine, seen, Step(Action.GIVE_UP, Why.DENIED))
+        assert (made.state, made.fix) == (State.KERNEL_HALF_CONFIGURED, f"knetstatctl repair {KERNEL}")
+
     def test_nothing_that_is_under_way_cures_it(self, machine: Machine) -> None:
         out = SEEN._replace(observation=SEEN.observation._replace(loaded=Loaded.NO))
         load = Step(Action.LOAD, Why.NOT_LOADED)

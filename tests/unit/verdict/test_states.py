@@ -299,6 +299,16 @@ def test_a_failure_is_told_by_the_class_of_its_retry() -> None:
     assert "once" in judge.failure(Attempt(Kind.MISMATCH, 1))[1]
 
 
+def test_what_is_told_and_what_is_under_way() -> None:
+    """Who gives up says so, once; work, and waiting for the work of others, shows progress."""
+    for (action, why), row in states.TABLE.items():
+        idle = action in (Action.DONE, Action.GIVE_UP) or (why in (Why.BACKOFF, Why.NOT_REHEARSED) and action is Action.WAIT)
+        assert row.progress is not idle, (action, why)
+        assert row.event is not None or action is not Action.GIVE_UP, why
+    told = {why for (_, why), row in states.TABLE.items() if row.event is Event.WAITING}
+    assert told == {Why.TRANSACTION, Why.FOREIGN_DKMS}
+
+
 def test_every_state_is_explained() -> None:
     """In the manual's list, and in a section of its own of the page that a verdict names."""
     manual = (ROOT / "man/knetstatctl.1.scd").read_text().split("## status")[1].split("\n## ")[0]

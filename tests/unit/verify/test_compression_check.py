@@ -31,6 +31,7 @@ OLD, NEW = b"lzma_code ZSTD_isError", b"lzma_code ZSTD_isError /sys/module/compr
 XZ = "CONFIG_MODULE_DECOMPRESS=y\nCONFIG_MODULE_COMPRESS_XZ=y\nCONFIG_XZ_DEC_X86=y\n"
 ZSTD = "CONFIG_MODULE_DECOMPRESS=y\nCONFIG_MODULE_COMPRESS_ZSTD=y\n"
 GZIP = "CONFIG_MODULE_DECOMPRESS=y\nCONFIG_MODULE_COMPRESS_GZIP=y\n"
+SEVERAL = "it has more than one {}, and the kernel unpacks the first alone"
 NONE = "CONFIG_MODULE_COMPRESS_XZ=y\n"  # compressed, and not unpacked by the kernel
 
 
@@ -41,6 +42,12 @@ def filtered(*filters: dict[str, int]) -> bytes:
 
 def unsized(data: bytes) -> bytes:
     return zstandard.ZstdCompressor(write_content_size=False).compress(data)
+
+
+def stopped(data: bytes) -> bytes:
+    """Its last block is empty, so that it ends with that block's header."""
+    packer = zstandard.ZstdCompressor().compressobj(size=len(data))
+    return packer.compress(data) + packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) + packer.flush()
 
 
 def gz(flags: int, fields: bytes) -> bytes:
@@ -91,9 +98,9 @@ def test_xz_by_kmod(tmp_path: Path, data: bytes, config: str | None, names: byte
     (zstd(DATA), XZ, NEW, ""), (zstd(DATA), XZ, OLD, ""), (unsized(DATA), XZ, OLD, ""),
     (unsized(DATA), XZ, NEW, "does not tell its size"), (zstd(b""), XZ, NEW, "does not tell its size"),
     (zstd(DATA) + zstd(DATA), XZ, NEW, "more than one frame"), (zstd(DATA) + zstd(DATA), XZ, OLD, ""),
-    (zstd(DATA), ZSTD, NEW, ""), (unsized(DATA), ZSTD, NEW, ""), (zstd(bytes(1 << 20)), ZSTD, NEW, ""),
+    (zstd(DATA), ZSTD, NEW, ""), (unsized(DATA), ZSTD, NEW, ""), (zstd(bytes(1 << 20)), ZSTD, NEW, ""), (stopped(DATA), ZSTD, NEW, ""),
     (zstandard.ZstdCompressor(write_checksum=True).compress(DATA), ZSTD, NEW, ""),
-    (zstd(DATA) + zstd(DATA), ZSTD, NEW, "the kernel unpacks the first alone"), (zstd(DATA)[:8], ZSTD, NEW, "structure"),
+    (zstd(DATA) + zstd(DATA), ZSTD, NEW, SEVERAL.format("frame")), (zstd(DATA)[:8], ZSTD, NEW, "structure"),
     (zstd(DATA), XZ, b"lzma_code", "built without zstd"), (xz(DATA), NONE, b"ZSTD_isError", "built without xz"),
 ], ids=lambda value: value if isinstance(value, str) and len(value) < 30 else "")  # fmt: skip
 def test_zstd(tmp_path: Path, data: bytes, config: str, names: bytes, why: str) -> None:
@@ -104,7 +111,7 @@ def test_zstd(tmp_path: Path, data: bytes, config: str, names: bytes, why: str) 
 @pytest.mark.parametrize(("data", "config", "names", "why"), [
     (gzip.compress(DATA), XZ, NEW, "built without gzip"), (gzip.compress(DATA), XZ, b"gzread", ""),
     (gzip.compress(DATA), GZIP, NEW, ""), (gz(8, b"name\0"), GZIP, NEW, ""), (gz(16, b"comment\0"), GZIP, NEW, "fields"),
-    (gzip.compress(DATA) * 2, GZIP, NEW, "the kernel unpacks the first alone"), (gzip.compress(DATA) * 2, XZ, b"gzread", ""),
+    (gzip.compress(DATA) * 2, GZIP, NEW, SEVERAL.format("member")), (gzip.compress(DATA) * 2, XZ, b"gzread", ""),
     (gzip.compress(DATA)[:-100], GZIP, NEW, "structure"),
 ], ids=lambda value: value if isinstance(value, str) and len(value) < 30 else "")  # fmt: skip
 def test_gzip(tmp_path: Path, data: bytes, config: str, names: bytes, why: str) -> None:
@@ -138,7 +145,7 @@ def test_who_unpacks_it(tmp_path: Path) -> None:
     kerneltree.make(tmp_path, config=XZ)
     kerneltree.kmod(tmp_path, NEW)
     facts, tools = target_kernel.facts(tmp_path, KERNEL), kmod.installed(tmp_path)
-    heads = [io.BytesIO(data).read(8) for data in (xz(DATA), zstd(DATA), DATA)]
-    assert [compression_check.left_to_kernel(head, facts, tools) for head in heads] == [True, False, False]
+    heads = [io.BytesIO(data).read(8) for data in (xz(DATA), zstd(DATA), DATA, xz(DATA)[:2] + DATA)]
+    assert [compression_check.left_to_kernel(head, facts, tools) for head in heads] == [True, False, False, False]
     kerneltree.kmod(tmp_path, OLD)
     assert not compression_check.left_to_kernel(heads[0], facts, kmod.installed(tmp_path))

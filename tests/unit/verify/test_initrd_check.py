@@ -20,7 +20,7 @@ from packers import PROGRAMS, packed
 from knetstatd.core.model import Check, Result
 from knetstatd.machine import host
 from knetstatd.rehearsal.vm import CpioFile, cpio
-from knetstatd.verify import proof_cache, verify
+from knetstatd.verify import initrd_check, proof_cache, verify
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -403,3 +403,15 @@ def test_dracut(root: Path, text: str, result: Result) -> None:
     write(root, "usr/bin/dracut", "#!", 0o755)
     found = check(root)
     assert (found.result, found.fix) == (result, "" if result is PASS else f"Run: dracut --force /{DISK} {KERNEL}")
+
+
+def test_an_initrd_may_be_older_that_was_ready_soon_after_the_module(tmp_path: Path) -> None:
+    """Making it takes a while, and what was written meanwhile may not be in it."""
+    module, made = tmp_path / "m.ko", tmp_path / "initrd"
+    for path in (module, made):
+        path.touch()
+    late = module.stat().st_ctime_ns + initrd_check._MAKING * 10**9
+    for when, older in ((late - 1, True), (late, False)):
+        os.utime(made, ns=(when, when))
+        assert initrd_check._is_older([made], module) is older
+    assert initrd_check._is_older([tmp_path / "gone"], module)

@@ -520,9 +520,25 @@ class TestModprobe:
         write(root, "boot/grub/grub.cfg", f"menuentry x {{\nlinux /boot/vmlinuz-{KERNEL} ro {told} demo2.n=x\n}}\n")
         assert checks(root)["modprobe"].result is (PASS if '"' in words else result)
 
+    def test_the_bounds_of_a_type(self) -> None:
+        values = {
+            "0xff": True,
+            "0x100": False,
+            "0377": True,
+            "0400": False,
+            "255": True,
+            "256": False,
+            "-0": False,
+            "-1": False,
+        }
+        assert {value: install_checks.is_taken("byte", value, KERNEL) for value in values} == values
+        kinds = {"bool": True, "bint": True, "invbool": False, "charp": False, "array of bool": False, "of its own": True}
+        assert {kind: install_checks.is_taken(kind, None, KERNEL) for kind in kinds} == kinds, "with no value"
+
     @pytest.mark.parametrize(("kernel", "true", "enable"), [
         ("5.10.0-9", False, False), ("5.19.0", None, False), ("6.1.0-9", True, False), ("6.12.1", True, False),
-        ("6.19.0", True, None), ("7.2.1", True, True),
+        ("6.19.0", True, None), ("7.2.1", True, True), ("5.11", None, False), ("6.1", True, False), ("6.13", True, None),
+        ("7.2", True, True),
     ])  # fmt: skip
     def test_words_that_newer_kernels_know(self, kernel: str, true: bool | None, enable: bool | None) -> None:
         assert install_checks.is_taken("bool", "true", kernel) is install_checks.is_taken("bint", "F", kernel) is true

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import elf
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from kerneltree import CRCS, KERNEL
 from keys import variable
 
+from knetstatd.core.errors import LibraryMissing, ModuleFileError
 from knetstatd.core.model import Check, Proof, Result
 from knetstatd.machine import host, paths
 from knetstatd.machine.host import Origin
@@ -24,7 +26,6 @@ from knetstatd.verify import target_kernel, verify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 PASS, FAIL, WARN, UNKNOWN, NA = Result.PASS, Result.FAIL, Result.WARN, Result.UNKNOWN, Result.NOT_APPLICABLE
 OTHER = elf.MAGIC.replace("6.1.0-1", "6.1.0-2")
@@ -777,3 +778,14 @@ def test_hostile_kernel_files_raise_nothing(root: Path, data: bytes, name: str, 
     judge(root, kerneltree.module())
     for path, was in zip(paths, before, strict=True):
         path.write_bytes(was)
+
+
+@pytest.mark.parametrize(("cause", "result", "seen", "reason", "fix"), [
+    (None, FAIL, "is damaged", "It is damaged", "build it"),
+    (LibraryMissing("zstd", "python3-zstandard"), UNKNOWN, "is damaged", "It is damaged", "Run: apt install python3-zstandard"),
+    (PermissionError(), UNKNOWN, "", "This user may not read /x.ko: whether it loads is unknown", "Run this as root"),
+])  # fmt: skip
+def test_a_file_that_was_not_read(cause: Exception | None, result: Result, seen: str, reason: str, fix: str) -> None:
+    error = ModuleFileError("is damaged")
+    error.__cause__ = cause
+    assert verify._unread(Path("/x.ko"), error, "build it") == Check("file", result, "a kernel module", seen, reason, fix)
