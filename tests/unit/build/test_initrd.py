@@ -99,7 +99,7 @@ class TestInAUnit:
 
     @pytest.mark.spawns
     def test_it_is_made_there(self, root: Path) -> None:
-        machinetree.tell(root, "systemctl start", machinetree.WAIT)
+        machinetree.tell(root, "systemctl start", f"{machinetree.WAIT}; sleep 0.1")  # it has more time than none
         initrd.make(root, KERNEL, 20.0, (), (root / "ticked").touch)
         assert (root / "ticked").exists(), "its starter is told that it runs"
         assert machinetree.ran(root, "update-initramfs") == [], "its hooks may do anything"

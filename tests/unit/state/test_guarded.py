@@ -119,9 +119,7 @@ def test_whose_a_source_is_is_asked_once_for_each_version(tree: Make) -> None:
 
 @pytest.mark.spawns
 def test_lists_of_dpkg_that_cannot_be_read_name_nobody(tree: Make) -> None:
-    root = tree(
-        {"usr/src/m-1/dkms.conf": CONF.format("m", "1"), "var/lib/dpkg/status": "", "var/lib/dpkg/info": "no directory"}
-    )
+    root = tree({"usr/src/m-1/dkms.conf": CONF.format("m", "1"), "var/lib/dpkg/status": "no list\n"})
     remember(root)
     assert guarded.load(machine(root).places)["m"].owner == ""
 
