@@ -91,6 +91,9 @@ def publish(
             proofs = tuple(prove())
             if (failure := _failure(job, proofs, output)) is None:
                 break
+            if not build.is_dir():  # `dkms install --force` would undo what somebody has just done
+                what = "it was removed from DKMS while it was published"
+                raise BuildError(Kind.REMOVED, what, "", f"dkms add {job.package}/{job.version}")
     finally:
         shutil.rmtree(work, ignore_errors=True)
     remarks += _undone(job, artefact, output)

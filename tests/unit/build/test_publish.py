@@ -218,6 +218,12 @@ class TestRefused:
         assert "depmod did not" not in error.what
         assert error.evidence == ("installed",)
 
+    def test_what_is_removed_meanwhile_stays_removed(self, root: Path) -> None:
+        """`dkms remove`, while dkms installs: to install by force would undo it."""
+        machinetree.tell(root, "dkms install", f'echo "$@" >>"$root/asked"; rm -rf "$root/{BUILD}"; exit 0')
+        assert refused(root).kind == Kind.REMOVED
+        assert (root / "asked").read_text().count("\n") == 1
+
     def test_nothing_is_to_be_installed(self, root: Path) -> None:
         """dkms.conf, replaced meanwhile, names no module."""
         error = refused(root, proofs=())
