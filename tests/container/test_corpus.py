@@ -239,7 +239,8 @@ CASES = (
     Case("no-module", Kind.NO_MODULE, "did not make the module", "BUILT_MODULE_NAME", "kt_other",
          conf=CONF.replace('NAME[0]="{name}"', 'NAME[0]="kt_other"') + f'MAKE[0]="{MAKE}"\n'),
     # Headers and the kernel's directory.
-    Case("no-headers", Kind.HEADERS, "does not find the kernel's headers", "apt install linux-headers-{release};", "headers",
+    # apt keeps no lists of archives that are directories (file:), as the one here is.
+    Case("no-headers", Kind.HEADERS, "does not find the kernel's headers", "to learn which package .* apt update", "headers",
          damage=lambda c, k, _: away(c.path(f"/lib/modules/{k.release}/build"))),
     Case("no-common", Kind.HEADERS, "incomplete: /usr/src/linux-headers-", "--reinstall linux-headers-{release} linux-",
          "common", damage=lambda c, k, _: away(common(c, k) / "Makefile")),
@@ -388,7 +389,6 @@ def test_every_cause_is_named(machine: Container, tmp_path: Path) -> None:
     first, last = c.kernels()[0], c.kernels()[-1]
     for kernel in c.kernels()[1:]:
         c.install_kernel(kernel, image=False)
-    c.run(["apt-get", "-q", "update"], check=True)  # packages are named that an archive has
     chosen = choose(c, first, last)
     cases = [case for case in CASES if c.suite in case.suites]
     wrong, logs = [], set()

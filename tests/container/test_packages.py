@@ -239,6 +239,7 @@ def test_make_install_puts_the_same_files_there(suite: str, build: Callable[...,
             c.run(["sh", "-c", f"cd /root/src && {command}"], check=True)
         assert active(c)
         product.wait("knetstat for the running kernel", lambda: modules(c))
+        product.wait("its publication has ended", lambda: c.run(["knetstatctl", "check", "--quiet"]).returncode != 75)
         for command in readme("systemctl disable"):
             c.run(["sh", "-c", f"cd /root/src && {command}"], check=True)
         assert modules(c) == []
