@@ -328,9 +328,8 @@ class Daemon:
         kernel = self.worker.kernel
         self.selector.unregister(self.worker)
         self.worker.ended()
-        self.due.update(
-            {kernel: 0.0, "": 0.0}
-        )  # "" first: DKMS may have registered something, and the kernel may have been removed meanwhile
+        # "" first: DKMS may have registered something, and the kernel may have been removed meanwhile.
+        self.due.update({kernel: 0.0, "": 0.0})
         for other in self.machine.wanted():  # those that wanted a builder while this one ran
             self.due.setdefault(other, 0.0)
 

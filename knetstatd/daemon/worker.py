@@ -79,7 +79,7 @@ class Worker:
         return self._job.fd if self._job is not None else -1
 
     def not_before(self, seen: Observation | None) -> float:
-        """Before when no builder is started for what was seen: one may see it otherwise, as with a configuration of today."""
+        """The earliest time to start a builder for an observation. One that changed nothing is not started again at once."""
         known = self._asked.get((seen.kernel, seen.package)) if seen is not None else None
         return max(self.rest_until, known.until if known is not None and known.seen == seen else 0.0)
 

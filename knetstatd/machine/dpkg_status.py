@@ -114,6 +114,7 @@ def is_removed(root: Path, package: str) -> bool:
 
 # The lists may be compressed, and have hundreds of megabytes. Without one of them nobody can say that there is no such package.
 _LISTS = re.compile(r"_Packages(?:\.[a-z0-9]+)?")
+_LONGEST = 10  # seconds: the daemon asks in its loop, and has a watchdog
 _OFFERED = """lines=$1; shift
 { /usr/lib/apt/apt-helper cat-file "$@" || echo unread; } 2>&1 | grep -Fx -e unread -e "$lines" | sort -u"""
 
@@ -121,7 +122,8 @@ _OFFERED = """lines=$1; shift
 def offered(root: Path, packages: Sequence[str]) -> frozenset[str] | None:
     """Which of these packages an archive has, by the lists that apt keeps; None if there are none, or they cannot be read."""
     place = files.inside(root, "/var/lib/apt/lists")
-    lists = tuple(os.fspath(place / name) for name in files.names(place) if _LISTS.search(name))
+    # The list of an archive that is a directory (file:) is a link to it.
+    lists = tuple(os.fspath(files.followed(root, place / name)) for name in files.names(place) if _LISTS.search(name))
     wanted = tuple(filter(_NAME.fullmatch, packages))
     return _offered(lists, tuple(files.identity(Path(path)) for path in lists), wanted) if lists else None
 
@@ -131,7 +133,7 @@ def _offered(lists: tuple[str, ...], mark: object, packages: tuple[str, ...]) ->
     """mark: the lists' identities; the answer is theirs."""
     lines = "\n".join(f"Package: {name}" for name in packages)
     try:
-        done = process.run(["sh", "-c", _OFFERED, "sh", lines, *lists], timeout=30)
+        done = process.run(["sh", "-c", _OFFERED, "sh", lines, *lists], timeout=_LONGEST)
     except KnetstatdError:
         return None
     said = done.text.split("\n")

@@ -204,7 +204,8 @@ def headers_reinstall(root: Path, kernel: str, tool: str = "") -> str:
         kbuild = None
     packages = [kbuild[1]] if kbuild and tool else [*_headers_packages(kernel)[0], *packages, *([kbuild[1]] if kbuild else [])]
     there = dpkg_status.offered(root, packages)
-    known = [name for name in packages if (there and name in there) or dpkg_status.is_installed(root, name)]
+    # Without lists: what is installed came from somewhere.
+    known = [name for name in packages if (dpkg_status.is_installed(root, name) if there is None else name in there)]
     if named := [names.clean(name) for name in known]:
         return f"Run: apt install --reinstall {' '.join(named)}"
     if there is None:

@@ -239,7 +239,7 @@ CASES = (
     Case("no-module", Kind.NO_MODULE, "did not make the module", "BUILT_MODULE_NAME", "kt_other",
          conf=CONF.replace('NAME[0]="{name}"', 'NAME[0]="kt_other"') + f'MAKE[0]="{MAKE}"\n'),
     # Headers and the kernel's directory.
-    # apt keeps no lists of archives that are directories (file:), as the one here is.
+    # It is asked from outside of the container, where its archive is not mounted: apt's list of that is a link into it.
     Case("no-headers", Kind.HEADERS, "does not find the kernel's headers", "to learn which package .* apt update", "headers",
          damage=lambda c, k, _: away(c.path(f"/lib/modules/{k.release}/build"))),
     Case("no-common", Kind.HEADERS, "incomplete: /usr/src/linux-headers-", "--reinstall linux-headers-{release} linux-",

@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def compiled(root: Path, timeout: float = 20.0) -> Compiled:
-    work = root / "work"
+    work = root / "cache"
     work.mkdir()
     return compile_here(machinetree.job(root, timeout=timeout), work, None)
 
@@ -42,9 +42,9 @@ def test_modules_are_made_for_the_kernel_that_is_asked_for(root: Path) -> None:
     assert [path.name for path in done.staged.modules] == ["demo.ko"]
     assert done.log == f"made for {KERNEL}\n", "uname -r answers the target kernel"
     assert (done.code, done.timed_out) == (0, False)
-    assert machinetree.ran(root, "dkms") == [f"build -m demo -v 1.0 -k {KERNEL} --dkmstree {root}/work/tree"]
+    assert machinetree.ran(root, "dkms") == [f"build -m demo -v 1.0 -k {KERNEL} --dkmstree {root}/cache/tree"]
     assert (tree(root / "var"), tree(root / "usr")) == before, "nothing else has changed"
-    assert set(os.listdir(root / "work")) == {"tree"}
+    assert set(os.listdir(root / "cache")) == {"tree"}
 
 
 def test_dkms_finds_no_program_that_signs(root: Path) -> None:
@@ -83,7 +83,7 @@ def test_what_asks_for_the_running_kernel_gets_the_target(root: Path) -> None:
     ]  # fmt: skip
     assert (root / "proc/sys/kernel/osrelease").read_text() == f"{running}\n"
     assert sorted(os.listdir(root / "lib/modules")) == sorted(["6.9", KERNEL])
-    assert set(os.listdir(root / "work")) == {"tree"}
+    assert set(os.listdir(root / "cache")) == {"tree"}
 
 
 def test_packages_that_it_depends_on_are_there(root: Path) -> None:
@@ -152,5 +152,5 @@ def test_what_a_package_packs_itself_is_packed_as_it_asks(root: Path, command: s
     machinetree.tell(root, "dkms build", does + f'/usr/bin/xz -c "$b/demo.ko" >"$b/blob.ko.xz"; {command}')
     compiled(root)
     program, _, words = command.partition(" ")
-    build = f"{root}/work/tree/demo/1.0/build"
+    build = f"{root}/cache/tree/demo/1.0/build"
     assert machinetree.ran(root, program) == [words.replace("$root", f"{root}").replace("$b", build)]

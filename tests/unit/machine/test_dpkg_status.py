@@ -197,6 +197,13 @@ class TestOffered:
         (root / kerneltree.LIST).with_name("x_Packages.xz").write_text("torn")
         assert dpkg_status.offered(root, ["a"]) is None
 
+    @pytest.mark.spawns
+    def test_the_list_of_a_directory_is_a_link_in_that_root(self, root: Path) -> None:
+        (root / "srv").mkdir()
+        (root / "srv/Packages").write_text("Package: ours\n")
+        (root / kerneltree.LIST).with_name("_srv_._Packages").symlink_to("/srv/./Packages")
+        assert dpkg_status.offered(root, ["ours", "a"]) == frozenset({"ours", "a"})
+
     def test_no_lists(self, tmp_path: Path) -> None:
         assert dpkg_status.offered(tmp_path, ["a"]) is None
 

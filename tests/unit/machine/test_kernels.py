@@ -106,6 +106,10 @@ def test_how_they_are_made_whole_again(tree: Make) -> None:
     assert kernels.headers_reinstall(root, K) == own
     (root / kerneltree.LIST).unlink()
     assert kernels.headers_reinstall(root, K).endswith("to learn which package brings them, run: apt update")
+    tree({"var/lib/dpkg/info/linux-kbuild-6.1.list": ""})
+    assert kernels.headers_reinstall(root, K) == "Run: apt install --reinstall linux-kbuild-6.1"
+    kerneltree.offer(root, "another")
+    assert kernels.headers_reinstall(root, K) == own, "no archive has it any more"
 
 
 def test_headers_that_our_services_do_not_see(tree: Make) -> None:
