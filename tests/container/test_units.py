@@ -128,8 +128,14 @@ def slow(c: Container, delay: int, **settings: object) -> Kernel:
     product.wait_ready(c)
     c.write(DELAY, f"{delay}\n")
     c.install_kernel(new)
-    product.wait("the compilation runs", lambda: "stage-started" in product.kinds(c, kernel=new.release))
+    product.wait("it has begun", lambda: "stage-started" in product.kinds(c, kernel=new.release))
+    product.wait("the compilation runs", lambda: bool(running(c, "knetstatd-compile@*")))
     return new
+
+
+def running(c: Container, unit: str) -> str:
+    """A line for each unit of that name in which a program runs."""
+    return c.output("systemctl", "list-units", "--plain", "--no-legend", "--state=active,activating", unit)
 
 
 def test_a_build_survives_the_daemons_restart_and_its_death(machine: Container) -> None:
