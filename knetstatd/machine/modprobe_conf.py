@@ -11,6 +11,7 @@ Rule 2: nothing raises, and nothing is executed: an `install` command is shown, 
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 _PROBE = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
 _LOAD = ("/etc/modules-load.d", "/run/modules-load.d", "/usr/local/lib/modules-load.d", "/usr/lib/modules-load.d")
 _SYSCTL = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")
-_CLOSES = re.compile(r"-?\s*kernel[./]modules_disabled\s*=\s*(0[xX])?0*1(?!\S)")
+_CREDENTIAL = tuple(f"{place}/credstore/sysctl.extra" for place in ("/etc", "/run", "/usr/local/lib", "/usr/lib"))
+_CLOSING = "kernel/modules_disabled"
+_ONE = re.compile(r"\s*(0[xX])?0*1(?!\S)")  # proc_dointvec_minmax(): it may be 1 alone, and what follows a blank is not read
 _LIMIT = 1 << 20
 
 
@@ -78,10 +81,40 @@ def rules(root: Path) -> Rules:
     load = [Line(names.canonical(text.split()[0]), "", where) for where, text in _lines(root, _LOAD, (".conf",))]
     # Debian's old file, which systemd-modules-load finds through a link in /usr/lib/modules-load.d or /etc/modules-load.d.
     load += [Line(names.canonical(text.split()[0]), "", where) for where, text in _file(root, "/etc/modules")]
-    closed = tuple(
-        Line("", names.clean(text), where) for where, text in _lines(root, _SYSCTL, (".conf",)) if _CLOSES.match(text)
+    return Rules(load=tuple(load), closed=_closed(root), **{kind: tuple(chosen) for kind, chosen in lines.items()})
+
+
+def _closed(root: Path) -> tuple[Line, ...]:
+    """The lines that set kernel.modules_disabled: systemd-sysctl's parse_file() and apply_all().
+
+    Of lines with the same key the last one holds; a key that is a pattern leaves alone what has a line of its own, and one
+    without a value is there for nothing else.
+    """
+    lines = _lines(root, _SYSCTL, (".conf",))
+    lines += next(filter(None, (_file(root, path) for path in _CREDENTIAL)), [])  # systemd.exec(5), LoadCredential=
+    settings: dict[str, tuple[str, Line]] = {}
+    for where, text in lines:
+        key, _, value = text.partition("=")
+        if "=" in text or text.startswith("-"):
+            settings[_key(key.removeprefix("-").strip())] = value, Line("", names.clean(text), where)
+    return tuple(
+        line
+        for key, (value, line) in settings.items()
+        if _ONE.match(value) and (key == _CLOSING or (_CLOSING not in settings and _is_closing(key)))
     )
-    return Rules(load=tuple(load), closed=closed, **{kind: tuple(chosen) for kind, chosen in lines.items()})
+
+
+def _key(text: str) -> str:
+    """A setting's path below /proc/sys. If the first of its separators is a dot, then dots are the separators."""
+    separator = re.search(r"[./]", text)
+    path = text.translate(str.maketrans("./", "/.")) if separator and separator[0] == "." else text
+    return os.path.normpath(f"/{path}").lstrip("/")
+
+
+def _is_closing(pattern: str) -> bool:
+    """Whether glob(7) leads from a pattern to what closes the kernel; a set that Python does not know may hold anything."""
+    wanted, parts = _CLOSING.split("/"), re.sub(r"\[\[.*|\\.*", "*", pattern.replace("[^", "[!")).split("/")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, wanted, parts))
 
 
 def pattern(text: str) -> str:
@@ -93,7 +126,7 @@ def _lines(root: Path, directories: tuple[str, ...], endings: tuple[str, ...]) -
     chosen: dict[str, str] = {}
     for directory in directories:
         for name in files.names(files.inside(root, directory)):
-            if name.endswith(endings):
+            if name.endswith(endings) and not name.startswith("."):
                 chosen.setdefault(name, f"{directory}/{name}")
     joined = directories is _PROBE
     return [line for name in sorted(chosen) for line in _file(root, chosen[name], joined=joined)]
@@ -102,7 +135,7 @@ def _lines(root: Path, directories: tuple[str, ...], endings: tuple[str, ...]) -
 def _file(root: Path, path: str, *, joined: bool = False) -> list[tuple[str, str]]:
     """Each line that says something, with its place. joined: a backslash at the end joins the next one to it, as kmod does."""
     lines, begun = [], ""
-    for number, line in enumerate((files.text(files.inside(root, path), _LIMIT) or "").splitlines(), start=1):
+    for number, line in enumerate((files.text(files.inside(root, path), _LIMIT) or "").split("\n"), start=1):
         if joined and line.endswith("\\"):
             begun += line[:-1]
             continue

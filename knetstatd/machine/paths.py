@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # compiler or new headers are told by nothing else. It is quiet while no package manager runs.
 _CONFIGURATION = (
     "/boot/grub", "/boot/grub2", "/boot/loader/entries", "/etc/modprobe.d", "/etc/modules-load.d", "/usr/lib/modprobe.d",
-    "/etc/dkms", dkms_framework.DIRECTORY, "/var/lib/dpkg",
+    "/etc/sysctl.d", "/etc/dkms", dkms_framework.DIRECTORY, "/var/lib/dpkg",
 )  # fmt: skip
 _MOST_WATCHED = 200  # directories of one source tree; an inotify watch keeps a kilobyte of the kernel's memory
 

@@ -65,3 +65,38 @@ def test_what_is_loaded_at_boot(tree: Callable[[dict[str, str]], Path]) -> None:
 
 def test_nothing(tmp_path: Path) -> None:
     assert modprobe_conf.rules(tmp_path) == modprobe_conf.Rules()
+
+
+@pytest.mark.parametrize(
+    ("files", "closing"),
+    [
+        ({"etc/sysctl.d/a.conf": "kernel.modules_disabled=1\n", "usr/lib/sysctl.d/b.conf": "kernel/modules_disabled=0\n"}, ""),
+        ({"etc/sysctl.d/b.conf": "kernel.modules_disabled=1\n", "usr/lib/sysctl.d/a.conf": "kernel/modules_disabled=0\n"}, "b"),
+        ({"etc/sysctl.d/a.conf": "kernel.modules_*=1\n"}, "a"),
+        ({"etc/sysctl.d/a.conf": "*.[^x]odules_disabled = 0x1 # yes\n"}, "a"),
+        ({"etc/sysctl.d/a.conf": "kernel.[!m]odules_disabled=1\n"}, ""),
+        ({"etc/sysctl.d/a.conf": "kernel.[[:lower:]]odules_disabled=1\n"}, "a"),
+        ({"etc/sysctl.d/a.conf": "*=1\n"}, ""),
+        ({"etc/sysctl.d/a.conf": "kernel.modules_*=1\n", "etc/sysctl.d/b.conf": "- kernel.modules_disabled\n"}, ""),
+        ({"etc/sysctl.d/a.conf": "kernel.modules_*=1\n", "etc/sysctl.d/b.conf": "-kernel.modules_*\n"}, ""),
+        ({"etc/sysctl.d/a.conf": "kernel.modules_disabled\n/kernel//modules_disabled=1\n"}, "a"),
+        ({"etc/sysctl.d/a.conf": "-.kernel.modules_disabled=1\n"}, "a"),
+        ({"etc/sysctl.d/a.conf": "kernel.modules/disabled=1\nkernel/modules.disabled=1\n"}, ""),
+        ({"etc/sysctl.d/.a.conf": "kernel.modules_disabled=1\n"}, ""),
+        ({"etc/sysctl.d/a.conf": "-> /dev/null", "usr/lib/sysctl.d/a.conf": "kernel.modules_disabled=1\n"}, ""),
+        ({"etc/sysctl.d/a.conf": "-> ../sysctl.conf", "etc/sysctl.conf": "kernel.modules_disabled=1\n"}, "a"),
+        ({"usr/local/lib/sysctl.d/a.conf": "kernel.modules_disabled=1\n"}, "a"),
+        ({"etc/credstore/sysctl.extra": "kernel.modules_disabled=1\n"}, "sysctl.extra"),
+    ],
+)  # fmt: skip
+def test_what_closes_the_kernel(tree: Callable[[dict[str, str]], Path], files: dict[str, str], closing: str) -> None:
+    """tests/container/test_sysctl_real.py asks systemd-sysctl."""
+    closed = modprobe_conf.rules(tree(files)).closed
+    assert [line.where.partition(" ")[0].rpartition("/")[2].removesuffix(".conf") for line in closed] == [closing] * bool(
+        closing
+    )
+
+
+def test_a_hidden_file_is_read_by_nobody(tree: Callable[[dict[str, str]], Path]) -> None:
+    found = modprobe_conf.rules(tree({"etc/modules-load.d/.x.conf": "a\n", "etc/modprobe.d/.x.conf": "blacklist b\n"}))
+    assert (found.load, found.blacklist) == ((), ())
