@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _ESP = ("efi", "boot/efi", "boot")
 _IMAGE = re.compile(r"(?:vmlinu[xz]|kernel|linux|[Ii]mage|bzImage)-(.+?)(?:\.efi)?(?:\.signed)?", re.DOTALL)
-_WORD = re.compile(r'(?:[^\s"]|"[^"]*(?:"|$))+')
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 _COUNTER = re.compile(r"\+([0-9]{1,6})(?:-[0-9]{1,6})?$")
 _VERSION = re.compile(rb"#### LoaderInfo: systemd-boot ([0-9]{1,4})")
@@ -332,16 +331,3 @@ def inputs(root: Path) -> tuple[Path, ...]:
     menus = [files.inside(root, f"/{directory}/{name}") for directory in grub.DIRECTORIES for name in beside]
     entries = [files.inside(root, f"/{d}/loader/entries") for d in ("boot", *_ESP)]
     return (*menus, *entries, *(place / name for place in entries for name in files.names(place)))
-
-
-def parameters(line: str) -> list[str]:
-    """The words of a command line as the kernel takes them apart and compares them: without quotes, and in a name `-` is `_`.
-
-    lib/cmdline.c, next_arg(); kernel/params.c, parameq().
-    """
-    words = []
-    for word in _WORD.findall(line):
-        name, equals, value = (word[1:].removesuffix('"') if word.startswith('"') else word).partition("=")
-        value = value[1:].removesuffix('"') if value.startswith('"') else value
-        words.append(name.replace("-", "_") + equals + value)
-    return words

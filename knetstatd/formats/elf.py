@@ -243,6 +243,15 @@ class Symbols:
             raise Damaged(f"is damaged: a symbol's name has more than {_LONGEST_NAME} bytes")
         return self.strings[start:end].decode("utf-8", "backslashreplace")
 
+    def called(self, name: str) -> str:
+        """What the kernel calls that which a name names, "" if nothing has it: the first name of the same place.
+
+        find_kallsyms_symbol() of kernel/module/kallsyms.c.
+        """
+        places = list(zip(self.sections, self.values, strict=True))
+        place = next((place for row, place in enumerate(places) if place[0] and self.name(row) == name), None)
+        return next(filter(None, (self.name(row) for row, other in enumerate(places) if other == place)), "") if place else ""
+
     def value(self, row: int) -> int:
         """st_value of a row: an offset into its section, or the value itself if the section is ABS."""
         wide = self._elf.wide

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _PROBE = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
 _LOAD = ("/etc/modules-load.d", "/run/modules-load.d", "/usr/local/lib/modules-load.d", "/usr/lib/modules-load.d")
 _SYSCTL = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d")
+_MASK = "/etc/systemd/system/systemd-modules-load.service"  # a link to /dev/null, or empty: systemctl(1), mask
 _CREDENTIAL = tuple(f"{place}/credstore/sysctl.extra" for place in ("/etc", "/run", "/usr/local/lib", "/usr/lib"))
 _CLOSING = "kernel/modules_disabled"
 _ONE = re.compile(r"\s*(0[xX])?0*1(?!\S)")  # proc_dointvec_minmax(): it may be 1 alone, and what follows a blank is not read
@@ -42,7 +43,7 @@ class Rules(NamedTuple):
     """The lines that matter, in the order in which modprobe reads them; names with `_` for `-`.
 
     closed: lines of sysctl.d after which the kernel takes no module any more; they name none. systemd-sysctl(8) runs after
-    systemd-modules-load(8).
+    systemd-modules-load(8).  mask: the file that keeps that from reading modules-load.d, "" for none.
     """
 
     blacklist: tuple[Line, ...] = ()
@@ -53,6 +54,7 @@ class Rules(NamedTuple):
     weakdep: tuple[Line, ...] = ()
     options: tuple[Line, ...] = ()
     closed: tuple[Line, ...] = ()
+    mask: str = ""
 
 
 def find(lines: tuple[Line, ...], module: str) -> Line | None:
@@ -81,7 +83,9 @@ def rules(root: Path) -> Rules:
     load = [Line(names.canonical(text.split()[0]), "", where) for where, text in _lines(root, _LOAD, (".conf",))]
     # Debian's old file, which systemd-modules-load finds through a link in /usr/lib/modules-load.d or /etc/modules-load.d.
     load += [Line(names.canonical(text.split()[0]), "", where) for where, text in _file(root, "/etc/modules")]
-    return Rules(load=tuple(load), closed=_closed(root), **{kind: tuple(chosen) for kind, chosen in lines.items()})
+    here = files.inside(root, os.path.dirname(_MASK)) / os.path.basename(_MASK)
+    mask = _MASK if os.path.lexists(here) and not files.text(files.inside(root, _MASK), 1) else ""
+    return Rules(load=tuple(load), closed=_closed(root), mask=mask, **{kind: tuple(chosen) for kind, chosen in lines.items()})
 
 
 def _closed(root: Path) -> tuple[Line, ...]:

@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from knetstatd.boot import bootloader
+from knetstatd.boot.kernel_parameters import parameters
 from knetstatd.system import files
 from knetstatd.system.once import once
 
@@ -31,7 +32,7 @@ def _needed(root: Path, kernel: str) -> Iterator[tuple[str, str]]:
         if len(words) > 2 and words[1] == "/" and not words[0].startswith("#"):
             yield words[2], f"the root file system is {words[2]} (/etc/fstab)"
     for line in bootloader.command_lines(root, kernel):
-        for word in bootloader.parameters(line):
+        for word in parameters(line):
             if word.startswith("rootfstype="):
                 for name in word.partition("=")[2].split(","):
                     yield name, f"the root file system is {name} (the boot entry says)"

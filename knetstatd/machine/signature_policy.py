@@ -19,6 +19,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.boot import bootloader
+from knetstatd.boot.kernel_parameters import listed, own_parameters, parameters
 from knetstatd.core.errors import Damaged, KnetstatdError
 from knetstatd.dkms import dkms_framework
 from knetstatd.formats import pkcs7
@@ -65,9 +66,13 @@ class Firmware(NamedTuple):
     own_file: str = ""
 
 
+# As kstrtobool() reads it, `e` from 7.2 on.
+_TRUE = r"(?:=[1yYtTeE].*|=[oO][nN].*)?"
+_ENFORCES = re.compile(rf"module\.sig_enforce{_TRUE}")
 # core_param(nomodule, modules_disabled) of kernel/module/main.c, and do_sysctl_args(), which writes before /init starts. As
-# kstrtobool() and proc_dointvec_minmax() read it: the setting may be 1 alone.
-_CLOSED = re.compile(r"nomodule(=[1yYtT].*|=[oO][nN].*)?|sysctl[./]kernel[./]modules_disabled=\s*(0[xX])?0*1(\s.*)?")
+# proc_dointvec_minmax() reads it: the setting may be 1 alone.
+_CLOSED = re.compile(rf"nomodule{_TRUE}|sysctl[./]+kernel[./]+modules_disabled=\s*(0[xX])?0*1(\s.*)?")
+_MASKS = re.compile(r"systemd\.mask=systemd-modules-load(\.service)?")
 
 
 class Policy(NamedTuple):
@@ -76,7 +81,8 @@ class Policy(NamedTuple):
     enforced: what makes it refuse a module without a good one, "" for nothing.  doubt: what could, and is not known.
     enrolled: whether it takes the firmware's and shim's keys.  blacklist: modules that its command line forbids it.
     told: what its command line tells modules, MODULE.PARAMETER=VALUE.  closed: what its boot entry says, so that it takes no
-    module at all; "" for nothing.
+    module at all; "" for nothing.  initcalls: functions that it is told not to call.  mask: what its boot entry says, so that
+    nobody reads modules-load.d; "" for nothing.
     """
 
     signatures: bool | None
@@ -87,6 +93,8 @@ class Policy(NamedTuple):
     modprobe_blacklist: frozenset[str]
     told: tuple[str, ...] = ()
     closed: str = ""
+    initcalls: frozenset[str] = frozenset()
+    mask: str = ""
 
 
 def firmware(root: Path, kernel: str = "") -> Firmware:
@@ -123,8 +131,8 @@ def secure_boot(root: Path) -> bool | None:
 
 def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Firmware) -> Policy:
     """What `kernel` will do. options: of CONFIG_*, the ones set to `y`, None if its configuration is not known."""
-    words = bootloader.parameters(bootloader.command_line(root, kernel))
-    told = bootloader.parameters(bootloader.entry_line(root, kernel) or "")
+    line, entry = bootloader.command_line(root, kernel), bootloader.entry_line(root, kernel) or ""
+    every, words, told = parameters(line), own_parameters(line), own_parameters(entry)
     have = options if options is not None else ()
     # Each of them counts: what is locked is not unlocked again (lock_kernel_down()).
     locked = bool({"lockdown=integrity", "lockdown=confidentiality"} & {*words})
@@ -132,7 +140,7 @@ def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Fi
         why
         for holds, why in (
             ("MODULE_SIG_FORCE" in have, "CONFIG_MODULE_SIG_FORCE"),
-            (_is_on(words, "module.sig_enforce"), "module.sig_enforce on its command line"),
+            (any(map(_ENFORCES.fullmatch, words)), "module.sig_enforce on its command line"),
             (locked and "SECURITY_LOCKDOWN_LSM" in have, "lockdown on its command line"),
             (any(f"LOCK_DOWN_KERNEL_FORCE_{mode}" in have for mode in ("INTEGRITY", "CONFIDENTIALITY")), "its lockdown"),
             (
@@ -155,10 +163,13 @@ def policy(root: Path, kernel: str, options: Collection[str] | None, machine: Fi
         # The platform's keyring is asked about modules by distributors' kernels only, which this option of theirs tells.
         enrolled="INTEGRITY_MACHINE_KEYRING" in have
         or {"INTEGRITY_PLATFORM_KEYRING", "LOCK_DOWN_IN_EFI_SECURE_BOOT"} <= {*have},
-        blacklist=_listed(words, "module_blacklist"),
-        modprobe_blacklist=_listed(words, "modprobe.blacklist"),
-        told=tuple(word for word in words if "." in word.partition("=")[0]),
-        closed=next((word for word in told if _CLOSED.fullmatch(word)), ""),
+        # The kernel keeps the last, and no module of it has a name with -.
+        blacklist=frozenset(listed([w for w in words if w.startswith("module_blacklist=")][-1:], "module_blacklist")),
+        modprobe_blacklist=frozenset(name.replace("-", "_") for name in listed(every, "modprobe.blacklist")),
+        told=tuple(word for word in every if "." in word.partition("=")[0]),
+        closed=next(filter(_CLOSED.fullmatch, told), ""),
+        initcalls=frozenset(listed(told, "initcall_blacklist")),
+        mask=next(filter(_MASKS.fullmatch, parameters(entry)), ""),
     )
 
 
@@ -179,19 +190,6 @@ def _is_ubuntu(root: Path) -> bool:
     shell.run(files.text(files.inside(root, "/etc/os-release"), 1 << 16) or "")
     said = {name: value.get(0, "") for name, value in shell.values.items()}
     return said.get("ID") == "ubuntu" or said.get("ID_LIKE", "").startswith("ubuntu")
-
-
-def _is_on(words: list[str], name: str) -> bool:
-    """A boolean parameter that stays on (bool_enable_only) as kernel/params.c reads it: no value is a yes."""
-    return any(key == name and value[:2].lower() in ("", "1", "y", "ye", "on", "t", "tr")
-               for key, _, value in (word.partition("=") for word in words))  # fmt: skip
-
-
-def _listed(words: list[str], name: str) -> frozenset[str]:
-    lists = [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]
-    if not name.startswith("modprobe."):  # the kernel's own: the last one counts, and names with - are nobody's
-        return frozenset(module for module in "".join(lists[-1:]).split(",") if module)
-    return frozenset(module.replace("-", "_") for text in lists for module in text.split(",") if module)
 
 
 def running_insists(root: Path) -> bool:

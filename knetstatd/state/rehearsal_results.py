@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd.boot import bootloader
+from knetstatd.boot.kernel_parameters import own_parameters
 from knetstatd.core.model import Answer, Check, Outcome, Rehearsed, Result
 from knetstatd.machine import kernels, signature_policy
 from knetstatd.system import documents, files
@@ -74,7 +75,7 @@ def arguments(root: Path, kernel: str) -> tuple[str, ...]:
     If no boot loader tells, the running kernel's command line stands for it.
     """
     line = bootloader.command_line(root, kernel)
-    words = [word for word in dict.fromkeys(bootloader.parameters(line)) if _DECIDES.match(word)]
+    words = [word for word in dict.fromkeys(own_parameters(line)) if _DECIDES.match(word)]
     if signature_policy.secure_boot(root) and not any(word.startswith("module.sig") for word in words):
         words.append("module.sig_enforce=1")
     return tuple(words)

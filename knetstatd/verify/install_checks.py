@@ -13,9 +13,11 @@ import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from knetstatd.boot import bootloader
+from knetstatd.boot import kernel_parameters
 from knetstatd.core import names
+from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.model import Check, Result
+from knetstatd.formats import elf, module_file
 from knetstatd.machine import host, initramfs, modprobe_conf
 from knetstatd.machine.module_needs import Needs, Sure
 from knetstatd.system import files
@@ -26,14 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from knetstatd.formats import module_file
     from knetstatd.formats.modules_dep import Tables
     from knetstatd.machine.host import Origin, Rival
-    from knetstatd.machine.modprobe_conf import Rules
+    from knetstatd.machine.modprobe_conf import Line, Rules
     from knetstatd.machine.signature_policy import Policy
     from knetstatd.verify.target_kernel import Target
 
 _WEAK = "/weak-updates/"
+_UNTOLD = "Take it off the command line (/etc/default/grub)"
 
 
 def winner(tables: Tables, module: str, file: Path, origin: Origin | None) -> Check:
@@ -136,17 +138,35 @@ def is_replaced(tables: Tables, module: str, file: Path, known: Origin) -> bool:
 _LOADS = re.compile(r"\b(?:modprobe\b.*\s(?:-i|--ignore-install)\b|insmod\s+\S)")
 
 
-def kept_out(module: str, rules: Rules, policy: Policy, inner: str = "", *, inserted: bool = False) -> Check | None:
-    """What keeps a module from the kernel, even if another one needs it; None for nothing.
+def _initcall(file: Path) -> str:
+    """The name by which the kernel knows a module's init function, "" if it has none, or cannot be read."""
+    try:
+        with module_file.opened(file) as opened:
+            return elf.Symbols(elf.Elf(opened.source, opened.end)).called("init_module")
+    except KnetstatdError:
+        return ""  # other checks say so
 
-    module: its file's name, which is what modprobe goes by.  inner: the kernel's name for it, if that is another.
-    inserted: modprobe inserts it itself, whatever its `install` line says (see module_needs).
-    """
-    if (known := inner or module) in policy.blacklist:
+
+def refused(name: str, file: Path, policy: Policy) -> Check | None:
+    """Why the kernel takes a module from nobody, None for no reason. name: the kernel's for it.  file: where it lies."""
+    if name in policy.blacklist:
         return Check(
-            "modprobe", Result.FAIL, "nothing against it", f"module_blacklist={known} on its command line",
-            f"The kernel refuses it: 'Module {known} is blacklisted'", "Take it off the command line (/etc/default/grub)",
+            "modprobe", Result.FAIL, "nothing against it", f"module_blacklist={name} on its command line",
+            f"The kernel refuses it: 'Module {name} is blacklisted'", _UNTOLD,
         )  # fmt: skip
+    if policy.initcalls and (called := _initcall(file)) in policy.initcalls:
+        return Check(
+            "modprobe", Result.FAIL, "nothing against it", f"initcall_blacklist={called} on its command line",
+            "The kernel does not call its init function: 'Operation not permitted'", _UNTOLD,
+        )  # fmt: skip
+    return None
+
+
+def kept_out(module: str, rules: Rules, *, inserted: bool = False) -> Check | None:
+    """What keeps modprobe from loading a module, even if another one needs it; None for nothing.
+
+    module: its file's name.  inserted: modprobe inserts it itself, whatever its `install` line says (see module_needs).
+    """
     if (install := modprobe_conf.command(rules, module)) is None or inserted:
         return None
     said, text = f"{install.where}: install {install.text}", install.text.partition("#")[0]
@@ -201,9 +221,13 @@ def _is_word_of_truth(letter: str, kernel: str) -> bool | None:
     return False
 
 
+def _words(line: Line) -> list[str]:
+    return kernel_parameters.parameters(line.text)
+
+
 def _options(module: str, rules: Rules, policy: Policy, parameters: Mapping[str, str], kernel: str) -> Check | None:
     """A value that modprobe hands to the module, and that the kernel refuses it for, or may; None for none."""
-    told = [(line.where, word) for line in rules.options if line.module == module for word in bootloader.parameters(line.text)]
+    told = [(line.where, word) for line in rules.options if line.module == module for word in _words(line)]
     told += [("its command line", word.partition(".")[2]) for word in policy.told if word.startswith(f"{module}.")]
     for where, word in told:
         name, equals, value = word.partition("=")
@@ -220,7 +244,7 @@ def _options(module: str, rules: Rules, policy: Policy, parameters: Mapping[str,
     return None
 
 
-def loaded_before(root: Path, facts: Target, rules: Rules, module: str, file: Path) -> Sure | None:
+def loaded_before(root: Path, facts: Target, rules: Rules, policy: Policy, module: str, file: Path) -> Sure | None:
     """How sure it is that a module is loaded before sysctl.d closes the kernel; None if nothing loads it before, or closes it.
 
     What modules-load.d names brings along what it needs. What an initrd holds, that may load; and it may close the kernel.
@@ -229,20 +253,29 @@ def loaded_before(root: Path, facts: Target, rules: Rules, module: str, file: Pa
         return None
     needs = Needs(root, facts.tables, rules, module)
     surest = Sure.POSSIBLE if initramfs.has_sysctl(root) else Sure.CERTAIN
-    ways = [min(way, surest) for line in rules.load if (way := needs.sure(line.module))]
+    lines = () if policy.mask or rules.mask else rules.load
+    ways = [min(way, surest) for line in lines if (way := needs.sure(line.module))]
     if initramfs.wanted(root, facts.kernel, facts.tables, rules, module, file, lambda _: False):
         ways.append(Sure.POSSIBLE)
     return max(ways, default=None)
 
 
 def configuration(
-    module: str, rules: Rules, policy: Policy, inner: str = "", parameters: Mapping[str, str] = MappingProxyType({}), *,
-    inserted: bool = False, kernel: str = "", before: Sure | None = None,
-) -> Check:  # fmt: skip
+    module: str,
+    file: Path,
+    rules: Rules,
+    policy: Policy,
+    inner: str = "",
+    parameters: Mapping[str, str] = MappingProxyType({}),
+    *,
+    inserted: bool = False,
+    kernel: str = "",
+    before: Sure | None = None,
+) -> Check:
     """Whether modprobe, asked for the module, gives it to the kernel, and the kernel takes it from there.
 
-    inner, inserted: as for `kept_out`.  parameters: the module's, each with its type, on the kernel of that release.
-    before: see `loaded_before`.
+    file: where it lies.  inner: the kernel's name for it, if that is another.  inserted: as for `kept_out`.  parameters: the
+    module's, each with its type, on the kernel of that release.  before: see `loaded_before`.
     """
 
     def fail(line: str, reason: str, fix: str) -> Check:
@@ -252,7 +285,7 @@ def configuration(
         return fail(
             f"{policy.closed} on its command line",
             "The kernel takes no module at all",
-            "Take it off the command line (/etc/default/grub)",
+            _UNTOLD,
         )
     if rules.closed and before is not Sure.CERTAIN:
         line, fix = rules.closed[0], "Remove that line"
@@ -261,8 +294,7 @@ def configuration(
         more = "whether this one is loaded before is not known" if before else "nothing loads this one before"
         check = fail(f"{line.where}: {line.text}", f"The kernel takes no module once that is set, and {more}", fix)
         return check._replace(result=Result.UNKNOWN) if before else check
-    against = kept_out(module, rules, policy, inner, inserted=inserted)
-    if against is not None and (inner or module) in policy.blacklist:
+    if (against := refused(inner or module, file, policy)) is not None:
         return against
     if (alias := modprobe_conf.redirect(rules, module)) is not None:
         return fail(
@@ -270,15 +302,18 @@ def configuration(
             f"modprobe loads {alias.text} in its place",
             "Remove that line",
         )
-    if against is not None:
+    if (against := kept_out(module, rules, inserted=inserted)) is not None:
         return against
-    if (refused := _options(module, rules, policy, parameters, kernel)) is not None:
-        return refused
+    if (wrong := _options(module, rules, policy, parameters, kernel)) is not None:
+        return wrong
+    wanted = modprobe_conf.find(rules.load, module)
+    if wanted is not None and (mask := policy.mask or rules.mask):
+        return fail(mask, f"{wanted.where} wants it loaded at boot, which this prevents", "Remove one of the two")
     blacklisted = modprobe_conf.find(rules.blacklist, module)
     denied = f"{blacklisted.where}: blacklist" if blacklisted else "modprobe.blacklist= on its command line"
     if blacklisted is None and module not in policy.modprobe_blacklist:
         return Check("modprobe", Result.PASS, found="nothing against it")
-    if (wanted := modprobe_conf.find(rules.load, module)) is not None:
+    if wanted is not None:
         return fail(denied, f"{wanted.where} wants it loaded at boot, which this prevents", "Remove one of the two lines")
     reason = "Neither udev nor the daemon loads it; `modprobe` by its name does"
     fix = "Remove that line if it is to be loaded at boot"

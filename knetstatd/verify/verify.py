@@ -229,9 +229,9 @@ def _placed(
         install_checks.origin(one.path, origin, facts.kernel),
         install_checks.contents(one.path, origin, facts.kernel, shipped=shipped),
         install_checks.configuration(
-            name, host.rules, rules, one.module.name, one.module.parameters, kernel=facts.kernel,
+            name, one.path, host.rules, rules, one.module.name, one.module.parameters, kernel=facts.kernel,
             inserted=module_needs.ignores_install(root, facts.tables, host.rules, name),
-            before=install_checks.loaded_before(root, facts, host.rules, name, one.path),
+            before=install_checks.loaded_before(root, facts, host.rules, rules, name, one.path),
         ),
         install_checks.boot(name, one.module, host.rules),
         initrd_check.check(root, facts, host, name, one.path, origin.digest if origin is not None else None),
@@ -307,7 +307,8 @@ class _Before:
 
     def _against(self, path: Path, added: tuple[Path, ...]) -> Check | None:
         inserted = module_needs.ignores_install(self._root, self._facts.tables, self._host.rules, _name(path))
-        out = install_checks.kept_out(_name(path), self._host.rules, self._rules, inserted=inserted)
+        out = install_checks.refused(_name(path), path, self._rules)
+        out = out or install_checks.kept_out(_name(path), self._host.rules, inserted=inserted)
         if out is not None and out.result is not Result.WARN:
             return out
         if path in added:

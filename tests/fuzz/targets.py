@@ -27,6 +27,7 @@ from knetstatd.boot import (
     grub_run,
     grub_script,
     grub_state,
+    kernel_parameters,
     systemd_boot,
 )
 from knetstatd.boot.boot_entries import Entry
@@ -361,6 +362,14 @@ def try_bootloader(data: bytes) -> None:
         assert isinstance(bootloader.command_line(root, KERNEL), str)
         assert all(path.is_absolute() for path in bootloader.initrds(root, KERNEL) or ())
         assert bootloader.inputs(root)
+
+
+@target("boot.kernel_parameters")
+def try_kernel_parameters(data: bytes) -> None:
+    line = data.decode("utf-8", "replace")
+    words, own = kernel_parameters.parameters(line), kernel_parameters.own_parameters(line)
+    assert words[: len(own)] == own
+    assert all(word in line for word in kernel_parameters.listed(words, "a"))
 
 
 @target("boot.grub", Undecided)

@@ -257,7 +257,7 @@ def judge(k: kernels.Kernel, questions: list[Row], root: Path) -> list[Answer]:
         proof = verify.verify(root, k.release, path, facts=facts, host=host)
         placed = []
         if proof.checks[0].result is Result.PASS:
-            placed = [install_checks.configuration(module_file.from_path(path).name, host.rules, policy)]
+            placed = [install_checks.configuration(module_file.from_path(path).name, path, host.rules, policy)]
         proof = proof._replace(checks=(*proof.checks, *placed))
         # What another machine's kernel refuses in relocations is not known.
         foreign = any(c.name == "machine" and c.result is Result.FAIL for c in proof.checks)

@@ -353,16 +353,6 @@ def test_a_loader_that_says_its_name_and_is_not_read(tree: Tree) -> None:
     assert next_kernel(root, KERNELS).release == OLD
 
 
-@pytest.mark.parametrize(("line", "words"), [
-    ('module-blacklist="demo,a" ro', ["module_blacklist=demo,a", "ro"]),
-    ('"module_blacklist=demo" "a b" c', ["module_blacklist=demo", "a b", "c"]),
-    ('dyndbg="file a-b.c +p; module_blacklist=demo" x', ["dyndbg=file a-b.c +p; module_blacklist=demo", "x"]),
-    ('x="a b', ["x=a b"]), ('a"b c"d e', ['a"b c"d', "e"]), ("", []), (" \t\n", []), ('"', [""]), ("a--b=c-d", ["a__b=c-d"]),
-])  # fmt: skip
-def test_the_words_of_a_command_line(line: str, words: list[str]) -> None:
-    assert bootloader.parameters(line) == words
-
-
 def test_a_kernel_that_the_firmware_starts(tree: Tree) -> None:
     root = tree({})
     efi_variable(root, "StubInfo", "systemd-stub 257")

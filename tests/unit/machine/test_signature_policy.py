@@ -156,6 +156,14 @@ def test_lists_of_modules_on_the_command_line(tmp_path: Path) -> None:
     entry(tmp_path, "module-blacklist=a,b_c modprobe.blacklist=d-e modprobe.blacklist=f")
     assert policy(tmp_path).blacklist == {"a", "b_c"}
     assert policy(tmp_path).modprobe_blacklist == {"d_e", "f"}
+    entry(
+        tmp_path,
+        "initcall-blacklist=a,b initcall_blacklist=c -- module_blacklist=d modprobe.blacklist=e initcall_blacklist=f x.y=1",
+    )
+    assert policy(tmp_path).initcalls == {"a", "b", "c"}
+    assert policy(tmp_path).blacklist == frozenset()
+    assert policy(tmp_path).modprobe_blacklist == {"e"}
+    assert policy(tmp_path).told == ("modprobe.blacklist=e", "x.y=1")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +173,8 @@ def test_lists_of_modules_on_the_command_line(tmp_path: Path) -> None:
         ("nomodules", ""), ("sysctl.kernel.modules_disabled=1", "sysctl.kernel.modules_disabled=1"),
         ("sysctl.kernel.modules_disabled=0", ""), ("nomodule=1x", "nomodule=1x"), ("nomodule=2", ""), ("nomodule=01", ""),
         ("sysctl/kernel/modules_disabled=0x1", "sysctl/kernel/modules_disabled=0x1"), ("sysctl.kernel.modules_disabled=2", ""),
-        ('"nomodule"', "nomodule"), ('dyndbg="file x nomodule"', ""),
+        ('"nomodule"', "nomodule"), ('dyndbg="file x nomodule"', ""), ("-- nomodule", ""), ("nomodule=e", "nomodule=e"),
+        ("sysctl/kernel//modules_disabled=1", "sysctl/kernel//modules_disabled=1"),
     ],
 )  # fmt: skip
 def test_a_command_line_after_which_the_kernel_takes_no_module(tmp_path: Path, words: str, closed: str) -> None:
@@ -182,7 +191,16 @@ def test_what_the_running_kernel_was_told_forbids_no_module(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("line", "on"),
-    [("module.sig-enforce=1", True), ("module.sig_enforce=1 module.sig_enforce=0", True), ("module.sig_enforce=0", False)],
+    [
+        ("module.sig-enforce=1", True),
+        ("module.sig_enforce=1x", True),
+        ("module.sig_enforce", True),
+        ("module.sig_enforce=on", True),
+        ("module.sig_enforce=of", False),
+        ("-- module.sig_enforce", False),
+        ("module.sig_enforce=1 module.sig_enforce=0", True),
+        ("module.sig_enforce=0", False),
+    ],
 )
 def test_what_is_turned_on_stays_on(tmp_path: Path, line: str, on: bool) -> None:
     entry(tmp_path, line)

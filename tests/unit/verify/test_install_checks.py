@@ -549,7 +549,7 @@ class TestModprobe:
         (tree / MINE).write_bytes(kerneltree.module("demo", info={"parmtype": ["b:bool"]}))
         rules = modprobe_conf.Rules(options=(modprobe_conf.Line("demo", "b=true", "x.conf line 1"),))
         policy = signature_policy.policy(root, KERNEL, None, signature_policy.firmware(root))
-        check = install_checks.configuration("demo", rules, policy, parameters={"b": "bool"}, kernel="5.19.0")
+        check = install_checks.configuration("demo", tree / MINE, rules, policy, parameters={"b": "bool"}, kernel="5.19.0")
         assert (check.result, check.found) == (UNKNOWN, "x.conf line 1: b=true")
 
     def test_a_kernel_that_is_told_to_take_no_module(self, root: Path) -> None:
@@ -589,6 +589,34 @@ class TestModprobe:
         assert checks(root)["modprobe"].result is PASS, "what is loaded brings it along"
         (root / "usr/sbin/mkinitramfs").rename(root / "usr/sbin/dracut")
         assert checks(root)["modprobe"].result is UNKNOWN, "dracut's initrd sets what sysctl.d says, too"
+
+    def test_an_init_function_that_the_kernel_is_told_not_to_call(self, root: Path, tree: Path) -> None:
+        symbols = [elf.Sym("demo_init", ".init.text"), elf.Sym("other", ".init.text", 8)]
+        (tree / MINE).write_bytes(kerneltree.module("demo", more_symbols=symbols))
+        for name, result in (("init_module", FAIL), ("demo_init", PASS), ("other", PASS)):
+            text = f"menuentry x {{\nlinux /boot/vmlinuz-{KERNEL} ro initcall_blacklist=a,{name}\n}}\n"
+            write(root, "boot/grub/grub.cfg", text)
+            check = checks(root)["modprobe"]
+            assert (check.result, check.found.startswith("initcall_blacklist=init_module ")) == (result, result is FAIL), name
+
+    def test_nobody_reads_what_is_to_be_loaded_at_boot(self, root: Path) -> None:
+        write(root, "etc/modules-load.d/x.conf", "demo\n")
+        mask = root / "etc/systemd/system/systemd-modules-load.service"
+        mask.parent.mkdir(parents=True)
+        mask.write_text("[Unit]\n")
+        assert checks(root)["modprobe"].result is PASS
+        mask.unlink()
+        mask.symlink_to("/dev/null")
+        check = checks(root)["modprobe"]
+        assert (check.result, check.found) == (FAIL, "/etc/systemd/system/systemd-modules-load.service")
+        assert "/etc/modules-load.d/x.conf line 1 wants it loaded at boot" in check.reason
+        mask.unlink()
+        write(
+            root, "boot/grub/grub.cfg", f"menuentry x {{\nlinux /boot/vmlinuz-{KERNEL} systemd.mask=systemd-modules-load\n}}\n"
+        )
+        assert checks(root)["modprobe"].found == "systemd.mask=systemd-modules-load"
+        write(root, "etc/sysctl.d/x.conf", "kernel.modules_disabled=1\n")
+        assert "nothing loads this one before" in checks(root)["modprobe"].reason
 
     def test_a_blacklist_against_a_wish(self, root: Path) -> None:
         write(root, "etc/modprobe.d/x.conf", "blacklist demo\n")
