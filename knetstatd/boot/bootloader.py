@@ -19,7 +19,7 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from knetstatd.boot import boot_image, firmware, grub, systemd_boot
+from knetstatd.boot import boot_image, firmware, grub, own_system, systemd_boot
 from knetstatd.boot.grub_state import Undecided
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
@@ -110,6 +110,8 @@ def next_kernel(root: Path, installed: Sequence[str]) -> Next:
         newest = max(installed, key=names.version_key, default="")
         detail = "no boot loader was found; this is the newest installed kernel"
         return Next(newest, "newest installed", detail, basis=Basis.ASSUMED) if newest else _unknown("no kernel was found")
+    if other := own_system.other(root, choice.arguments):
+        return _unknown(f"the {choice.source} ({choice.detail}) starts another system, whose root file system is {other}")
     named = _release(root, choice.image, installed)
     # A file may hold another kernel than its name says; /lib/modules is searched for what the kernel calls itself.
     release = boot_image.release(choice.path) or named
@@ -210,7 +212,7 @@ def _systemd_boot(root: Path, info: str) -> _Choice | None:
     if chosen is None:
         return None
     entry, by = chosen
-    image, *initrds = (entry.place / name.replace("\\", "/").lstrip("/") for name in (entry.image, *entry.initrds))
+    image, *initrds = (systemd_boot.find(entry, name) for name in (entry.image, *entry.initrds))
     if not boot_image.is_whole(image):
         raise Undecided(f"systemd-boot starts {names.show(entry.image, 80)}, which is empty or cut off")
     detail = names.clean(entry.title or entry.name, 120)
@@ -267,19 +269,29 @@ def _release(root: Path, image: str, installed: Sequence[str], depth: int = 0) -
 @once
 def command_lines(root: Path, kernel: str) -> list[str]:
     """The kernel command lines that the boot loaders' entries give to `kernel`; none if none of them can be read."""
-    starts = [(start.image, start.arguments) for start in grub.starts(root)]
+    return [arguments for image, arguments, _ in _starts(root) if arguments and _release(root, image, [kernel]) == kernel]
+
+
+@once
+def _starts(root: Path) -> list[tuple[str, str, tuple[Path, ...]]]:
+    """What the entries start that are this system's: image, command line, and where the initrds lie, or would."""
+    starts = [
+        (start.image, start.arguments, tuple(grub.find(root, name) for name in start.initrds)) for start in grub.starts(root)
+    ]
     for place in ("boot", *_ESP[:2]):
         with contextlib.suppress(Undecided):
-            entries = systemd_boot.entries(files.inside(root, f"/{place}"), present=False)
-            starts += [(entry.image, entry.options) for entry in entries]
-    return [arguments for image, arguments in starts if arguments and _release(root, image, [kernel]) == kernel]
+            for entry in systemd_boot.entries(files.inside(root, f"/{place}"), present=False):
+                starts.append((entry.image, entry.options, tuple(systemd_boot.find(entry, name) for name in entry.initrds)))
+    return [start for start in starts if not own_system.other(root, start[1])]
 
 
 def _started(root: Path, kernel: str) -> _Choice | None:
     """What the loader starts next, if it is `kernel`."""
     with contextlib.suppress(Undecided):
         choice = _loader(root)
-        if choice is not None and (boot_image.release(choice.path) or _release(root, choice.image, [kernel])) == kernel:
+        if choice is None or own_system.other(root, choice.arguments):
+            return None
+        if (boot_image.release(choice.path) or _release(root, choice.image, [kernel])) == kernel:
             return choice
     return None
 
@@ -292,15 +304,7 @@ def initrds(root: Path, kernel: str) -> tuple[Path, ...] | None:
     """
     if (choice := _started(root, kernel)) is not None:
         return choice.initrds or ((choice.path,) if choice.image.endswith(".efi") else ())
-    for start in grub.starts(root):
-        if _release(root, start.image, [kernel]) == kernel:
-            return tuple(grub.find(root, name) for name in start.initrds)
-    for place in ("boot", *_ESP[:2]):
-        with contextlib.suppress(Undecided):
-            for entry in systemd_boot.entries(files.inside(root, f"/{place}"), present=False):
-                if _release(root, entry.image, [kernel]) == kernel:
-                    return tuple(entry.place / name.replace("\\", "/").lstrip("/") for name in entry.initrds)
-    return None
+    return next((paths for image, _, paths in _starts(root) if _release(root, image, [kernel]) == kernel), None)
 
 
 @once

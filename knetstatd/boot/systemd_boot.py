@@ -158,6 +158,11 @@ def pe_sections(path: Path, limit: int = 1 << 16) -> dict[str, bytes]:
     return sections
 
 
+def find(entry: Entry, name: str) -> Path:
+    """Where a file that an entry names lies, or would."""
+    return entry.place / name.replace("\\", "/").lstrip("/")
+
+
 def is_there(place: Path, image: str) -> bool:
     """Whether an entry's file lies on its partition."""
     return os.path.isfile(place / image.replace("\\", "/").lstrip("/"))

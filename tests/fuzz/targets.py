@@ -28,6 +28,7 @@ from knetstatd.boot import (
     grub_script,
     grub_state,
     kernel_parameters,
+    own_system,
     systemd_boot,
 )
 from knetstatd.boot.boot_entries import Entry
@@ -370,6 +371,15 @@ def try_kernel_parameters(data: bytes) -> None:
     words, own = kernel_parameters.parameters(line), kernel_parameters.own_parameters(line)
     assert words[: len(own)] == own
     assert all(word in line for word in kernel_parameters.listed(words, "a"))
+
+
+@target("boot.own_system")
+def try_own_system(data: bytes) -> None:
+    arguments, _, rest = data.partition(_SEPARATOR)
+    with tree(rest, "etc/fstab", "proc/cmdline") as root:
+        other = own_system.other(root, arguments.decode("utf-8", "replace"))
+        assert not other or is_line(other)
+        assert own_system.other(root, "ro quiet") == ""
 
 
 @target("boot.grub", Undecided)

@@ -353,6 +353,33 @@ def test_a_loader_that_says_its_name_and_is_not_read(tree: Tree) -> None:
     assert next_kernel(root, KERNELS).release == OLD
 
 
+class TestAnotherSystem:
+    """Entries of systems on other disks, as os-prober writes them."""
+
+    MINE = f"menuentry Mine {{\nlinux /boot/vmlinuz-{OLD} root=UUID=aa ro\ninitrd /boot/initrd.img-{OLD}\n}}\n"
+    OTHER = f"menuentry Other {{\nlinux /boot/vmlinuz-{NEW} root=UUID=bb ro quiet\ninitrd /boot/other.img\n}}\n"
+    FSTAB = "UUID=aa / ext4 defaults 0 1\n"
+
+    def test_grub(self, tree: Tree) -> None:
+        root = tree({"boot/grub/grub.cfg": "set default=1\n" + self.MINE + self.OTHER, "etc/fstab": self.FSTAB})
+        said = unknown(next_kernel(root, KERNELS))
+        assert said.startswith("the grub default entry (Other; ")
+        assert said.endswith(" starts another system, whose root file system is UUID=bb")
+        assert bootloader.entry_line(root, OLD) == "root=UUID=aa ro"
+        assert (bootloader.entry_line(root, NEW), bootloader.initrds(root, NEW)) == (None, None)
+        tree({"boot/grub/grub.cfg": self.OTHER.replace(NEW, OLD) + self.MINE})
+        assert bootloader.entry_line(root, OLD) == "root=UUID=aa ro"
+        assert bootloader.initrds(root, OLD) == (root / f"boot/initrd.img-{OLD}",)
+        tree({"etc/fstab": "UUID=bb / ext4 defaults 0 1\n"})
+        assert next_kernel(root, KERNELS).release == OLD
+
+    def test_systemd_boot(self, tree: Tree) -> None:
+        entry = esp("boot", ("a.conf", f"/a/{NEW}/linux", {"options": "root=UUID=bb rw"}))
+        root = tree({**entry, "etc/fstab": self.FSTAB})
+        assert "starts another system, whose root file system is UUID=bb" in unknown(next_kernel(root, KERNELS))
+        assert bootloader.initrds(root, NEW) is None
+
+
 def test_a_kernel_that_the_firmware_starts(tree: Tree) -> None:
     root = tree({})
     efi_variable(root, "StubInfo", "systemd-stub 257")

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whose root file system a boot entry names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from knetstatd.boot import own_system
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Tree = Callable[[dict[str, str]], Path]
+
+ONE, TWO = "0a1b2c3d-0000-4000-8000-000000000001", "0a1b2c3d-0000-4000-8000-000000000002"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "other"),
+    [
+        (f"root=UUID={ONE} ro", ""), (f"root=UUID={TWO} ro", f"UUID={TWO}"), (f"root=/dev/disk/by-uuid/{ONE.upper()}", ""),
+        (f'root="UUID={ONE}"', ""), ("root=/dev/vda1", ""), ("root=/dev/vdb1", "/dev/vdb1"), ("root=LABEL=main", ""),
+        ("root=LABEL=MAIN", "LABEL=MAIN"), ("ro quiet", ""), ("root=", ""), (f"root=UUID={TWO} root=UUID={ONE}", ""),
+        ("root=PARTUUID=1-01", "PARTUUID=1-01"), ("root=ZFS=rpool/debian", "ZFS=rpool/debian"),
+        (f"root=UUID={ONE} rootflags=subvol=@", ""), (f"root=UUID={ONE} rootflags=noatime,subvol=/@/", ""),
+        (f"root=UUID={ONE} rootflags=subvol=@snapshots/1", f"UUID={ONE} subvol=@snapshots/1"),
+    ],
+)  # fmt: skip
+def test_a_root_of_fstab(tree: Tree, arguments: str, other: str) -> None:
+    root = tree({
+        "etc/fstab": f"# / was\n/dev/sda2 /home ext4 defaults\nUUID={ONE} / btrfs subvol=@,noatime 0 1\n",
+        f"dev/disk/by-uuid/{ONE}": "-> ../../vda1", f"dev/disk/by-uuid/{TWO}": "-> ../../vdb1",
+        "dev/disk/by-label/main": "-> ../../vda1", "dev/vda1": "", "dev/vdb1": "",
+    })  # fmt: skip
+    assert own_system.other(root, arguments) == other
+
+
+def test_what_the_running_kernel_was_told(tree: Tree) -> None:
+    root = tree({"proc/cmdline": "BOOT_IMAGE=x root=ZFS=rpool/debian ro\n"})
+    assert own_system.other(root, "root=ZFS=rpool/debian") == ""
+    assert own_system.other(root, "root=ZFS=rpool/other") == "ZFS=rpool/other"
+    tree({"etc/fstab": f'UUID="{ONE}" / ext4 defaults 0 1\n'})
+    assert own_system.other(root, "root=ZFS=rpool/debian") == ""
+    assert own_system.other(root, f"root=UUID={ONE}") == ""
+    tree({"run/systemd/container": "docker"})
+    assert own_system.other(root, "root=ZFS=rpool/debian") == "ZFS=rpool/debian", "its host was told so"
+
+
+def test_nothing_is_known(tree: Tree) -> None:
+    assert own_system.other(tree({"etc/fstab": "tmpfs /tmp tmpfs defaults\n#x / ext4 a\n"}), "root=/dev/vda1") == ""
+
+
+def test_a_snapshot_if_fstab_names_no_subvolume(tree: Tree) -> None:
+    root = tree({"etc/fstab": f"UUID={ONE} / btrfs defaults 0 0\n"})
+    assert own_system.other(root, f"root=UUID={ONE} rootflags=subvol=@") == ""
