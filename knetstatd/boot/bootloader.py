@@ -142,6 +142,8 @@ def _other_way(root: Path) -> str:
     script = files.inside(root, "/etc/init.d/kexec-load")
     if re.search(r"^[ \t]*LOAD_KEXEC=[\"']?true", kexec, re.MULTILINE) and os.path.exists(script):
         return "kexec-tools (LOAD_KEXEC in /etc/default/kexec) loads a kernel of its own at each reboot"
+    if firmware.is_hidden(root):
+        return "the firmware's variables (/sys/firmware/efi/efivars) may not be read here"
     chosen = firmware.variable(root, "BootNext")
     if chosen and chosen != firmware.variable(root, "BootCurrent"):
         return "the firmware is told to start another entry once (BootNext; see efibootmgr)"
@@ -193,6 +195,9 @@ def _grub(root: Path) -> _Choice | None:
     chosen = grub.choose(root)
     if chosen is None:
         return None
+    esps = [files.inside(root, f"/{place}") for place in _ESP]
+    if firmware.may_start(root) and (stub := own_system.other_menu(root, esps, firmware.first(root, esps))):
+        raise Undecided(f"GRUB on the ESP reads another menu than that in /boot: {stub} leads there")
     start = chosen.start
     image, *initrds = (grub.find(root, name) for name in (start.image, *start.initrds))
     return _Choice(start.image, chosen.source, chosen.detail, image, start.arguments, tuple(initrds))

@@ -16,10 +16,11 @@ from knetstatd.core.errors import KnetstatdError
 from knetstatd.system import files
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _LOADER, _GLOBAL = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f", "8be4df61-93ca-11d2-aa0d-00e098032b8c"
+_VARIABLES = "/sys/firmware/efi/efivars"
 _ACTIVE, _MEDIA, _FILE = 1, 4, 4  # LOAD_OPTION_ACTIVE; the type and the subtype of a file's path
 _MOST = 64  # entries of the order that are looked at
 _SYSTEMD_BOOT = b"#### LoaderInfo: systemd-boot "
@@ -28,7 +29,7 @@ _SYSTEMD_BOOT = b"#### LoaderInfo: systemd-boot "
 def variable(root: Path, name: str, guid: str = _GLOBAL) -> bytes:
     """A variable's contents, without the four bytes of attributes; empty where unset."""
     try:
-        return files.read(files.of_kernel(root, f"/sys/firmware/efi/efivars/{name}-{guid}"), 4096)[4:]
+        return files.read(files.of_kernel(root, f"{_VARIABLES}/{name}-{guid}"), 4096)[4:]
     except (OSError, KnetstatdError):
         return b""
 
@@ -43,16 +44,40 @@ def other_loader(root: Path, esps: Sequence[Path], by_systemd_boot: bool) -> str
 
     esps: where the ESP may be mounted.  by_systemd_boot: what started this system; else it was GRUB, or is not known.
     """
-    order, current = variable(root, "BootOrder"), variable(root, "BootCurrent")
-    for at in range(0, min(len(order), 2 * _MOST) - 1 if len(current) == 2 else 0, 2):
-        number = order[at : at + 2]
+    current = variable(root, "BootCurrent")
+    for number, shown, path in _order(root, esps) if len(current) == 2 else ():
         if number == current:
             break
-        shown = _path(variable(root, f"Boot{int.from_bytes(number, 'little'):04X}"))
-        path = next((place for esp in esps if shown and (place := _inside(esp, shown)) is not None), None)
         if path is not None and ("\\microsoft\\" in shown.lower() or _is_other(path, by_systemd_boot)):
             return names.clean(shown, 80)
     return ""
+
+
+def first(root: Path, esps: Sequence[Path]) -> Path | None:
+    """The loader that the firmware comes to first, of those that lie on the ESP; None if it does not say so."""
+    return next((path for _, _, path in _order(root, esps) if path is not None), None)
+
+
+def may_start(root: Path) -> bool:
+    """Whether the machine may have been started by an ESP's loader: certainly not if its kernel sees no EFI."""
+    place = files.of_kernel(root, "/sys/firmware")
+    return os.path.isdir(place / "efi") or not os.path.isdir(place)
+
+
+def is_hidden(root: Path) -> bool:
+    """Whether there are variables that this user may not read."""
+    place = files.of_kernel(root, _VARIABLES)
+    return os.path.isdir(place) and not os.access(place, os.R_OK | os.X_OK)
+
+
+def _order(root: Path, esps: Sequence[Path]) -> Iterator[tuple[bytes, str, Path | None]]:
+    """The boot order: of each entry its number, the path that it names, and where that lies; None if not on the ESP."""
+    order = variable(root, "BootOrder")
+    for at in range(0, min(len(order), 2 * _MOST) - 1, 2):
+        number = order[at : at + 2]
+        shown = _path(variable(root, f"Boot{int.from_bytes(number, 'little'):04X}"))
+        path = next((place for esp in esps if shown and (place := _inside(esp, shown)) is not None), None)
+        yield number, shown, path
 
 
 def _path(option: bytes) -> str:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Is what a boot entry starts this system, or another one on the same machine?
+"""Is what a boot entry starts this system, or another one on the same machine? And does GRUB read this system's menu?
 
-Rule: an entry is this system's if its root file system is the one of /etc/fstab, or the one that the running kernel was told.
-      If neither is known, nothing stands against it.
+Rule 1: an entry is this system's if its root file system is the one of /etc/fstab, or the one that the running kernel was told.
+        If neither is known, nothing stands against it.
+Rule 2: the GRUB of an ESP reads the menu to which the small grub.cfg beside it leads. If that is not this system's, the menu in
+        /boot/grub says nothing.
 
-Sources: bootparam(7), root= and rootflags=; fstab(5); btrfs(5), subvol=.
+Sources: bootparam(7), root= and rootflags=; fstab(5); btrfs(5), subvol=; GRUB 2.06 and 2.12, util/grub-install.c (load_cfg),
+and Debian's build-efi-images, whose prefix is /EFI/debian.
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ from knetstatd.system import files
 from knetstatd.system.once import once
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _LIMIT = 1 << 18
 _TAG = re.compile(r"(UUID|LABEL|PARTUUID|PARTLABEL)=[\"']?([^\"']*)[\"']?")
 _UUID = re.compile(r"/dev/disk/by-(part)?uuid/.*")
+_ID = re.compile(r"(?<![\w-])[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?![\w-])")
 _CONTAINERS = ("/run/systemd/container", "/run/.containerenv", "/.dockerenv")
 
 
@@ -54,15 +59,17 @@ def other(root: Path, arguments: str) -> str:
 @once
 def _own(root: Path) -> tuple[_Root, ...]:
     """What this system has as its root file system, by all that says so."""
-    own = []
-    for line in (files.text(files.inside(root, "/etc/fstab"), _LIMIT) or "").splitlines():
-        words = line.split()
-        if len(words) > 3 and words[1] == "/" and not words[0].startswith("#"):
-            own.append(_Root(words[0], _subvolume(words[3])))
+    own = [_Root(device, _subvolume(options)) for device, options in _mounted(root, "/")]
     # A container is shown its host's.
     if not any(os.path.lexists(files.inside(root, mark)) for mark in _CONTAINERS):
         own.append(_told(files.text(files.of_kernel(root, "/proc/cmdline"), _LIMIT) or ""))
     return tuple(one for one in own if one.device)
+
+
+def _mounted(root: Path, place: str) -> list[tuple[str, str]]:
+    """The devices that /etc/fstab mounts in a place, each with its options."""
+    lines = (line.split() for line in (files.text(files.inside(root, "/etc/fstab"), _LIMIT) or "").splitlines())
+    return [(words[0], words[3]) for words in lines if len(words) > 3 and words[1] == place and words[0][0] != "#"]
 
 
 def _told(line: str) -> _Root:
@@ -84,3 +91,42 @@ def _places(root: Path, device: str) -> set[str]:
     if _UUID.fullmatch(path):
         path = path.lower()
     return {path, os.fspath(files.inside(root, path)) if path.startswith("/dev/") else path}
+
+
+# -- the grub.cfg on the ESP ------------------------------------------------------------------------------------------------
+
+
+def other_menu(root: Path, esps: Sequence[Path], first: Path | None) -> str:
+    """The grub.cfg of an ESP by which GRUB reads a menu that is not this system's; "" if none does, or nothing says so.
+
+    first: the loader that the firmware begins with, None if that is not known.
+    """
+    stubs = [esp / "EFI" / name / "grub.cfg" for esp in esps for name in files.names(esp / "EFI")]
+    beside = [stub for stub in stubs if first is not None and os.path.realpath(stub.parent) == os.path.realpath(first.parent)]
+    for stub in stubs if not any(map(os.path.isfile, beside)) else beside:
+        if _leads_away(root, stub):
+            return names.clean(f"/{os.path.relpath(stub, root)}", 80)
+    return ""
+
+
+def _leads_away(root: Path, stub: Path) -> bool:
+    """Whether a grub.cfg on an ESP is certainly not the way to this system's menu."""
+    text = files.text(stub, _LIMIT)
+    if not text or any(_is_same(files.inside(root, f"/boot/{name}/grub.cfg"), stub) for name in ("grub", "grub2")):
+        return False
+    if not re.search(r"^[ \t]*(configfile|normal)\b", text, re.MULTILINE):
+        return "menuentry" in text
+    sought = {word.lower() for line in text.splitlines() if "search" in line for word in _ID.findall(line)}
+    separate = _mounted(root, "/boot")
+    own = {place for device, _ in separate or _mounted(root, "/") for place in _places(root, device)}
+    theirs = {place for word in sought for place in _places(root, f"UUID={word}")}
+    known = any(map(_UUID.fullmatch, own)) or os.path.isdir(files.inside(root, "/dev/disk/by-uuid"))
+    known = known and bool(separate or not os.path.ismount(files.inside(root, "/boot")))
+    return bool(sought and own and known) and not own & theirs
+
+
+def _is_same(path: Path, other_path: Path) -> bool:
+    try:
+        return os.path.samefile(path, other_path)
+    except OSError:
+        return False

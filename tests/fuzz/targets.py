@@ -376,10 +376,11 @@ def try_kernel_parameters(data: bytes) -> None:
 @target("boot.own_system")
 def try_own_system(data: bytes) -> None:
     arguments, _, rest = data.partition(_SEPARATOR)
-    with tree(rest, "etc/fstab", "proc/cmdline") as root:
+    with tree(rest, "etc/fstab", "proc/cmdline", "efi/EFI/a/grub.cfg") as root:
         other = own_system.other(root, arguments.decode("utf-8", "replace"))
         assert not other or is_line(other)
         assert own_system.other(root, "ro quiet") == ""
+        assert is_line(own_system.other_menu(root, [root / "efi"], None) or "none")
 
 
 @target("boot.grub", Undecided)

@@ -373,6 +373,18 @@ class TestAnotherSystem:
         tree({"etc/fstab": "UUID=bb / ext4 defaults 0 1\n"})
         assert next_kernel(root, KERNELS).release == OLD
 
+    def test_a_grub_that_reads_another_menu(self, tree: Tree) -> None:
+        uuid = "0a1b2c3d-0000-4000-8000-00000000000"
+        way = f"search.fs_uuid {uuid}2 root\nset prefix=($root)'/boot/grub'\nconfigfile $prefix/grub.cfg\n"
+        root = tree({"boot/grub/grub.cfg": grub_cfg("0", OLD), "boot/efi/EFI/debian/grub.cfg": way})
+        tree({"etc/fstab": f"UUID={uuid}1 / ext4 defaults\n"})
+        assert "reads another menu than that in /boot: /boot/efi/EFI/debian/grub.cfg" in unknown(next_kernel(root, KERNELS))
+        tree({"etc/fstab": f"UUID={uuid}2 / ext4 defaults\n"})
+        assert next_kernel(root, KERNELS).release == OLD
+        tree({"etc/fstab": f"UUID={uuid}1 / ext4 defaults\n"})
+        (root / "sys/firmware").mkdir(parents=True)
+        assert next_kernel(root, KERNELS).release == OLD, "the machine has no EFI"
+
     def test_systemd_boot(self, tree: Tree) -> None:
         entry = esp("boot", ("a.conf", f"/a/{NEW}/linux", {"options": "root=UUID=bb rw"}))
         root = tree({**entry, "etc/fstab": self.FSTAB})

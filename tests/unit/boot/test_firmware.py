@@ -61,6 +61,24 @@ def test_what_comes_first(root: Path, first: str, active: bool, by_systemd_boot:
     assert firmware.other_loader(root, [root / "efi"], by_systemd_boot) == "", "what started this system is not known"
 
 
+def test_the_first_of_those_that_are_there(root: Path) -> None:
+    esps = [root / "boot/efi", root / "efi"]
+    assert firmware.first(root, esps) is None
+    variable(root, "Boot000A", option(NOT_THERE))
+    variable(root, "Boot000B", option(GRUB))
+    variable(root, "BootOrder", b"\x0a\0\x0b\0")
+    assert firmware.first(root, esps) == root / "efi/EFI/debian/shimx64.efi"
+
+
+def test_what_may_have_started_the_machine(tmp_path: Path) -> None:
+    assert firmware.may_start(tmp_path)
+    (tmp_path / "sys/firmware").mkdir(parents=True)
+    assert not firmware.may_start(tmp_path), "BIOS"
+    (tmp_path / "sys/firmware/efi").mkdir()
+    assert firmware.may_start(tmp_path)
+    assert not firmware.is_hidden(tmp_path)
+
+
 def test_next_is_not_known_then(root: Path) -> None:
     (root / "boot/grub").mkdir(parents=True)
     (root / "boot/grub/grub.cfg").write_text("menuentry x { linux /vmlinuz-6.1.0-1-amd64; }\n")

@@ -56,3 +56,51 @@ def test_nothing_is_known(tree: Tree) -> None:
 def test_a_snapshot_if_fstab_names_no_subvolume(tree: Tree) -> None:
     root = tree({"etc/fstab": f"UUID={ONE} / btrfs defaults 0 0\n"})
     assert own_system.other(root, f"root=UUID={ONE} rootflags=subvol=@") == ""
+
+
+def stub(identifier: str) -> str:
+    """As grub-install writes it."""
+    return f"search.fs_uuid {identifier} root hd0,gpt2\nset prefix=($root)'/boot/grub'\nconfigfile $prefix/grub.cfg\n"
+
+
+class TestMenuOfTheEsp:
+    def other(self, root: Path, first: str = "") -> str:
+        return own_system.other_menu(root, [root / "boot/efi", root / "efi"], root / first if first else None)
+
+    @pytest.mark.parametrize(
+        ("fstab", "text", "is_other"),
+        [
+            (f"UUID={ONE} / ext4 a\n", stub(ONE), False), (f"UUID={ONE} / ext4 a\n", stub(TWO), True),
+            (f"UUID={ONE} / ext4 a\nUUID={TWO} /boot ext4 a\n", stub(TWO), False),
+            (f"UUID={ONE} / ext4 a\nUUID={TWO} /boot ext4 a\n", stub(ONE), True),
+            ("/dev/vda1 / ext4 a\n", stub(TWO), False), ("", stub(TWO), False), (f"UUID={ONE} / ext4 a\n", "", False),
+            (f"UUID={ONE} / ext4 a\n", "menuentry x {\nlinux /vmlinuz\n}\n", True),
+            (f"UUID={ONE} / ext4 a\n", "search --label boot --set=root\nconfigfile /grub/grub.cfg\n", False),
+        ],
+    )  # fmt: skip
+    def test_one(self, tree: Tree, fstab: str, text: str, is_other: bool) -> None:
+        root = tree({"etc/fstab": fstab, "boot/efi/EFI/debian/grub.cfg": text, "boot/grub/grub.cfg": ""})
+        assert self.other(root) == ("/boot/efi/EFI/debian/grub.cfg" if is_other else "")
+
+    def test_devices(self, tree: Tree) -> None:
+        root = tree({"etc/fstab": "/dev/vda1 / ext4 a\n", "efi/EFI/debian/grub.cfg": stub(ONE), "dev/vda1": "", "dev/vdb1": ""})
+        tree({f"dev/disk/by-uuid/{ONE}": "-> ../../vda1", f"dev/disk/by-uuid/{TWO}": "-> ../../vdb1"})
+        assert self.other(root) == ""
+        tree({"efi/EFI/debian/grub.cfg": stub(TWO)})
+        assert self.other(root) == "/efi/EFI/debian/grub.cfg"
+
+    def test_several_systems_on_one_esp(self, tree: Tree) -> None:
+        """Each has its own; which one is read hangs on the loader that the firmware begins with."""
+        root = tree({
+            "etc/fstab": f"UUID={ONE} / ext4 a\n", "boot/efi/EFI/debian/grub.cfg": stub(ONE),
+            "boot/efi/EFI/ubuntu/grub.cfg": stub(TWO),
+        })  # fmt: skip
+        assert self.other(root) == "/boot/efi/EFI/ubuntu/grub.cfg"
+        assert self.other(root, "boot/efi/EFI/debian/shimx64.efi") == ""
+        assert self.other(root, "boot/efi/EFI/ubuntu/shimx64.efi") == "/boot/efi/EFI/ubuntu/grub.cfg"
+        assert self.other(root, "boot/efi/EFI/BOOT/BOOTX64.EFI") == "/boot/efi/EFI/ubuntu/grub.cfg"
+
+    def test_a_menu_that_lies_on_the_esp(self, tree: Tree) -> None:
+        menu = "menuentry x {\nlinux /vmlinuz\n}\n"
+        root = tree({"boot/efi/EFI/fedora/grub.cfg": menu, "boot/grub2/grub.cfg": "-> ../efi/EFI/fedora/grub.cfg"})
+        assert self.other(root) == ""
