@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from knetstatd.boot import bootloader, kernel_parameters
 from knetstatd.core import names
 from knetstatd.core.errors import Damaged, KnetstatdError, LibraryMissing
 from knetstatd.core.model import Check, Result
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from knetstatd.verify.target_kernel import Target
 
 NAME = "initrd"
+# What takes a program in an initrd to be found: early_lookup_bdev() of block/early-lookup.c knows PARTUUID, PARTLABEL and /dev.
+_ALONE_NO = ("UUID=", "LABEL=", "ZFS=", "/dev/disk/", "/dev/mapper/")
+_ENTRY = "Run: update-grub; or add an initrd to the boot entry"
 # Seconds: so long may an initrd be in the making (mkinitramfs takes 10 to 60), and so be younger than what it does not hold.
 _MAKING = 120
 
@@ -54,6 +58,9 @@ def check(root: Path, facts: Target, host: Host, name: str, file: Path, known: f
     kernel, files_of_it = facts.kernel, initramfs.initrds(root, facts.kernel)
     disk = _Disk(root, kernel, files_of_it.paths)
     if not disk.paths:
+        if files_of_it.named and (device := _root_device(root, kernel)).startswith(_ALONE_NO):
+            reason = f"The boot entry loads no initrd, and a kernel without one finds no root={names.clean(device, 80)}"
+            return Check(NAME, Result.UNKNOWN, "an initrd", "none", f"{reason}; one inside its image could", _ENTRY)
         if files_of_it.named or not initramfs.is_made_here(root):
             return Check(NAME, Result.NOT_APPLICABLE, reason="The kernel has no initrd")
         reason = f"{kernel} has no initrd in /boot, and will find no root file system"
@@ -102,6 +109,12 @@ def check(root: Path, facts: Target, host: Host, name: str, file: Path, known: f
     if name in inside.refused and leaves:
         return disk.fail("a copy that the kernel unpacks", "", f"The kernel refuses its copy: {inside.refused[name]}")
     return Check(NAME, Result.PASS, found="the same copy in it")
+
+
+def _root_device(root: Path, kernel: str) -> str:
+    """What the boot entry names as the root file system, "" for nothing."""
+    words = kernel_parameters.own_parameters(bootloader.entry_line(root, kernel) or "")
+    return next((word.partition("=")[2] for word in reversed(words) if word.startswith("root=")), "")
 
 
 def _absent(disk: _Disk, facts: Target, host: Host, inside: initrd.Inside, name: str, file: Path) -> Check:

@@ -213,8 +213,19 @@ def test_several_files(root: Path) -> None:
 
 
 def test_an_entry_without_one(root: Path) -> None:
-    write(root, "boot/grub/grub.cfg", GRUB.format(KERNEL, "").replace("\tinitrd \n", ""))
-    assert check(root).result is NA
+    def entry(arguments: str) -> Check:
+        write(root, "boot/grub/grub.cfg", f"menuentry x {{\nlinux /boot/vmlinuz-{KERNEL} {arguments}\n}}\n")
+        return check(root)
+
+    initrd(root, archive(OURS))
+    assert entry("").result is NA
+    assert entry("root=/dev/vda1").result is NA
+    assert entry("root=PARTUUID=1").result is NA
+    found = entry("root=/dev/vda1 root=UUID=1 -- root=/dev/vda1")
+    assert found.result is UNKNOWN
+    assert "a kernel without one finds no root=UUID=1;" in found.reason
+    assert found.fix.startswith("Run: update-grub;")
+    assert entry("root=/dev/mapper/vg-root").result is UNKNOWN
 
 
 def test_a_copy_that_is_damaged(root: Path) -> None:
