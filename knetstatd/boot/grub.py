@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from knetstatd.boot import systemd_boot
-from knetstatd.boot.grub_state import Undecided, environment
+from knetstatd.boot import own_system, systemd_boot
+from knetstatd.boot.grub_state import UNKNOWN, Undecided, environment
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.system import files
@@ -28,6 +29,7 @@ DIRECTORIES = ("boot/grub", "boot/grub2")
 _PLATFORMS = ("i386-pc", "x86_64-efi", "i386-efi", "arm64-efi", "arm-efi", "riscv64-efi", "powerpc-ieee1275", "loongarch64-efi")
 # A grub.cfg of a hundred kernels has 200 KB.
 _LARGEST = 1 << 20
+_OTHER_DISK = re.compile(r"hd[1-9]|none$")  # hd0 is the one that GRUB was started from, if nothing is searched for
 _DEEPEST = 100  # directories of an image's path, each of which may be where its disk is mounted; real ones have four
 
 
@@ -67,6 +69,8 @@ def _choose(root: Path, directory: str) -> Choice:
     start = menu.next()
     if start is None:
         raise Undecided("has no entries")
+    if start.image and (reason := _elsewhere(root, start)):
+        raise Undecided(reason)
     script = _read(root, directory, "grub.cfg") or b""
     saved = environment(_read(root, directory, "grubenv") or b"")
     source = "grub default entry"
@@ -85,7 +89,7 @@ def starts(root: Path) -> tuple[Start, ...]:
     every: list[Start] = []
     for directory in DIRECTORIES:
         with contextlib.suppress(Undecided):
-            every += _menu(root, directory).every()
+            every += (start for start in _menu(root, directory).every() if not _elsewhere(root, start))
     return tuple(every)
 
 
@@ -100,14 +104,31 @@ def saved(root: Path) -> dict[str, str]:
     return variables
 
 
-def places_of(root: Path, image: str) -> Iterator[Path]:
-    """Where an image that GRUB names may lie: its path begins at some disk's top, which may be mounted anywhere above it."""
-    parts = (image.partition(")")[2] if image.startswith("(") else image).split("/")
-    for i in range(len(parts) if len(parts) <= _DEEPEST else 0):
-        rest = "/".join(parts[i:])
-        if rest:
+def places_of(root: Path, image: str, *, anywhere: bool = False) -> Iterator[Path]:
+    """Where an image that GRUB names may lie: its path begins at the top of the disk of / or of /boot, or of a subvolume there.
+
+    anywhere: also where a file of that name is another one.
+    """
+    subvolumes = own_system.subvolumes(root)
+    first, *parts = (image.partition(")")[2] if image.startswith("(") else image).split("/")
+    for i in range(len(parts) if len(parts) <= _DEEPEST and (anywhere or not first) else 0):
+        rest, above = "/".join(parts[i:]), "/".join(parts[:i])
+        if rest and (anywhere or not above or "@" in above or above in subvolumes):
             yield files.inside(root, f"/{rest}")
             yield files.inside(root, f"/boot/{rest}")
+
+
+def _elsewhere(root: Path, start: Start) -> str:
+    """Why what GRUB loads is certainly nothing of this system's, "" if it may be."""
+    disk = start.image[1:].partition(")")[0] if start.image.startswith("(") else start.disk
+    if _OTHER_DISK.match(disk) or own_system.is_other_disk(root, [disk.removeprefix(UNKNOWN)]):
+        return f"starts an image of another disk than /boot's: {names.clean(disk, 80)}"
+    if relative := next((name for name in start.initrds if name[:1] not in "/("), ""):
+        return f"names {names.show(relative, 80)} without a /, which GRUB does not find"
+    if any(map(os.path.lexists, places_of(root, start.image))):
+        return ""
+    lies = next(filter(os.path.lexists, places_of(root, start.image, anywhere=True)), None)
+    return f"starts {names.show(start.image, 80)}, which is not there; {lies} is another file" if lies else ""
 
 
 def find(root: Path, image: str) -> Path:

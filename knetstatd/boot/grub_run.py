@@ -71,8 +71,7 @@ class Script:
         self._depth = 0
         self._scope: tuple[str, ...] = ()
         # What runs: "script", "entry" or "function"; and in how many loops of it.
-        self._inside = "script"
-        self._loops = 0
+        self._inside, self._loops = "script", 0
         env = {f"feature_{name}": "y" for name in _FEATURES} | {"grub_platform": platform, "prefix": PREFIX, "root": ROOT}
         env |= {"config_directory": PREFIX, "config_file": PREFIX + "/grub.cfg"}
         env |= dict.fromkeys(("grub_cpu", "cmdpath", "shim_lock", "lockdown", "check_signatures", "lang"), UNKNOWN)
@@ -261,11 +260,13 @@ class Script:
                 by = int(args[0][:9]) if args and re.fullmatch("[0-9]+", args[0]) else 1
                 self._scope = tuple(args) if name == "setparams" else self._scope[by:]
             case "linux" | "linux16" | "linuxefi":
-                self.state.start = Start(args[0] if args else "", told(args[1:]))
+                self.state.start = Start(
+                    args[0] if args else "", told(args[1:]), disk=(env.get("root") or "none").replace(ROOT, "")
+                )
             case "initrd" | "initrd16" | "initrdefi":
                 self.state.start = self.state.start._replace(initrds=tuple(args))
             case "module" | "module2" | "xen_module" if args and args[0].rpartition("/")[2].startswith("vmlinu"):
-                self.state.start = Start(args[0], told(args[1:]))
+                self.state.start = Start(args[0], told(args[1:]), disk=(env.get("root") or "none").replace(ROOT, ""))
             case "halt" | "reboot" | "exit" | "poweroff" | "normal_exit" | "boot":
                 if name != "boot" or not self.state.start.image:
                     self.state.start = Start(end=name)
@@ -319,6 +320,7 @@ class Script:
             for variable in (word, word.rpartition("=")[2], word.rpartition(":")[2]):
                 if re.fullmatch(r"[A-Za-z_]\w*", variable, re.ASCII):
                     self.state.env[variable] = UNKNOWN
+        self.state.env.update(grub_state.searched(name, args) if name.startswith("search") else {})
         return None
 
     def _call(self, name: str, args: list[str]) -> bool | None:

@@ -44,7 +44,7 @@ class Start(NamedTuple):
     """What was loaded.
 
     image: its path as the entry writes it, "" for none.  arguments: its command line.  initrds: their paths.
-    end: the command that left GRUB instead.  way: the titles that lead to it.
+    end: the command that left GRUB instead.  way: the titles that lead to it.  disk: $root, see `searched`; "" for GRUB's own.
     """
 
     image: str = ""
@@ -52,6 +52,16 @@ class Start(NamedTuple):
     initrds: tuple[str, ...] = ()
     end: str = ""
     way: tuple[str, ...] = ()
+    disk: str = ""
+
+
+def searched(name: str, args: Sequence[str]) -> dict[str, str]:
+    """The variable that `search` sets to a disk (search_wrap.c): UNKNOWN, then the file system's ID if it looks for that."""
+    if name == "search.fs_uuid":
+        return {args[1] if len(args) > 1 else "root": UNKNOWN + args[0]} if args else {}
+    variable = next((word[6:] for word in args if word.startswith("--set=")), "root" if {"--set", "-s"} & {*args} else "")
+    wanted = args[-1] if {"--fs-uuid", "-u"} & {*args} else ""
+    return {variable: UNKNOWN + wanted} if variable else {}
 
 
 def told(words: Sequence[str]) -> str:
@@ -108,14 +118,16 @@ def menu_entry(args: Sequence[str], block: Body | None, is_submenu: bool) -> Men
         elif word.startswith("--") and name in _MENU_OPTIONS:
             if _MENU_OPTIONS[name] and not equals:
                 value = next(words, "-")
-            if (not equals and value.startswith("-")) or bool(equals) > _MENU_OPTIONS[name] or name == "source":
+            if (not equals and value.startswith("-")) or bool(equals) > _MENU_OPTIONS[name]:
                 return None
             options[name] = value
         elif word in ("--help", "--usage"):
             return None
         else:
             rest.append(word)
-    if not rest or block is None:
+    if "source" in options and block is None and rest:
+        raise Undecided("has an entry whose commands are the value of an option, --source")
+    if not rest or block is None or "source" in options:
         return None
     identifier = UNKNOWN if UNKNOWN in "".join(args) else options.get("id", rest[0])
     return MenuEntry(rest[0], identifier, block, is_submenu, tuple(rest))

@@ -116,13 +116,33 @@ def _leads_away(root: Path, stub: Path) -> bool:
         return False
     if not re.search(r"^[ \t]*(configfile|normal)\b", text, re.MULTILINE):
         return "menuentry" in text
-    sought = {word.lower() for line in text.splitlines() if "search" in line for word in _ID.findall(line)}
+    return is_other_disk(root, [word for line in text.splitlines() if "search" in line for word in _ID.findall(line)])
+
+
+def is_other_disk(root: Path, identifiers: Sequence[str]) -> bool:
+    """Whether file systems with these IDs are certainly not the one that has /boot."""
+    wanted = [word for word in identifiers if _ID.fullmatch(word)]
+    if not wanted or not (own := _boot(root)):
+        return False
+    return not any(own & _places(root, f"UUID={word}") for word in wanted)
+
+
+@once
+def _boot(root: Path) -> set[str]:
+    """The names of the device that has /boot; none if they say nothing of its ID."""
     separate = _mounted(root, "/boot")
+    if not separate and os.path.ismount(files.inside(root, "/boot")):
+        return set()
     own = {place for device, _ in separate or _mounted(root, "/") for place in _places(root, device)}
-    theirs = {place for word in sought for place in _places(root, f"UUID={word}")}
     known = any(map(_UUID.fullmatch, own)) or os.path.isdir(files.inside(root, "/dev/disk/by-uuid"))
-    known = known and bool(separate or not os.path.ismount(files.inside(root, "/boot")))
-    return bool(sought and own and known) and not own & theirs
+    return own if known else set()
+
+
+@once
+def subvolumes(root: Path) -> frozenset[str]:
+    """The subvolumes of btrfs in which this system lies; GRUB's paths begin with one."""
+    mounted = [_subvolume(options) for place in ("/", "/boot") for _, options in _mounted(root, place)]
+    return frozenset(filter(None, (*mounted, *(one.subvolume for one in _own(root)))))
 
 
 def _is_same(path: Path, other_path: Path) -> bool:

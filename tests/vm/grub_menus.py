@@ -75,6 +75,32 @@ _TITLES = (
 )  # fmt: skip
 
 
+_ONE, _TWO = INSTALLED[0], INSTALLED[1]
+_LINUX = "linux /boot/vmlinuz"
+# Entries before those of the installed kernels: what GRUB does if an image is not where it is said to be.
+BY_HAND = {
+    "blocks": f"linux boot/vmlinuz-{_TWO}",
+    "another directory": f"linux /old/vmlinuz-{_TWO}",
+    "another disk": f"set root=hd1,msdos1\n{_LINUX}-{_TWO}",
+    "the disk's name": f"linux (hd0,msdos1)/boot/vmlinuz-{_TWO}",
+    "no such disk's name": f"linux (hd2)/boot/vmlinuz-{_TWO}",
+    "an image twice": f"{_LINUX}-{_TWO}\n{_LINUX}-{_ONE}",
+    "an image and none": f"{_LINUX}-{_TWO}\n{_LINUX}-none",
+    "none and an image": f"{_LINUX}-none\n{_LINUX}-{_TWO}",
+    "an initrd before its image": f"initrd /boot/vmlinuz-{_ONE}\n{_LINUX}-{_TWO}",
+    "no such initrd": f"{_LINUX}-{_TWO}\ninitrd boot/vmlinuz-{_ONE}",
+    "a failing end": f"{_LINUX}-{_TWO}\nfalse",
+    "no such command": f"nothing\n{_LINUX}-{_TWO}",
+}
+
+
+def by_hand(name: str, fallback: str) -> dict[str, bytes]:
+    """The files of a machine with one of these menus."""
+    entries = "".join(f"menuentry {k} {{\n{_LINUX}-{k}\n}}\n" for k in INSTALLED)
+    text = f"set timeout=0\n{fallback}\nmenuentry x {{\n{BY_HAND[name]}\n}}\n{entries}"
+    return {"boot/grub/grub.cfg": text.encode()}
+
+
 class Item(NamedTuple):
     title: str
     id: str | None

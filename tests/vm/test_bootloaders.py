@@ -88,6 +88,26 @@ def test_grub(suite: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fallback", ["", "set fallback=1"])
+@pytest.mark.parametrize("suite", SUITES)
+def test_grub_with_menus_made_by_hand(suite: str, fallback: str, tmp_path: Path) -> None:
+    """What is unknown may start anything; what is named, GRUB starts."""
+    loader = bootloaders.grub(suite)
+    images = {f"boot/vmlinuz-{release}": bootloaders.linux(release) for release in grub_menus.INSTALLED}
+    differ, agreed = [], 0
+    for name in grub_menus.BY_HAND:
+        files = grub_menus.by_hand(name, fallback)
+        found = bootloader.next_kernel(write(tmp_path / name / "root", files | images), grub_menus.INSTALLED)
+        answer = bootloaders.started(loader, files | images, tmp_path / name)
+        agreed += answer.kernel == found.release
+        if found.release not in ("", answer.kernel):
+            differ.append((name, found, answer.kernel or answer.screen[-400:]))
+    print(f"GRUB {loader.version}: {agreed} of {len(grub_menus.BY_HAND)} agree")
+    assert differ == []
+    assert agreed > len(grub_menus.BY_HAND) // 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", SUITES)
 def test_grub_with_many_menus(suite: str, tmp_path: Path) -> None:
     compare_grub(suite, ALL, tmp_path)

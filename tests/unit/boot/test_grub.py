@@ -31,6 +31,46 @@ def test_an_image_that_is_nowhere(tree: Tree) -> None:
     assert not grub.find(root, "").is_file()
 
 
+ONE, TWO = "0a1b2c3d-0000-4000-8000-000000000001", "0a1b2c3d-0000-4000-8000-000000000002"
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("linux /boot/vmlinuz-1", ""), (f"search --no-floppy --fs-uuid --set=root {ONE}\nlinux /boot/vmlinuz-1", ""),
+        (f"search --no-floppy --fs-uuid --set=root --hint='hd1,gpt2' {TWO}\nlinux /boot/vmlinuz-1", "of another disk"),
+        (f"search.fs_uuid {TWO} root hd0,gpt1\nlinux /boot/vmlinuz-1", "of another disk"),
+        (f"search.fs_uuid {TWO} other\nlinux /boot/vmlinuz-1", ""),
+        (f"set root='hd1,gpt2'\nsearch --fs-uuid --set=root {ONE}\nlinux /boot/vmlinuz-1", ""),
+        ("set root='hd1,gpt2'\nlinux /boot/vmlinuz-1", "of another disk than /boot's: hd1,gpt2"),
+        ("set root='hd0,gpt2'\nlinux /boot/vmlinuz-1", ""),
+        ("linux (hd1,gpt2)/boot/vmlinuz-1", "of another disk than /boot's: hd1,gpt2"),
+        ("unset root\nlinux /boot/vmlinuz-1", "of another disk"), ("set root=\nlinux /boot/vmlinuz-1", "of another disk"),
+        ("search --label --set=root x\nlinux /boot/vmlinuz-1", ""), ("linux boot/vmlinuz-1", "which is not there"),
+        ("linux /old/vmlinuz-1", "which is not there"), ("linux /@/boot/vmlinuz-1", ""), ("linux /main/boot/vmlinuz-1", ""),
+        ("linux /boot/vmlinuz-1\ninitrd initrd.img-1", "'initrd.img-1' without a /"),
+        ("linux /boot/vmlinuz-2", ""),
+    ],
+)  # fmt: skip
+def test_an_image_of_this_system(tree: Tree, lines: str, reason: str) -> None:
+    root = tree({
+        "boot/grub/grub.cfg": f"set timeout=0\nmenuentry a {{\n{lines}\n}}\n", "boot/vmlinuz-1": "", "boot/initrd.img-1": "",
+        "etc/fstab": f"UUID={ONE} / btrfs subvol=/main 0 1\n",
+    })  # fmt: skip
+    if not reason:
+        assert grub.choose(root)
+        assert len(grub.starts(root)) == 1
+        return
+    with pytest.raises(Undecided, match=reason):
+        grub.choose(root)
+    assert grub.starts(root) == ()
+
+
+def test_an_initrd_of_another_directory_is_not_the_one_in_boot(tree: Tree) -> None:
+    root = tree({"boot/initrd.img-1": ""})
+    assert grub.find(root, "/old/initrd.img-1") == root / "old/initrd.img-1"
+
+
 def test_saved_variables_and_all_entries(tree: Tree) -> None:
     root = tree({
         "boot/grub/grub.cfg": "menuentry a { linux /a x; }\nsubmenu s { menuentry b { linux /b $v; }\n}\n",

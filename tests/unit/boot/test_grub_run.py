@@ -111,6 +111,11 @@ def test_menu_entries(words: str, title: str, identifier: str) -> None:
     assert (entry.title, entry.id, entry.is_submenu, entry.maybe) == (title, identifier, True, False)
 
 
+def test_an_entry_whose_commands_are_a_word() -> None:
+    with pytest.raises(Undecided, match="--source"):
+        run("menuentry T --source 'linux /v'")
+
+
 @pytest.mark.parametrize("words", ["", "--id x", "T --id", "T --id -x", "T --source=x", "T --unrestricted=x", "--help T"])
 def test_what_makes_no_entry(words: str) -> None:
     assert run(f"menuentry {words} {{ a; }}").menu == []
