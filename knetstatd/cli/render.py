@@ -99,6 +99,8 @@ def status_text(
         text += f"\n\n{paint(label, 'bold', enabled)} {judge.command(first.fix)}"
     elif (after := [v for v in verdicts if v.kernel == machine.next]) and all(v.ready for v in after):
         text += f"\n\nSafe to reboot if {machine.next} starts: {machine.next_why}." if assumed else "\n\nSafe to reboot."
+    if machine.packages() and not machine.next:
+        text += f"\n\nThe next kernel is not known: {machine.next_why}."
     return text
 
 

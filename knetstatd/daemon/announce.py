@@ -159,7 +159,7 @@ class Teller:
 
     def status(self, machine: Machine, verdicts: Sequence[judge.Verdict], notify: Notify) -> None:
         """Publishes all verdicts: the status file, the service manager's line; READY the first time."""
-        document, text = judge.document(machine, verdicts), motd(verdicts, self.rejected)
+        document, text = judge.document(machine, verdicts), motd(verdicts, self.rejected, next_unknown(machine))
         try:
             if document != self._status:
                 files.write_json(machine.places.status, document, durable=False)
@@ -201,12 +201,17 @@ def headline(machine: Machine, verdicts: Sequence[judge.Verdict]) -> str:
     return "; ".join(parts)
 
 
-def motd(verdicts: Sequence[judge.Verdict], rejected: str = "") -> str:
+def next_unknown(machine: Machine) -> str:
+    """Why it is not known which kernel the next reboot starts, "" if it is, or if there is nothing to guard."""
+    return machine.next_why if machine.packages() and not machine.next else ""
+
+
+def motd(verdicts: Sequence[judge.Verdict], rejected: str = "", unknown: str = "") -> str:
     """What a login is to show: a configuration that was rejected; the worst verdict that does not heal by itself, and its cure.
 
-    "" if there is neither.  rejected: why the last reload was refused.
+    "" if there is neither.  rejected: why the last reload was refused.  unknown: see `next_unknown`; said if nothing is worse.
     """
-    return _rejected(rejected) + _worst(verdicts)
+    return _rejected(rejected) + (_worst(verdicts) or _unknown(unknown))
 
 
 def _rejected(fault: str) -> str:
@@ -214,6 +219,13 @@ def _rejected(fault: str) -> str:
         return ""
     text = f"knetstatd: an old configuration is in force, the new one is faulty: {fault}"
     return f"{names.clean(text, 500)}\n  To do: correct it, then: systemctl reload knetstatd\n"
+
+
+def _unknown(why: str) -> str:
+    if not why:
+        return ""
+    text = f"knetstatd: the next kernel is not known: {why}"
+    return f"{names.clean(text, 500)}\n  See: knetstatctl check KERNEL, for the one that you start\n"
 
 
 def _worst(verdicts: Sequence[judge.Verdict]) -> str:

@@ -85,7 +85,10 @@ class Survey:
         alone = [name for name, _ in self.kernels.refused if names.is_kernel(name) and kernels.image(self.root, name)]
         next_kernel = bootloader.next_kernel(self.root, [*bootable, *alone])
         self.next = "" if next_kernel.release in alone else next_kernel.release
-        self.next_why, self.next_basis = next_kernel.why, next_kernel.basis if self.next else bootloader.Basis.UNKNOWN
+        self.next_why, self.next_basis = next_kernel.why, next_kernel.basis
+        if next_kernel.release != self.next:
+            self.next_why = f"it is {next_kernel.release}, whose directory in /lib/modules is left alone"
+            self.next_basis = bootloader.Basis.UNKNOWN
         tree = dkms_tree.registered(self.root)
         self._registered = tree.packages
         self.missing = guarded.missing(self.root, self.places, tree.packages)

@@ -51,6 +51,13 @@ def test_a_login_shows_nothing_that_is_well_or_heals_by_itself() -> None:
     )
 
 
+def test_a_login_says_that_the_next_kernel_is_not_known() -> None:
+    text = announce.motd([GOOD], "", "the firmware\nis told so")
+    assert text.startswith("knetstatd: the next kernel is not known: the firmware")
+    assert len(text.splitlines()) == 2
+    assert announce.motd([GOOD, BAD], "", "x") == announce.motd([BAD]), "that is worse"
+
+
 def test_what_a_login_shows_is_dated_and_goes_with_the_daemon(tmp_path: Path) -> None:
     places = Places(tmp_path / "state", tmp_path, tmp_path / "caches")
     motd, status = places.motd, places.status

@@ -227,6 +227,16 @@ def test_a_faulty_configuration_keeps_the_old_one(rig: Rig) -> None:
     assert rig.journal.events()[0] == "config-loaded"
 
 
+def test_a_login_is_told_that_the_next_kernel_is_not_known(rig: Rig) -> None:
+    motd = rig.daemon.machine.places.motd
+    rig.daemon.open()
+    rig.start()
+    assert not motd.exists()
+    systems.write(rig.root / "boot/extlinux/extlinux.conf", "")
+    rig.start()
+    assert "the next kernel is not known: extlinux (/boot/extlinux/extlinux.conf) is here" in motd.read_text()
+
+
 def test_sigterm_ends_the_loop_and_takes_back_what_was_published(rig: Rig) -> None:
     rig.daemon.open()
     rig.start()

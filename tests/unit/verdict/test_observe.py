@@ -496,6 +496,7 @@ def test_a_kernel_that_is_left_alone_may_be_the_next(root: Path, machine: Machin
     text = render.status_text(machine, [judge.verdict(machine, seen, step)], enabled=False)
     assert f"'{newer}'  left alone" in text or f"{newer}  left alone" in text
     assert "Safe to reboot." not in text
+    assert text.endswith(f"The next kernel is not known: it is {newer}, whose directory in /lib/modules is left alone.")
 
 
 def test_nothing_is_under_way_for_a_kernel_that_is_not_guarded(root: Path, machine: Machine) -> None:
