@@ -13,7 +13,7 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300
 
 RUN_PACKAGES := python3 python3-venv python3-systemd python3-pyudev python3-sdnotify python3-zstandard dkms kmod openssl zstd xz-utils
 TEST_PACKAGES := $(RUN_PACKAGES) git gcc libc6-dev mmdebstrap systemd-container apt-utils dpkg-dev qemu-system-x86 busybox-static cpio \
-	bzip2 lz4 lzop python3-lzo initramfs-tools-core util-linux procps xz-utils scdoc groff-base bash zsh fish mtools ovmf
+	bzip2 lz4 lzop python3-lzo initramfs-tools-core util-linux procps xz-utils scdoc groff-base bash zsh fish mtools ovmf mokutil
 
 # Every worker of the tests, and every Python that they start, would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE

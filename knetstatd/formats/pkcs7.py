@@ -182,7 +182,7 @@ def _algorithm(item: _Item) -> bytes:
 
 def certificate(data: bytes) -> Certificate:
     """An X.509 certificate, as DER or, as sign-file(1) takes it too, as PEM (RFC 7468). Raises Damaged."""
-    if armour := _PEM.search(data) if data[:1] != bytes([_SEQUENCE]) else None:
+    if armour := _armour(data):
         try:
             data = binascii.a2b_base64(data[armour.end() : max(data.find(b"\n-----END ", armour.end() - 1), 0)])
         except binascii.Error as e:
@@ -207,6 +207,15 @@ def certificate(data: bytes) -> Certificate:
             if parts and parts[0].data == _SKID:
                 skid = _take(_items(_take(parts[-1:], _OCTETS).data), _OCTETS).data
     return Certificate(Key(issuer, serial, skid), modulus, exponent)
+
+
+def _armour(data: bytes) -> re.Match[bytes] | None:
+    return _PEM.search(data) if data[:1] != bytes([_SEQUENCE]) else None
+
+
+def is_pem(data: bytes) -> bool:
+    """Whether a certificate is PEM, which mokutil(1) does not import."""
+    return _armour(data) is not None
 
 
 def certificates(lists: bytes) -> tuple[Certificate, ...]:

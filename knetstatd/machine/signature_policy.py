@@ -7,7 +7,8 @@ Rule 2: what cannot be read is None here and "unknown" in the check; it is never
 
 The kernel's rules, read in 5.10 to 7.3: kernel/module/signing.c, security/lockdown, security/integrity (platform_certs,
 ima_efi.c), drivers/firmware/efi/libstub/secureboot.c. That Secure Boot locks the kernel down, and that it takes keys of
-the firmware for modules, are patches that Debian, Ubuntu and Fedora share; the configuration shows the first one.
+the firmware for modules, are patches that Debian, Ubuntu and Fedora share; the configuration shows the first one. Which keys
+it takes, kernels under real firmware and shim have said (tests/vm/test_secure_boot.py).
 """
 
 from __future__ import annotations
@@ -55,8 +56,11 @@ OPTIONS = (
 class Firmware(NamedTuple):
     """What does not change until the next boot. secure_boot: None if the firmware does not let it be read.
 
-    enrolled: the keys that shim and the firmware hand to a kernel; None as above.  waiting: to be confirmed at the next boot.
-    own: the certificate that modules are signed for on this machine, and its file.
+    enrolled: the keys of shim and the firmware that a kernel takes; None as above.  waiting: those that somebody asked to
+    enrol, and must confirm before the next kernel starts.
+    own: the certificate that modules are signed for on this machine, and its file.  is_pem: whether that is PEM, and not DER.
+    without_shim: the keys that shim has, and no kernel takes, for Secure Boot is off.  without_database: those of the
+    firmware's own list, if shim tells kernels to leave that out (`mokutil --ignore-db`).
     """
 
     secure_boot: bool | None = False
@@ -64,6 +68,9 @@ class Firmware(NamedTuple):
     waiting: tuple[pkcs7.Certificate, ...] = ()
     own: pkcs7.Certificate | None = None
     own_file: str = ""
+    is_pem: bool = False
+    without_shim: tuple[pkcs7.Certificate, ...] = ()
+    without_database: tuple[pkcs7.Certificate, ...] = ()
 
 
 # As kstrtobool() reads it, `e` from 7.2 on.
@@ -104,13 +111,23 @@ def firmware(root: Path, kernel: str = "") -> Firmware:
     """
     own_file = signing_pair(root, kernel)[1]
     try:
-        own = pkcs7.certificate(files.read(files.inside(root, own_file), _LIMIT))
+        data = files.read(files.inside(root, own_file), _LIMIT)
+        own, is_pem = pkcs7.certificate(data), pkcs7.is_pem(data)
     except (OSError, KnetstatdError, Damaged):
-        own = None
+        own, is_pem = None, False
+    mine = Firmware(own=own, own_file=own_file, is_pem=is_pem)
     if not _has_firmware(root):
-        return Firmware(own=own, own_file=own_file)
-    enrolled = None if _names(root) is None else (*_keys(root, "MokListRT", _SHIM), *_keys(root, "db", _DATABASE))
-    return Firmware(secure_boot(root), enrolled, _keys(root, "MokNew", _SHIM), own, own_file)
+        return mine
+    is_on, shims, database = secure_boot(root), _keys(root, "MokListRT", _SHIM), _keys(root, "db", _DATABASE)
+    # load_uefi_certs() of platform_certs/load_uefi.c: shim's list is worth nothing if anybody could have written it.
+    taken = (shims if is_on else (), () if _variable(root, "MokIgnoreDB", _SHIM) else database)
+    return mine._replace(
+        secure_boot=is_on,
+        enrolled=None if _names(root) is None else (*taken[0], *taken[1]),
+        waiting=_keys(root, "MokNew", _SHIM),
+        without_shim=() if taken[0] else shims,
+        without_database=() if taken[1] else database,
+    )
 
 
 def _has_firmware(root: Path) -> bool:

@@ -11,6 +11,7 @@ Rule 3: keys are compared, never names. Of a key of the kernel's distributor no 
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from knetstatd.core import names
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from knetstatd.formats.pkcs7 import Certificate, Key, Signature
     from knetstatd.machine.signature_policy import Firmware, Policy
     from knetstatd.verify.target_kernel import Target
+
+_SCREEN = "on the blue screen (MokManager)"
+_CONFIRM = f"asks for a password; then reboot, and confirm it {_SCREEN}"
 
 
 def check(
@@ -72,13 +76,15 @@ def check(
     if not rules.enforced:
         reason = "The kernel does not know this key; nothing makes it insist, so the module loads, and taints"
         return Check("signature", Result.NOT_APPLICABLE, "", signer, reason)
-    reason = f"The kernel insists ({rules.enforced}): 'Loading of module with unavailable key is rejected'"
+    insists = f"the kernel insists ({rules.enforced}): 'Loading of module with unavailable key is rejected'"
     if machine.enrolled is None:
         why = "The keys that are enrolled cannot be read from /sys/firmware/efi/efivars"
         return Check("signature", Result.UNKNOWN, expected, signer, why)
     if rules.enrolled and machine.own is not None and own is None and _known(machine.own.key, machine.enrolled):
+        reason = f"The key is not the one that is enrolled, and {insists}"
         return Check("signature", Result.FAIL, f"signed by {machine.own.key}", signer, reason, rebuild(facts))
-    return Check("key", Result.FAIL, expected, signer, reason, _enrol(signed.key, rules, machine))
+    state, step = _enrolment(signed.key, rules, machine)
+    return Check("key", Result.FAIL, expected, signer, f"{state}, and {insists}", step)
 
 
 def _unsigned(facts: Target, rules: Policy, expected: str) -> Check:
@@ -112,11 +118,27 @@ def _is_kernels(key: Key, facts: Target) -> bool:
         return False
 
 
-def _enrol(key: Key, rules: Policy, machine: Firmware) -> str:
+def _enrolment(key: Key, rules: Policy, machine: Firmware) -> tuple[str, str]:
+    """How far the enrolment of a key is that the kernel does not take, and the next step."""
     if not rules.enrolled:
-        return "This kernel takes no keys from the firmware: only its own distributor can sign for it"
+        return "This kernel takes no keys from the firmware", "Only its own distributor can sign for this kernel"
+    if _known(key, machine.without_database):
+        return "The key is in the firmware's list, which shim tells kernels to leave out", f"Run: mokutil --use-db # {_CONFIRM}"
+    if not machine.secure_boot:
+        is_so = "is enrolled" if _known(key, machine.without_shim) else "is not enrolled"
+        state = f"The key {is_so}, no kernel takes shim's keys while Secure Boot is off"
+        return (
+            state,
+            f"Turn Secure Boot on in the firmware's setup, or take away what makes the kernel insist: {rules.enforced}",
+        )
     if _known(key, machine.waiting):
-        return "Its enrolment waits for you: confirm it on the blue screen (MokManager) at the next boot"
-    if machine.own is not None and machine.own.key.is_same(key):
-        return f"Run: mokutil --import {machine.own_file}, then confirm it on the blue screen at the next boot"
-    return "Enrol its certificate: mokutil --import FILE.der, then confirm it on the blue screen at the next boot"
+        return "The key's enrolment is requested (mokutil --list-new)", f'Reboot, and choose "Enroll MOK" {_SCREEN}'
+    how = f'asks for a password; then reboot, and choose "Enroll MOK" {_SCREEN}'
+    if machine.own is None or not machine.own.key.is_same(key):
+        return "The key is not enrolled", f"Run: mokutil --import CERTIFICATE.der # {how}"
+    file = der = shlex.quote(machine.own_file)
+    convert = ""
+    if machine.is_pem:
+        der = shlex.quote(f"{machine.own_file}.der")
+        convert = f"openssl x509 -in {file} -outform DER -out {der} && "
+    return "The key is not enrolled", f"Run: {convert}mokutil --import {der} # {how}"

@@ -641,7 +641,7 @@ def try_signature_policy(data: bytes) -> None:
     with tree(
         data, f"{_EFI}/SecureBoot-{_GLOBAL}", f"{_EFI}/MokListRT-{shim}", f"{_EFI}/db-{database}",
         f"{_EFI}/MokSBStateRT-{shim}", "proc/cmdline", "var/lib/dkms/mok.pub", "sys/kernel/security/lockdown",
-        "etc/dkms/framework.conf",
+        "etc/dkms/framework.conf", f"{_EFI}/MokIgnoreDB-{shim}",
     ) as root:  # fmt: skip
         firmware = signature_policy.firmware(root)
         assert firmware.secure_boot in (True, False, None)

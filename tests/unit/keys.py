@@ -26,6 +26,7 @@ GUIDS = {
     "MokListRT": "605dab50-e046-4300-abb6-3dd810dd8b23",
     "MokListRT1": "605dab50-e046-4300-abb6-3dd810dd8b23",
     "MokNew": "605dab50-e046-4300-abb6-3dd810dd8b23",
+    "MokIgnoreDB": "605dab50-e046-4300-abb6-3dd810dd8b23",
     "MokSBStateRT": "605dab50-e046-4300-abb6-3dd810dd8b23",
 }
 

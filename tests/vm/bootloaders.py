@@ -32,6 +32,7 @@ QEMU = ["qemu-system-x86_64", "-accel", "tcg", "-nodefaults", "-display", "none"
 TIMEOUT = 300.0
 _SILENCE = 20.0
 _SECTORS = 16384
+_LOADER = uuid.UUID("4a67b082-0a4c-41cf-b6c7-440b29bb8c4f")  # the Boot Loader Interface's variables
 _PARTITION = 2048
 _MODULES = (
     "biosdisk part_msdos fat normal test echo loadenv linux linux16 search search_fs_uuid minicmd halt reboot true serial "
@@ -125,7 +126,7 @@ class Answer(NamedTuple):
 
 def grub(suite: str) -> Grub:
     """The suite's GRUB, from its packages; the machine's own is not touched."""
-    tree = _packages(suite, "grub-common", "grub-pc-bin")
+    tree = packages(suite, "grub-common", "grub-pc-bin")
     modules = tree / "usr/lib/grub/i386-pc"
     command = _program(suite, tree, "usr/bin/grub-mkimage")
     version = re.findall(r"GRUB\) (\S+)", subprocess.run([*command, "--version"], capture_output=True, text=True).stdout)[0]
@@ -163,8 +164,7 @@ def started(loader: Grub, files: dict[str, bytes], directory: Path) -> Answer:
     """What GRUB starts from a disk with these files; a menu that waits gets the Enter key."""
     disk = directory / "disk.img"
     disk.write_bytes(loader.disk)
-    _format(disk, _PARTITION * 512, _SECTORS - _PARTITION)
-    _put(disk, _PARTITION * 512, files, directory / "tree")
+    fill(disk, _PARTITION * 512, _SECTORS - _PARTITION, files, directory / "tree")
     screen = _run([*QEMU, "-m", "64", "-drive", f"file={disk},format=raw"])
     said = re.search(r"STARTED (\S+) (.*)", screen)
     return Answer(said[1] if said else "", said[2].strip() if said else "", screen)
@@ -181,7 +181,7 @@ class SystemdBoot(NamedTuple):
 
 def systemd_boot(suite: str) -> SystemdBoot:
     """The suite's systemd-boot, under this machine's OVMF."""
-    tree = _packages(suite, "systemd-boot-efi")
+    tree = packages(suite, "systemd-boot-efi")
     program = (tree / "usr/lib/systemd/boot/efi/systemd-bootx64.efi").read_bytes()
     version = re.findall(rb"#### LoaderInfo: systemd-boot (\S+)", program)[0].decode()
     firmware = Path("/usr/share/OVMF")
@@ -211,9 +211,9 @@ def chosen(loader: SystemdBoot, files: dict[str, bytes], variables: dict[str, st
     """What systemd-boot starts from an ESP with these files, and with these variables of the Boot Loader Interface."""
     disk, store = directory / "disk.img", directory / "variables.fd"
     disk.write_bytes(bytes(_SECTORS * 512))
-    _format(disk, 0, _SECTORS)
-    _put(disk, 0, files | {"EFI/BOOT/BOOTX64.EFI": loader.program}, directory / "tree")
-    store.write_bytes(_with_variables(loader.variables, variables))
+    fill(disk, 0, _SECTORS, files | {"EFI/BOOT/BOOTX64.EFI": loader.program}, directory / "tree")
+    values = {name: (text + "\0").encode("utf-16-le") for name, text in variables.items()}
+    store.write_bytes(with_variables(loader.variables, _LOADER, values, attributes=7))
     screen = _run([*QEMU, "-m", "256", "-machine", "q35", "-net", "none",
                    "-drive", f"if=pflash,format=raw,readonly=on,file={loader.code}",
                    "-drive", f"if=pflash,format=raw,file={store}",
@@ -222,19 +222,19 @@ def chosen(loader: SystemdBoot, files: dict[str, bytes], variables: dict[str, st
     return Answer(said[1] if said else "", "", screen)
 
 
-def _with_variables(store: bytes, variables: dict[str, str]) -> bytes:
+def with_variables(store: bytes, vendor: uuid.UUID, variables: dict[str, bytes], *, attributes: int) -> bytes:
     """A store of variables with some more: MdePkg's and MdeModulePkg's VariableFormat.h, AUTHENTICATED_VARIABLE_HEADER."""
     (start,) = struct.unpack_from("<H", store, 0x30)
     assert store[start : start + 16] == uuid.UUID("aaf32c78-947b-439a-a180-2e144ec37792").bytes_le
     at = start + 28
     while store[at : at + 2] == b"\xaa\x55":
-        name, data = struct.unpack_from("<II", store, at + 36)
-        at += -(-(60 + name + data) // 4) * 4
+        name_size, size = struct.unpack_from("<II", store, at + 36)
+        at += -(-(60 + name_size + size) // 4) * 4
     new = b""
     for key, value in variables.items():
-        name_, data_ = ((text + "\0").encode("utf-16-le") for text in (key, value))
-        new += struct.pack("<HBBIQ16xIII", 0x55AA, 0x3F, 0, 7, 0, 0, len(name_), len(data_))
-        new += uuid.UUID("4a67b082-0a4c-41cf-b6c7-440b29bb8c4f").bytes_le + name_ + data_
+        name = (key + "\0").encode("utf-16-le")
+        new += struct.pack("<HBBIQ16xIII", 0x55AA, 0x3F, 0, attributes, 0, 0, len(name), len(value))
+        new += vendor.bytes_le + name + value
         new = new.ljust(-(-len(new) // 4) * 4, b"\xff")
     return store[:at] + new + store[at + len(new) :]
 
@@ -268,11 +268,10 @@ def _run(command: list[str]) -> str:
             machine.kill()
 
 
-def _format(disk: Path, offset: int, sectors: int) -> None:
+def fill(disk: Path, offset: int, sectors: int, files: dict[str, bytes], tree: Path) -> None:
+    """Makes a FAT file system of so many sectors on a disk, with these files. tree: a directory to work in."""
     subprocess.run(["mformat", "-i", f"{disk}@@{offset}", "-T", str(sectors), "-h", "16", "-s", "32", "::"], check=True)
 
-
-def _put(disk: Path, offset: int, files: dict[str, bytes], tree: Path) -> None:
     for name, data in files.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_bytes(data)
@@ -280,7 +279,7 @@ def _put(disk: Path, offset: int, files: dict[str, bytes], tree: Path) -> None:
     shutil.rmtree(tree)
 
 
-def _packages(suite: str, *names: str) -> Path:
+def packages(suite: str, *names: str) -> Path:
     """A directory with these packages' files, by their versions."""
     show = kernels.apt(suite, "apt-cache", "show", "--no-all-versions", *names)
     version = "-".join(re.findall("^Version: (.+)$", show, re.MULTILINE)).replace("/", "_").replace(":", "_")
@@ -296,8 +295,6 @@ def _program(suite: str, tree: Path, name: str) -> list[str | Path]:
     program = tree / name
     if subprocess.run([program, "--version"], capture_output=True).returncode == 0:
         return [program]
-    libraries = _packages(
-        suite, "libc6", "libdevmapper1.02.1", "liblzma5", "libselinux1", "libudev1", "libpcre2-8-0", "libcap2"
-    )
+    libraries = packages(suite, "libc6", "libdevmapper1.02.1", "liblzma5", "libselinux1", "libudev1", "libpcre2-8-0", "libcap2")
     directory = libraries / "usr/lib/x86_64-linux-gnu"
     return [directory / "ld-linux-x86-64.so.2", "--library-path", directory, program]

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
 import elf
 import kerneltree
 import pytest
 from kerneltree import KERNEL
-from keys import Key, signature_list, variable
+from keys import GUIDS, Key, signature_list, variable
 
 from knetstatd.core.model import ELSEWHERE, UNPUBLISHED, Result
 from knetstatd.formats import module_file, pkcs7
@@ -86,6 +87,8 @@ def test_where_the_kernel_insists(insisting: Path) -> None:
 def test_where_nothing_insists(lenient: Path) -> None:
     assert answer(lenient, PLAIN)[:2] == ("signature", NA)
     assert answer(lenient, STRANGERS.sign(PLAIN))[:2] == ("signature", NA)
+    assert answer(lenient, OURS.sign(PLAIN)).result is NA, "enrolled, and with Secure Boot off no kernel takes it"
+    variable(lenient, "db", signature_list(OURS.certificate))
     assert answer(lenient, OURS.sign(PLAIN)).result is PASS
     # These the kernel refuses all the same.
     assert answer(lenient, elf.sign(PLAIN, b"")).result is FAIL
@@ -100,7 +103,7 @@ class TestWholeAnswers:
     LENIENT = INSISTS._replace(enforced="")
     DOUBTS = LENIENT._replace(doubt="nobody knows")
     MINE = pkcs7.certificate(OURS.certificate)
-    BLUE = "confirm it on the blue screen"
+    BLUE = 'choose "Enroll MOK" on the blue screen (MokManager)'
 
     @pytest.fixture
     def facts(self, tmp_path: Path) -> Target:
@@ -168,19 +171,33 @@ class TestWholeAnswers:
         self.says(self.ask(facts, data, self.LENIENT, Firmware()), NA, "", who, "does not know this key")
         check = self.ask(facts, data, self.INSISTS, Firmware(enrolled=None))
         self.says(check, UNKNOWN, self.TRUSTED, who, "/sys/firmware/efi/efivars")
-        words = ("The kernel insists (Secure Boot is on)", "'Loading of module with unavailable key is rejected'")
+        insists = "and the kernel insists (Secure Boot is on): 'Loading of module with unavailable key is rejected'"
+        on, mine = Firmware(True), (self.MINE,)
+        steps = f"asks for a password; then reboot, and {self.BLUE}"
+        off = "Turn Secure Boot on in the firmware's setup, or take away what makes the kernel insist: Secure Boot is on"
+        no_shim = "no kernel takes shim's keys while Secure Boot is off"
         cures = {
-            Firmware(): f"Enrol its certificate: mokutil --import FILE.der, then {self.BLUE} at the next boot",
-            Firmware(own=self.MINE, own_file="/m.der"): f"Run: mokutil --import /m.der, then {self.BLUE} at the next boot",
-            Firmware(waiting=(self.MINE,)): f"Its enrolment waits for you: {self.BLUE} (MokManager) at the next boot",
+            on: ("The key is not enrolled", f"Run: mokutil --import CERTIFICATE.der # {steps}"),
+            on._replace(own=self.MINE, own_file="/m"): ("The key is not enrolled", f"Run: mokutil --import /m # {steps}"),
+            on._replace(own=self.MINE, own_file="/a b", is_pem=True): (
+                "The key is not enrolled",
+                f"Run: openssl x509 -in '/a b' -outform DER -out '/a b.der' && mokutil --import '/a b.der' # {steps}",
+            ),
+            on._replace(waiting=mine): ("The key's enrolment is requested (mokutil --list-new)", f"Reboot, and {self.BLUE}"),
+            on._replace(without_database=mine): (
+                "The key is in the firmware's list, which shim tells kernels to leave out",
+                "Run: mokutil --use-db # asks for a password; then reboot, and confirm it on the blue screen (MokManager)",
+            ),
+            Firmware(waiting=mine): (f"The key is not enrolled, {no_shim}", off),
+            Firmware(without_shim=mine): (f"The key is enrolled, {no_shim}", off),
         }  # fmt: skip
-        for machine, cure in cures.items():
+        for machine, (state, cure) in cures.items():
             check = self.ask(facts, data, self.INSISTS, machine, True)
-            self.says(check, FAIL, self.TRUSTED, who, *words, fix=cure)
+            self.says(check, FAIL, self.TRUSTED, who, f"{state}, {insists}", fix=cure)
         closed = self.INSISTS._replace(enrolled=False)
-        check = self.ask(facts, data, closed, Firmware(enrolled=(self.MINE,), waiting=(self.MINE,)))
-        cure = "This kernel takes no keys from the firmware: only its own distributor can sign for it"
-        self.says(check, FAIL, self.TRUSTED, who, *words, fix=cure)
+        check = self.ask(facts, data, closed, Firmware(enrolled=mine, waiting=mine))
+        cure = "Only its own distributor can sign for this kernel"
+        self.says(check, FAIL, self.TRUSTED, who, f"This kernel takes no keys from the firmware, {insists}", fix=cure)
 
     def test_another_build_is_signed_with_an_enrolled_key(self, facts: Target) -> None:
         machine = Firmware(enrolled=(self.MINE,), own=self.MINE)
@@ -195,11 +212,13 @@ def test_a_key_that_is_ours_and_not_enrolled(insisting: Path) -> None:
     variable(insisting, "MokListRT", signature_list(STRANGERS.certificate))
     check = answer(insisting, ours)
     assert check[:2] == ("key", FAIL)
-    assert check.fix == "Run: mokutil --import /var/lib/dkms/mok.pub, then confirm it on the blue screen at the next boot"
+    assert check.reason.startswith("The key is not enrolled, and the kernel insists (Secure Boot)")
+    assert check.fix.startswith("Run: mokutil --import /var/lib/dkms/mok.pub # asks for a password; then reboot, and choose")
     proof = judge(insisting, ours)
     assert (proof.loads, proof.holds(ELSEWHERE)) == (False, True)  # no new build would help
     variable(insisting, "MokNew", signature_list(OURS.certificate))
-    assert "confirm it" in answer(insisting, ours).fix
+    assert answer(insisting, ours).reason.startswith("The key's enrolment is requested (mokutil --list-new), and the kernel")
+    assert answer(insisting, ours).fix.startswith('Reboot, and choose "Enroll MOK"')
     # Altered, and the kernel cannot tell: it refuses the key where it insists, and loads the module where it does not.
     altered = elf.sign(PLAIN, OURS.signature(PLAIN + b"x"))
     assert answer(insisting, altered).result is FAIL
@@ -223,7 +242,33 @@ def test_a_kernel_that_takes_no_keys_of_the_firmware(tmp_path: Path) -> None:
     make(tmp_path, CONFIG.replace("CONFIG_INTEGRITY_PLATFORM_KEYRING=y\n", ""))
     check = answer(tmp_path, OURS.sign(PLAIN))
     assert check[:2] == ("key", FAIL)
-    assert "takes no keys" in check.fix
+    assert "takes no keys" in check.reason
+
+
+def test_a_certificate_in_the_form_that_mokutil_does_not_import(insisting: Path) -> None:
+    (insisting / "etc/dkms").mkdir(parents=True)
+    (insisting / "etc/dkms/framework.conf").write_text("mok_signing_key=/etc/keys/mok.key\nmok_certificate=/etc/keys/mok.pem\n")
+    (insisting / "etc/keys").mkdir()
+    body = base64.encodebytes(OURS.certificate).decode()
+    (insisting / "etc/keys/mok.pem").write_text(f"-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n")
+    variable(insisting, "MokListRT", signature_list(STRANGERS.certificate))
+    convert = "openssl x509 -in /etc/keys/mok.pem -outform DER -out /etc/keys/mok.pem.der"
+    assert f"Run: {convert} && mokutil --import /etc/keys/mok.pem.der # " in answer(insisting, OURS.sign(PLAIN)).fix
+
+
+def test_keys_that_are_enrolled_and_that_no_kernel_takes(insisting: Path) -> None:
+    """As kernels 5.10 to 6.12 said, see tests/vm/test_secure_boot.py."""
+    ours, theirs = OURS.sign(PLAIN), STRANGERS.sign(PLAIN)
+    variable(insisting, "db", signature_list(STRANGERS.certificate))
+    assert [answer(insisting, data).result for data in (ours, theirs)] == [PASS, PASS]
+    variable(insisting, "MokIgnoreDB", b"\1")
+    assert [answer(insisting, data).result for data in (ours, theirs)] == [PASS, FAIL]
+    (insisting / "boot/grub").mkdir(parents=True)
+    (insisting / "boot/grub/grub.cfg").write_text(f"menuentry x {{\nlinux /vmlinuz-{KERNEL} module.sig_enforce\n}}\n")
+    (insisting / "sys/firmware/efi/efivars" / f"MokIgnoreDB-{GUIDS['MokIgnoreDB']}").unlink()
+    variable(insisting, "SecureBoot", b"\0")
+    assert [answer(insisting, data).result for data in (ours, theirs)] == [FAIL, PASS]
+    assert answer(insisting, ours).fix.startswith("Turn Secure Boot on")
 
 
 def test_the_kernels_own_key(insisting: Path) -> None:
