@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -57,6 +58,15 @@ class Failures:
         except OSError:
             if action is not Action.LOAD:
                 raise
+
+    def withdrawn(self, seen: Seen) -> None:
+        """Forgets a step that was not begun after all: what was remembered before it stands again."""
+        o = seen.observation
+        if o.attempt is None:
+            attempts.forget(self._machine.places, o.kernel, o.package)
+            return
+        with contextlib.suppress(OSError):
+            self._remember(seen, o.attempt)
 
     def refused(self, seen: Seen, answer: Answer) -> None:
         """Remembers what a kernel said in a rehearsal: the same source is not built again in the hope that it says otherwise.

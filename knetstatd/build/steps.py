@@ -18,7 +18,7 @@ from knetstatd.build import initrd, pack, publish, stage
 from knetstatd.build import load as loading
 from knetstatd.build.compile import Job
 from knetstatd.build.failures import Failures, classified
-from knetstatd.core.errors import BuildError, KnetstatdError
+from knetstatd.core.errors import BuildError, KnetstatdError, ShuttingDown
 from knetstatd.core.events import Event
 from knetstatd.core.model import Action, Artefact, Headers, Kind, Outcome
 from knetstatd.diagnosis import build_log
@@ -67,6 +67,9 @@ class Builder:
                     self._fetch_headers(seen)
                 case _:
                     raise AssertionError(action)
+        except ShuttingDown:
+            self.failures.withdrawn(seen)
+            return False
         except (OSError, KnetstatdError) as e:
             self.failures.failed(seen, action, classified(e))
             return False
@@ -146,6 +149,8 @@ class Builder:
         assert seen.subject is not None, "the planner rehearses what is installed, on a kernel with an image"
         try:
             answer = self.rehearse(seen, seen.subject, fresh=False)
+        except ShuttingDown:
+            raise
         except KnetstatdError as e:
             raise BuildError(Kind.REHEARSAL, e.what, e.where, e.fix) from e
         if answer.outcome is Outcome.UNDECIDED:

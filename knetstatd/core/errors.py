@@ -68,6 +68,10 @@ class BuildError(KnetstatdError):
         self.evidence = evidence
 
 
+class ShuttingDown(KnetstatdError):
+    """The machine is being stopped, and begins nothing new. That is nobody's failure: it is done after the next boot."""
+
+
 class Damaged(Exception):
     """The bytes of a file are not what its format asks for. The text goes on after the file's name: "ends too early"."""
 

@@ -4,7 +4,7 @@
 Rules:
 
 1. A unit has ended when its state says so, not when `systemctl start` returns: a stop of the machine cancels that job and
-   leaves the program at work.
+   leaves the program at work. If the program had not begun, the job is gone with it: that is no failure of the unit's.
 2. A file that an unprivileged unit has left is a stranger's. It is opened below a directory without following a link, and it
    must be a regular file of that directory's owner, of a bounded size.
 """
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knetstatd.core.errors import KnetstatdError
+from knetstatd.core.errors import KnetstatdError, ShuttingDown
 from knetstatd.system import files, process
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def complete(root: Path, unit: str, timeout: float, tick: Callable[[], None] | N
     """Starts a unit, waits until it has ended, and returns its result: `success`, `exit-code`, `oom-kill`, `timeout`, …
 
     timeout: seconds, then everything in it is killed and the result is `timeout`.  tick: called while it runs. Raises
-    KnetstatdError if it could not be started at all.
+    KnetstatdError if it could not be started at all, ShuttingDown if that is for a stop of the machine.
     """
     deadline = time.monotonic() + timeout
     started = _systemctl(root, "start", "--", unit, timeout=timeout, tick=tick)
@@ -63,7 +63,8 @@ def complete(root: Path, unit: str, timeout: float, tick: Callable[[], None] | N
         result = "timeout"
     elif not ran and state.get("ActiveState") != "failed":
         said = started.text.strip().splitlines()
-        raise KnetstatdError(f"cannot be started: {said[0] if said else 'systemctl does not say why'}", unit)
+        error = ShuttingDown if _is_stopping(root) else KnetstatdError
+        raise error(f"cannot be started: {said[0] if said else 'systemctl does not say why'}", unit)
     else:
         result = state.get("Result", "")
     _systemctl(root, "reset-failed", "--", unit)  # told elsewhere; the machine is not degraded
@@ -87,7 +88,15 @@ def _systemctl(root: Path, *words: str, timeout: float = 30.0, tick: Callable[[]
 
 
 def _state(root: Path, unit: str) -> dict[str, str]:
-    shown = _systemctl(root, "show", "--property=ActiveState,Result", "--", unit)
+    return _properties(_systemctl(root, "show", "--property=ActiveState,Result", "--", unit))
+
+
+def _is_stopping(root: Path) -> bool:
+    """Whether the service manager stops the machine (org.freedesktop.systemd1(5), SystemState)."""
+    return _properties(_systemctl(root, "show", "--property=SystemState")).get("SystemState") == "stopping"
+
+
+def _properties(shown: process.Finished) -> dict[str, str]:
     return dict(line.partition("=")[::2] for line in shown.text.splitlines())
 
 

@@ -163,6 +163,30 @@ def test_a_shutdown_waits_for_a_build_for_the_next_kernel(machine: Container) ->
     assert product.kinds(c, kernel=new.release).count("stage-started") == 1, "nothing was built a second time"
 
 
+def test_a_shutdown_before_the_compilation_begins_is_no_failure(machine: Container) -> None:
+    """Its start waits for another unit, as it may for a mount, and is cancelled."""
+    c = machine
+    c.write("/etc/systemd/system/hold.service", "[Service]\nType=oneshot\nExecStart=sleep 30\n")
+    drop_in = "/etc/systemd/system/knetstatd-compile@.service.d/hold.conf"
+    new = c.kernels()[1]
+    c.add_fixture("slow", autoinstall=False, files={"delay": "0\n"})
+    product.start(c, ["kt-slow"])
+    product.wait_ready(c)
+    c.write(drop_in, "[Unit]\nRequires=hold.service\nAfter=hold.service\n")
+    c.run(["systemctl", "daemon-reload"], check=True)
+    c.install_kernel(new)
+    product.wait("it has begun", lambda: "stage-started" in product.kinds(c, kernel=new.release))
+    product.wait("its start waits", lambda: bool(running(c, "hold.service")))
+    c.power_off(timeout=60)
+    assert c.module_file(new, "kt_slow") is None, "it was not compiled"
+    assert not c.path(f"/var/lib/knetstatd/kernels/{new.release}/kt-slow.json").exists(), "no attempt is kept"
+    c.path(drop_in).unlink()
+    c.boot()
+    c.start_product()
+    product.wait_ready(c, new.release)
+    assert "failed" not in product.kinds(c, kernel=new.release)
+
+
 def test_a_shutdown_does_not_wait_for_ever(bookworm: Container) -> None:
     c = bookworm
     for kind in ("build", "compile"):

@@ -121,6 +121,23 @@ class TestBuilding:
         assert bench.step(Action.STAGE)
         assert bench.attempt() is None
 
+    def test_what_a_stop_of_the_machine_keeps_from_beginning_is_no_failure(self, bench: Bench) -> None:
+        machinetree.outcome(bench.root)
+        machinetree.tell(bench.root, "systemctl start", "echo 'Job for it canceled.'; exit 1")
+        stopping = "echo SystemState=stopping; echo ActiveState=inactive; exit"
+        machinetree.tell(bench.root, "systemctl show", stopping)
+        assert not bench.step(Action.STAGE)
+        assert (bench.told(), bench.attempt(), bench.kept.exists()) == (["stage-started"], None, False)
+        machinetree.tell(bench.root, "systemctl show", stopping.replace("stopping", "running"))
+        assert not bench.step(Action.STAGE)
+        before = bench.attempt()
+        assert before is not None
+        assert (bench.told(), before.kind, before.times) == (["stage-started", "failed"], Kind.PUBLISH, 1)
+        assert "cannot be started: Job for it canceled." in before.reason
+        machinetree.tell(bench.root, "systemctl show", stopping)
+        assert not bench.step(Action.STAGE)
+        assert (bench.told(), bench.attempt()) == (["stage-started"], before), "what was remembered before stands again"
+
     def test_a_build_that_fails(self, bench: Bench) -> None:
         machinetree.tell(bench.root, "dkms build", "echo broken; exit 10")
         assert not bench.step(Action.STAGE)
