@@ -77,7 +77,8 @@ def resign(machine: Machine, journal: Journal, progress: Progress, kernels: Sequ
     with locks.locked(machine.places.build_lock, 3600.0) as lock:
         for kernel in kernels:
             for name in machine.in_order(kernel, sorted(machine.registered())):
-                if working := machine.refresh() or busy.foreign_dkms(machine.root, os.getpid()):
+                working, other = machine.refresh(), busy.foreign_dkms(machine.root, os.getpid())
+                if working := working or (other.shown if other else ""):
                     raise KnetstatdError(f"{working} is at work", fix="Try again when it has ended")
                 package = dkms_tree.package(machine.root, name)
                 installed = package.installed(kernel) if package is not None else None

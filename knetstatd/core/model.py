@@ -217,7 +217,7 @@ class Observation(NamedTuple):
 
     initrd: a new initrd is all that the installed modules need.
     changed: when something in the kernel's directory last moved, in seconds of CLOCK_BOOTTIME (0: long ago).
-    transaction, foreign_dkms, own_run: who is at work, "" for nobody.
+    transaction, foreign_dkms, own_run: who is at work, "" for nobody.  removing: that dkms takes packages out.
     attempt: only one whose fingerprint is today's; else None.
     loads: when the modules were loaded in this boot, seconds of CLOCK_BOOTTIME; only if they are wanted and not loaded.
     """
@@ -240,6 +240,7 @@ class Observation(NamedTuple):
     attempt: Attempt | None = None
     loads: tuple[float, ...] = ()
     initrd: bool = False
+    removing: bool = False
 
 
 class Limits(NamedTuple):

@@ -9,7 +9,8 @@ Rules:
 3. Nothing of ours runs while another run of ours does (`own_run`).
 4. The shared trees (/var/lib/dkms, /lib/modules) are changed only by PUBLISH, and PUBLISH is never answered while a package
    transaction is open or somebody else's dkms runs: dkms has no lock, and two overlapping runs of one module fail.
-5. Staging is private and may run beside both, unless the distribution's own hook is about to build the same module.
+5. Staging is private and may run beside both, unless the distribution's own hook is about to build the same module, or that
+   dkms takes packages out: until it has ended, what it removes looks as if it were to be built.
 6. What is good is left alone, whoever built it. What is wrong is replaced, whoever built it.
 7. If a kernel refuses a module in the rehearsal, the module is wrong, whatever the analysis says. The same source is not built
    again for that. No rehearsal runs while a package transaction is open: the files may change under it.
@@ -86,7 +87,7 @@ def plan(seen: Observation, now: float, limits: Limits) -> Step:
         return held
     if seen.staged is Artefact.GOOD:
         return _busy(seen, now) or Step(Action.PUBLISH, Why.STAGED)
-    if seen.hook_builds and (busy := _busy(seen, now)):
+    if (seen.hook_builds or seen.removing) and (busy := _busy(seen, now)):
         return busy
     return Step(Action.STAGE, Why.NOT_BUILT if seen.installed is Artefact.NONE else Why.WRONG)
 

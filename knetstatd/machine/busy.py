@@ -17,7 +17,7 @@ import fcntl
 import os
 import re
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
@@ -45,10 +45,19 @@ _COMMANDS = frozenset(name[:15].encode() for name in _SCRIPTS + _SHELLS)
 # Actions that change a dkms tree, and of those the ones that change /lib/modules too, whatever the dkms tree.
 _TREE_ACTIONS = frozenset({"add", "build", "unbuild", "ldtarball"})
 _SHARED_ACTIONS = frozenset("install uninstall remove autoinstall match kernel_preinst kernel_postinst kernel_prerm".split())
+# Those that take out what a package has for a kernel. In the middle of one, the package looks as if it were to be built.
+_REMOVING_ACTIONS = frozenset({"unbuild", "uninstall", "remove", "kernel_prerm"})
 _VALUE_OPTIONS = re.compile(
     r"-[mvkcaj]|--(?:module|kernelver|templatekernel|dkmstree|sourcetree|installtree|config|arch|kernelsourcedir|"
     r"directive).*"
 )
+
+
+class Dkms(NamedTuple):
+    """A dkms at work. shown: its command line and pid.  removes: whether it takes out what packages have for kernels."""
+
+    shown: str
+    removes: bool
 
 
 def package(root: Path) -> str | None:
@@ -87,8 +96,8 @@ def _holder(root: Path, path: Path) -> int | None:
     return None if kind == fcntl.F_UNLCK else int(pid)
 
 
-def foreign_dkms(root: Path, ours: int | None) -> str | None:
-    """The command line and pid of a live dkms that may change the trees of this machine; None if there is none.
+def foreign_dkms(root: Path, ours: int | None) -> Dkms | None:
+    """A live dkms that may change the trees of this machine, one that removes before all others; None if there is none.
 
     ours: the pid of our own builder, whose descendants do not count; None if nothing of ours runs. Raises nothing.
     One small read for each process of the machine, more only for what may be dkms.
@@ -99,6 +108,7 @@ def foreign_dkms(root: Path, ours: int | None) -> str | None:
         processes = [name for name in os.listdir(proc) if name.isascii() and name.isdigit()]
     except OSError:
         return None
+    other: Dkms | None = None
     for pid in processes:
         if _read(f"{proc}/{pid}/comm", 64).rstrip(b"\n") not in _COMMANDS:
             continue
@@ -106,8 +116,10 @@ def foreign_dkms(root: Path, ours: int | None) -> str | None:
         command = _read(f"{proc}/{pid}/cmdline", 65536).decode("utf-8", "replace").rstrip("\0").split("\0")
         work = _work(command, tree)
         if work and _user(proc, pid) in (None, *able) and not _descends(proc, pid, ours) and _shares_trees(root, tree, pid):
-            return f"{names.clean(work, 120)} (pid {pid})"
-    return None
+            other = Dkms(f"{names.clean(work, 120)} (pid {pid})", _removes(command))
+            if other.removes:
+                break
+    return other
 
 
 def _owner(tree: Path) -> list[bytes]:
@@ -155,20 +167,35 @@ def _work(command: list[str], tree: str) -> str:
     return text if _changes(command[1:], tree) else ""
 
 
+def _removes(command: list[str]) -> bool:
+    """Whether a command that changes a shared tree takes something out; a kernel's hook that is about to, too."""
+    at = next((i for i, word in enumerate(command) if os.path.basename(word) in _SCRIPTS), 0)
+    directory, script = os.path.split(command[at])
+    if directory.endswith(".d"):
+        return os.path.basename(directory) == "prerm.d"
+    return script == "dkms" and _action(command[at + 1 :], "")[0] in _REMOVING_ACTIONS
+
+
 def _changes(arguments: list[str], machines: str) -> bool:
     """Whether dkms with these arguments changes the machine's dkms tree (`machines`) or its modules."""
-    tree, action = machines, ""
+    action, tree = _action(arguments, machines)
+    return action in _SHARED_ACTIONS or (action in _TREE_ACTIONS and os.path.normpath(tree) == os.path.normpath(machines))
+
+
+def _action(arguments: list[str], tree: str) -> tuple[str, str]:
+    """What dkms is to do, "" for nothing, and in which tree. tree: where it works if it is not told."""
+    action = ""
     left = iter(arguments)
     for argument in left:
         option, equals, value = argument.partition("=")
         if argument in ("--version", "-V"):
-            return False
+            return "", tree
         if _VALUE_OPTIONS.fullmatch(option):
             value = value if equals else next(left, "")
             tree = value if option.startswith("--dkmstree") else tree
         elif not argument.startswith("-"):
             action = action or argument
-    return action in _SHARED_ACTIONS or (action in _TREE_ACTIONS and os.path.normpath(tree) == os.path.normpath(machines))
+    return action, tree
 
 
 def _descends(proc: str, pid: str, ours: int | None) -> bool:

@@ -201,7 +201,8 @@ def _one(machine: Machine, kernel: str | None, repair: repairs.Repair, argv: Seq
 
 def _working(machine: Machine) -> str:
     """Who is at work on packages or in DKMS, "" for nobody."""
-    return busy.package(machine.root) or busy.foreign_dkms(machine.root, os.getpid()) or ""
+    other = busy.foreign_dkms(machine.root, os.getpid())
+    return busy.package(machine.root) or (other.shown if other else "")
 
 
 _HOUR = 3600.0

@@ -86,6 +86,7 @@ class Machine(Survey):
                 loaded=loaded,
                 transaction=self._transaction,
                 foreign_dkms=self._foreign,
+                removing=self._removing,
                 own_run="another run of knetstatd" if not own and self._builds() else "",
                 changed=changed,
                 loads=load_history.known(self.places, package) if loaded is Loaded.NO else (),

@@ -55,6 +55,7 @@ class Survey:
         self._refused: list[tuple[str, str]] = []
         self._states: dict[str, KernelState] = {}
         self._transaction = self._foreign = ""
+        self._removing = False
         self._unfinished: tuple[object, tuple[dpkg_status.Unfinished, ...]] = ((), ())
         self._proofs = Proofs(root, in_child)
         self._live = Live(root)
@@ -108,7 +109,8 @@ class Survey:
         self._confs = {}
         if self.running:
             self._transaction = busy.package(self.root) or ""
-            self._foreign = busy.foreign_dkms(self.root, os.getpid()) or ""
+            other = busy.foreign_dkms(self.root, os.getpid())
+            self._foreign, self._removing = (other.shown, other.removes) if other else ("", False)
         mark = tuple(files.identity(files.inside(self.root, f"/var/lib/dpkg/{name}")) for name in ("status", "updates"))
         if self._unfinished[0] != mark:
             self._unfinished = (mark, dpkg_status.unfinished(self.root))

@@ -239,3 +239,26 @@ def test_a_package_that_is_removed_while_it_compiles(machine: Container) -> None
         "staged": 1, "published": 1, "failed": 0, "gave-up": 0,
     }  # fmt: skip
     assert c.run(["systemctl", "is-system-running"]).stdout.strip() == "running", "no failed unit is left"
+
+
+def test_a_package_that_is_removed_after_it_was_built(trixie: Container) -> None:
+    """dkms deletes the module, runs depmod, and forgets the package seconds later: nothing is built for it meanwhile."""
+    c = trixie
+    c.add_fixture("slow", autoinstall=False, files={"delay": "0\n"})
+    product.start(c, ["kt-slow"])
+    for _ in range(3):
+        product.wait_ready(c)
+        before = len(product.events(c, "kt-slow"))
+        c.run(["dkms", "remove", "kt-slow/1.0", "--all"], check=True)
+        product.wait("that is told", lambda: "source-missing" in kinds_after(c, before))  # noqa: B023
+        # That it was ready may be told late.
+        assert [kind for kind in kinds_after(c, before) if kind not in ("ready", "waiting")] == [
+            "package-gone",
+            "source-missing",
+        ]
+        c.run(["dkms", "add", "kt-slow/1.0"], check=True)
+
+
+def kinds_after(c: Container, before: int) -> list[str]:
+    """The kinds of the package's events but for the first ones."""
+    return [e["KNETSTATD_EVENT"] for e in product.events(c, "kt-slow")[before:]]

@@ -512,8 +512,8 @@ def try_busy(data: bytes) -> None:
         "etc/dkms/framework.conf", "var/lib/dpkg/lock",
     ) as root:  # fmt: skip
         for ours in (None, 1):
-            who = busy.foreign_dkms(root, ours)
-            assert who is None or is_line(who)
+            other = busy.foreign_dkms(root, ours)
+            assert other is None or is_line(other.shown)
         who = busy.package(root)
         assert who is None or is_line(who)
 

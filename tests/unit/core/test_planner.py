@@ -79,7 +79,7 @@ def assert_work(o: Observation, step: Step, limits: Limits) -> None:
     assert not o.own_run, o
     alone = {Action.PUBLISH, Action.REHEARSE, Action.FETCH_HEADERS, Action.MAKE_INITRD}
     assert not (step.action in alone and (o.transaction or o.foreign_dkms)), o
-    assert not (step.action is Action.STAGE and o.hook_builds and (o.transaction or o.foreign_dkms)), o
+    assert not (step.action is Action.STAGE and (o.hook_builds or o.removing) and (o.transaction or o.foreign_dkms)), o
     # What is there is loaded, by the running kernel alone; what did not come back from that is not tried for ever.
     if step.action is Action.LOAD:
         assert o.loaded is Loaded.NO, o
@@ -230,6 +230,8 @@ REFUSED = GOOD | {"rehearsed": Rehearsed.BAD, "attempt": Attempt(Kind.REFUSED, 1
         ({"staged": Artefact.GOOD, "transaction": "apt"}, Step(Action.WAIT, Why.TRANSACTION, NOW + POLL)),
         ({"staged": Artefact.GOOD, "foreign_dkms": "dkms"}, Step(Action.WAIT, Why.FOREIGN_DKMS, NOW + POLL)),
         ({"transaction": "apt"}, Step(Action.STAGE, Why.NOT_BUILT)),
+        ({"foreign_dkms": "dkms"}, Step(Action.STAGE, Why.NOT_BUILT)),
+        ({"foreign_dkms": "dkms", "removing": True}, Step(Action.WAIT, Why.FOREIGN_DKMS, NOW + POLL)),
         ({"transaction": "apt", "hook_builds": True}, Step(Action.WAIT, Why.TRANSACTION, NOW + POLL)),
         ({"changed": NOW - 1}, Step(Action.WAIT, Why.SETTLING, NOW + 2)),
         ({"headers": Headers.MISSING}, Step(Action.GIVE_UP, Why.HEADERS_MISSING)),

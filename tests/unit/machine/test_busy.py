@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knetstatd.machine import busy
+from knetstatd.machine.busy import Dkms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -192,8 +193,8 @@ def test_a_dkms_that_changes_things(tree: Tree, command: str) -> None:
     root = tree(process(12, command) | process(1, "/sbin/init"))
     found = busy.foreign_dkms(root, None)
     assert found is not None
-    assert found.endswith(f"{command.split()[-1]} (pid 12)")
-    assert not found.startswith(("/", "bash"))
+    assert found.shown.endswith(f"{command.split()[-1]} (pid 12)")
+    assert not found.shown.startswith(("/", "bash"))
 
 
 @pytest.mark.parametrize(
@@ -254,12 +255,12 @@ def test_what_our_builder_started_does_not_count(tree: Tree) -> None:
     root = tree(process(10, "/usr/bin/python3 knetstatctl") | process(11, "make", 10) | process(12, "dkms build x/1", 11))
     assert busy.foreign_dkms(root, 10) is None
     assert busy.foreign_dkms(root, 12) is None
-    assert busy.foreign_dkms(root, None) == "dkms build x/1 (pid 12)"
-    assert busy.foreign_dkms(root, 99) == "dkms build x/1 (pid 12)"
+    assert busy.foreign_dkms(root, None) == Dkms("dkms build x/1 (pid 12)", False)
+    assert busy.foreign_dkms(root, 99) == Dkms("dkms build x/1 (pid 12)", False)
     tree({"proc/11/stat": "nonsense"})
-    assert busy.foreign_dkms(root, 10) == "dkms build x/1 (pid 12)"
+    assert busy.foreign_dkms(root, 10) == Dkms("dkms build x/1 (pid 12)", False)
     tree({"proc/12/stat": "12 (dkms) S 12 0"})  # a parent of itself
-    assert busy.foreign_dkms(root, 10) == "dkms build x/1 (pid 12)"
+    assert busy.foreign_dkms(root, 10) == Dkms("dkms build x/1 (pid 12)", False)
 
 
 OURS = "20 1 254:1 / / rw - ext4 /dev/vda1 rw\n21 20 254:2 / /usr/src rw - ext4 /dev/vda2 rw\nshort line\n"
@@ -291,6 +292,31 @@ def test_a_dkms_on_other_trees_is_not_in_the_way(tree: Tree, theirs: str, foreig
     assert (busy.foreign_dkms(root, None) is not None) is foreign
 
 
+@pytest.mark.parametrize(
+    ("command", "removes"),
+    [
+        ("/bin/bash /usr/sbin/dkms remove x/1 --all", True),
+        ("dkms -m x -v 1 -k 6.1 uninstall", True),
+        ("dkms unbuild x/1", True),
+        ("dkms kernel_prerm -k 6.1", True),
+        ("/bin/sh /etc/kernel/prerm.d/dkms 6.1.0-9-amd64", True),
+        ("dkms install -m remove", False),
+        ("dkms autoinstall -k 6.1", False),
+        ("/bin/sh /etc/kernel/postinst.d/dkms 6.1.0-9-amd64", False),
+        ("/bin/sh /usr/lib/dkms/common.postinst remove 1.0", False),
+    ],
+)
+def test_a_dkms_that_removes(tree: Tree, command: str, removes: bool) -> None:
+    found = busy.foreign_dkms(tree(process(12, command)), None)
+    assert found is not None
+    assert found.removes is removes
+
+
+def test_of_several_the_one_that_removes_counts(tree: Tree) -> None:
+    root = tree(process(12, "dkms build x/1") | process(13, "dkms remove y/1") | process(14, "dkms build z/1"))
+    assert busy.foreign_dkms(root, None) == Dkms("dkms remove y/1 (pid 13)", True)
+
+
 def test_trees_that_cannot_be_compared_count_as_the_same(tree: Tree) -> None:
     root = tree({"proc/self/mountinfo": "41 40 0:6 / /dev rw - x x rw\n"} | process(12, "dkms install x/1", mounts=OURS))
     assert busy.foreign_dkms(root, None)  # this process is in a chroot itself
@@ -301,9 +327,10 @@ def test_trees_that_cannot_be_compared_count_as_the_same(tree: Tree) -> None:
 
 def test_a_command_line_is_fit_for_a_log(tree: Tree) -> None:
     root = tree(process(12, "dkms build x\n\x1b[2J" + "y" * 500))
-    found = busy.foreign_dkms(root, None) or ""
-    assert found.isprintable()
-    assert len(found) < 140
+    found = busy.foreign_dkms(root, None)
+    assert found is not None
+    assert found.shown.isprintable()
+    assert len(found.shown) < 140
 
 
 @given(st.sampled_from([b"dkms\0", b"/bin/sh\0dkms\0install\0", b"dkms\0build\0", b""]), st.binary(), st.binary())
@@ -315,7 +342,7 @@ def test_no_bytes_raise(tmp_path: Path, start: bytes, command: bytes, data: byte
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     found = busy.foreign_dkms(tmp_path, 10)
-    assert found is None or found.isprintable()
+    assert found is None or found.shown.isprintable()
 
 
 @pytest.mark.spawns
@@ -334,7 +361,7 @@ def test_a_real_script_that_is_called_dkms(tmp_path: Path) -> None:
         while not (found := busy.foreign_dkms(tmp_path, None)) and time.monotonic() < deadline:
             time.sleep(0.01)
         ours = busy.foreign_dkms(tmp_path, os.getpid())
-    assert found == f"dkms build x/1 (pid {run.pid})"
+    assert found == Dkms(f"dkms build x/1 (pid {run.pid})", False)
     assert ours is None
 
 

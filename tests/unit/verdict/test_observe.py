@@ -350,7 +350,11 @@ class TestWhatIsSeen:
         write(root / f"proc/{pid}/comm", "dkms\n")
         write(root / f"proc/{pid}/cmdline", "dkms\0build\0x/1\0")
         write(root / f"proc/{pid}/stat", f"{pid} (dkms) S 1 0")
-        assert f"(pid {pid})" in self.see(machine).observation.foreign_dkms
+        o = self.see(machine).observation
+        assert f"(pid {pid})" in o.foreign_dkms
+        assert not o.removing
+        write(root / f"proc/{pid}/cmdline", "dkms\0remove\0x/1\0")
+        assert self.see(machine).observation.removing
 
     def test_other_headers_are_another_attempt(self, root: Path, machine: Machine) -> None:
         (root / f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko").write_bytes(b"")
