@@ -10,7 +10,9 @@ Rules:
 3. dkms's exit codes and `dkms status` decide nothing: the files do, verified again from where modprobe will read them.
 4. What is published is on the disk before it is called published: dkms copies without fsync, and a power cut then leaves an
    empty module under the right name.
-5. What is published is of the source as it was, and says so by its time, whatever the clock says meanwhile.
+5. What is published is of the source as it was when it was compiled, and says so, whatever is edited and whatever the clock
+   says meanwhile.
+6. Who removes a package while it is published wins: dkms has no lock, and may leave the file that ours has just installed.
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ from typing import TYPE_CHECKING
 from knetstatd.build import pack
 from knetstatd.build import sign as signing
 from knetstatd.build.stage import OUTPUT
+from knetstatd.core import names
 from knetstatd.core.errors import BuildError, KnetstatdError
 from knetstatd.core.model import ELSEWHERE, Kind
 from knetstatd.diagnosis import build_log, hooks
 from knetstatd.dkms import dkms_conf, dkms_framework, dkms_tree
-from knetstatd.machine import kernels
+from knetstatd.machine import busy, kernels
 from knetstatd.state import digests, sources
 from knetstatd.state.digests import Remark
 from knetstatd.state.paths import PUBLISHING
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 
 
 _PRE_INSTALL_FAILED = 101  # dkms(8), "EXIT STATUS"; do_install() of 3.0.10
+_REMOVAL = 30.0  # seconds until a dkms that removes something is no longer waited for
 _MAX_DOTTED = 1 << 16  # bytes; they hold a version
 
 
@@ -58,9 +62,10 @@ def publish(
     inherit: Sequence[int],
     tick: Callable[[], None] | None = None,
     required: str = "",
-) -> tuple[Remark, ...]:
+) -> tuple[Remark, ...] | None:
     """Publishes; raises BuildError. Returns, and keeps, what does not keep a module from being loaded and is to be said.
 
+    None: nothing is published, for the source was edited since it was compiled.
     headers: the kernel's.  prove: verifies what is installed.  inherit: our lock.
     required: why no unsigned module is installed, a clause; "" if one is, as dkms does, if it cannot be signed.
     """
@@ -68,11 +73,13 @@ def publish(
     known = dkms_tree.package(job.root, job.package)
     if known is not None and (wanted := known.wanted(job.kernel).version) != job.version:
         raise BuildError(Kind.PUBLISH, f"another version was registered meanwhile: {wanted}, not {job.version}")
+    age = kernels.age(job.source)  # what is edited from here on is not in what is published
+    if not kernels.is_of(job.fingerprint, age):
+        return None
     _refuse_unwritable(job)
     job.places.stages.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=PUBLISHING, dir=job.places.stages))
     left_out = _dotted(artefact)
-    age = kernels.age(job.source)  # now: what is changed from here on is not in what is published
     try:
         archive, remarks = _archive(job, artefact, headers, work, inherit, required)
         _dkms(["ldtarball", "--force", f"--archive={archive}"], job, work, inherit, tick)
@@ -91,9 +98,7 @@ def publish(
             proofs = tuple(prove())
             if (failure := _failure(job, proofs, output)) is None:
                 break
-            if not build.is_dir():  # `dkms install --force` would undo what somebody has just done
-                what = "it was removed from DKMS while it was published"
-                raise BuildError(Kind.REMOVED, what, "", f"dkms add {job.package}/{job.version}")
+            _refuse_removed(job, artefact, build, tick)  # `dkms install --force` would undo what somebody has just done
     finally:
         shutil.rmtree(work, ignore_errors=True)
     remarks += _undone(job, artefact, output)
@@ -102,13 +107,51 @@ def publish(
         raise BuildError(Kind.EXCLUDED, what, failure.where, "If it should be installed, correct OBSOLETE_BY", failure.evidence)
     if failure is not None:
         raise failure
+    _refuse_removed(job, artefact, build, tick)
     _sync(job, proofs)
     with contextlib.suppress(OSError, KnetstatdError):  # without digests, DKMS's copy alone is what to compare with
         built = sorted((_registered(job) / job.version / job.kernel).glob("*/module/*.ko*"))
         digests.save(job.places, job.kernel, job.package, {copy: module_contents.digest(copy) for copy in built}, remarks)
-        if (source := sources.of_now(job.source, age)) is not None:
+        if (source := sources.of_then(job.source, age)) is not None:
             sources.save(job.places, job.kernel, job.package, built, source)
     return remarks
+
+
+def _refuse_removed(job: Job, artefact: staged.Staged, build: Path, tick: Callable[[], None] | None) -> None:
+    """Raises BuildError if somebody has taken the build out of DKMS, and takes out what `dkms install` has left of it.
+
+    A dkms that is at it deletes the module first, if it is marked as installed yet, and the build seconds later.
+    """
+    end = time.monotonic() + _REMOVAL
+    while (other := busy.foreign_dkms(job.root, os.getpid())) and other.removes and time.monotonic() < end:
+        time.sleep(0.1)
+        if tick is not None:
+            tick()
+    if build.is_dir():
+        return
+    what, fix = "it was removed from DKMS while it was published", f"dkms add {job.package}/{job.version}"
+    mark = _registered(job) / f"kernel-{job.kernel}-{build.name}"
+    left = [
+        Path(where) / name
+        for where, _, here in os.walk(files.inside(job.root, f"/lib/modules/{job.kernel}"))
+        for name in here
+        for module in artefact.modules
+        if names.module_of(name) == names.module_of(module.name) and module_contents.are_same(Path(where) / name, module)
+    ]
+    try:
+        for path in left:
+            path.unlink()
+        if mark.is_symlink() and not mark.exists():
+            mark.unlink()
+            mark.parent.rmdir()
+    except OSError as e:
+        shown = [dkms_framework.shown(job.root, path) for path in left if os.path.lexists(path)]
+        if shown:
+            what += f", and {shown[0]} is left of it: {e.strerror}"
+            fix = f"rm {shlex.join(shown)} && depmod {job.kernel}"
+    if left:
+        process.run(["depmod", job.kernel], timeout=job.timeout, env=process.environment(root=job.root), tick=tick)
+    raise BuildError(Kind.REMOVED, what, "", fix)
 
 
 def _install(job: Job, force: bool, work: Path, inherit: Sequence[int], tick: Callable[[], None] | None) -> str:

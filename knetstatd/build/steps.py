@@ -127,6 +127,8 @@ class Builder:
             insists = self.machine.insists(o.kernel)
             required = f"the kernel insists on a signature ({insists})" if insists else ""
             remarks = publish.publish(job, artefact, seen.headers.path, prove, [self.lock], self.progress.tick, required)
+        if remarks is None:
+            return  # the next look sees another source
         staged.clear(job.places, o.kernel, o.package)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(job.places.log(o.kernel, o.package))

@@ -239,7 +239,7 @@ def fingerprint(root: Path, source: Path, headers_path: Path | None) -> str:
     told = [settings / name for name in files.names(settings)]
     told += [path / name for path in told if path.suffix == ".d" for name in files.names(path)]
     told = [path for name in told if name.suffix == ".conf" and _decides(path := files.followed(root, name))]
-    parts = [f"source {age(source).mark}", f"settings {_newest(told)}"]
+    parts = [_source(age(source)), f"settings {_newest(told)}"]
     if headers_path is not None:
         parts_of_headers = ("Makefile", ".config", "Module.symvers", "include/generated/utsrelease.h")
         key = [files.followed(root, headers_path / part) for part in parts_of_headers]
@@ -248,6 +248,15 @@ def fingerprint(root: Path, source: Path, headers_path: Path | None) -> str:
         parts += [f"headers {_newest(key)}", f"tools {_newest(tools)}"]
         parts += [f"compiler {_newest([p for p in [compiler(root, headers_path)[1]] if p])}"]
     return "; ".join(parts)
+
+
+def _source(source: Age) -> str:
+    return f"source {source.mark}"
+
+
+def is_of(mark: str, source: Age) -> bool:
+    """Whether a fingerprint was taken of a source as it is, or was, then."""
+    return mark.partition(";")[0] == _source(source)
 
 
 # What says only whether dkms's hook builds the package.

@@ -91,6 +91,13 @@ def of_now(source: Path, age: kernels.Age) -> Source | None:
     return Source(age.mark, contents) if contents and kernels.age(source) == age else None
 
 
+def of_then(source: Path, age: kernels.Age) -> Source | None:
+    """What a module that was compiled at `age` is of; None if the source cannot be read. Of one that was edited since, the
+    contents are not known: it has no digest, so that no other source is taken for it."""
+    now = of_now(source, age)
+    return Source(age.mark, "") if now is None and kernels.age(source) != age else now
+
+
 class Sources:
     """The sources of a machine's packages. ages: what their times say; to be emptied when the machine is looked at anew."""
 

@@ -23,6 +23,7 @@ from keys import Key
 from knetstatd.build.compile import Job
 from knetstatd.build.steps import Builder
 from knetstatd.core.config import Config
+from knetstatd.machine import kernels
 from knetstatd.state import paths
 from knetstatd.system.journal import Journal
 from knetstatd.system.progress import Progress
@@ -122,7 +123,7 @@ exec "/usr/bin/$name" "$@"
 _PROGRAMS = {
     "usr/bin/xz": _PACK, "usr/bin/gzip": _PACK, "usr/bin/zstd": _PACK,
     "usr/sbin/dkms": _DKMS, "usr/bin/openssl": _OPENSSL, "usr/sbin/modprobe": _MODPROBE, "usr/bin/systemctl": _SYSTEMCTL,
-    "usr/bin/setpriv": _STARTER, "usr/bin/chrt": _STARTER, "usr/bin/ionice": _STARTER,
+    "usr/sbin/depmod": "", "usr/bin/setpriv": _STARTER, "usr/bin/chrt": _STARTER, "usr/bin/ionice": _STARTER,
 }  # fmt: skip
 
 
@@ -187,7 +188,8 @@ def ran(root: Path, name: str) -> list[str]:
 
 def job(root: Path, *, timeout: float = 20.0) -> Job:
     """To build `demo` for the kernel."""
-    return Job(root, paths.places(root), KERNEL, "demo", "1.0", root / "usr/src/demo-1.0", (), "mark", timeout)
+    source = root / "usr/src/demo-1.0"
+    return Job(root, paths.places(root), KERNEL, "demo", "1.0", source, (), kernels.fingerprint(root, source, None), timeout)
 
 
 def machine(root: Path, *, running: str = KERNEL, **settings: object) -> Machine:

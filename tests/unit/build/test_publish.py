@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import kerneltree
@@ -50,7 +51,9 @@ def publish_it(
     artefact = stage(root, data)
     prove = (lambda: machinetree.prove(root)) if proofs is None else (lambda: proofs)
     headers = root / f"usr/src/linux-headers-{KERNEL}"
-    return publish.publish(machinetree.job(root, timeout=timeout), artefact, headers, prove, [], required=required)
+    remarks = publish.publish(machinetree.job(root, timeout=timeout), artefact, headers, prove, [], required=required)
+    assert remarks is not None
+    return remarks
 
 
 def refused(root: Path, *, data: bytes = GOOD, proofs: tuple[Proof, ...] | None = None) -> BuildError:
@@ -72,6 +75,26 @@ def test_it_is_installed_and_dkms_knows_it(root: Path) -> None:
     assert installed == f"install -m demo -v 1.0 -k {KERNEL}"
     assert os.listdir(root / "var/lib/knetstatd/stage") == [KERNEL]
     assert (root / "var/lib/dkms/demo/1.0/source").is_symlink()
+
+
+def test_what_is_edited_after_it_was_compiled_is_not_published(root: Path) -> None:
+    artefact, job = stage(root, GOOD), machinetree.job(root)
+    machinetree.write(root / "usr/src/demo-1.0/demo.c", "// edited\n")
+    headers = root / f"usr/src/linux-headers-{KERNEL}"
+    assert publish.publish(job, artefact, headers, lambda: machinetree.prove(root), []) is None
+    assert machinetree.ran(root, "dkms") == []
+    assert not os.path.lexists(root / INSTALLED)
+
+
+def test_what_is_edited_while_it_is_published_is_built_again(root: Path) -> None:
+    """DKMS's copy is younger than the edited source, and not of it."""
+    edit = f'echo "// edited" >"$root/usr/src/demo-1.0/demo.c"; sleep 0.02; touch "$root/{BUILD}/module/demo.ko"'
+    machinetree.tell(root, "dkms install", edit)
+    publish_it(root)
+    assert not machinetree.prove(root)[0].is_current
+    (root / "told/dkms-install").unlink()
+    publish_it(root)
+    assert machinetree.prove(root)[0].is_current
 
 
 def test_what_is_installed_already_is_replaced_by_force(root: Path) -> None:
@@ -223,6 +246,54 @@ class TestRefused:
         machinetree.tell(root, "dkms install", f'echo "$@" >>"$root/asked"; rm -rf "$root/{BUILD}"; exit 0')
         assert refused(root).kind == Kind.REMOVED
         assert (root / "asked").read_text().count("\n") == 1
+
+    LEFT = f'place="$root/{INSTALLED}"; mkdir -p "${{place%/*}}"; cp "$root/{BUILD}/module/demo.ko" "$place"'
+    MARK = f'ln -sfn "1.0/{KERNEL}/{ARCH}" "$root/var/lib/dkms/demo/kernel-{KERNEL}-{ARCH}"'
+
+    def test_what_dkms_leaves_of_it_is_taken_out(self, root: Path) -> None:
+        """`dkms remove` sees no mark yet, and so deletes no module; `dkms install` goes on."""
+        gone = f'rm -rf "$root/var/lib/dkms/demo"; mkdir "$root/var/lib/dkms/demo"; {self.MARK}; exit 0'
+        machinetree.tell(root, "dkms install", f"{self.LEFT}; {gone}")
+        error = refused(root)
+        assert (error.kind, error.what) == (Kind.REMOVED, "it was removed from DKMS while it was published")
+        assert not os.path.lexists(root / INSTALLED)
+        assert not os.path.lexists(root / "var/lib/dkms/demo")
+        assert machinetree.ran(root, "depmod") == [KERNEL]
+
+    def test_somebody_elses_module_is_no_rest_of_it(self, root: Path) -> None:
+        """And what cannot be deleted is told."""
+        other = kerneltree.module(
+            "demo", undefined=["printk"], crcs={n: kerneltree.CRCS[n] for n in ("module_layout", "printk")}
+        )
+        machinetree.write(root / "other.ko", other)
+        place = root / f"lib/modules/{KERNEL}/extra/demo.ko"
+        gone = f'mkdir "{place.parent}"; cp "$root/other.ko" "{place}"; rm -rf "$root/var/lib/dkms/demo"; exit 0'
+        machinetree.tell(root, "dkms install", f"{self.LEFT}; {gone}")
+        assert refused(root).kind == Kind.REMOVED
+        assert place.read_bytes() == other
+        assert not os.path.lexists(root / INSTALLED)
+
+    def test_a_removal_that_goes_on_is_waited_for(self, root: Path) -> None:
+        """dkms deletes the build last, after what is installed was proven."""
+        pid = 1 << 23  # more than there can be
+        for name, text in {"comm": "dkms", "cmdline": "dkms\0remove\0demo/1.0\0", "stat": f"{pid} (dkms) S 1 0"}.items():
+            machinetree.write(root / f"proc/{pid}/{name}", text)
+        proven: list[Proof] = []
+
+        def prove() -> list[Proof]:
+            proven.extend(machinetree.prove(root))
+            return proven
+
+        def tick() -> None:
+            if proven and (root / f"proc/{pid}").exists():
+                shutil.rmtree(root / "var/lib/dkms/demo")
+                shutil.rmtree(root / f"proc/{pid}")
+
+        artefact, headers = stage(root, GOOD), root / f"usr/src/linux-headers-{KERNEL}"
+        with pytest.raises(BuildError, match="removed from DKMS while") as e:
+            publish.publish(machinetree.job(root), artefact, headers, prove, [], tick)
+        assert e.value.kind == Kind.REMOVED
+        assert not os.path.lexists(root / INSTALLED)
 
     def test_nothing_is_to_be_installed(self, root: Path) -> None:
         """dkms.conf, replaced meanwhile, names no module."""
