@@ -76,6 +76,8 @@ class Menu:
 
     def _every(self, state: State, depth: int) -> Iterator[Start]:
         for entry in list(state.menu) if depth < _DEEPEST else ():
+            if self._script.left < 0:  # no use to copy a state for each of ten thousand
+                return
             try:
                 after = self._script.enter(state.copy(), entry)
                 start = _known(after.start)

@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 PREFIX = UNKNOWN + "prefix"
 # $root before a script sets it: the same disk.
 ROOT = UNKNOWN + "root"
-# Commands, and pieces of 64 bytes that are read or expanded: for a menu and all of its entries. Real ones need a few thousand.
-_MOST_WORK = 100_000
-_DEEPEST = 40
-_LONGEST = 1 << 16
+# Commands, words of unknown ones, pieces of 64 bytes that are read or expanded, and of 16 variables that an entry begins with:
+# for a menu and all of its entries. Real ones need a few hundred, and 20 for each kernel more.
+_MOST_WORK, _DEEPEST, _LONGEST = 50_000, 40, 1 << 16
 _FEATURES = (
     "chainloader_bpb", "ntldr", "platform_search_hint", "default_font_path", "all_video_module", "menuentry_id",
     "menuentry_options", "200_final", "nativedisk_cmd", "timeout_style",
@@ -40,8 +39,9 @@ _HARMLESS = frozenset(
     "echo insmod rmmod loadfont terminal_input terminal_output terminal serial sleep background_image background_color "
     "play clear password password_pbkdf2 cryptomount save_env list_env keystatus cmostest loopback devicetree".split()
 )
-# What a name of files may hold in its place, if the module regexp is loaded.
-_PATTERN = re.compile(r"[*?]")
+_PATTERN, _BLANKS = re.compile(r"[*?]"), re.compile(r"[ \t\n\r]+")  # the first may stand for a file's name (module regexp)
+# The variable that a word of an unknown command may name: all of it, or what follows its last = or colon.
+_NAMED = re.compile(r"(?:.*[=:])?([A-Za-z_]\w*)", re.ASCII | re.DOTALL)
 _OTHER_LOADERS = frozenset("chainloader multiboot multiboot2 xen_hypervisor kfreebsd knetbsd kopenbsd ntldr freedos".split())
 
 
@@ -61,13 +61,12 @@ class Script:
     """Runs scripts on `state`.
 
     read: the contents of a file below $prefix by its relative name, None if there is none; may raise Undecided.
-    bls: what the command blscfg adds to the menu.
+    bls: what the command blscfg adds to the menu.  left: how much more is followed; below 0, nothing.
     """
 
     def __init__(self, read: Callable[[str], bytes | None], platform: str, bls: Sequence[MenuEntry] = ()) -> None:
-        self._file_contents = read
-        self._bls = bls
-        self._left = _MOST_WORK
+        self._file_contents, self._bls = read, bls
+        self.left = _MOST_WORK
         self._depth = 0
         self._scope: tuple[str, ...] = ()
         # What runs: "script", "entry" or "function"; and in how many loops of it.
@@ -78,8 +77,8 @@ class Script:
         self.state = State(env, {*env, "pager", "color_normal", "color_highlight"}, {})
 
     def _spend(self, work: int) -> None:
-        self._left -= work
-        if self._left < 0:
+        self.left -= work
+        if self.left < 0:
             raise Undecided("runs too many commands")
 
     def _read(self, name: str) -> bytes | None:
@@ -101,6 +100,7 @@ class Script:
 
     def enter(self, state: State, entry: MenuEntry) -> State:
         """Runs an entry's own commands on `state`, or on a new context for a submenu, which is returned."""
+        self._spend(len(state.env) >> 4)
         rest = component(state.env.get("default", ""))[1]
         inner = state.inner() if entry.is_submenu else state
         if entry.is_submenu and number(state.env.get("timeout", ""))[0] is not None:
@@ -209,7 +209,7 @@ class Script:
         if part.quoted:
             return values
         # argv.c, grub_script_argv_split_append
-        return [_PATTERN.sub(UNKNOWN, text) for value in values for text in re.split(r"[ \t\n\r]+", value) if text]
+        return [_PATTERN.sub(UNKNOWN, text) for value in values for text in _BLANKS.split(value) if text]
 
     # -- commands ---------------------------------------------------------------------------------------------------------
 
@@ -316,10 +316,8 @@ class Script:
         if equals:
             self.state.env[variable] = value
             return True
-        for word in args:
-            for variable in (word, word.rpartition("=")[2], word.rpartition(":")[2]):
-                if re.fullmatch(r"[A-Za-z_]\w*", variable, re.ASCII):
-                    self.state.env[variable] = UNKNOWN
+        self._spend(len(args))
+        self.state.env.update((named[1], UNKNOWN) for named in map(_NAMED.fullmatch, args) if named)
         self.state.env.update(grub_state.searched(name, args) if name.startswith("search") else {})
         return None
 

@@ -269,8 +269,9 @@ def test_an_entry_that_returns_is_undecided() -> None:
         "function f { " + "a; " * 600 + "}\nfallback='" + "0 " * 10_000 + "'\ntimeout=5\nmenuentry A { f; linux /a; }\n",
         f"a='{'b ' * 10_000}'\n" + "c $a\n" * 7_000,
         "source $prefix/custom.cfg\n" * 3_000,
+        "".join(f"a{i}=b\n" for i in range(20_000)) + "menuentry A { linux /a; }\n" * 10_000,
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_hostile_menus_end_quickly(script: str) -> None:
     files = {"grub.cfg": script.encode(), "custom.cfg": b"# comment\n" * 30_000}
