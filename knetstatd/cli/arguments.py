@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from typing import TYPE_CHECKING
 
 from knetstatd import __version__
@@ -21,6 +22,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return parser(*words[:1]).parse_args(words)
 
 
+@functools.cache
 def parser(first: str = "") -> argparse.ArgumentParser:
     """The command line. first: its first word; a unit's program is known only if that is what is asked for."""
     top = argparse.ArgumentParser(prog="knetstatctl", description="Will the kernel modules still load after the reboot?")

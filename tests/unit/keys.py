@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 # Two primes of 384 bits: a modulus that a SHA-256 with its padding fits into.
 _P = 2**384 - 317
 _Q = 2**383 - 31
+_MODULUS = _P * _Q
+# The private exponent as whoever knows the primes takes it, which is four times as quick (RFC 8017, 5.1.2).
+_PRIVATE = pow(65537, -1, (_P - 1) * (_Q - 1))
+_D_P, _D_Q, _Q_INVERSE = _PRIVATE % (_P - 1), _PRIVATE % (_Q - 1), pow(_Q, -1, _P)
 RSA, ML_DSA = bytes.fromhex("2a864886f70d010101"), bytes.fromhex("608648016503040311")
 _SHA256 = bytes.fromhex("608648016503040201")
 _PKCS7 = bytes.fromhex("2a864886f70d0107")  # then 1 for data, 2 for signed data
@@ -44,12 +48,17 @@ def number(value: int) -> bytes:
     return tlv(2, value.to_bytes(value.bit_length() // 8 + 1, "big"))
 
 
+def _private(value: int) -> int:
+    """`value` to the private exponent."""
+    by_p, by_q = pow(value % _P, _D_P, _P), pow(value % _Q, _D_Q, _Q)
+    return by_q + _Q * ((by_p - by_q) * _Q_INVERSE % _P)
+
+
 class Key(NamedTuple):
     """A key by its owner's name and serial number."""
 
     name: str = "us"
     serial: int = 7
-    modulus: int = _P * _Q
     old: bool = False  # a certificate without extensions
 
     @property
@@ -63,7 +72,7 @@ class Key(NamedTuple):
     @property
     def certificate(self) -> bytes:
         algorithm = tlv(0x30, tlv(6, RSA), tlv(5))
-        public = tlv(0x30, algorithm, tlv(3, b"\0", tlv(0x30, number(self.modulus), number(65537))))
+        public = tlv(0x30, algorithm, tlv(3, b"\0", tlv(0x30, number(_MODULUS), number(65537))))
         extension = tlv(0x30, tlv(6, b"\x55\x1d\x0e"), tlv(4, tlv(4, self.skid)))
         body = tlv(
             0x30, tlv(0xA0, number(2)), number(self.serial), algorithm, self.issuer, tlv(0x30), self.issuer, public,
@@ -84,10 +93,9 @@ class Key(NamedTuple):
         """PKCS#7 data as sign-file makes it. kind: what it says that it is.  more: follows it.  signers: how many."""
         inner = tlv(0x30, tlv(6, _SHA256), tlv(5))
         info = tlv(0x30, inner, tlv(4, hashlib.sha256(contents).digest()))
-        size = (self.modulus.bit_length() + 7) // 8
+        size = (_MODULUS.bit_length() + 7) // 8
         padded = b"\0\1" + b"\xff" * (size - len(info) - 3) + b"\0" + info
-        private = pow(65537, -1, (_P - 1) * (_Q - 1))
-        value = pow(int.from_bytes(padded, "big"), private, self.modulus).to_bytes(size, "big")
+        value = _private(int.from_bytes(padded, "big")).to_bytes(size, "big")
         who = tlv(0x80, self.skid) if by_skid else tlv(0x30, self.issuer, number(self.serial))
         version = number(3 if by_skid else 1)
         extra = tlv(0xA0) if attributes else b""
