@@ -26,7 +26,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "unit"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test begins first, so that no worker waits for it in the end; then, on one worker, all that need the sources."""
+    """The longest test begins first, so that no worker waits for it in the end; then those that parse our sources, together."""
     items.sort(key=lambda item: (item.name != "test_mypy", not hasattr(getattr(item, "module", None), "FILES")))
 
 
