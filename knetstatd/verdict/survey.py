@@ -26,6 +26,7 @@ from knetstatd.machine.loaded_modules import Live
 from knetstatd.state import digests, guarded, rehearsal_results, sources
 from knetstatd.state import paths as places
 from knetstatd.system import files
+from knetstatd.system.once import one_look
 from knetstatd.verify.proof_cache import Look, Proofs
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Survey:
 
     # -- the machine ------------------------------------------------------------------------------------------------------
 
+    @one_look()
     def refresh(self) -> str:
         """Reads which kernels there are, which is next, and what DKMS knows; returns the same as `refresh_locks`."""
         self.kernels = kernels.directories(self.root)

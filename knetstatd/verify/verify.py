@@ -64,6 +64,7 @@ class _Asked(NamedTuple):
         return {loader_checks.LAYOUT, *self.module.undefined, *self.module.weak}
 
 
+@one_look()
 def verify(
     root: Path,
     kernel: str,
@@ -83,6 +84,7 @@ def verify(
     return _answers(root, facts, host, [_ask(facts, path, others, host.readings)], {})[0]
 
 
+@one_look()
 def prove(
     root: Path,
     kernel: str,
@@ -180,7 +182,6 @@ def _ask(facts: Target, path: Path, others: Iterable[Path], kept: Sequence[Path]
     return _Asked(path, done, module, module_readings.exports((other for other in others if other != path), kept))
 
 
-@one_look()
 def _answers(
     root: Path, facts: Target, host: Host, asked: Iterable[_Asked | Proof], origins: Mapping[str, Origin | None]
 ) -> list[Proof]:
