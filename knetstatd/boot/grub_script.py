@@ -24,6 +24,7 @@ _VARIABLE = r"\$(?:([A-Za-z_]\w*|[0-9]+|[?#*@])|\{([A-Za-z_]\w*|[0-9]+|[?#*@])\}
 _BETWEEN = re.compile(r"[ \t]+|\\\n|#[^\n]*")
 _SYMBOL = re.compile(r"\n|\|\||&&|;;|[|&;<>{}]")
 _PIECE = re.compile(rf"""\\(.)|'([^']*)'|({_VARIABLE})|(\$?")|([^{{}}|&$;<> \t\n'"\\]+)""", re.DOTALL | re.ASCII)
+_ESCAPED, _A_VARIABLE, _A_QUOTE, _BARE = 1, 3, 6, 7  # groups of _PIECE
 _QUOTED = re.compile(rf"""\\([$\\"\n])|({_VARIABLE})|([^$\\"]+|\\)|(")""", re.ASCII)
 _TRANSLATED = re.compile(r"""[^"\\]+|\\.|(")""", re.DOTALL)
 _RESERVED = frozenset(
@@ -132,13 +133,13 @@ class _Parser:
         start = self._at
         while piece := _PIECE.match(self._text, self._at):
             self._at = piece.end()
-            escaped, single, variable, bare, braced, double, text = piece.groups()
-            if variable:
-                self._parts.append(Part(bare or braced, True, False))
-            elif double:
-                self._double(double != '"')
-            elif escaped != "\n":
-                self._parts.append(Part(next(t for t in (escaped, single, text) if t is not None), False, text is None))
+            kind, text = piece.lastindex, piece[piece.lastindex or 0]
+            if kind == _A_VARIABLE:
+                self._parts.append(Part(piece[4] or piece[5], True, False))
+            elif kind == _A_QUOTE:
+                self._double(text != '"')
+            elif kind != _ESCAPED or text != "\n":
+                self._parts.append(Part(text, False, kind != _BARE))
         if self._at == start:
             raise self._error()
 

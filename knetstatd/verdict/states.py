@@ -176,7 +176,9 @@ def judgement(case: Case) -> Judgement:
         return Judgement.UNKNOWN
     if unasked or refused or o.loaded is Loaded.FAULTY or o.rehearsed is Rehearsed.BAD:
         return Judgement.BAD
-    return {Artefact.GOOD: Judgement.GOOD, Artefact.OTHER: Judgement.OTHER}.get(o.installed, Judgement.BAD)
+    if o.installed is Artefact.GOOD:
+        return Judgement.GOOD
+    return Judgement.OTHER if o.installed is Artefact.OTHER else Judgement.BAD
 
 
 def row(case: Case) -> Row:
