@@ -15,6 +15,7 @@ from pathlib import Path
 
 from knetstatd.core import config
 from knetstatd.state import attempts
+from knetstatd.system.once import one_look
 from knetstatd.verdict.observe import Machine
 
 
@@ -24,9 +25,10 @@ def look(machine: Machine) -> collections.Counter[str]:
     found: collections.Counter[str] = collections.Counter()
     for kernel in machine.wanted():
         machine.refresh_locks()
-        shared = machine.look(kernel)
-        for module in machine.packages():
-            found[machine.plan(machine.observe(shared, module), attempts.now()).why] += 1
+        with one_look():
+            shared = machine.look(kernel)
+            seen = [machine.observe(shared, module) for module in machine.packages()]
+        found.update(machine.plan(one, attempts.now()).why for one in seen)
     return found
 
 

@@ -14,6 +14,7 @@ tests/unit/machine/test_dkms_conf.py; bash(1), "QUOTING", "Arrays", "Parameter E
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
@@ -34,6 +35,7 @@ _SPECIAL = re.compile(r'[$`"\\]')
 _UNKNOWN = (
     "kernelver kernel_source_dir arch module module_version parallel_jobs HOME PATH PWD USER SHELL HOSTNAME TMPDIR"
 ).split()
+_KERNEL = "\0"  # stands for the kernel's release
 # The variables that dkms takes over, in the order in which it does: an earlier one can be used in a later one.
 _TAKEN = (
     "CLEAN PACKAGE_NAME PACKAGE_VERSION BUILD_DEPENDS BUILD_EXCLUSIVE_KERNEL BUILD_EXCLUSIVE_KERNEL_MIN "
@@ -114,10 +116,8 @@ def evaluate(source: Path, root: Path, module: str = "", version: str = "", kern
     """
     trees = dkms_framework.framework(root)
     given = {"dkms_tree": trees.dkms_tree, "source_tree": trees.source_tree, "install_tree": trees.install_tree}
-    given |= {"kernelver": kernel, "kernel_source_dir": f"/lib/modules/{kernel}/build"} if kernel else {}
     given |= {name: v for name, v in (("arch", arch), ("module", module), ("module_version", version)) if v}
-    shell = Shell(given, _UNKNOWN)
-    sources, crlf = [], ""
+    sources, texts = [], []
     there = files.names(files.inside(root, "/etc/dkms"))
     program = dkms_program.program(root)
     by_kernel = _overrides_by_kernel(module, kernel, arch) if program.by_kernel else ()
@@ -125,13 +125,49 @@ def evaluate(source: Path, root: Path, module: str = "", version: str = "", kern
     overrides = (files.inside(root, f"/etc/dkms/{name}") for name in wanted if name in there)
     for path in (files.followed(root, source / "dkms.conf"), *overrides):
         if (text := files.text(path, 1 << 18)) is not None:
-            _take(shell, text.replace("\0", ""), strip=program.strips_cr)
+            texts.append(text.replace("\0", ""))
             sources.append(os.fspath(path))
-            decisive = (array for name, array in shell.values.items() if name not in ("AUTOINSTALL", "CLEAN"))
-            if not crlf and any("\r" in value for array in decisive for value in array.values()):
-                crlf = os.fspath(path)
-    conf = _conf(shell, tuple(sources))
-    return conf._replace(crlf=crlf, faults=("its lines end in CR LF, as Windows writes them",)) if crlf else conf
+    said = _said(tuple(texts), tuple(given.items()), kernel, strip=program.strips_cr)
+    conf = _conf(said.values, said.dynamic, tuple(sources))
+    if said.crlf is None:
+        return conf
+    return conf._replace(crlf=sources[said.crlf], faults=("its lines end in CR LF, as Windows writes them",))
+
+
+class _Said(NamedTuple):
+    """What the texts of a dkms.conf assign. crlf: which of them was the first to leave a CR in a value.
+
+    mixed: whether a kernel's name stands in a value beside what a shell evaluates once more.
+    """
+
+    values: dict[str, dict[int, str]]
+    dynamic: frozenset[str]
+    crlf: int | None
+    mixed: bool
+
+
+def _said(texts: tuple[str, ...], given: tuple[tuple[str, str], ...], kernel: str, *, strip: bool) -> _Said:
+    """What the texts say for a kernel. They are evaluated once for all kernels: the answers differ in a name alone.
+
+    A release has no character that means anything to a shell, and no text has a NUL, which can so stand for the release.
+    """
+    said = _evaluated(texts, given, _KERNEL if kernel else "", strip=strip)
+    if said.mixed:
+        return _evaluated(texts, given, kernel, strip=strip)
+    values = {name: {i: v.replace(_KERNEL, kernel) for i, v in array.items()} for name, array in said.values.items()}
+    return said._replace(values=values)
+
+
+@functools.lru_cache(maxsize=128)
+def _evaluated(texts: tuple[str, ...], given: tuple[tuple[str, str], ...], kernel: str, *, strip: bool) -> _Said:
+    of_kernel = {"kernelver": kernel, "kernel_source_dir": f"/lib/modules/{kernel}/build"} if kernel else {}
+    shell, crlf, mixed = Shell({**of_kernel, **dict(given)}, _UNKNOWN), None, False
+    for number, text in enumerate(texts):
+        mixed |= _take(shell, text, strip=strip)
+        decisive = (array for name, array in shell.values.items() if name not in ("AUTOINSTALL", "CLEAN"))
+        if crlf is None and any("\r" in value for array in decisive for value in array.values()):
+            crlf = number
+    return _Said(shell.values, frozenset(shell.dynamic), crlf, mixed)
 
 
 def _overrides(module: str, version: str, kernel: str, arch: str) -> list[str]:
@@ -146,9 +182,13 @@ def _overrides_by_kernel(module: str, kernel: str, arch: str) -> list[str]:
     return overrides + ([f"{module}--{kernel}-{arch}"] if module and kernel and arch else [])
 
 
-def _take(shell: Shell, text: str, *, strip: bool) -> None:
-    """One file, as dkms takes it over: its own variables, each evaluated once more (Rule 3). strip: without a last CR."""
+def _take(shell: Shell, text: str, *, strip: bool) -> bool:
+    """One file, as dkms takes it over: its own variables, each evaluated once more (Rule 3). strip: without a last CR.
+
+    Returns whether a value that is evaluated once more has _KERNEL in it.
+    """
     shell.run(text)
+    mixed = False
     first, shell.values = shell.values, {}
     for name in _TAKEN:
         for index, value in sorted(first.get(name, {}).items()):
@@ -156,6 +196,7 @@ def _take(shell: Shell, text: str, *, strip: bool) -> None:
             if not _SPECIAL.search(plain):
                 shell.values.setdefault(name, {})[index] = plain
                 continue
+            mixed |= _KERNEL in plain
             again = f'"{plain}"'
             word = shell.value(again, 0)
             understood = word.static and word.end == len(again)
@@ -164,6 +205,7 @@ def _take(shell: Shell, text: str, *, strip: bool) -> None:
             shell.values.setdefault(name, {})[index] = word.text if understood else value
     # The file's other variables end with it.
     shell.dynamic = set(_TAKEN) if "*" in shell.dynamic else shell.dynamic & set(_TAKEN)
+    return mixed
 
 
 def chosen_make(conf: Conf, kernel: str) -> Make | None:
@@ -175,14 +217,13 @@ def chosen_make(conf: Conf, kernel: str) -> Make | None:
     return chosen if chosen and chosen.command else None
 
 
-def _conf(shell: Shell, sources: tuple[str, ...]) -> Conf:
+def _conf(values: dict[str, dict[int, str]], unknown: frozenset[str], sources: tuple[str, ...]) -> Conf:
     def get(name: str, index: int = 0) -> str:
-        return shell.values.get(name, {}).get(index, "")
+        return values.get(name, {}).get(index, "")
 
     def length(*arrays: str) -> int:
-        return max((max(shell.values.get(name) or [-1]) + 1 for name in arrays), default=0)
+        return max((max(values.get(name) or [-1]) + 1 for name in arrays), default=0)
 
-    unknown = shell.dynamic
     faults = [] if sources else ["there is no dkms.conf"]
     faults += [f"{name} is not set" for name in ("PACKAGE_NAME", "PACKAGE_VERSION") if not get(name) and name not in unknown]
     arrays = ("BUILT_MODULE_NAME", "BUILT_MODULE_LOCATION", "DEST_MODULE_NAME", "DEST_MODULE_LOCATION")
@@ -207,7 +248,7 @@ def _conf(shell: Shell, sources: tuple[str, ...]) -> Conf:
         makes.append(Make(command, get("MAKE_MATCH", i), variables))
     exclusive = {
         f"{name}[{i}]" if i else name: value
-        for name, array in sorted(shell.values.items())
+        for name, array in sorted(values.items())
         for i, value in sorted(array.items())
         if name.startswith(("BUILD_EXCLUSIVE_", "OBSOLETE_BY")) and value
     }
@@ -218,8 +259,8 @@ def _conf(shell: Shell, sources: tuple[str, ...]) -> Conf:
         tuple(makes),
         get("AUTOINSTALL"),
         exclusive,
-        frozenset(shell.dynamic),
+        unknown,
         tuple(faults),
         sources,
-        build_depends=tuple(" ".join(value for _, value in sorted(shell.values.get("BUILD_DEPENDS", {}).items())).split()),
+        build_depends=tuple(" ".join(value for _, value in sorted(values.get("BUILD_DEPENDS", {}).items())).split()),
     )

@@ -10,6 +10,7 @@ import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.system import files
+from knetstatd.system.once import once
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +26,7 @@ class Program(NamedTuple):
     by_kernel: bool = True
 
 
+@once
 def program(root: Path) -> Program:
     """What dkms of the system under `root` does. Without one, or if its program is another one: what most do."""
     for place in _PLACES:

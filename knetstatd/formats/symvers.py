@@ -55,17 +55,19 @@ def find(path: Path, wanted: Collection[str]) -> dict[str, Export]:
     width = min(map(len, keys), default=0) + 1
     near, end = {(key + b"\t")[:width] for key in keys}, _NAME + width
     exports: dict[str, Export] = {}
-    line, count = b"", 0
     try:
         with _open(path) as lines:
-            for count, line in enumerate(lines, 1):
-                # The first line is parsed whatever it says: a file of another kind is refused, not searched in vain.
-                if (line[_NAME:end] in near and line[_NAME : line.find(b"\t", _NAME)] in keys) or count == 1:
-                    name, export = _parse(line)
-                    if name in keys:
-                        exports.setdefault(name.decode("utf-8", "surrogateescape"), export)
-        if not line.endswith(b"\n"):
-            raise Damaged("it is empty" if not count else "it ends in the middle of a line")
+            # The first line is parsed whatever it says: a file of another kind is refused, not searched in vain.
+            first = lines.readline()
+            if not first:
+                raise Damaged("it is empty")
+            hits = (line for line in lines if line[_NAME:end] in near and line[_NAME : line.find(b"\t", _NAME)] in keys)
+            for name, export in map(_parse, (first, *hits)):
+                if name in keys:
+                    exports.setdefault(name.decode("utf-8", "surrogateescape"), export)
+            lines.seek(-1, os.SEEK_END)
+            if lines.read(1) != b"\n":
+                raise Damaged("it ends in the middle of a line")
     except OSError as e:
         raise KernelFileError(f"cannot be read: {e.strerror}", os.fspath(path)) from e
     except Damaged as e:

@@ -133,7 +133,7 @@ def wanted(
     file: its file.  holds: whether the initrd that there is has a module.
     """
     needs = Needs(root, tables, rules, module)
-    reasons = list(_reasons(root, kernel, module, _below(tables.tree, file)))
+    reasons = [*_named(root, kernel), *_of_module(root, module, _below(tables.tree, file))]
     # What the initrd has, a new one would have too.
     reasons += [(line.module, Wanted(line.where, Sure.CERTAIN)) for line in needs.soft if holds(line.module)]
     best: Wanted | None = None
@@ -149,17 +149,39 @@ def _below(tree: Path, file: Path) -> str:
     return os.fspath(file.relative_to(tree)) if tree in file.parents else ""
 
 
-def _reasons(root: Path, kernel: str, module: str, place: str) -> Iterator[tuple[str, Wanted]]:
-    """Modules that a new initrd holds, each with why. module, place: the one that is asked for, and its file in the tree."""
+@once
+def _named(root: Path, kernel: str) -> tuple[tuple[str, Wanted], ...]:
+    """Modules that a new initrd holds by their names, each with why."""
+    return tuple(_by_name(root, kernel))
+
+
+def _by_name(root: Path, kernel: str) -> Iterator[tuple[str, Wanted]]:
     yield from _listed(root)
-    for path in _scripts(root):
-        yield from _added(_hook(root, path), module, place)
-    yield from _dracut(root, module)
+    for hook in (_hook(root, path) for path in _scripts(root)):
+        for command, words, sure in hook.adds:
+            for word in {"copy_modules_dir": (), "force_load": words[:1]}.get(command, words):
+                yield names.canonical(word), Wanted(hook.where, sure)
+    for key, words, _ in _dracut(root):
+        yield from ((names.canonical(word), Wanted(f"{key} in dracut.conf", Sure.CERTAIN)) for word in words)
     chosen = _chosen(root)
     if chosen not in ("list", "dep"):
         yield from ((name, Wanted(f"MODULES={chosen}", Sure.LIKELY)) for name in _most(root))
     for name, why in root_drivers.needed(root, kernel):
         yield names.canonical(name), Wanted(why, Sure.CERTAIN, configured=chosen in ("", "dep"))
+
+
+def _of_module(root: Path, module: str, place: str) -> Iterator[tuple[str, Wanted]]:
+    """Why it may hold the module that is asked for, whose file lies at `place` in the tree, whatever names are given."""
+    for hook in (_hook(root, path) for path in _scripts(root)):
+        for command, words, sure in hook.adds:
+            below = command == "copy_modules_dir" and words and place.startswith(f"{words[0].strip('/')}/")
+            if below and not any(word in place for word in words[1:]):
+                yield module, Wanted(hook.where, sure)
+        if hook.vague and re.search(rf"(?<![\w-]){re.escape(module).replace('_', '[-_]')}(?![\w-])", hook.text):
+            yield module, Wanted(hook.where, Sure.POSSIBLE)
+    for key, _, is_dynamic in _dracut(root):
+        if is_dynamic:
+            yield module, Wanted(f"{key} in dracut.conf", Sure.POSSIBLE)
 
 
 @once
@@ -243,31 +265,18 @@ def _hook(root: Path, path: Path) -> _Hook:
     return _Hook(_shown(root, path), text, tuple(adds), vague)
 
 
-def _added(hook: _Hook, module: str, place: str) -> Iterator[tuple[str, Wanted]]:
-    """What a hook adds."""
-    for command, words, sure in hook.adds:
-        if command == "copy_modules_dir":
-            if words and place.startswith(f"{words[0].strip('/')}/") and not any(w in place for w in words[1:]):
-                yield module, Wanted(hook.where, sure)
-        else:
-            for word in words[:1] if command == "force_load" else words:
-                yield names.canonical(word), Wanted(hook.where, sure)
-    if hook.vague and re.search(rf"(?<![\w-]){re.escape(module).replace('_', '[-_]')}(?![\w-])", hook.text):
-        yield module, Wanted(hook.where, Sure.POSSIBLE)
-
-
-def _dracut(root: Path, module: str) -> Iterator[tuple[str, Wanted]]:
-    """What dracut's configuration adds."""
+@once
+def _dracut(root: Path) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
+    """What dracut's configuration adds: each setting, its modules, and whether a shell may add others."""
     if not any(files.inside(root, maker).exists() for maker in _MAKERS[1:]):
-        return
+        return ()
     shell = Shell({})
     for path in _dracut_files(root):
         shell.run(files.text(path, _LIMIT) or "")
-    for key in ("add_drivers", "force_drivers", "drivers"):
-        for word in shell.values.get(key, {}).get(0, "").split():
-            yield names.canonical(word), Wanted(f"{key} in dracut.conf", Sure.CERTAIN)
-        if key in shell.dynamic:
-            yield module, Wanted(f"{key} in dracut.conf", Sure.POSSIBLE)
+    return tuple(
+        (key, tuple(shell.values.get(key, {}).get(0, "").split()), key in shell.dynamic)
+        for key in ("add_drivers", "force_drivers", "drivers")
+    )
 
 
 def _dracut_files(root: Path) -> Iterator[Path]:

@@ -73,12 +73,62 @@ def _text(root: Path, path: Path) -> str:
     return files.text(files.followed(root, path), _LIMIT) or ""
 
 
+class _Brought(NamedTuple):
+    """What a module brings along. listed: whether modules.dep has it.  needed: by that.  soft: by soft dependencies."""
+
+    listed: bool
+    needed: tuple[str, ...]
+    soft: tuple[str, ...]
+
+
+class _Chains:
+    """What each module of a kernel brings along, found out once for all modules that are asked for."""
+
+    def __init__(self, root: Path, tables: Tables, rules: Rules) -> None:
+        self._tables = tables
+        self.soft = _soft(root, tables, rules)
+        self._known: dict[str, _Brought] = {}
+        self._all: dict[str, set[str]] = {}
+
+    def brought(self, name: str) -> _Brought:
+        """What a module of that name brings along."""
+        if name not in self._known:
+            entry = self._tables.entry(name)
+            needed = tuple(names.canonical(names.module_of(path.name)) for path in entry.needed) if entry is not None else ()
+            first = (
+                next((line for line in self.soft if fnmatch.fnmatchcase(one, line.module)), None) for one in (name, *needed)
+            )
+            soft = tuple(names.canonical(other) for line in first if line is not None for other in line.others)
+            self._known[name] = _Brought(entry is not None, needed, soft)
+        return self._known[name]
+
+    def _first(self, name: str) -> list[Soft]:
+        """The first line of soft dependencies for a module, the only one that counts; none if there is none."""
+        return [line for line in self.soft if fnmatch.fnmatchcase(name, line.module)][:1]
+
+    def all_brought(self, name: str) -> set[str]:
+        """A name, and all that it brings along by any way."""
+        if name not in self._all:
+            reached, todo = {name}, [name]
+            while todo:
+                brought = self.brought(todo.pop())
+                new = {*brought.needed, *brought.soft} - reached
+                reached |= new
+                todo += new
+            self._all[name] = reached
+        return self._all[name]
+
+
+_chains = once(_Chains)
+
+
 class Needs:
     """What leads to one module of a kernel."""
 
     def __init__(self, root: Path, tables: Tables, rules: Rules, module: str) -> None:
-        self._tables, self._module = tables, module
-        self.soft = _soft(root, tables, rules)
+        self._module = module
+        self._chains = _chains(root, tables, rules)
+        self.soft = self._chains.soft
         self._aliases = [line.module for line in rules.alias if names.canonical(line.text) == module]
         text = _text(root, tables.tree / "modules.alias")
         own = re.findall(rf"(?m)^alias (\S+) {re.escape(module)}$", text) if f" {module}\n" in text else []
@@ -86,7 +136,10 @@ class Needs:
 
     def sure(self, name: str) -> Sure | None:
         """How sure it is that whoever copies or loads `name` has the module too; None if nothing says so."""
-        return self._sure(names.canonical(name), set())
+        name = names.canonical(name)
+        if not self._aliases and self._module not in (brought := self._chains.all_brought(name)) and len(brought) < _DEEPEST:
+            return None
+        return self._sure(name, set())
 
     def _sure(self, name: str, seen: set[str], depth: int = 0) -> Sure | None:
         if name == self._module:
@@ -96,19 +149,15 @@ class Needs:
         if name in seen:
             return None
         seen.add(name)
-        entry = self._tables.entry(name)
-        if entry is None and any(fnmatch.fnmatchcase(name, alias) for alias in self._aliases):
+        brought = self._chains.brought(name)
+        if not brought.listed and any(fnmatch.fnmatchcase(name, alias) for alias in self._aliases):
             return Sure.LIKELY  # with kmod 30, not if the module is blacklisted
-        needed = [names.canonical(names.module_of(path.name)) for path in entry.needed] if entry is not None else []
-        if self._module in needed:
+        if self._module in brought.needed:
             return Sure.CERTAIN
-        answers = []
-        for one in (name, *needed):
-            lines = [line for line in self.soft if fnmatch.fnmatchcase(one, line.module)]
-            answers += [self._sure(names.canonical(other), seen, depth + 1) for line in lines[:1] for other in line.others]
+        answers = [self._sure(other, seen, depth + 1) for other in brought.soft]
         best = max((answer for answer in answers if answer), default=None)
         # Of what is inside the kernel, kmod follows the soft dependencies, and dracut-install does not.
-        return min(best, Sure.LIKELY) if best and entry is None else best
+        return min(best, Sure.LIKELY) if best and not brought.listed else best
 
 
 def ignores_install(root: Path, tables: Tables, rules: Rules, module: str) -> bool:

@@ -11,8 +11,9 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from knetstatd.core import roots
 from knetstatd.core.errors import KnetstatdError
-from knetstatd.core.roots import inside as inside
+from knetstatd.system.once import once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # The root of the machine that runs this; any other directory holds a system that does not run.
 HERE = Path("/")
+
+inside = once(roots.inside)
 
 
 class Identity(NamedTuple):
