@@ -15,7 +15,6 @@ from pathlib import Path
 
 from knetstatd.core import config
 from knetstatd.state import attempts
-from knetstatd.system.once import one_look
 from knetstatd.verdict.observe import Machine
 
 
@@ -25,9 +24,7 @@ def look(machine: Machine) -> collections.Counter[str]:
     found: collections.Counter[str] = collections.Counter()
     for kernel in machine.wanted():
         machine.refresh_locks()
-        with one_look():
-            shared = machine.look(kernel)
-            seen = [machine.observe(shared, module) for module in machine.packages()]
+        seen = machine.observe_all(kernel, machine.packages())[1]
         found.update(machine.plan(one, attempts.now()).why for one in seen)
     return found
 

@@ -111,7 +111,7 @@ def guarded(machine: Machine) -> tuple[str, ...]:
 def looks(machine: Machine, kernels: Sequence[str], packages: Sequence[str]) -> list[tuple[Seen, judge.Verdict]]:
     """What is seen of each package on each kernel, and what it means."""
     with one_look():
-        seen = [machine.observe(look, package) for look in (machine.look(k, packages) for k in kernels) for package in packages]
+        seen = [one for kernel in kernels for one in machine.observe_all(kernel, packages)[1]]
     return [(one, judge.verdict(machine, one, machine.plan(one, attempts.now()))) for one in seen]
 
 

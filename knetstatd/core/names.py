@@ -71,7 +71,9 @@ def show(text: str, limit: int = 200) -> str:
 
 def clean(text: str, limit: int = 400) -> str:
     """One line of a program's output, fit for a log: control characters become `?`, long lines are cut."""
-    line = "".join(c if c.isprintable() else ("\N{SPACE}" if c == "\t" else "?") for c in text.rstrip())
+    line = text.rstrip()
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else ("\N{SPACE}" if c == "\t" else "?") for c in line)
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 

@@ -28,7 +28,6 @@ from knetstatd.daemon.uevents import Uevents
 from knetstatd.daemon.worker import Worker
 from knetstatd.state import attempts, leftovers, load_history
 from knetstatd.system import child, files, process
-from knetstatd.system.once import one_look
 from knetstatd.verdict import judge
 from knetstatd.verdict.observe import Machine
 from knetstatd.verdict.survey import BUILDERS
@@ -230,10 +229,9 @@ class Daemon:
             return
         if self.moved:  # before the look: it sees what comes before the watch, the watch what comes after
             self._watch()
-        with one_look():
-            look, changed = self.machine.look(kernel), self.changed.get(kernel, 0.0)
-            observed = [(package, self.machine.observe(look, package, changed)) for package in self.machine.packages()]
-        for package, seen in observed:
+        look, observed = self.machine.observe_all(kernel, self.machine.packages(), self.changed.get(kernel, 0.0))
+        for seen in observed:
+            package = seen.observation.package
             step = self.machine.plan(seen, self.now())
             verdict = judge.verdict(self.machine, seen, step)
             self.teller.verdict(verdict, seen, step)

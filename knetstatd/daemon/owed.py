@@ -43,9 +43,7 @@ def steps(
     """What is seen on such a kernel, and the next steps, which are told. changed, now: as for a guarded one."""
     if packages:
         machine.refresh_locks()
-        look = machine.look(kernel, packages)
-        for package in packages:
-            seen = machine.observe(look, package, changed)
+        for seen in machine.observe_all(kernel, packages, changed)[1]:
             step = machine.plan(seen, now)
             teller.verdict(judge.verdict(machine, seen, step), seen, step)
             yield seen.observation, step

@@ -12,17 +12,16 @@ Sources: dkms 3.0.10 and 3.2.2, read_framework_conf and safe_source; bash(1): NU
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from knetstatd.formats.shell_assignments import Shell
+from knetstatd.formats.shell_assignments import assigned
 from knetstatd.system import files
 from knetstatd.system.once import once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Set
     from pathlib import Path
 
 DIRECTORY = "/etc/dkms/framework.conf.d"
@@ -58,12 +57,11 @@ def framework(root: Path, kernel: str = "") -> Framework:
     """The settings of the machine under `root`. kernel: for which dkms would sign; without one, what the file calls
     $kernelver stays in the paths as `${kernelver}`."""
     known = Framework()
-    shell = Shell({**known._asdict(), **({"kernelver": kernel} if kernel else {})}, _UNKNOWN)
-    for path in _files(root):
-        if (text := files.text(path, _LIMIT)) is not None:
-            shell.run(text.replace("\0", ""))
-    said = {name: shell.values.get(name, {}).get(0, "").removesuffix("\r") for name in known._fields}
-    usable = {name: value for name, value in said.items() if value and _is_usable(name, value, shell.dynamic)}
+    given = {**known._asdict(), **({"kernelver": kernel} if kernel else {})}
+    texts = tuple(text.replace("\0", "") for path in _files(root) if (text := files.text(path, _LIMIT)) is not None)
+    said = assigned(texts, tuple(given.items()), _UNKNOWN)
+    values = {name: said.scalar(name).removesuffix("\r") for name in known._fields}
+    usable = {name: value for name, value in values.items() if value and _is_usable(name, value, said.dynamic)}
     return known._replace(**usable)
 
 
@@ -73,7 +71,7 @@ def _files(root: Path) -> Iterator[Path]:
                 if name.endswith(".conf") and not name.startswith("."))  # fmt: skip
 
 
-def _is_usable(name: str, value: str, dynamic: set[str]) -> bool:
+def _is_usable(name: str, value: str, dynamic: Set[str]) -> bool:
     """Whether a value is known without a shell; and, for a tree, whether it is a directory of its own."""
     if dynamic & {name, "*"} or _SPECIAL.search(_KERNEL.sub("", value)):
         return False
@@ -81,8 +79,3 @@ def _is_usable(name: str, value: str, dynamic: set[str]) -> bool:
         place = PurePosixPath(value)
         return place.is_absolute() and len(place.parts) > 2 and ".." not in place.parts and "$" not in value
     return True
-
-
-def shown(root: Path, path: Path) -> str:
-    """A path below `root` as a program whose root directory that is names it."""
-    return f"/{os.path.relpath(path, root)}"

@@ -137,16 +137,15 @@ def package(root: Path, name: str) -> Package | None:
     return _package(root, _Place.of(root), names.package(name), [])
 
 
-def installed(root: Path, packages: Iterable[Package]) -> dict[tuple[str, str], list[tuple[Package, Version, Path]]]:
-    """The modules that packages have installed, by kernel and module name: DKMS's own file of each."""
+def installed(packages: Iterable[Package]) -> dict[tuple[str, str], list[tuple[Package, Version, Path]]]:
+    """The modules that packages have installed, by kernel and module name: DKMS's own file of each, not followed."""
     modules: dict[tuple[str, str], list[tuple[Package, Version, Path]]] = {}
     for package in packages:
         for version in package.versions:
             for build in version.builds:
                 for name in build.files if build.installed else ():
                     key = (build.kernel, names.canonical(names.module_of(name)))
-                    file = files.followed(root, build.directory / "module" / name)
-                    modules.setdefault(key, []).append((package, version, file))
+                    modules.setdefault(key, []).append((package, version, build.directory / "module" / name))
     return modules
 
 
@@ -277,14 +276,14 @@ def _source(root: Path, directory: str) -> tuple[Path, str]:
 
 def _unusable(root: Path, path: Path) -> str:
     """Why a source cannot be used, "" if it can. The same for everybody who asks: root, and users who may read less."""
-    shown = names.clean(dkms_framework.shown(root, path))
+    shown = names.clean(files.below(root, path))
     if files.is_hidden(root, path):
         return f"its source is {shown}, {files.HIDDEN}"
     above = next((place for place in reversed(path.parents) if root in place.parents and _is_closed(place, 0o1)), None)
     if above is not None:
-        place = names.clean(dkms_framework.shown(root, above))
+        place = names.clean(files.below(root, above))
         return f"{place}, where {shown} lies, is not open to all, and it is compiled without privileges: run chmod a+x {place}"
-    conf = files.inside(root, f"{dkms_framework.shown(root, path)}/dkms.conf")
+    conf = files.inside(root, f"{files.below(root, path)}/dkms.conf")
     if _is_closed(path, 0o5) or _is_closed(conf, 0o4):
         return f"{shown} is not readable by all, and is compiled without privileges: run chmod -R a+rX {shown}"
     if not os.path.isdir(path):

@@ -133,7 +133,7 @@ class Elf:
         ident = source.at(0, 20)
         if ident[4] not in (1, 2) or ident[5] not in (1, 2):
             raise Damaged("is damaged: unknown ELF class or byte order")
-        self._source = source
+        self._source, self._known = source, dict[int, bytes]()
         self.wide, little = ident[4] == 2, ident[5] == 1
         self._order = "<" if little else ">"
         kind, machine = self.unpack("HH", ident[16:])
@@ -194,10 +194,13 @@ class Elf:
 
     def name(self, section: Section) -> bytes:
         """A section's name, empty if it lies outside the names."""
-        end = self._names.find(b"\0", section.name, section.name + _LONGEST_NAME + 1)
-        if end < 0 and section.name < len(self._names):
-            raise Damaged(f"is damaged: a section's name has more than {_LONGEST_NAME} bytes")
-        return self._names[section.name : end] if end >= 0 else b""
+        name = self._known.get(section.name)
+        if name is None:
+            end = self._names.find(b"\0", section.name, section.name + _LONGEST_NAME + 1)
+            if end < 0 and section.name < len(self._names):
+                raise Damaged(f"is damaged: a section's name has more than {_LONGEST_NAME} bytes")
+            name = self._known[section.name] = self._names[section.name : end] if end >= 0 else b""
+        return name
 
 
 class Symbols:

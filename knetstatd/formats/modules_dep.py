@@ -9,6 +9,7 @@ modules.dep.bin, so a file counts as chosen only if both name it.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 from pathlib import Path
@@ -19,7 +20,6 @@ from knetstatd.core.errors import KnetstatdError
 from knetstatd.system import files
 
 _LIMIT = 32 << 20  # bytes; 0.7 MB for 4,200 modules
-_BLOCK = 1 << 16
 _OWN = b"\nkernel/"
 # Not searched for a module's file: what the kernel brings, and what leads out of the directory.
 _NOT_ADDED = ("kernel", "build", "source")
@@ -65,6 +65,10 @@ class Tables:
     @functools.cached_property
     def _builtin(self) -> bytes:
         return _read(files.followed(self._root, self.tree / "modules.builtin")).replace(b"-", b"_")
+
+    @functools.cached_property
+    def _index(self) -> bytes:
+        return _read(files.followed(self._root, self.tree / "modules.dep.bin"))
 
     @functools.cached_property
     def _added(self) -> dict[bytes, list[Path]]:
@@ -122,26 +126,14 @@ class Tables:
         From modules.order where depmod has not run; that leaves out how a file is compressed.
         """
         text = b"\n%b\n" % (self._text or self._order)
-        step, at, sample = max(1, text.count(_OWN) // count), 0, []
+        step = max(1, text.count(_OWN) // count)
         # Not split into lines: the process would never give back the memory of thousands of small strings.
-        for number in range(text.count(_OWN)):
-            at = text.find(_OWN, at) + 1
-            if number % step == 0:
-                sample.append(os.fsdecode(text[at : text.find(b"\n", at)].partition(b":")[0]))
-        return sample
+        starts = [match.start() + 1 for match in itertools.islice(re.finditer(_OWN, text), None, None, step)]
+        return [os.fsdecode(text[at : text.find(b"\n", at)].partition(b":")[0]) for at in starts]
 
     def is_indexed(self, entry: Listed) -> bool:
         """Whether modules.dep.bin, which modprobe reads, names the same file."""
-        wanted, before = entry.listed + b":", b""
-        try:
-            with open(files.followed(self._root, self.tree / "modules.dep.bin"), "rb") as f:
-                while block := f.read(_BLOCK):
-                    if wanted in before + block:
-                        return True
-                    before = block[-len(wanted) :]
-        except OSError:
-            pass
-        return False
+        return entry.listed + b":" in self._index
 
     def added(self, module: str) -> list[Path]:
         """The files of that module name that did not come with the kernel (updates, extra, …), in no order."""
@@ -153,8 +145,8 @@ class Tables:
         directory, last = name[:cut], os.fsdecode(name[cut:])
         if directory not in self._directories:
             text = os.fsdecode(directory)
-            here = f"/{os.path.relpath(self.tree, self._root)}/{text}"
-            self._directories[directory] = files.inside(self._root, text if text.startswith("/") else here)
+            here = text if text.startswith("/") else f"{files.below(self._root, self.tree)}/{text}"
+            self._directories[directory] = files.inside(self._root, here)
         path = self._directories[directory] / last
         if os.path.islink(path) or last == "..":
             return files.followed(self._root, path)

@@ -12,11 +12,12 @@ Source: bash(1), "QUOTING", "Arrays", "Parameter Expansion", "SHELL GRAMMAR".
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping, Sequence, Set
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\[([^\]\s]*)\])?(\+?)=")
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)(?:\[([0-9]{1,3})\])?\})")
@@ -47,6 +48,26 @@ class Word(NamedTuple):
     text: str
     static: bool
     end: int
+
+
+class Assigned(NamedTuple):
+    """What files assign, one after the other; a scalar is an array's element 0. dynamic: those that need a shell."""
+
+    values: Mapping[str, Mapping[int, str]]
+    dynamic: Set[str]
+
+    def scalar(self, name: str, default: str = "") -> str:
+        """The value of a variable, as far as it is known."""
+        return self.values.get(name, {}).get(0, default)
+
+
+@functools.lru_cache(maxsize=32)
+def assigned(texts: tuple[str, ...], given: tuple[tuple[str, str], ...] = (), unset: tuple[str, ...] = ()) -> Assigned:
+    """What texts assign. given, unset: see Shell."""
+    shell = Shell(dict(given), unset)
+    for text in texts:
+        shell.run(text)
+    return Assigned(shell.values, shell.dynamic)
 
 
 class Shell:

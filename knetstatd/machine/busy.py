@@ -218,7 +218,7 @@ def _shares_trees(root: Path, tree: str, pid: str) -> bool:
     Not from /proc/PID/root, which only a tracer may follow; mountinfo is for everybody and ends at the process's root.
     """
     # mountinfo has no links in its paths: /lib is one to /usr/lib on most systems.
-    trees = [dkms_framework.shown(root, files.inside(root, place)) for place in (tree, "/lib/modules")]
+    trees = [files.below(root, files.inside(root, place)) for place in (tree, "/lib/modules")]
     theirs, mine = (_places(root / "proc" / who / "mountinfo", trees) for who in (pid, "self"))
     # Nothing of our own: we live in a chroot ourselves, and cannot tell.
     return theirs is None or not mine or not theirs.isdisjoint(mine)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.boot import bootloader
 from knetstatd.core import names
-from knetstatd.formats.shell_assignments import Shell
+from knetstatd.formats.shell_assignments import assigned
 from knetstatd.machine import paths, root_drivers
 from knetstatd.machine.module_needs import Needs, Sure
 from knetstatd.system import files
@@ -189,10 +189,7 @@ def _chosen(root: Path) -> str:
     """MODULES= of initramfs-tools' configuration: which modules an initrd has that nobody named; "" without mkinitramfs."""
     if not files.inside(root, _MAKERS[0]).exists():
         return ""
-    shell = Shell({})
-    for path in _settings(root):
-        shell.run(files.text(path, _LIMIT) or "")
-    return shell.values.get("MODULES", {}).get(0, "most")
+    return assigned(tuple(files.text(path, _LIMIT) or "" for path in _settings(root))).scalar("MODULES", "most")
 
 
 @once
@@ -270,13 +267,9 @@ def _dracut(root: Path) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
     """What dracut's configuration adds: each setting, its modules, and whether a shell may add others."""
     if not any(files.inside(root, maker).exists() for maker in _MAKERS[1:]):
         return ()
-    shell = Shell({})
-    for path in _dracut_files(root):
-        shell.run(files.text(path, _LIMIT) or "")
-    return tuple(
-        (key, tuple(shell.values.get(key, {}).get(0, "").split()), key in shell.dynamic)
-        for key in ("add_drivers", "force_drivers", "drivers")
-    )
+    said = assigned(tuple(files.text(path, _LIMIT) or "" for path in _dracut_files(root)))
+    settings = ("add_drivers", "force_drivers", "drivers")
+    return tuple((key, tuple(said.scalar(key).split()), key in said.dynamic) for key in settings)
 
 
 def _dracut_files(root: Path) -> Iterator[Path]:
@@ -287,4 +280,4 @@ def _dracut_files(root: Path) -> Iterator[Path]:
 
 
 def _shown(root: Path, path: Path) -> str:
-    return names.clean(f"/{os.path.relpath(path, root)}", 120)
+    return names.clean(files.below(root, path), 120)

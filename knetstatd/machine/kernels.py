@@ -181,7 +181,7 @@ def headers_fix(root: Path, kernel: str) -> str:
         meta = _offered(root, metas)
         return f"Run: apt install {package}" + (f"; {meta} brings them with every later kernel" if meta else "")
     if files.is_hidden(root, place := files.inside(root, link)):
-        hidden, usual = shlex.quote(f"/{os.path.relpath(place, root)}"), f"/usr/src/linux-headers-{kernel}"
+        hidden, usual = shlex.quote(files.below(root, place)), f"/usr/src/linux-headers-{kernel}"
         return f"Run: cp -a {names.clean(hidden, 300)} {usual} && ln -sfn {usual} {link}"
     if package is None:
         return f"Make {link} lead to the headers of {kernel}; to learn which package brings them, run: apt update"

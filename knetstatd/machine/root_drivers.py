@@ -58,7 +58,7 @@ def _below(root: Path, devices: Iterable[str]) -> Iterator[str]:
         here = files.of_kernel(root, f"/sys/class/block/{name}")
         todo += files.names(here / "slaves") or files.names(here.parent / "slaves")
         while (root / "sys") in here.parents:
-            module = files.inside(root, f"/{os.path.relpath(here, root)}/driver/module")
+            module = files.inside(root, f"{files.below(root, here)}/driver/module")
             if os.path.isdir(module):
                 yield module.name
             here = here.parent

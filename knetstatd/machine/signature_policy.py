@@ -24,7 +24,7 @@ from knetstatd.boot.kernel_parameters import listed, own_parameters, parameters
 from knetstatd.core.errors import Damaged, KnetstatdError
 from knetstatd.dkms import dkms_framework
 from knetstatd.formats import pkcs7
-from knetstatd.formats.shell_assignments import Shell
+from knetstatd.formats.shell_assignments import assigned
 from knetstatd.system import files
 
 if TYPE_CHECKING:
@@ -203,10 +203,8 @@ def signing_pair(root: Path, kernel: str = "") -> tuple[str, str]:
 
 def _is_ubuntu(root: Path) -> bool:
     """Whether dkms takes the distribution for Ubuntu (distro_version())."""
-    shell = Shell({})
-    shell.run(files.text(files.inside(root, "/etc/os-release"), 1 << 16) or "")
-    said = {name: value.get(0, "") for name, value in shell.values.items()}
-    return said.get("ID") == "ubuntu" or said.get("ID_LIKE", "").startswith("ubuntu")
+    said = assigned((files.text(files.inside(root, "/etc/os-release"), 1 << 16) or "",))
+    return said.scalar("ID") == "ubuntu" or said.scalar("ID_LIKE").startswith("ubuntu")
 
 
 def running_insists(root: Path) -> bool:

@@ -22,7 +22,7 @@ from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError, UsageError
 from knetstatd.core.model import Result
 from knetstatd.diagnosis import build_log, uname_traps
-from knetstatd.dkms import dkms_framework, dkms_tree
+from knetstatd.dkms import dkms_tree
 from knetstatd.machine import busy
 from knetstatd.repair import find, repairs
 from knetstatd.state import attempts
@@ -274,7 +274,7 @@ def _delete(root: Path, path: str) -> None:
     if uname_traps.is_ours(root, path) and path.startswith("/etc/dkms/") and path.count("/") == 3:
         files.inside(root, path).unlink()
         return
-    if not path.startswith((f"{dkms_framework.shown(root, tree)}/", "/lib/modules/")) or ".." in path.split("/"):
+    if not path.startswith((f"{files.below(root, tree)}/", "/lib/modules/")) or ".." in path.split("/"):
         raise AssertionError(path)
     if path.startswith("/lib/modules/"):
         place = files.inside(root, "/lib/modules") / path.removeprefix("/lib/modules/")

@@ -21,7 +21,7 @@ from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.model import Action, Artefact, Headers, KernelState, Why
 from knetstatd.diagnosis import uname_traps
-from knetstatd.dkms import dkms_framework, dkms_tree
+from knetstatd.dkms import dkms_tree
 from knetstatd.machine import dpkg_status, kernels
 from knetstatd.repair import half_configured
 from knetstatd.repair.repairs import HOLD, HOLD_TEXT, Advise, Delete, Prove, Repair, Run, Try, Write
@@ -79,7 +79,7 @@ def _sources(machine: Machine) -> Iterator[Repair]:
             acts: tuple[Run | Delete, ...] = (Run(("apt-get", "install", "--reinstall", "-y", owner)),)
             yield Repair("source", title, f"bring back the source of {title}, which package {owner} owns", why, acts)
             continue
-        tree = f"{dkms_framework.shown(machine.root, dkms_tree.tree(machine.root))}/{package.name}"
+        tree = f"{files.below(machine.root, dkms_tree.tree(machine.root))}/{package.name}"
         marks = [f"{tree}/kernel-{b.kernel}-{b.arch}" for b in version.builds if b.installed]
         acts = (*map(Delete, marks), Delete(f"{tree}/{version.version}", "dkms's entry; modules in /lib/modules stay"))
         yield Repair("source", title, f"take {title} out of dkms: its source is gone, and no package brings it", why, acts)
@@ -102,7 +102,7 @@ def _tree(machine: Machine, kernel: str | None) -> Iterator[Repair]:
     there = set(machine.kernels.kernels)
     for package, version in _registered(machine):
         title = f"{package.name}/{version.version}"
-        tree = f"{dkms_framework.shown(machine.root, dkms_tree.tree(machine.root))}/{package.name}"
+        tree = f"{files.below(machine.root, dkms_tree.tree(machine.root))}/{package.name}"
         dead: set[str] = set()
         for build in version.builds:
             place = f"{tree}/{version.version}/{build.kernel}"
@@ -123,7 +123,7 @@ def _tree(machine: Machine, kernel: str | None) -> Iterator[Repair]:
                 yield Repair("stuck", place, what, why, (Delete(f"{place}/{build.arch}"),))
         for path in version.leftovers:
             if kernel in (None, path.parent.name):
-                shown = f"/{os.path.relpath(path, machine.root)}"
+                shown = files.below(machine.root, path)
                 yield Repair("leftover", shown, "delete what a killed dkms left", "nothing uses it", (Delete(shown),))
 
 
@@ -131,7 +131,7 @@ def _originals(machine: Machine, kernel: str | None) -> Iterator[Repair]:
     """What is kept as an original, or was put back as one, and is no whole module of that kernel."""
     for one in originals.unfit(machine.root):
         if kernel in (None, one.kernel):
-            shown = [dkms_framework.shown(machine.root, path) for path in one.paths]
+            shown = [files.below(machine.root, path) for path in one.paths]
             what = f"delete {names.clean(shown[0])}, which dkms keeps as an original module of {one.kernel}"
             why = f"{one.reason}; `dkms remove` would put it into /lib/modules"
             yield Repair("original", shown[0], what, why, tuple(map(Delete, shown)))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
-from knetstatd.dkms import dkms_framework, dkms_tree
+from knetstatd.dkms import dkms_tree
 from knetstatd.machine import dpkg_status
 from knetstatd.system import documents, files
 
@@ -48,7 +48,7 @@ class Guarded(NamedTuple):
 
 def _owner(root: Path, package: Package) -> str:
     """The Debian package that brought a source, "" for none or if dpkg's lists cannot be read."""
-    path = f"{dkms_framework.shown(root, package.highest.source)}/dkms.conf"
+    path = f"{files.below(root, package.highest.source)}/dkms.conf"
     try:
         return dpkg_status.owners(root, [path]).get(path, "")
     except KnetstatdError:

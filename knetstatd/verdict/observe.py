@@ -25,9 +25,12 @@ from knetstatd.dkms import dkms_conf, dkms_tree
 from knetstatd.machine import kernels
 from knetstatd.state import attempts, digests, load_history, rehearsal_results, staged
 from knetstatd.system import locks
+from knetstatd.system.once import one_look
 from knetstatd.verdict.survey import Survey
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from knetstatd.core.model import Answer, Step
     from knetstatd.state.digests import Remark
     from knetstatd.verify.proof_cache import Look
@@ -98,6 +101,12 @@ class Machine(Survey):
             remarks=self._remarks(kernel, package),
         )
         return self._with_source(look, self._rehearsed(seen))
+
+    @one_look()
+    def observe_all(self, kernel: str, packages: Sequence[str], changed: float = 0.0) -> tuple[Look, list[Seen]]:
+        """Several packages on one kernel, and the look that they share. changed: as for `observe`."""
+        look = self.look(kernel, packages)
+        return look, [self.observe(look, package, changed) for package in packages]
 
     def _remarks(self, kernel: str, package: str) -> tuple[Remark, ...]:
         """What is to be said of what is installed for a kernel: who chose it, and what we could not do as we published it."""

@@ -26,7 +26,7 @@ from knetstatd.machine.loaded_modules import Live
 from knetstatd.state import digests, guarded, rehearsal_results, sources
 from knetstatd.state import paths as places
 from knetstatd.system import files
-from knetstatd.system.once import one_look
+from knetstatd.system.once import once, one_look
 from knetstatd.verify.proof_cache import Look, Proofs
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Survey:
         tree = dkms_tree.registered(self.root)
         self._registered = tree.packages
         self.missing = guarded.missing(self.root, self.places, tree.packages)
-        self._files = dkms_tree.installed(self.root, tree.packages.values())
+        self._files = dkms_tree.installed(tree.packages.values())
         reason = "not a DKMS module name or version; a name like this could be run as a command by dkms"
         self._refused = [*self.kernels.refused, *((path, reason) for path in tree.refused)]
         self._proofs.keep_only(self._states)
@@ -224,6 +224,7 @@ class Survey:
             for name in self.made(look.kernel, package)
         }
 
+    @once
     def _origin(self, kernel: str, package: str, name: str) -> host.Origin:
         """What DKMS knows of an installed module of a package."""
         known = self._registered.get(package)
@@ -233,7 +234,7 @@ class Survey:
         wanted = known.wanted(kernel)
         changed = self.sources.age(wanted.source).changed
         rivals = tuple(
-            host.Rival(f"{other.name}/{its.version}", path, other.name in self.packages())
+            host.Rival(f"{other.name}/{its.version}", files.followed(self.root, path), other.name in self.packages())
             for other, its, path in self._files.get((kernel, names.canonical(name)), ())
             if other.name != known.name
         )
@@ -280,8 +281,8 @@ class Survey:
 
     def lacking(self, kernel: str, package: str) -> tuple[str, ...]:
         """Of the packages that a package is built after, those that DKMS has not installed for a kernel."""
-        there = {name for name, known in self._registered.items() if known.installed(kernel) is not None}
-        return tuple(name for name in self._needed(kernel, package) if name not in there)
+        needed = ((name, self._registered.get(name)) for name in self._needed(kernel, package))
+        return tuple(name for name, known in needed if known is None or known.installed(kernel) is None)
 
     def built_before(self, kernel: str, package: str) -> tuple[Path, ...]:
         """DKMS's files of the modules of those packages, and of those that they are built after: they are loaded first."""

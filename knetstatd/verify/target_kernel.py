@@ -104,11 +104,11 @@ def _witness(tables: modules_dep.Tables, kernel: str) -> tuple[Path, module_file
 
     One with an init and an exit function is preferred: it tells where these are in struct module.
     """
-    first, sizes = None, []
+    first, sizes, tree = None, [], os.fspath(tables.tree)
     for name in tables.in_tree(_SAMPLE):
         for suffix in names.SUFFIXES if not tables.depmod_ran else ("",):
             try:
-                st = os.lstat(tables.tree / (name + suffix))
+                st = os.lstat(f"{tree}/{name}{suffix}")
             except (OSError, ValueError):
                 continue
             if stat.S_ISREG(st.st_mode):

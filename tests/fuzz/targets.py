@@ -497,7 +497,7 @@ def try_dkms_tree(data: bytes) -> None:
             assert package.highest in package.versions
             dkms_tree.conf(root, package.name, package.highest, KERNEL, "x86_64")
             package.installed(KERNEL)
-        assert isinstance(dkms_tree.installed(root, packages), dict)
+        assert isinstance(dkms_tree.installed(packages), dict)
         assert not dkms_tree.unregistered(root, registered.packages).keys() & registered.packages.keys()
         assert dkms_tree.hook_present(root) in (True, False)
 

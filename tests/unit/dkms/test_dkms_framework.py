@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knetstatd.core.config import Config
-from knetstatd.dkms import dkms_framework, dkms_tree
+from knetstatd.dkms import dkms_tree
 from knetstatd.dkms.dkms_framework import Framework, framework
 from knetstatd.machine import busy, paths
 from knetstatd.repair import apply, find, repairs
+from knetstatd.system import files
 from knetstatd.verdict.observe import Machine
 
 if TYPE_CHECKING:
@@ -198,4 +199,4 @@ class TestAMovedTree:
         root = tree({"var/lib/dkms": "-> /srv/dkms", "srv/dkms/m/1/source/dkms.conf": ""})
         assert dkms_tree.tree(root) == root / "srv/dkms"
         assert list(dkms_tree.registered(root).packages) == ["m"]
-        assert dkms_framework.shown(root, dkms_tree.tree(root)) == "/srv/dkms"
+        assert files.below(root, dkms_tree.tree(root)) == "/srv/dkms"

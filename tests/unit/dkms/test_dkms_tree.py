@@ -183,7 +183,7 @@ def test_what_several_packages_have_installed(tree: Tree) -> None:
     tree(built("a", "1.0", K, installed=True) | built("b", "2", K, installed=True) | built("c", "3", K))
     for name, version in (("b", "2"), ("c", "3")):
         (root / f"var/lib/dkms/{name}/{version}/{K}/{A}/module/a.ko").touch()
-    found = dkms_tree.installed(root, dkms_tree.registered(root).packages.values())
+    found = dkms_tree.installed(dkms_tree.registered(root).packages.values())
     assert set(found) == {(K, "a"), (K, "b")}
     made = found[K, "a"]
     assert [(package.name, version.version) for package, version, _ in made] == [("a", "1.0"), ("b", "2")]
