@@ -44,9 +44,7 @@ class Choice(NamedTuple):
 def choose(root: Path) -> Choice | None:
     """What GRUB starts; None if GRUB is not here. Raises Undecided, with a whole sentence."""
     choices = []
-    for directory in DIRECTORIES:
-        if not os.path.lexists(files.inside(root, f"/{directory}") / "grub.cfg"):
-            continue  # a link to nothing is a menu that cannot be read, and none is none
+    for directory in _with_menu(root):
         try:
             choice = _choose(root, directory)
         except Undecided as error:
@@ -57,6 +55,11 @@ def choose(root: Path) -> Choice | None:
     if not choices and (left := next((f"/{d}" for d in DIRECTORIES if _is_installed(files.inside(root, f"/{d}"))), "")):
         raise Undecided(f"GRUB is installed in {left}, and has no grub.cfg there")
     return choices[0] if choices else None
+
+
+def _with_menu(root: Path) -> list[str]:
+    """The directories with a menu; a link to nothing is one that cannot be read, and none is none."""
+    return [directory for directory in DIRECTORIES if os.path.lexists(files.inside(root, f"/{directory}") / "grub.cfg")]
 
 
 def _is_installed(directory: Path) -> bool:
@@ -87,7 +90,7 @@ def _choose(root: Path, directory: str) -> Choice:
 def starts(root: Path) -> tuple[Start, ...]:
     """What each entry of each menu starts; nothing if a menu cannot be read."""
     every: list[Start] = []
-    for directory in DIRECTORIES:
+    for directory in _with_menu(root):
         with contextlib.suppress(Undecided):
             every += (start for start in _menu(root, directory).every() if not _elsewhere(root, start))
     return tuple(every)

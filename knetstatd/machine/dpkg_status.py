@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
-from knetstatd.system import files, process
+from knetstatd.system import files
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -131,6 +131,8 @@ def offered(root: Path, packages: Sequence[str]) -> frozenset[str] | None:
 @functools.lru_cache(maxsize=64)
 def _offered(lists: tuple[str, ...], mark: object, packages: tuple[str, ...]) -> frozenset[str] | None:
     """mark: the lists' identities; the answer is theirs."""
+    from knetstatd.system import process  # only here: what starts programs takes 5 ms to import
+
     lines = "\n".join(f"Package: {name}" for name in packages)
     try:
         done = process.run(["sh", "-c", _OFFERED, "sh", lines, *lists], timeout=_LONGEST)
@@ -176,6 +178,8 @@ def _parts(paths: list[str]) -> Iterator[list[str]]:
 
 def _search(root: Path, paths: list[str]) -> str:
     """What `dpkg-query --search` prints for paths."""
+    from knetstatd.system import process  # only here: what starts programs takes 5 ms to import
+
     argv = ["dpkg-query", f"--admindir={root / _DPKG}", "--search", "--", *(_GLOB.sub(r"\\\g<0>", path) for path in paths)]
     errors = os.memfd_create("dpkg-query")  # apart from the output, in the middle of whose lines it would be
     try:

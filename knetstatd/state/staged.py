@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import shutil
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -65,6 +64,8 @@ def _more(place: Path, known: Collection[Path]) -> Iterator[tuple[str, Path]]:
 
 def clear(places: Places, kernel: str, package: str) -> None:
     """Removes the staged artefact and what killed runs left behind. The caller holds our lock."""
+    import shutil  # only here: it imports four packers
+
     base = places.stage(kernel, package).parent
     for name in files.names(places.stages):
         if name.startswith(PUBLISHING):

@@ -12,7 +12,6 @@ import functools
 import re
 
 from knetstatd.core.errors import KnetstatdError
-from knetstatd.system import process
 
 _SECONDS, _KILOBYTES = 2.0, 131072
 # Letters, dots, groups and plain brackets; a quantifier after a single character, a dot or a bracket, not after a group.
@@ -35,6 +34,8 @@ def matches(pattern: str, kernel: str, seconds: float = _SECONDS) -> bool | None
             pass  # a parenthesis too many; bash may take it otherwise
     if "\0" in pattern or len(pattern) > 1 << 16:
         return None
+    from knetstatd.system import process  # only here: what starts programs takes 5 ms to import
+
     try:
         done = process.run(["bash", "-c", _BASH, "bash", pattern, kernel], timeout=seconds, limit=4096)
     except KnetstatdError:
