@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,17 @@ def guarded(program: str, work: Callable[[], int]) -> int:
     except OSError as e:
         place = os.fsdecode(e.filename) if isinstance(e.filename, str | bytes) else "its output cannot be written"
         return _say(program, f"{place}: {e.strerror or e}.")
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the program, whose work is done: Python would take a tenth of a command's time to take its memory apart."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            pass
+    os._exit(code)
 
 
 def _say(program: str, text: str) -> int:

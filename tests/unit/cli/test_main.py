@@ -18,6 +18,7 @@ from kerneltree import KERNEL
 from test_texts import verbs
 
 import knetstatd
+from knetstatd import __version__
 from knetstatd.cli.main import main
 from knetstatd.core.exits import Exit
 
@@ -81,6 +82,14 @@ def test_a_reader_that_has_gone() -> None:
     done = subprocess.run([sys.executable, "-ISB", "-c", code], stdout=write, stderr=subprocess.PIPE, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.spawns
+def test_the_program_ends_with_its_output_written_and_does_not_tidy_up() -> None:
+    code = f"import atexit, sys; sys.path[:0] = {sys.path!r}; from knetstatd.cli.main import main; sys.argv[1:] = ['--version']"
+    code += "; atexit.register(print, 'tidied up'); sys.stderr.write('not a line'); main()"
+    done = subprocess.run([sys.executable, "-ISB", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (Exit.OK, f"knetstatctl {__version__}\n", "not a line")
 
 
 def test_every_verb_has_its_function() -> None:
