@@ -82,3 +82,7 @@ class LibraryMissing(Damaged):
     def __init__(self, kind: str, package: str) -> None:
         super().__init__(f"is compressed with {kind}, and {package} is not installed")
         self.package = package
+
+
+class ChildLost(KnetstatdError):
+    """A child did not come to its end: it was killed, had no memory, or took too long. Nothing is known of its work."""

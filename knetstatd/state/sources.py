@@ -12,10 +12,10 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from knetstatd.core.errors import ChildLost
 from knetstatd.machine import host, kernels
 from knetstatd.state import digests
 from knetstatd.system import documents, files
-from knetstatd.system.child import ChildLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -10,16 +10,12 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from knetstatd.core.errors import KnetstatdError
+from knetstatd.core.errors import ChildLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _NO_MEMORY = 12  # how a child ends that has none, like ENOMEM
-
-
-class ChildLost(KnetstatdError):
-    """A child did not come to its end: it was killed, had no memory, or took too long. Nothing is known of its work."""
 
 
 def in_child(

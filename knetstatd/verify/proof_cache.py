@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from knetstatd import __version__
 from knetstatd.boot import bootloader
+from knetstatd.core.errors import ChildLost
 from knetstatd.core.model import UNMADE, Check, Proof, Result
 from knetstatd.machine import host, initramfs, kernels, kmod, paths
 from knetstatd.system import documents, files
-from knetstatd.system.child import ChildLost
 from knetstatd.system.once import one_look
 
 if TYPE_CHECKING:

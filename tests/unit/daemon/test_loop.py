@@ -20,13 +20,13 @@ from services import Clock, Listener
 from systems import NEWER
 
 from knetstatd.core import config
+from knetstatd.core.errors import ChildLost
 from knetstatd.core.model import Attempt, Kind
 from knetstatd.daemon.loop import Daemon
 from knetstatd.daemon.sd_notify import Notify
 from knetstatd.daemon.signals import Stopped
 from knetstatd.state import attempts
 from knetstatd.system import locks
-from knetstatd.system.child import ChildLost
 from knetstatd.system.journal import Journal
 from knetstatd.verdict.observe import Machine
 

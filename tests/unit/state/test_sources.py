@@ -12,10 +12,10 @@ import machinetree
 import pytest
 from machinetree import KERNEL
 
+from knetstatd.core.errors import ChildLost
 from knetstatd.core.model import Action, Artefact
 from knetstatd.machine import kernels
 from knetstatd.state import sources
-from knetstatd.system.child import ChildLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
+from knetstatd.core.errors import ChildLost
 from knetstatd.system import child
-from knetstatd.system.child import ChildLost
 
 
 def sleep(seconds: float) -> list[None]:

@@ -14,12 +14,13 @@ import pytest
 from kerneltree import KERNEL
 from keys import variable
 
+from knetstatd.core.errors import ChildLost
 from knetstatd.core.model import ELSEWHERE, UNPUBLISHED, Result
 from knetstatd.machine.host import Host, Origin
 from knetstatd.machine.modprobe_conf import Rules
 from knetstatd.machine.signature_policy import Firmware
 from knetstatd.rehearsal.vm import CpioFile, cpio
-from knetstatd.system.child import ChildLost, in_child
+from knetstatd.system.child import in_child
 from knetstatd.verify import initrd_digests, proof_cache
 from knetstatd.verify.proof_cache import Look, Proofs
 
