@@ -23,7 +23,7 @@ _LIMIT = 32 << 20  # bytes; 0.7 MB for 4,200 modules
 _OWN = b"\nkernel/"
 # Not searched for a module's file: what the kernel brings, and what leads out of the directory.
 _NOT_ADDED = ("kernel", "build", "source")
-_END = re.compile(rb"(?:\.(?:gz|xz|zst))?:")
+_LINE = re.compile(rb"^(?:[^\n:]*/)?([^\n:/]+)\.ko(?:\.(?:gz|xz|zst))?:", re.MULTILINE)
 
 
 class Listed(NamedTuple):
@@ -49,10 +49,7 @@ class Tables:
         self.depmod_ran = bool(self._text)
         self._directories: dict[bytes, Path] = {}
         self._entries: dict[str, Listed | None] = {}
-
-    @functools.cached_property
-    def _canonical(self) -> bytes:
-        return self._text.replace(b"-", b"_")
+        self._shipped: dict[str, list[Path]] = {}
 
     @functools.cached_property
     def _order(self) -> bytes:
@@ -98,18 +95,23 @@ class Tables:
         """Whether the kernel has a module of that name inside of itself."""
         return b"/" + _stem(module) + b".ko\n" in self._builtin
 
+    @functools.cached_property
+    def _lines(self) -> dict[bytes, int]:
+        """Where the line of each module starts; of two lines the first counts."""
+        matches = list(_LINE.finditer(self._text.replace(b"-", b"_")))
+        return {match[1]: match.start() for match in reversed(matches)}
+
     def _line(self, module: str) -> int:
-        """Where the line of a module starts, -1 if there is none. A plain search: 20 times as fast as one by pattern."""
-        name, canonical = _stem(module) + b".ko", self._canonical
-        at = canonical.find(name)
-        while at >= 0:
-            if (not at or self._text[at - 1] in b"\n/") and _END.match(self._text, at + len(name)):
-                return self._text.rfind(b"\n", 0, at) + 1
-            at = canonical.find(name, at + 1)
-        return -1
+        """Where the line of a module starts, -1 if there is none."""
+        return self._lines.get(_stem(module), -1)
 
     def shipped(self, module: str) -> list[Path]:
         """The files of that module name that the kernel itself brought, whichever one modprobe takes."""
+        if module not in self._shipped:
+            self._shipped[module] = self._in_order(module)
+        return self._shipped[module]
+
+    def _in_order(self, module: str) -> list[Path]:
         text, name = self._canonical_order, b"/" + _stem(module) + b".ko\n"
         shipped = []
         at = text.find(name)

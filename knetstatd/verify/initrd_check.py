@@ -65,7 +65,7 @@ def check(root: Path, facts: Target, host: Host, name: str, file: Path, known: f
             return Check(NAME, Result.NOT_APPLICABLE, reason="The kernel has no initrd")
         reason = f"{kernel} has no initrd in /boot, and will find no root file system"
         return disk.fail("an initrd", "none", reason)
-    kinds = [kind for kind, option in initrd.OPTIONS.items() if not facts.configured or option in facts.options]
+    kinds = tuple(kind for kind, option in initrd.OPTIONS.items() if not facts.configured or option in facts.options)
     try:
         inside = initrd_digests.modules(disk.paths, kernel, kinds, host.initrds)
     except FileNotFoundError as e:

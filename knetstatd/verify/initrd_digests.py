@@ -15,13 +15,14 @@ from knetstatd import __version__
 from knetstatd.formats import initrd
 from knetstatd.formats.initrd import Inside
 from knetstatd.system import documents, files
+from knetstatd.system.once import once
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
 
-def modules(paths: Sequence[Path], kernel: str, kinds: Sequence[str], directory: Path | None) -> Inside:
+@once
+def modules(paths: tuple[Path, ...], kernel: str, kinds: tuple[str, ...], directory: Path | None) -> Inside:
     """The modules in an initrd, which may be several files. Raises OSError, Damaged.
 
     kinds: those that the kernel unpacks.  directory: ours, where the answer is kept in KERNEL.json; None for a process that has

@@ -37,7 +37,7 @@ def mark(build_id: str) -> str:
 
 
 def modules(path: Path, ours: Path | None, kinds: tuple[str, ...] = ("gzip",)) -> Inside:
-    return initrd_digests.modules([path], K, kinds, ours)
+    return initrd_digests.modules((path,), K, kinds, ours)
 
 
 def test_it_is_read_once(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_an_initrd_that_only_root_may_read(tmp_path: Path, monkeypatch: pytest.M
         return in_child(work) == [True]
 
     assert is_closed()
-    initrd_digests.modules([disk], KERNEL, [], kept)
+    initrd_digests.modules((disk,), KERNEL, (), kept)
     assert not is_closed()
     monkeypatch.setattr(proof_cache, "__version__", "0.9")
     assert is_closed()
