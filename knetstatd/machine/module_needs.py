@@ -137,7 +137,7 @@ class Needs:
     def sure(self, name: str) -> Sure | None:
         """How sure it is that whoever copies or loads `name` has the module too; None if nothing says so."""
         name = names.canonical(name)
-        if not self._aliases and self._module not in (brought := self._chains.all_brought(name)) and len(brought) < _DEEPEST:
+        if not self._aliases and self._module not in self._chains.all_brought(name):
             return None
         return self._sure(name, set())
 

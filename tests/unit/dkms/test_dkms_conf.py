@@ -345,3 +345,21 @@ def test_no_bytes_raise(tmp_path: Path, text: str, data: bytes) -> None:
     conf = dkms_conf.evaluate(tmp_path, tmp_path, "x", "1", K, "x86_64")
     dkms_conf.chosen_make(conf, K)
     assert conf.sources
+
+
+def test_each_kernel_has_its_own_answer(tree: Tree) -> None:
+    """The text is evaluated once for all kernels, also if the name of one is in it; not if a shell may make more of it."""
+    text = """
+PACKAGE_NAME=m PACKAGE_VERSION=1 DEST_MODULE_LOCATION=/updates
+BUILT_MODULE_NAME="m-${kernelver}"
+MAKE='make -C $kernel_source_dir KVER=$kernelver'
+DEST_MODULE_NAME='$'$kernelver
+AUTOINSTALL='$v'${kernelver}
+"""
+    for kernel in ("6.1.0-1", "7.3.0-2", "6.1.0-1"):
+        conf = read(tree, text, kernel)
+        assert conf.modules[0].name == f"m-{kernel}"
+        assert conf.make[0].command == f"make -C /lib/modules/{kernel}/build KVER={kernel}"
+        assert conf.autoinstall == kernel[1:], "dkms asks for $v6, which is not set"
+        assert "DEST_MODULE_NAME" in conf.dynamic, "$6 is a parameter of the script's"
+    assert read(tree, text).make[0].command == "make -C ${kernel_source_dir} KVER=${kernelver}"

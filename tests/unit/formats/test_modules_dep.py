@@ -74,6 +74,15 @@ def test_symlinks_stay_inside_the_root(tmp_path: Path) -> None:
     assert entry.file == target
 
 
+def test_of_two_lines_the_first_counts(tmp_path: Path) -> None:
+    kerneltree.tables(tmp_path, "updates/demo.ko:", "kernel/demo.ko: kernel/x.ko", "kernel/a:b/x.ko:", "updates/.ko:")
+    tables = modules_dep.Tables(tmp_path, tmp_path)
+    demo = tables.entry("demo")
+    assert demo
+    assert demo.listed == b"updates/demo.ko"
+    assert [name for name in ("x", "", "updates/demo", "b/x") if tables.has(name)] == [], "a name has no / and no :"
+
+
 def test_index(tables: modules_dep.Tables, tmp_path: Path) -> None:
     entry = tables.entry("demo")
     assert entry

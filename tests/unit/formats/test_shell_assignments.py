@@ -155,3 +155,9 @@ def test_bash_agrees_with_whatever_is_called_known(tmp_path: Path) -> None:
                 assert ours == {k: v for k, v in theirs.items() if k.startswith(variable) and v}, scripts[name]
                 compared += 1
     assert compared > 200
+
+
+def test_files_one_after_the_other() -> None:
+    said = shell_assignments.assigned(("A=1 B=$X", "A=2; C=`date`"), (("X", "x"),))
+    assert (said.scalar("A"), said.scalar("B"), said.scalar("D", "none"), set(said.dynamic)) == ("2", "x", "none", {"C"})
+    assert shell_assignments.assigned(("B=$X",), (), ("X",)).scalar("B") == "${X}"

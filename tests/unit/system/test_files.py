@@ -171,3 +171,16 @@ def test_opened_closes_in_every_case(tmp_path: Path) -> None:
         raise KeyError
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
+
+
+@pytest.mark.parametrize(("root", "path", "shown"), [
+    ("/", "/usr/src", "/usr/src"),
+    ("/", "/", "/"),
+    ("/r", "/r/usr/src", "/usr/src"),
+    ("/r", "/r", "/."),
+    ("/r", "/r/a/../b", "/b"),
+    ("/r", "/r/..b/c", "/..b/c"),
+    ("/r", "/rest/a", "/../rest/a"),
+])  # fmt: skip
+def test_a_path_below_a_root(root: str, path: str, shown: str) -> None:
+    assert files.below(Path(root), Path(path)) == shown
