@@ -145,7 +145,7 @@ def _refuse_removed(job: Job, artefact: staged.Staged, build: Path, tick: Callab
             mark.unlink()
             mark.parent.rmdir()
     except OSError as e:
-        shown = [dkms_framework.shown(job.root, path) for path in left if os.path.lexists(path)]
+        shown = [files.below(job.root, path) for path in left if os.path.lexists(path)]
         if shown:
             what += f", and {shown[0]} is left of it: {e.strerror}"
             fix = f"rm {shlex.join(shown)} && depmod {job.kernel}"
