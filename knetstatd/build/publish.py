@@ -39,7 +39,7 @@ from knetstatd.state import digests, sources
 from knetstatd.state.digests import Remark
 from knetstatd.state.paths import PUBLISHING
 from knetstatd.system import files, process
-from knetstatd.verify import module_contents, originals
+from knetstatd.verify import module_readings, originals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -111,7 +111,7 @@ def publish(
     _sync(job, proofs)
     with contextlib.suppress(OSError, KnetstatdError):  # without digests, DKMS's copy alone is what to compare with
         built = sorted((_registered(job) / job.version / job.kernel).glob("*/module/*.ko*"))
-        digests.save(job.places, job.kernel, job.package, {copy: module_contents.digest(copy) for copy in built}, remarks)
+        digests.save(job.places, job.kernel, job.package, {copy: module_readings.digest(copy) for copy in built}, remarks)
         if (source := sources.of_then(job.source, age)) is not None:
             sources.save(job.places, job.kernel, job.package, built, source)
     return remarks
@@ -136,7 +136,7 @@ def _refuse_removed(job: Job, artefact: staged.Staged, build: Path, tick: Callab
         for where, _, here in os.walk(files.inside(job.root, f"/lib/modules/{job.kernel}"))
         for name in here
         for module in artefact.modules
-        if names.module_of(name) == names.module_of(module.name) and module_contents.are_same(Path(where) / name, module)
+        if names.module_of(name) == names.module_of(module.name) and module_readings.are_same(Path(where) / name, module)
     ]
     try:
         for path in left:

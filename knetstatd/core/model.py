@@ -33,12 +33,12 @@ class Check(NamedTuple):
 
 # Checks of the machine, whose answer no new build of the module changes; those that a file passes only once it is published;
 # and those that decide nothing while they are unknown.
-ELSEWHERE = frozenset({"key", "modprobe", "winner", "initrd", "depends"})
+ELSEWHERE = frozenset({"key", "modprobe", "winner", "initrd", "depends", "headers"})
 UNPUBLISHED = ELSEWHERE | {"signature", "compression"}
 REMARKS = frozenset({"compiler", "origin"})
 UNMADE = "proof"  # the one check of a module whose proof could not be made; that is no ground to build it
 # Those that say whether it is the right file, in the right places, and nothing of whether a kernel takes this one.
-_PLACEMENT = frozenset({"contents", "winner", "initrd"})
+_PLACEMENT = frozenset({"contents", "winner", "initrd", "headers"})
 
 
 class Proof(NamedTuple):

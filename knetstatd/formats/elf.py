@@ -46,6 +46,7 @@ _MACHINES = {
     243: "riscv",
     258: "loongarch",
 }
+RELOCATABLE, EXECUTABLE = 1, 2  # e_type
 NULL, SYMTAB, STRTAB, RELA, NOBITS, REL = 0, 2, 3, 4, 8, 9  # sh_type
 WRITE, ALLOC, EXEC = 1, 2, 4  # sh_flags
 UNDEF, LIVEPATCH, ABS, COMMON = 0, 0xFF20, 0xFFF1, 0xFFF2  # st_shndx
@@ -112,7 +113,10 @@ def words(kind: str, data: bytes, *, little: bool) -> array[int]:
 
 
 class Section(NamedTuple):
-    """One row of the section table. name: offset into the section names.  info: of relocations, the section they change."""
+    """One row of the section table. name: offset into the section names.  info: of relocations, the section they change.
+
+    address: where it will be in memory, if the linker has decided that.
+    """
 
     name: int
     kind: int
@@ -122,12 +126,13 @@ class Section(NamedTuple):
     link: int
     info: int
     align: int
+    address: int = 0
 
 
 class Elf:
-    """The sections of the ELF file in the first `size` bytes of `source`."""
+    """The sections of the ELF file in the first `size` bytes of `source`. kind: its e_type."""
 
-    def __init__(self, source: Source, size: int) -> None:
+    def __init__(self, source: Source, size: int, kind: int = RELOCATABLE) -> None:
         if size < 52 or source.at(0, 4) != b"\x7fELF":
             raise Damaged("is not an ELF file")
         ident = source.at(0, 20)
@@ -136,10 +141,11 @@ class Elf:
         self._source, self._known = source, dict[int, bytes]()
         self.wide, little = ident[4] == 2, ident[5] == 1
         self._order = "<" if little else ">"
-        kind, machine = self.unpack("HH", ident[16:])
+        its_kind, machine = self.unpack("HH", ident[16:])
         self.machine = Machine(machine, 64 if self.wide else 32, little)
-        if kind != 1:
-            raise Damaged("is an ELF file, but not a relocatable one as modules are")
+        if its_kind != kind:
+            expected = "a relocatable one as modules are" if kind == RELOCATABLE else "a program as kernels are"
+            raise Damaged(f"is an ELF file, but not {expected}")
         self.sections, names = self._table(size)
         if not 0 < names < len(self.sections) or self.sections[names].kind != STRTAB:
             raise Damaged("is damaged: its sections have no names")
@@ -171,7 +177,7 @@ class Elf:
                 raise Damaged("is damaged: its section 0 is not empty")  # elf_validity_cache_sechdrs()
             if kind not in (NULL, NOBITS) and offset + length > size:
                 raise Damaged("is truncated or damaged: a section lies outside the file")
-            sections.append(Section(name, kind, flags, offset, length, link, info, align))
+            sections.append(Section(name, kind, flags, offset, length, link, info, align, address))
         taken = [(s.offset, s.offset + s.size) for s in sections if s.kind not in (NULL, NOBITS) and s.size]
         taken = sorted([*taken, (0, len(header)), (start, start + count * entry)])
         if any(end > following for (_, end), (following, _) in pairwise(taken)):

@@ -16,12 +16,11 @@ from __future__ import annotations
 import errno
 import os
 import re
-import struct
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from knetstatd.core import names, roots
 from knetstatd.core.errors import Damaged
-from knetstatd.formats import compression, elf, module_file
+from knetstatd.formats import compression, elf, kernel_image, module_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -104,9 +103,8 @@ def contents(initrds: Sequence[Path], kernel: str, kinds: Sequence[str] = tuple(
     own, init, is_known, foreign = [], False, False, ""
     for path in initrds:
         with roots.regular(path) as f:
-            size = _section(f) if f.read(2) == b"MZ" else None
-            if size is None:
-                f.seek(0)
+            start, size = kernel_image.section(f, b".initrd") or _whole(f)  # UAPI.5: a unified kernel image
+            f.seek(start)
             source = _Source(_pieces(f, size))
             if not source.head(1):
                 raise Damaged("is empty")
@@ -140,22 +138,12 @@ def _pieces(file: BinaryIO, size: int | None) -> Iterator[bytes]:
         yield data
 
 
-def _section(file: BinaryIO) -> int:
-    """Goes to the initrd in a unified kernel image, and says how long it is (UAPI.5; the PE format's section table)."""
-    try:
-        file.seek(0x3C)
-        (start,) = struct.unpack("<I", file.read(4))
-        file.seek(start)
-        signature, count, optional = struct.unpack("<4s2xH12xH2x", file.read(24))
-        file.seek(optional, os.SEEK_CUR)
-        for _ in range(count if signature == b"PE\0\0" else 0):
-            name, size, _, stored, offset = struct.unpack("<8sIIII16x", file.read(40))
-            if name == b".initrd\0":
-                file.seek(offset)
-                return int(min(size, stored))
-    except (struct.error, OSError) as e:
-        raise Damaged("is damaged: its section table does not parse") from e
-    raise Damaged("has no initrd inside")
+def _whole(file: BinaryIO) -> tuple[int, None]:
+    """The offset and the length of an initrd that is a file of its own."""
+    file.seek(0)
+    if file.read(2) == b"MZ":
+        raise Damaged("has no initrd inside")
+    return 0, None
 
 
 class _Source:

@@ -13,11 +13,14 @@ import itertools
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.system import files
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _LIMIT = 32 << 20  # bytes; 0.7 MB for 4,200 modules
 _OWN = b"\nkernel/"
@@ -136,6 +139,22 @@ class Tables:
     def is_indexed(self, entry: Listed) -> bool:
         """Whether modules.dep.bin, which modprobe reads, names the same file."""
         return entry.listed + b":" in self._index
+
+    def exporters(self, symbols: Collection[str]) -> dict[str, str] | None:
+        """The module that exports each of these symbols, of those that a module exports; None if depmod's table is missing.
+
+        modules.symbols has lines like `alias symbol:NAME MODULE`.
+        """
+        text = _read(files.followed(self._root, self.tree / "modules.symbols"))
+        if not text:
+            return None
+        exporters = {}
+        for symbol in symbols:
+            alias = b"\nalias symbol:" + os.fsencode(symbol) + b" "
+            if (at := text.find(alias)) >= 0:
+                end = text.find(b"\n", at + len(alias))
+                exporters[symbol] = os.fsdecode(text[at + len(alias) : end if end >= 0 else None])
+        return exporters
 
     def added(self, module: str) -> list[Path]:
         """The files of that module name that did not come with the kernel (updates, extra, …), in no order."""

@@ -50,28 +50,33 @@ def find(path: Path, wanted: Collection[str]) -> dict[str, Export]:
 
     Raises KernelFileError if the file is missing, larger than 64 MiB, or no whole Module.symvers.
     """
+    try:
+        with _open(path) as lines:
+            return search(lines, wanted)
+    except OSError as e:
+        raise KernelFileError(f"cannot be read: {e.strerror}", os.fspath(path)) from e
+    except Damaged as e:
+        raise KernelFileError(f"is no Module.symvers: {e}", os.fspath(path), "Reinstall the kernel's headers") from e
+
+
+def search(lines: IO[bytes], wanted: Collection[str]) -> dict[str, Export]:
+    """The same of a file that is open, or bytes in memory. Raises Damaged."""
     keys = frozenset(name.encode("utf-8", "surrogateescape") for name in wanted)
     # A name that is wanted begins like one of these, as few others do: to look at that first takes half the time.
     width = min(map(len, keys), default=0) + 1
     near, end = {(key + b"\t")[:width] for key in keys}, _NAME + width
     exports: dict[str, Export] = {}
-    try:
-        with _open(path) as lines:
-            # The first line is parsed whatever it says: a file of another kind is refused, not searched in vain.
-            first = lines.readline()
-            if not first:
-                raise Damaged("it is empty")
-            hits = (line for line in lines if line[_NAME:end] in near and line[_NAME : line.find(b"\t", _NAME)] in keys)
-            for name, export in map(_parse, (first, *hits)):
-                if name in keys:
-                    exports.setdefault(name.decode("utf-8", "surrogateescape"), export)
-            lines.seek(-1, os.SEEK_END)
-            if lines.read(1) != b"\n":
-                raise Damaged("it ends in the middle of a line")
-    except OSError as e:
-        raise KernelFileError(f"cannot be read: {e.strerror}", os.fspath(path)) from e
-    except Damaged as e:
-        raise KernelFileError(f"is no Module.symvers: {e}", os.fspath(path), "Reinstall the kernel's headers") from e
+    # The first line is parsed whatever it says: a file of another kind is refused, not searched in vain.
+    first = lines.readline()
+    if not first:
+        raise Damaged("it is empty")
+    hits = (line for line in lines if line[_NAME:end] in near and line[_NAME : line.find(b"\t", _NAME)] in keys)
+    for name, export in map(_parse, (first, *hits)):
+        if name in keys:
+            exports.setdefault(name.decode("utf-8", "surrogateescape"), export)
+    lines.seek(-1, os.SEEK_END)
+    if lines.read(1) != b"\n":
+        raise Damaged("it ends in the middle of a line")
     return exports
 
 

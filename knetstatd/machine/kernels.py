@@ -13,7 +13,7 @@ from knetstatd.boot import boot_image
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.model import Headers, KernelState
-from knetstatd.machine import dpkg_status
+from knetstatd.machine import dpkg_status, paths
 from knetstatd.system import files
 
 if TYPE_CHECKING:
@@ -67,17 +67,12 @@ def directories(root: Path) -> Directories:
 
 def image(root: Path, kernel: str) -> Path | None:
     """The kernel's boot image, None if there is none. Debian up to 6.12: /boot/vmlinuz-K; 7.x, Fedora: with the modules."""
-    return next(filter(boot_image.is_whole, _images(root, kernel)), None)
+    return next(filter(boot_image.is_whole, paths.images(root, kernel)), None)
 
 
 def is_torn(root: Path, kernel: str) -> bool:
     """Whether the kernel has a boot image that is empty or cut off, and no other."""
-    return image(root, kernel) is None and any(map(os.path.isfile, _images(root, kernel)))
-
-
-def _images(root: Path, kernel: str) -> list[Path]:
-    places = (f"/boot/vmlinuz-{kernel}", f"/lib/modules/{kernel}/vmlinuz", f"/boot/vmlinux-{kernel}")
-    return [files.inside(root, place) for place in places]
+    return image(root, kernel) is None and any(map(os.path.isfile, paths.images(root, kernel)))
 
 
 def state(root: Path, kernel: str) -> KernelState:
@@ -269,8 +264,8 @@ def _decides(override: Path) -> bool:
     return text is None or not all(map(_HOOK_ONLY.fullmatch, text.splitlines()))
 
 
-def _newest(paths: list[Path]) -> str:
-    present = [i for i in map(files.identity, paths) if i]
+def _newest(candidates: list[Path]) -> str:
+    present = [i for i in map(files.identity, candidates) if i]
     return f"{len(present)} files {sum(i.size for i in present)} bytes {max((i.ctime_ns for i in present), default=0)}"
 
 

@@ -66,10 +66,17 @@ def inputs(root: Path, kernel: str) -> tuple[Path, ...]:
     With the same identities an answer stays the same. The kernel's own modules change with modules.dep.
     """
     tree = files.inside(root, f"/lib/modules/{kernel}")
-    tables = [tree / name for name in ("modules.dep", "modules.dep.bin", "modules.order")]
+    tables = [tree / name for name in ("modules.dep", "modules.dep.bin", "modules.order", "modules.symbols")]
     added = [tree / name for name in ("updates", "updates/dkms", "extra")]
     disk = [path for path in (initrd(root, kernel),) if path is not None]
-    return (*added, *disk, *tables, *configurations(root, kernel), *symvers(root, kernel), *releases(root, kernel))
+    said = (*images(root, kernel), *configurations(root, kernel), *symvers(root, kernel), *releases(root, kernel))
+    return (*added, *disk, *tables, *said)
+
+
+def images(root: Path, kernel: str) -> list[Path]:
+    """Its boot image, the first of these that there is. Debian up to 6.12: /boot/vmlinuz-K; 7.x, Fedora: with the modules."""
+    places = (f"/boot/vmlinuz-{kernel}", f"/lib/modules/{kernel}/vmlinuz", f"/boot/vmlinux-{kernel}")
+    return [files.inside(root, place) for place in places]
 
 
 def configurations(root: Path, kernel: str) -> list[Path]:

@@ -21,8 +21,8 @@ from knetstatd.formats import elf, module_file
 from knetstatd.machine import host, initramfs, modprobe_conf
 from knetstatd.machine.module_needs import Needs, Sure
 from knetstatd.system import files
-from knetstatd.verify import module_contents
-from knetstatd.verify.module_contents import are_same
+from knetstatd.verify import module_readings
+from knetstatd.verify.module_readings import are_same
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +82,7 @@ def origin(file: Path, known: Origin | None, kernel: str) -> Check:
         return Check("origin", Result.UNKNOWN, known.registered, "", "DKMS's own copy of it is gone", fix)
     if not are_same(file, known.copy):
         reason = "The installed file is not the one that DKMS built"
-        if known.digest is not None and module_contents.has(file, known.digest):
+        if known.digest is not None and module_readings.has_contents(file, known.digest):
             reason = "DKMS's own copy of it is damaged"
         if (rival := _rival(file, known)) is not None:
             reason = f"The installed file is of {rival.package}, which makes a module of this name too"
@@ -109,7 +109,7 @@ def contents(file: Path, known: Origin | None, kernel: str, *, shipped: bool = F
         reason = "DKMS's own copy of it is gone, so that there is nothing to compare it with"
         return Check("contents", Result.UNKNOWN, "the file that was built", os.fspath(file), reason, fix)
     if known.digest is not None:
-        if module_contents.has(file, known.digest):
+        if module_readings.has_contents(file, known.digest):
             return Check("contents", Result.PASS, found="as they were published")
         both = " DKMS's copy is too." if are_same(file, known.copy) else ""
         reason = f"The file is damaged, or somebody has changed it: its contents are not what was published.{both}"

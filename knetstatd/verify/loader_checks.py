@@ -63,7 +63,7 @@ def release(module: Module, facts: Target) -> Check:
 
 def vermagic(module: Module, facts: Target) -> Check:
     """The options of the kernel that vermagic names: SMP, preempt, mod_unload, modversions, …"""
-    if facts.witness is None:
+    if not facts.flags:
         return Check("vermagic", Result.UNKNOWN, "", names.clean(module.flags), _NO_WITNESS)
     expected, flags = facts.flags.strip(), names.clean(module.flags).strip()
     if not module.vermagic:
@@ -130,8 +130,11 @@ def btf(module: Module, facts: Target) -> Check:
     return Check("btf", Result.FAIL, expected, actual, reason, rebuild(facts))
 
 
-def symbols(module: Module, facts: Target, exports: Mapping[str, Export]) -> Check:
-    """Whether the kernel and the modules loaded before export all that the module uses, to a module of its licence."""
+def symbols(module: Module, facts: Target, exports: Mapping[str, Export], said_by: str) -> Check:
+    """Whether the kernel and the modules loaded before export all that the module uses, to a module of its licence.
+
+    said_by: the file that says what the kernel exports.
+    """
     expected = f"{len(module.undefined)} symbols"
 
     def fail(symbols_at_fault: Collection[str], reason: str, fix: str) -> Check:
@@ -151,7 +154,7 @@ def symbols(module: Module, facts: Target, exports: Mapping[str, Export]) -> Che
     used = [name for name in (*module.undefined, *module.weak) if name in exports and (free or not exports[name].gpl_only)]
     closed = [name for name in used if not _imported(module, exports[name].namespace)]
     if not closed:
-        return Check("symbols", Result.PASS, expected, "all exported")
+        return Check("symbols", Result.PASS, expected, f"all exported, by {said_by}")
     spaces = some(sorted({exports[name].namespace for name in closed}))
     reason = f"The module does not import the namespaces they belong to: {spaces}"
     if _NAMESPACES in facts.options:
@@ -249,7 +252,7 @@ def rebuild(facts: Target) -> str:
 
 def _magic(module: Module, facts: Target) -> str:
     its_magic = f"{names.clean(module.name)}: version magic {names.show(module.vermagic)}"
-    return f"{its_magic} should be '{facts.kernel}{facts.flags}'" if facts.witness else f"{its_magic} is not for {facts.kernel}"
+    return f"{its_magic} should be '{facts.kernel}{facts.flags}'" if facts.flags else f"{its_magic} is not for {facts.kernel}"
 
 
 def _forced(check: str, facts: Target, expected: str, actual: str, why: str) -> Check:

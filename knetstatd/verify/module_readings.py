@@ -6,12 +6,15 @@ Rule 2: a large module takes seconds to unpack, so that its reading is kept in a
         alone, since after a power cut the same identity may have other contents. A reading that somebody else may have
         written is not believed.
 Rule 3: losing those files changes no answer.
+Rule 4: whether two files are the same module, their contents decide: what is left once it is unpacked and its signature is
+        taken off. Nothing in the file stands for the file: a build ID stays what it was whatever happened to the code.
 """
 
 from __future__ import annotations
 
 import contextlib
 import filecmp
+import functools
 import os
 import time
 import zlib
@@ -110,6 +113,37 @@ def exports(paths: Iterable[Path], kept: Sequence[Path] = ()) -> dict[str, Mappi
             one = read(path, kept).module or module_file.from_path(path)  # with a form that is wrong it exports all the same
             by_module[one.name] = one.exports
     return by_module
+
+
+def digest(path: Path) -> files.Digest:
+    """The digests of a module file. Raises ModuleFileError if it cannot be read."""
+    return read(path).digest
+
+
+def has_contents(path: Path, known: files.Digest) -> bool:
+    """Whether a file has those contents; no if it cannot be read."""
+    try:
+        return digest(path).contents == known.contents
+    except ModuleFileError:
+        return False
+
+
+def are_same(one: Path, other: Path) -> bool:
+    """Whether two files have the same contents; no if one cannot be read."""
+    mine, others = files.identity(one), files.identity(other)
+    if mine is None or others is None:
+        return False
+    return mine == others or _compared(os.fspath(one), mine, os.fspath(other), others)
+
+
+@functools.lru_cache(maxsize=64)  # several checks of one proof ask the same
+def _compared(one: str, mine: files.Identity, other: str, others: files.Identity) -> bool:
+    try:
+        if mine.size == others.size and are_equal(Path(one), Path(other)):
+            return True
+        return digest(Path(one)).contents == digest(Path(other)).contents
+    except (OSError, ModuleFileError):
+        return False
 
 
 def _settle(identity: files.Identity) -> bool:

@@ -22,7 +22,7 @@ from knetstatd.core.errors import Damaged, LibraryMissing, ModuleFileError
 from knetstatd.dkms import dkms_framework, dkms_tree
 from knetstatd.formats import module_file
 from knetstatd.system import files
-from knetstatd.verify.module_contents import are_same
+from knetstatd.verify.module_readings import are_same
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

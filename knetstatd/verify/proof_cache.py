@@ -60,7 +60,7 @@ class Look:
         from knetstatd.verify import target_kernel
 
         if self._facts is None:
-            self._facts = target_kernel.facts(self.root, self.kernel)
+            self._facts = target_kernel.facts(self.root, self.kernel, self.host.readings)
         return self._facts
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from knetstatd.core import names
 from knetstatd.core.errors import KernelFileError, KnetstatdError, LibraryMissing, ModuleFileError
 from knetstatd.core.model import Check, Proof, Result
-from knetstatd.formats import module_file, pkcs7, symvers
+from knetstatd.formats import module_file, pkcs7
 from knetstatd.machine import host as machine
-from knetstatd.machine import kernels, kmod, module_needs, signature_policy
+from knetstatd.machine import kmod, module_needs, signature_policy
 from knetstatd.system.once import one_look
 from knetstatd.verify import (
     compression_check,
@@ -189,17 +189,21 @@ def _answers(
     asked = list(asked)
     open_ones = [one for one in asked if isinstance(one, _Asked)]
     wanted = set().union(*(one.used | one.module.exports.keys() for one in open_ones))
-    fault, exported = None, {}
-    try:
-        exported = _exported(root, facts, wanted) if open_ones else {}
-    except KernelFileError as e:
-        fault = Check("", Result.UNKNOWN, "the kernel's Module.symvers", e.where, e.what, e.fix)
+    exported: target_kernel.Exports | Check | None = None
+    if open_ones:
+        try:
+            exported = target_kernel.exports(root, facts, wanted, host.readings)
+        except KernelFileError as e:
+            exported = Check("", Result.UNKNOWN, "what the kernel exports", e.where, e.what, e.fix)
     rules = signature_policy.policy(root, facts.kernel, facts.options if facts.configured else None, host.firmware)
     tools = kmod.installed(root)
     proofs, before = [], _Before(root, facts, host, rules)
     for one in asked:
-        proof = one if isinstance(one, Proof) else _proof(facts, one, exported, fault)
-        if isinstance(one, _Asked):
+        if isinstance(one, Proof):
+            proof = one
+        else:
+            assert exported is not None
+            proof = _proof(facts, one, exported)
             shipped = one.path in facts.tables.shipped(_name(one.path))
             signature = signature_check.check(
                 one.module, facts, rules, host.firmware, _intact(one.path, host.readings), shipped=shipped
@@ -249,13 +253,13 @@ def _intact(path: Path, kept: Sequence[Path]) -> Callable[[Signature, Certificat
     return intact
 
 
-def _proof(facts: Target, one: _Asked, exported: Mapping[str, Export], fault: Check | None) -> Proof:
-    """Does the checks that need the kernel's exports, which cannot be known if there is a `fault`."""
+def _proof(facts: Target, one: _Asked, exported: target_kernel.Exports | Check) -> Proof:
+    """Does the checks that need the kernel's exports. exported: a check that says why they are not known, if they are not."""
     who = (one.module.srcversion, tuple(map(os.fspath, one.needed)), one.module.build_id, one.module.name)
-    if fault is not None:
-        unknown = (fault._replace(name=name) for name in ("symbols", "crcs"))
+    if isinstance(exported, Check):
+        unknown = (exported._replace(name=name) for name in ("symbols", "crcs"))
         return Proof(os.fspath(one.path), (*one.checks, *unknown), *who)
-    here = dict(exported)
+    here = dict(exported.symbols)
     for name, exports in one.others.items():
         for symbol in one.used:
             # An added module wins over the kernel's of the same name; a symbol of anything else is where it always was.
@@ -266,7 +270,8 @@ def _proof(facts: Target, one: _Asked, exported: Mapping[str, Export], fault: Ch
     came = frozenset(one.others)
     one = one._replace(checks=(*_listed(facts, one, here), *one.checks)) if one.installed else one
     last = (
-        loader_checks.symbols(one.module, facts, here),
+        *([exported.headers] if exported.headers is not None else []),
+        loader_checks.symbols(one.module, facts, here, os.fspath(exported.said_by)),
         loader_checks.exports(one.module, here),
         loader_checks.depends(one.module, facts, here, came),
         loader_checks.crcs(one.module, facts, here, came),
@@ -322,21 +327,3 @@ class _Before:
             return _unread(path, e, fix)
         compared = (check(module, self._facts) for check in _COMPARED)
         return next((check._replace(fix=fix) for check in compared if check.result is Result.FAIL), None)
-
-
-def _exported(root: Path, facts: Target, wanted: set[str]) -> dict[str, Export]:
-    """The kernel's exports among `wanted`. Raises KernelFileError if they cannot be known."""
-    if facts.symvers is None:
-        raise KernelFileError(
-            "What the kernel exports cannot be known: its headers are not installed, or are not this kernel's",
-            "not found",
-            kernels.headers_fix(root, facts.kernel),
-        )
-    exports = symvers.find(facts.symvers, wanted | facts.witness_crcs.keys())
-    if any(name in exports and exports[name].crc != crc for name, crc in facts.witness_crcs.items()):
-        raise KernelFileError(
-            "The headers are of another build of this kernel: checksums differ from those in the kernel's own modules",
-            os.fspath(facts.symvers),
-            kernels.headers_fix(root, facts.kernel),
-        )
-    return exports

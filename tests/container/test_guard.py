@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -207,6 +208,43 @@ def test_noise_forges_nothing(machine: Container) -> None:
     assert len(entries) < 40
     log = c.path(product.verdict(c, "running")["log"])
     assert 1000 < log.stat().st_size < 2 << 20
+
+
+def test_the_headers_go_and_come_back_of_another_build(machine: Container) -> None:
+    """The kernel's image proves what is there. Headers that contradict it are red: nothing good can be built with them."""
+    c = machine
+    kernel = c.kernels()[0]
+    c.add_fixture("good", autoinstall=False)
+    product.start(c, ["kt-good"])
+    product.wait_ready(c)
+    loose = c.output("modinfo", "-k", kernel.release, "-n", "kt_good").strip()
+    c.run(["apt-get", "-q", "-y", "purge", kernel.headers], check=True, timeout=300)
+    found = {check["name"]: check for check in proof(c)}
+    assert found["symbols"]["found"] == f"all exported, by /boot/vmlinuz-{kernel.release}"
+    assert "headers" not in found
+    assert product.check(c, "running") == 0
+    assert c.run(["knetstatctl", "verify", loose, "--kernel", kernel.release]).returncode == 0
+    product.wait("the daemon has looked", lambda: product.verdict(c, "running")["state"] == "ready")
+    c.install_kernel(kernel, image=False)
+    version = next(c.path("/usr/src").glob(f"linux-headers-{kernel.release}/include/generated/utsversion.h"))
+    version.write_text(re.sub(r"Debian [0-9.]+-[0-9]+", "Debian 1.2-3", version.read_text()))
+    found = {check["name"]: check for check in proof(c)}
+    assert (found["headers"]["result"], "Debian 1.2-3" in found["headers"]["found"]) == ("warn", True)
+    assert product.check(c, "running") == 0
+    table = c.path(f"/usr/src/linux-headers-{kernel.release}/Module.symvers")
+    other = re.sub(r"^0x[0-9a-f]{8}\tseq_printf\t", "0x12345678\tseq_printf\t", table.read_text(), flags=re.MULTILINE)
+    table.write_text(other)
+    product.wait("red", lambda: product.check(c, "running") == 1)
+    [headers] = [check for check in proof(c) if check["name"] == "headers"]
+    assert headers["result"] == "fail"
+    assert "Debian 1.2-3" in headers["found"]
+    assert kernel.headers in headers["fix"]
+
+
+def proof(c: Container) -> list[dict[str, str]]:
+    """The checks of the guarded module on the running kernel."""
+    checks: list[dict[str, str]] = json.loads(c.run(["knetstatctl", "verify", "--json", "-k", "running"]).stdout)["checks"]
+    return checks
 
 
 def test_image_before_headers_and_headers_later(machine: Container) -> None:

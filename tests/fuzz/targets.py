@@ -44,6 +44,7 @@ from knetstatd.formats import (
     elf,
     form,
     initrd,
+    kernel_image,
     knetstat_proc,
     module_file,
     modules_dep,
@@ -294,6 +295,18 @@ def try_shell_assignments(data: bytes) -> None:
     for array in shell.values.values():
         assert len(array) <= 1000
         assert all(len(text) <= 4096 for text in array.values())
+
+
+@target("formats.kernel_image", KernelFileError)
+def try_kernel_image(data: bytes) -> None:
+    with a_root() as root:
+        write(root / "vmlinuz", data)
+        image = kernel_image.read(root / "vmlinuz")
+    if image.symvers:
+        assert symvers.search(io.BytesIO(image.symvers), ["printk"]).keys() <= {"printk"}
+    assert all(line.count(b"\t") == 4 for line in image.symvers.splitlines())
+    assert image.banner.startswith(f"Linux version {image.release} ")
+    assert not image.vermagic or image.vermagic.startswith(f"{image.release} ")
 
 
 @target("formats.symvers", KernelFileError)

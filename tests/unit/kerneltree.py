@@ -6,6 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import elf
+import images
+
+from knetstatd.core import names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,6 +70,32 @@ def make(
         (build / "Module.symvers").write_text(symvers(CRCS if modversions else {}))
         (tree / "build").symlink_to(f"/usr/src/linux-headers-{kernel}")
     return tree
+
+
+def image(root: Path, kernel: str = KERNEL, *, crcs: Mapping[str, int] = CRCS, modversions: bool = True, **more: Any) -> Path:
+    """The boot image of the kernel that `make` makes, and its module that exports a symbol, with depmod's table of that.
+
+    `more` as in images.text.
+    """
+    rows = {name: (crcs[name], kind, space) for name, (where, kind, space) in EXPORTS.items() if where == "vmlinux"}
+    said = {"flags": "SMP preempt mod_unload " + ("modversions " if modversions else ""), "kernel": kernel} | more
+    path = root / "boot" / f"vmlinuz-{kernel}"
+    path.write_bytes(
+        images.bzimage(images.vmlinux(rows, crcs=modversions, flagged=not modversions, rodata=images.text(**said)))
+    )
+    tree = root / "usr/lib/modules" / kernel
+    own = {"lib_fn": (CRCS["lib_fn"] if modversions else 0, "", "")}
+    made = elf.module(
+        "my-lib", vermagic=f"{kernel} {said['flags']}", crcs=CRCS if modversions else None, undefined=["printk"],
+        info={"intree": "Y", "retpoline": "Y"}, exports=own,
+    )  # fmt: skip
+    (tree / "kernel/lib/my-lib.ko").write_bytes(made)
+    aliases = [
+        (name, names.canonical(where.rpartition("/")[2])) for name, (where, _, _) in EXPORTS.items() if where != "vmlinux"
+    ]
+    text = "".join(f"alias symbol:{name} {module}\n" for name, module in aliases)
+    (tree / "modules.symbols").write_text(f"# Aliases for symbols, used by symbol_request().\n{text}")
+    return path
 
 
 def kmod(root: Path, names: bytes = b"lzma_code ZSTD_isError") -> None:

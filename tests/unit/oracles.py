@@ -26,7 +26,7 @@ class Symbol(NamedTuple):
 
 
 class File(NamedTuple):
-    """An ELF file. sections: name, sh_type, sh_flags, sh_offset, sh_size, sh_link, sh_info, sh_addralign.
+    """An ELF file. sections: name, sh_type, sh_flags, sh_offset, sh_size, sh_link, sh_info, sh_addralign, sh_addr.
 
     relocations: their number, by the name of the section that holds them.
     """
@@ -34,7 +34,7 @@ class File(NamedTuple):
     machine: int
     bits: int
     little: bool
-    sections: list[tuple[str, int, int, int, int, int, int, int]]
+    sections: list[tuple[str, int, int, int, int, int, int, int, int]]
     symbols: list[Symbol]
     relocations: dict[str, int]
 
@@ -45,7 +45,7 @@ def elf(data: bytes) -> File:
     sections, symbols, relocations = [], [], {}
     for one in file.iter_sections():
         kind = _TYPES.get(one["sh_type"], one["sh_type"])
-        rest = (one[f"sh_{field}"] for field in ("flags", "offset", "size", "link", "info", "addralign"))
+        rest = (one[f"sh_{field}"] for field in ("flags", "offset", "size", "link", "info", "addralign", "addr"))
         sections.append((one.name, kind, *rest))
         if isinstance(one, SymbolTableSection):
             for row in one.iter_symbols():

@@ -222,31 +222,43 @@ def ask(k: kernels.Kernel, questions: list[Row], boot: str) -> list[Answer]:
     return answers
 
 
-def root_of(k: kernels.Kernel, tmp_path: Path, boot: str) -> Path:
-    """A machine with this kernel, as far as `verify` looks at it, and a boot loader that gives it this command line."""
-    root = tmp_path / f"root-{boot}"
-    tree, headers = root / "lib/modules" / k.release, root / "usr/src" / f"linux-headers-{k.release}"
+def root_of(k: kernels.Kernel, tmp_path: Path, boot: str, *, headers: bool = True) -> Path:
+    """A machine with this kernel, as far as `verify` looks at it, and a boot loader that gives it this command line.
+
+    headers: whether it has those; else it has the boot image, which says the same.
+    """
+    root = tmp_path / f"root-{boot}-{headers}"
+    tree = root / "lib/modules" / k.release
     shutil.copytree(k.modules / "kernel/net/ipv4", tree / "kernel/net/ipv4")
     names = sorted(p.relative_to(tree).as_posix().partition(".ko")[0] for p in (tree / "kernel").rglob("*.ko*"))
     (tree / "modules.order").write_text("".join(f"{name}.ko\n" for name in names))
-    (headers / "include/generated").mkdir(parents=True)
-    for name in ("Module.symvers", ".config", "include/generated/utsrelease.h"):
-        source = k.headers / name
-        shutil.copyfile(source if source.exists() else next(k.tree.rglob(name)), headers / name)
-    (tree / "build").symlink_to(f"/usr/src/linux-headers-{k.release}")
     modules.add_kmod(root)
     (root / "boot/grub").mkdir(parents=True)
     (root / "boot/grub/grub.cfg").write_text(
         f"menuentry 'x' {{\n\tlinux /boot/vmlinuz-{k.release} root=/dev/sda1 ro {BOOTS[boot]}\n}}\n"
     )
+    if not headers:
+        shutil.copyfile(k.vmlinuz, root / "boot" / f"vmlinuz-{k.release}")
+        shutil.copyfile(_of_headers(k, ".config"), root / "boot" / f"config-{k.release}")
+        subprocess.run(["depmod", "-b", root, k.release], check=True, capture_output=True)
+        return root
+    build = root / "usr/src" / f"linux-headers-{k.release}"
+    (build / "include/generated").mkdir(parents=True)
+    for name in ("Module.symvers", ".config", "include/generated/utsrelease.h"):
+        shutil.copyfile(_of_headers(k, name), build / name)
+    (tree / "build").symlink_to(f"/usr/src/linux-headers-{k.release}")
     return root
+
+
+def _of_headers(k: kernels.Kernel, name: str) -> Path:
+    return k.headers / name if (k.headers / name).exists() else next(k.tree.rglob(name))
 
 
 def judge(k: kernels.Kernel, questions: list[Row], root: Path) -> list[Answer]:
     """What the analysis says."""
     facts, host = target_kernel.facts(root, k.release), host_.facts(root)
     assert facts.witness is not None
-    assert facts.symvers is not None
+    assert (facts.symvers is None) == (root / "boot" / f"vmlinuz-{k.release}").exists()
     policy = signature_policy.policy(root, k.release, facts.options, host.firmware)
     answers = []
     for row in questions:
@@ -278,6 +290,8 @@ def compare(series: str, suite: str, others: list[tuple[str, str]], boots: tuple
         questions = [row for row in every if boot in row.boots]
         theirs = ask(k, questions, boot)
         ours = judge(k, questions, root_of(k, tmp_path, boot))
+        by_image = judge(k, questions, root_of(k, tmp_path, boot, headers=False))
+        assert by_image == ours, "the boot image says what the headers say"
         for row, kernels_answer, our_answer in zip(questions, theirs, ours, strict=True):
             print(f"{k.release:28} {boot:12} {row.what:36} {our_answer.loads!s:6} {kernels_answer.loads!s:6} "
                   f"{our_answer.said[:90]} | {kernels_answer.said[-160:]!r}")  # fmt: skip

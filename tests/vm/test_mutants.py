@@ -20,7 +20,7 @@ import pytest
 from knetstatd.core.model import Proof, Result
 from knetstatd.machine import host
 from knetstatd.machine.host import Origin
-from knetstatd.verify import install_checks, module_contents, target_kernel, verify
+from knetstatd.verify import install_checks, module_readings, target_kernel, verify
 from tests import kernels
 from tests.vm import mutants
 from tests.vm.conftest import QUICK
@@ -50,7 +50,7 @@ class Judge:
             copy = self._root / f"{name}.ko"
             copy.write_bytes(data)
             known = Origin("1.0", "1.0", copy)
-            self._origins[name] = (known, known._replace(digest=module_contents.digest(copy)))
+            self._origins[name] = (known, known._replace(digest=module_readings.digest(copy)))
             assert self.loose(data).holds(linked=True), self.loose(data).worst
             assert self.is_installed(name)
 

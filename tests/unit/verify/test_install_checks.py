@@ -21,7 +21,7 @@ from knetstatd.machine import host, modprobe_conf, paths, signature_policy
 from knetstatd.machine.host import Origin, Rival
 from knetstatd.rehearsal.vm import CpioFile, cpio
 from knetstatd.system import files
-from knetstatd.verify import install_checks, module_contents, verify
+from knetstatd.verify import install_checks, module_readings, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -394,11 +394,11 @@ class TestContents:
             kerneltree.add(tree, MINE, installed)
             copy.write_bytes(kept)
             assert self.contents(root, known).result is PASS
-            assert self.contents(root, known._replace(digest=module_contents.digest(copy))).result is PASS
+            assert self.contents(root, known._replace(digest=module_readings.digest(copy))).result is PASS
 
     def test_every_byte_counts(self, root: Path, tree: Path, copy: Path) -> None:
         known = Origin("1.0", "1.0", copy)
-        digest = module_contents.digest(copy)
+        digest = module_readings.digest(copy)
         for at in range(0, len(OURS), 97):
             damaged = OURS[:at] + bytes([OURS[at] ^ 1]) + OURS[at + 1 :]
             (tree / MINE).write_bytes(damaged)
@@ -413,7 +413,7 @@ class TestContents:
         assert "not those of DKMS's copy" in self.contents(root, Origin("1.0", "1.0", copy)).reason
 
     def test_both_copies_are_damaged(self, root: Path, tree: Path, copy: Path) -> None:
-        known = Origin("1.0", "1.0", copy, digest=module_contents.digest(copy))
+        known = Origin("1.0", "1.0", copy, digest=module_readings.digest(copy))
         for path in (tree / MINE, copy):
             path.write_bytes(OURS.replace(b"gcc", b"gcd").replace(b"GCC", b"GCD"))
         assert self.contents(root, known._replace(digest=None)).result is PASS
@@ -421,7 +421,7 @@ class TestContents:
         assert (found.result, "DKMS's copy is too" in found.reason) == (FAIL, True)
 
     def test_the_copy_alone_is_damaged(self, root: Path, copy: Path) -> None:
-        known = Origin("1.0", "1.0", copy, digest=module_contents.digest(copy))
+        known = Origin("1.0", "1.0", copy, digest=module_readings.digest(copy))
         copy.write_bytes(OTHERS)
         found = checks(root, known)
         assert found["contents"].result is PASS

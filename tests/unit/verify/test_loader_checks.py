@@ -27,6 +27,7 @@ AGAIN = "6.1.0-2-amd64"
 OTHER = elf.MAGIC.replace(KERNEL, AGAIN)
 FLAGS = "SMP preempt mod_unload modversions"
 COMPILER = "gcc-12 (Debian 12.2.0-14) 12.2.0"
+SAID = "all exported, by /boot/image"
 
 
 @pytest.fixture
@@ -69,9 +70,9 @@ def test_release(facts: Target) -> None:
     answer(check(module(vermagic=OTHER, crcs=None), facts), FAIL, KERNEL, AGAIN, wordy, fix=BUILD)
     plain = facts._replace(modversions=False)
     answer(check(module(vermagic=OTHER), plain), FAIL, KERNEL, AGAIN, wordy, fix=BUILD)
-    blind = facts._replace(modversions=None, witness=None)
+    blind = facts._replace(modversions=None, witness=None, flags="")
     answer(check(module(vermagic=OTHER), blind), UNKNOWN, KERNEL, AGAIN, "cannot be seen", fix=BUILD)
-    alone = plain._replace(witness=None)
+    alone = plain._replace(witness=None, flags="")
     short = f"demo: version magic '{OTHER}' is not for {KERNEL}"
     answer(check(module(vermagic=OTHER), alone), FAIL, KERNEL, AGAIN, short, fix=BUILD)
     answer(check(module(vermagic="6\x1b.1 SMP"), plain), FAIL, KERNEL, "6?.1", "version magic '6\\x1b.1 SMP'", fix=BUILD)
@@ -94,7 +95,9 @@ def test_vermagic(facts: Target) -> None:
     reason = f"version magic '{real_time}' should be '{elf.MAGIC}'"
     answer(check(module(vermagic=real_time), facts), FAIL, FLAGS, FLAGS.replace("preempt", "preempt_rt"), reason, fix=BUILD)
     answer(check(module(vermagic=f"{KERNEL} S\x1bP "), facts), FAIL, FLAGS, "S?P", "S\\x1bP", fix=BUILD)
-    answer(check(module(), facts._replace(witness=None)), UNKNOWN, "", f" {FLAGS}", "none of the kernel's own modules")
+    answer(
+        check(module(), facts._replace(witness=None, flags="")), UNKNOWN, "", f" {FLAGS}", "none of the kernel's own modules"
+    )
     assert check(module(), facts).name == "vermagic"
 
 
@@ -102,7 +105,7 @@ def test_struct_module(facts: Target) -> None:
     check = loader_checks.struct_module
     answer(check(module(), facts), PASS, "1280 bytes", "1280 bytes")
     answer(check(module(struct_size=896), facts), FAIL, "1280 bytes", "896 bytes", "section size must match", fix=BUILD)
-    unknown = facts._replace(witness=None)
+    unknown = facts._replace(witness=None, flags="")
     answer(check(module(struct_size=896), unknown), UNKNOWN, "", "896 bytes", "none of the kernel's own modules")
     assert check(module(), facts).name == "struct-module"
 
@@ -124,13 +127,13 @@ def test_type_information(facts: Target) -> None:
 
 class TestSymbols:
     def check(self, facts: Target, exports: dict[str, Export], **more: Any) -> Check:
-        found = loader_checks.symbols(module(**more), facts, exports)
+        found = loader_checks.symbols(module(**more), facts, exports, "/boot/image")
         assert found.name == "symbols"
         return found
 
     def test_all_exported(self, facts: Target) -> None:
-        answer(self.check(facts, {"printk": export()}), PASS, "1 symbols", "all exported")
-        answer(self.check(facts, {}, undefined=[], weak=["gone"]), PASS, "0 symbols", "all exported")
+        answer(self.check(facts, {"printk": export()}), PASS, "1 symbols", SAID)
+        answer(self.check(facts, {}, undefined=[], weak=["gone"]), PASS, "0 symbols", SAID)
 
     def test_not_exported(self, facts: Target) -> None:
         found = self.check(facts, {"printk": export()}, undefined=["a", "printk", "b"])

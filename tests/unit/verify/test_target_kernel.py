@@ -9,14 +9,18 @@ import shutil
 from typing import TYPE_CHECKING
 
 import elf
+import images
 import kerneltree
 import pytest
 from kerneltree import KERNEL
 
+from knetstatd.core.errors import KernelFileError
+from knetstatd.core.model import Check, Result
 from knetstatd.machine import paths
 from knetstatd.verify import target_kernel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 FLAGS = " SMP preempt mod_unload modversions "
@@ -214,3 +218,168 @@ def test_inputs_name_what_was_read(tmp_path: Path) -> None:
         tree / "symvers.xz",
     ):
         assert path in inputs
+
+
+WANTED = {"printk", "gpl_thing", "lib_fn", "spaced", "absent"}
+CURE = f"Reinstall the package of {KERNEL}'s image"
+
+
+def asked(root: Path, wanted: set[str] = WANTED) -> target_kernel.Exports:
+    return target_kernel.exports(root, target_kernel.facts(root, KERNEL), wanted)
+
+
+def refused(root: Path, *words: str, wanted: set[str] = WANTED) -> KernelFileError:
+    with pytest.raises(KernelFileError) as caught:
+        asked(root, wanted)
+    for word in words:
+        assert word in caught.value.what
+    return caught.value
+
+
+def headers(root: Path) -> Path:
+    return root / f"usr/src/linux-headers-{KERNEL}"
+
+
+def told(root: Path, version: str, file: str = "utsversion.h") -> None:
+    (headers(root) / "include/generated" / file).write_text(f'#define X\n#define UTS_VERSION "{version}"\n')
+
+
+@pytest.mark.parametrize("modversions", [True, False])
+def test_the_image_says_what_the_headers_say(tmp_path: Path, *, modversions: bool) -> None:
+    kerneltree.make(tmp_path, modversions=modversions)
+    by_headers = asked(tmp_path)
+    assert (by_headers.said_by, by_headers.headers) == (headers(tmp_path) / "Module.symvers", None)
+    path = kerneltree.image(tmp_path, modversions=modversions)
+    both = asked(tmp_path)
+    shutil.rmtree(headers(tmp_path))
+    alone = asked(tmp_path)
+    assert alone.said_by == both.said_by == path
+    assert alone.symbols.keys() == both.symbols.keys() == by_headers.symbols.keys() >= WANTED - {"absent"}
+    for name, export in by_headers.symbols.items():
+        for other in (both.symbols[name], alone.symbols[name]):
+            assert (other.crc, other.module, other.gpl_only, other.namespace) == (
+                export.crc, export.module, export.gpl_only, export.namespace,
+            )  # fmt: skip
+    assert alone.headers is None
+    assert both.headers == Check("headers", Result.PASS, images.VERSION, "they agree with the image")
+
+
+@pytest.mark.spawns
+def test_headers_of_another_build(tmp_path: Path) -> None:
+    kerneltree.make(tmp_path)
+    kerneltree.offer(tmp_path, f"linux-headers-{KERNEL}")
+    kerneltree.image(tmp_path)
+    told(tmp_path, images.VERSION)
+    assert asked(tmp_path).headers == Check("headers", Result.PASS, images.VERSION, images.VERSION)
+    other = images.VERSION.replace("6.1.9-1", "6.1.9-2")
+    told(tmp_path, other)
+    check = asked(tmp_path).headers
+    assert check is not None
+    assert (check.result, check.expected, check.found) == (Result.WARN, images.VERSION, other)
+    assert "another build of this kernel" in check.reason
+    assert f"linux-headers-{KERNEL}" in check.fix
+    (headers(tmp_path) / "include/generated/utsversion.h").unlink()
+    told(tmp_path, other, "compile.h")
+    assert asked(tmp_path).headers == check, "where kernels before 6.1 have it"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("0x22222222\tprintk", "0x22222223\tprintk"),
+        lambda text: text.replace("\tEXPORT_SYMBOL_GPL\t", "\tEXPORT_SYMBOL\t"),
+        lambda text: text.replace("\tSPACE\n", "\t\n"),
+        lambda text: "".join(line for line in text.splitlines(keepends=True) if "gpl_thing" not in line),
+        lambda text: text + "0x00000001\tabsent\tvmlinux\tEXPORT_SYMBOL\t\n",
+    ],
+    ids=["checksum", "licence", "namespace", "one less", "one more"],
+)
+def test_headers_that_contradict_the_image(tmp_path: Path, change: Callable[[str], str]) -> None:
+    kerneltree.make(tmp_path)
+    kerneltree.image(tmp_path)
+    told(tmp_path, other := images.VERSION.replace("6.1.9-1", "6.1.9-2"))
+    path = headers(tmp_path) / "Module.symvers"
+    before = asked(tmp_path).symbols
+    path.write_text(change(path.read_text()))
+    exports = asked(tmp_path)
+    assert exports.symbols == before, "the kernel that boots decides"
+    assert exports.headers is not None
+    assert (exports.headers.result, exports.headers.expected) == (Result.FAIL, images.VERSION)
+    assert (exports.headers.found, "1 of the symbols" in exports.headers.reason) == (other, True)
+
+
+def test_headers_that_cannot_be_read(tmp_path: Path) -> None:
+    kerneltree.make(tmp_path)
+    kerneltree.image(tmp_path)
+    path = headers(tmp_path) / "Module.symvers"
+    path.write_text(path.read_text()[:-9])
+    check = asked(tmp_path).headers
+    assert check == Check(
+        "headers", Result.WARN, "a Module.symvers", str(path), "is no Module.symvers: it ends in the middle of a line",
+        "Reinstall the kernel's headers",
+    )  # fmt: skip
+
+
+def test_an_image_of_another_build_than_its_modules(tmp_path: Path) -> None:
+    kerneltree.make(tmp_path)
+    kerneltree.image(tmp_path, crcs=kerneltree.CRCS | {"printk": 9})
+    assert refused(tmp_path, "of another build than its modules").fix == CURE
+    kerneltree.image(tmp_path)
+    path = tmp_path / f"boot/vmlinuz-{KERNEL}"
+    rows = {"printk": (kerneltree.CRCS["printk"], "EXPORT_SYMBOL", "")}
+    path.write_bytes(images.bzimage(images.vmlinux(rows, rodata=images.text(flags="SMP preempt_rt mod_unload modversions "))))
+    assert refused(tmp_path, "of another build than its modules").where == str(path)
+    path.write_bytes(images.bzimage(images.vmlinux(rows, crcs=False)))
+    refused(tmp_path, "of another build than its modules")
+
+
+def test_an_image_that_tells_nothing(tmp_path: Path) -> None:
+    """The headers speak alone; without them nothing is known."""
+    kerneltree.make(tmp_path)
+    by_headers = asked(tmp_path)
+    path = kerneltree.image(tmp_path)
+    whole = path.read_bytes()
+    for wrong in (b"some image", whole[: len(whole) // 2]):
+        path.write_bytes(wrong)
+        assert asked(tmp_path) == by_headers
+    kerneltree.image(tmp_path, kernel=KERNEL).rename(path)
+    path.write_bytes(images.bzimage(images.vmlinux({})))
+    assert asked(tmp_path) == by_headers
+    path.write_bytes(images.bzimage(images.vmlinux({}, rodata=images.text(kernel="6.1.0-2-amd64"))))
+    assert asked(tmp_path) == by_headers
+    shutil.rmtree(headers(tmp_path))
+    assert refused(tmp_path, "The kernel's image is of 6.1.0-2-amd64", "its headers are not installed").where == str(path)
+    path.write_bytes(b"some image")
+    refused(tmp_path, "of a kind that is not known here", "its headers are not installed")
+    path.unlink()
+    assert refused(tmp_path, "The kernel has no image", "its headers are not installed").where == "not found"
+
+
+def test_what_the_kernels_modules_export(tmp_path: Path) -> None:
+    tree = kerneltree.make(tmp_path)
+    kerneltree.image(tmp_path)
+    shutil.rmtree(headers(tmp_path))
+    (tree / "kernel/lib/my-lib.ko").write_bytes(b"damaged")
+    found = refused(tmp_path, "A module of the kernel")
+    assert (found.where, found.fix) == (str(tree / "kernel/lib/my-lib.ko"), CURE)
+    (tree / "kernel/lib/my-lib.ko").unlink()
+    assert "lib_fn" not in asked(tmp_path).symbols, "it is not installed"
+    kerneltree.image(tmp_path)
+    (tree / "modules.symbols").unlink()
+    assert refused(tmp_path, "depmod's table").fix == f"Run: depmod {KERNEL}"
+    assert "printk" in asked(tmp_path, {"printk"}).symbols, "no module is asked"
+    headers(tmp_path).mkdir(parents=True)
+    (headers(tmp_path) / "include/generated").mkdir(parents=True)
+    (headers(tmp_path) / "include/generated/utsrelease.h").write_text(kerneltree.UTS_RELEASE.format(KERNEL))
+    (headers(tmp_path) / "Module.symvers").write_text(kerneltree.symvers())
+    assert asked(tmp_path).symbols["lib_fn"].module == "my_lib", "the headers know"
+
+
+def test_what_the_image_tells_without_a_module(tmp_path: Path) -> None:
+    tree = kerneltree.make(tmp_path, headers=False)
+    kerneltree.image(tmp_path)
+    shutil.rmtree(tree / "kernel")
+    (tmp_path / f"boot/config-{KERNEL}").unlink()
+    facts = target_kernel.facts(tmp_path, KERNEL)
+    assert (facts.witness, facts.flags, facts.machine, facts.modversions) == (None, FLAGS, (62, 64, True), True)
+    assert (facts.struct_size, facts.configured) == (0, False)

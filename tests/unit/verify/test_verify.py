@@ -470,14 +470,14 @@ def test_exports_that_cannot_be_known_as_a_whole(tmp_path: Path) -> None:
     cure = f"apt install linux-headers-{KERNEL}"
     for name in ("symbols", "crcs"):
         check = named(judge(tmp_path, kerneltree.module()), name)
-        assert check[:4] == (name, UNKNOWN, "the kernel's Module.symvers", "not found")
+        assert check[:4] == (name, UNKNOWN, "what the kernel exports", "not found")
         assert ("its headers are not installed" in check.reason, cure in check.fix) == (True, True)
     headers = tmp_path / f"usr/src/linux-headers-{KERNEL}"
     (headers / "include/generated").mkdir(parents=True)
     (headers / "include/generated/utsrelease.h").write_text(kerneltree.UTS_RELEASE.format(KERNEL))
     (headers / "Module.symvers").write_text(kerneltree.symvers(CRCS | {"printk": 5}))
     check = named(judge(tmp_path, kerneltree.module()), "symbols")
-    assert check[:4] == ("symbols", UNKNOWN, "the kernel's Module.symvers", str(headers / "Module.symvers"))
+    assert check[:4] == ("symbols", UNKNOWN, "what the kernel exports", str(headers / "Module.symvers"))
     assert ("another build of this kernel" in check.reason, cure in check.fix) == (True, True)
 
 
