@@ -6,12 +6,15 @@ interrupted run goes on. This program runs it, leaves out what says nothing, and
 
     score = killed / (all mutants - refused by mypy - wording - equivalent)
 
+With `--every N` it asks about one in N of those that no earlier run has asked about, by their names, and scores what was asked.
+
 mypy refuses a mutant whose types do not fit; test_linters.py would. Wording is a mutant that changes only the letters of a text
 with a blank in it: no decision hangs on one. Equivalent mutants stand in equivalent-mutants.txt, each with its reason.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -19,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +34,8 @@ ENOUGH = 85.0
 # mutmut's exit codes: a test failed, pytest failed; out of time (five ways) or of memory; mypy; what was interrupted.
 KILLED = {1, 3, 24, 36, 152, 255, -24, -9, -11}
 REFUSED = 37
-NOT_ASKED = {None, 2}
+SKIPPED = 34
+NOT_ASKED = {None, 2, SKIPPED}
 PROSE = re.compile(r'"(?:[^"\\]|\\.)* (?:[^"\\]|\\.)*"')
 
 
@@ -134,14 +139,23 @@ def confined(argv: list[str], cwd: Path, **more: str) -> bool:
         return subprocess.run([*apart, *argv], cwd=cwd, env=environment, check=False).returncode == 0
 
 
-def run() -> None:
-    """Asks the tests about all mutants that are not known to be killed: tests may have been added since."""
+def run(every: int) -> None:
+    """Asks the tests about all mutants that have survived, since tests may have been added, and about one in `every` others."""
+    if every > 1 and not any(WORK.glob("knetstatd/*/*.py.meta")):
+        confined(["mutmut", "run", "knetstatd.core.planner.*"], ROOT)  # which makes all mutants
     shutil.rmtree(WORK / "tests", ignore_errors=True)
     (WORK / "mutmut-stats.json").unlink(missing_ok=True)  # which tests reach which function
     for meta in WORK.glob("knetstatd/*/*.py.meta"):
         content = json.loads(meta.read_text())
         codes = content["exit_code_by_key"]
-        content["exit_code_by_key"] = {key: code if code in KILLED | {REFUSED} else None for key, code in codes.items()}
+        content["exit_code_by_key"] = {
+            key: code
+            if code in KILLED | {REFUSED}
+            else SKIPPED
+            if code in NOT_ASKED and zlib.crc32(key.encode()) % every
+            else None
+            for key, code in codes.items()
+        }
         meta.write_text(json.dumps(content))
     WORK.mkdir(exist_ok=True)
     if not confined(["mutmut", "run"], ROOT):
@@ -167,14 +181,17 @@ def ask_anew() -> None:
     for meta in WORK.glob("knetstatd/*/*.py.meta"):
         content = json.loads(meta.read_text())
         for key, code in content["exit_code_by_key"].items():
-            if code not in KILLED | {REFUSED} and key.rpartition("__mutmut_")[0] in called:
+            if code not in KILLED | {REFUSED, SKIPPED} and key.rpartition("__mutmut_")[0] in called:
                 tests = [sys.executable, "-m", "pytest", "-xqp", "no:cacheprovider", f"tests/unit/{meta.parent.name}"]
                 content["exit_code_by_key"][key] = 0 if confined(tests, WORK, MUTANT_UNDER_TEST=key) else 1
         meta.write_text(json.dumps(content))
 
 
-def report(mutants: list[Mutant], listed: set[tuple[str, str, str]]) -> int:
-    """Prints survivors and scores; 0 if all were asked, each listed one exists and survives, and every folder has ENOUGH."""
+def report(mutants: list[Mutant], listed: set[tuple[str, str, str]], *, sampled: bool) -> int:
+    """Prints survivors and scores; 0 if all were asked, each listed one exists and survives, and every folder has ENOUGH.
+
+    sampled: not all need have been asked.
+    """
     counts: dict[str, Counter[str]] = {}
     survivors, unused = [], set(listed)
     for mutant in mutants:
@@ -194,21 +211,30 @@ def report(mutants: list[Mutant], listed: set[tuple[str, str, str]]) -> int:
             survivors.append(mutant)
         counts.setdefault(mutant.folder, Counter())[kind] += 1
     print(*survivors, sep="\n\n", end="\n\n")
-    for function, before, after in sorted(unused):
+    for function, before, after in sorted(() if sampled else unused):
         print(f"{EQUIVALENT.name}: {function}: no such mutant survives; remove it:\n- {before}\n+ {after}\n")
     kinds = ["refused", "wording", "equivalent", "not asked", "killed", "survived"]
     print(f"{'folder':20} {'mutants':>10}", *(f"{kind:>10}" for kind in kinds), f"{'score':>8}")
-    enough = not unused
+    enough = sampled or not unused
     for folder, count in [*counts.items(), ("all", sum(counts.values(), Counter[str]()))]:
         asked = count["killed"] + count["survived"]
         score = 100 * count["killed"] / asked if asked else 100.0
-        enough = enough and score >= ENOUGH and not count["not asked"]
+        enough = enough and score >= ENOUGH and (sampled or not count["not asked"])
         print(f"{folder:20} {count.total():10}", *(f"{count[kind]:10}" for kind in kinds), f"{score:6.1f} %")
     return 0 if enough else 1
 
 
-if __name__ == "__main__":
-    if sys.argv[1:] != ["--report"]:
-        run()
+def main() -> int:
+    """Asks, unless only the report is wanted."""
+    arguments = argparse.ArgumentParser(prog="make mutants ARGS=", description=__doc__.partition("\n")[0])
+    arguments.add_argument("--report", action="store_true", help="ask nothing")
+    arguments.add_argument("--every", type=int, default=1, metavar="N", help="ask about one in N, and score these")
+    options = arguments.parse_args()
+    if not options.report:
+        run(options.every)
         ask_anew()
-    raise SystemExit(report(all_mutants(), equivalents()))
+    return report(all_mutants(), equivalents(), sampled=options.every > 1)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
