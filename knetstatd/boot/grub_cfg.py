@@ -124,6 +124,8 @@ class Menu:
         after.start = Start()
         if start.image and not self._missing(start.image):
             return start
+        if start.before:
+            raise Undecided(f"loads two images, of which {names.show(start.image, 80)} is not there")
         if start.image and state.env.get("fallback") and after.env.get("root") != ROOT:
             raise Undecided(f"starts {names.show(start.image, 80)}, which is not on this disk, or falls back to another entry")
         if not self._failed.image:

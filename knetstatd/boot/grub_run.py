@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from knetstatd.boot import grub_script, grub_state
 from knetstatd.boot.grub_script import Body, Command, For, Function, If, Statement, Word
-from knetstatd.boot.grub_state import UNKNOWN, MenuEntry, Start, State, Undecided, component, environment, number, test, told
+from knetstatd.boot.grub_state import UNKNOWN, MenuEntry, Start, State, Undecided, component, environment, number, test
 from knetstatd.core.errors import Damaged
 
 if TYPE_CHECKING:
@@ -260,13 +260,11 @@ class Script:
                 by = int(args[0][:9]) if args and re.fullmatch("[0-9]+", args[0]) else 1
                 self._scope = tuple(args) if name == "setparams" else self._scope[by:]
             case "linux" | "linux16" | "linuxefi":
-                self.state.start = Start(
-                    args[0] if args else "", told(args[1:]), disk=(env.get("root") or "none").replace(ROOT, "")
-                )
+                self.state.start = self.state.start.then(args, (env.get("root") or "none").replace(ROOT, ""))
             case "initrd" | "initrd16" | "initrdefi":
                 self.state.start = self.state.start._replace(initrds=tuple(args))
             case "module" | "module2" | "xen_module" if args and args[0].rpartition("/")[2].startswith("vmlinu"):
-                self.state.start = Start(args[0], told(args[1:]), disk=(env.get("root") or "none").replace(ROOT, ""))
+                self.state.start = Start().then(args, (env.get("root") or "none").replace(ROOT, ""))
             case "halt" | "reboot" | "exit" | "poweroff" | "normal_exit" | "boot":
                 if name != "boot" or not self.state.start.image:
                     self.state.start = Start(end=name)

@@ -45,6 +45,7 @@ class Start(NamedTuple):
 
     image: its path as the entry writes it, "" for none.  arguments: its command line.  initrds: their paths.
     end: the command that left GRUB instead.  way: the titles that lead to it.  disk: $root, see `searched`; "" for GRUB's own.
+    before: the image that stays if this one is not there.
     """
 
     image: str = ""
@@ -53,6 +54,11 @@ class Start(NamedTuple):
     end: str = ""
     way: tuple[str, ...] = ()
     disk: str = ""
+    before: str = ""
+
+    def then(self, args: Sequence[str], disk: str) -> Start:
+        """What is loaded after `linux` with these words: i386/linux.c (grub_cmd_linux), which opens the file first."""
+        return Start(args[0] if args else "", told(args[1:]), disk=disk, before=self.image or self.before)
 
 
 def searched(name: str, args: Sequence[str]) -> dict[str, str]:

@@ -93,6 +93,17 @@ def test_a_fallback_where_the_image_is_missing(tree: Tree) -> None:
     assert found.start.image == "/boot/vmlinuz-1"
 
 
+def test_of_two_images_the_first_stays_if_the_other_is_missing(tree: Tree) -> None:
+    text = "timeout=0\nmenuentry a {\nlinux /boot/vmlinuz-1\nlinux /boot/vmlinuz-2\n}\n"
+    root = tree({"boot/grub/grub.cfg": text, "boot/vmlinuz-1": ""})
+    with pytest.raises(Undecided, match="'/boot/vmlinuz-2' is not there|/boot/vmlinuz-2 is not there"):
+        grub.choose(root)
+    tree({"boot/vmlinuz-2": ""})
+    found = grub.choose(root)
+    assert found
+    assert found.start.image == "/boot/vmlinuz-2"
+
+
 def test_what_may_not_be_read_is_not_absent(tree: Tree) -> None:
     assert grub.choose(tree({})) is None
     root = tree({"boot/grub/grub.cfg/": ""})

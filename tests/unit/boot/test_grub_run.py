@@ -129,7 +129,8 @@ def test_entries_of_a_branch_that_may_not_be_taken_are_marked() -> None:
 @pytest.mark.parametrize(
     ("text", "start"),
     [
-        ("linux /v a b; initrd /i /j", Start("/v", "a b", ("/i", "/j"))), ("linux /v; linux16 /w x", Start("/w", "x")),
+        ("linux /v a b; initrd /i /j", Start("/v", "a b", ("/i", "/j"))),
+        ("linux /v; linux16 /w x", Start("/w", "x", before="/v")),
         ("chainloader /x.efi", Start("/x.efi")),
         ("multiboot2 /xen.gz; module2 /boot/vmlinuz-1 p ro; module2 /initrd", Start("/boot/vmlinuz-1", "p ro")),
         ("if x; then insmod y; fi; linux /v", Start("/v")), ("if x; then linux /v; else linux /w; fi", Start(UNKNOWN)),
