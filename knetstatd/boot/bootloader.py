@@ -208,7 +208,12 @@ def _systemd_boot(root: Path, info: str) -> _Choice | None:
     esps, boot = [files.inside(root, f"/{d}") for d in _ESP], files.inside(root, "/boot")
     esp = next((place for place in esps if os.path.exists(place / "loader/loader.conf")), None)
     esp = esp or next((place for place in esps if os.path.isdir(place / "loader/entries")), boot)
-    places = list(dict.fromkeys((esp, boot)))
+    # XBOOTLDR is a partition: what lies in a directory of the root file system is read by no firmware's loader.
+    apart = own_system.is_partition(root, "/boot") is not False
+    if info and esp == boot and not apart:
+        return None
+    mounted = any(own_system.is_partition(root, f"/{place}") for place in _ESP[:2])
+    places = list(dict.fromkeys((esp, boot) if apart or not mounted else (esp,)))
     variables = systemd_boot.Variables(*(firmware.text(root, f"LoaderEntry{n}") for n in ("OneShot", "Default", "LastBooted")))
     try:
         chosen = systemd_boot.choose(places, variables, _version(esp, info))

@@ -29,7 +29,6 @@ _LIMIT = 1 << 18
 _TAG = re.compile(r"(UUID|LABEL|PARTUUID|PARTLABEL)=[\"']?([^\"']*)[\"']?")
 _UUID = re.compile(r"/dev/disk/by-(part)?uuid/.*")
 _ID = re.compile(r"(?<![\w-])[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?![\w-])")
-_CONTAINERS = ("/run/systemd/container", "/run/.containerenv", "/.dockerenv")
 
 
 class _Root(NamedTuple):
@@ -60,9 +59,11 @@ def other(root: Path, arguments: str) -> str:
 def _own(root: Path) -> tuple[_Root, ...]:
     """What this system has as its root file system, by all that says so."""
     own = [_Root(device, _subvolume(options)) for device, options in _mounted(root, "/")]
-    # A container is shown its host's.
-    if not any(os.path.lexists(files.inside(root, mark)) for mark in _CONTAINERS):
-        own.append(_told(files.text(files.of_kernel(root, "/proc/cmdline"), _LIMIT) or ""))
+    # A container is shown its host's: what was told counts alone only if it is what is mounted.
+    told = _told(files.text(files.of_kernel(root, "/proc/cmdline"), _LIMIT) or "")
+    named = _places(root, re.sub("^(ZFS=|zfs:)", "", told.device)) if told.device else set()
+    if own or any(place == "/" and named & _places(root, device) for device, place in _mounts(root)):
+        own.append(told)
     return tuple(one for one in own if one.device)
 
 
@@ -70,6 +71,20 @@ def _mounted(root: Path, place: str) -> list[tuple[str, str]]:
     """The devices that /etc/fstab mounts in a place, each with its options."""
     lines = (line.split() for line in (files.text(files.inside(root, "/etc/fstab"), _LIMIT) or "").splitlines())
     return [(words[0], words[3]) for words in lines if len(words) > 3 and words[1] == place and words[0][0] != "#"]
+
+
+def is_partition(root: Path, place: str) -> bool | None:
+    """Whether something of its own is mounted in a place; None if nothing says so."""
+    mounts = _mounts(root)
+    if _mounted(root, place) or any(other == place for _, other in mounts):
+        return True
+    return False if mounts or _mounted(root, "/") else None
+
+
+def _mounts(root: Path) -> list[tuple[str, str]]:
+    """What is mounted on a system that runs: devices and places."""
+    lines = (line.split() for line in (files.text(files.of_kernel(root, "/proc/mounts"), _LIMIT) or "").splitlines())
+    return [(words[0], words[1]) for words in lines if len(words) > 1]
 
 
 def _told(line: str) -> _Root:

@@ -392,6 +392,21 @@ class TestAnotherSystem:
         assert bootloader.initrds(root, NEW) is None
 
 
+def test_entries_on_no_partition_are_read_by_no_loader(tree: Tree) -> None:
+    """Left by kernel-install in a directory of the root file system; the ESP has others."""
+    old = esp("boot/efi", ("a.conf", f"/a/{OLD}/linux", {"options": "root=/dev/vda2 rw"}))
+    new = esp("boot", ("z.conf", f"/a/{NEW}/linux", {"options": "root=/dev/vda2 rw"}))
+    root = tree({**old, **new})
+    assert next_kernel(root, KERNELS).release == NEW
+    tree({"etc/fstab": "/dev/vda2 / ext4 defaults 0 1\n/dev/vda1 /boot/efi vfat defaults 0 1\n"})
+    assert next_kernel(root, KERNELS).release == OLD
+    (root / "boot/efi/loader/entries/a.conf").unlink()
+    (root / "boot/efi/loader/entries").rmdir()
+    assert next_kernel(root, KERNELS).release == NEW, "who put them there?"
+    efi_variable(root, "LoaderInfo", "systemd-boot 257")
+    assert "is the ESP mounted?" in unknown(next_kernel(root, KERNELS))
+
+
 def test_a_kernel_that_the_firmware_starts(tree: Tree) -> None:
     root = tree({})
     efi_variable(root, "StubInfo", "systemd-stub 257")

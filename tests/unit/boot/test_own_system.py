@@ -39,14 +39,15 @@ def test_a_root_of_fstab(tree: Tree, arguments: str, other: str) -> None:
 
 
 def test_what_the_running_kernel_was_told(tree: Tree) -> None:
-    root = tree({"proc/cmdline": "BOOT_IMAGE=x root=ZFS=rpool/debian ro\n"})
+    root = tree({"proc/cmdline": "BOOT_IMAGE=x root=ZFS=rpool/debian ro\n", "proc/mounts": "overlay / overlay rw 0 0\n"})
+    assert own_system.other(root, "root=ZFS=rpool/other") == "", "a container is shown what its host was told"
+    tree({"proc/mounts": "proc /proc proc rw 0 0\nrpool/debian / zfs rw 0 0\n"})
     assert own_system.other(root, "root=ZFS=rpool/debian") == ""
     assert own_system.other(root, "root=ZFS=rpool/other") == "ZFS=rpool/other"
-    tree({"etc/fstab": f'UUID="{ONE}" / ext4 defaults 0 1\n'})
+    tree({"etc/fstab": f'UUID="{ONE}" / ext4 defaults 0 1\n', "proc/mounts": ""})
     assert own_system.other(root, "root=ZFS=rpool/debian") == ""
     assert own_system.other(root, f"root=UUID={ONE}") == ""
-    tree({"run/systemd/container": "docker"})
-    assert own_system.other(root, "root=ZFS=rpool/debian") == "ZFS=rpool/debian", "its host was told so"
+    assert own_system.other(root, "root=/dev/vda1") == "/dev/vda1"
 
 
 def test_nothing_is_known(tree: Tree) -> None:
@@ -56,6 +57,18 @@ def test_nothing_is_known(tree: Tree) -> None:
 def test_a_snapshot_if_fstab_names_no_subvolume(tree: Tree) -> None:
     root = tree({"etc/fstab": f"UUID={ONE} / btrfs defaults 0 0\n"})
     assert own_system.other(root, f"root=UUID={ONE} rootflags=subvol=@") == ""
+
+
+def test_what_is_mounted(tree: Tree) -> None:
+    root = tree({})
+    assert own_system.is_partition(root, "/boot") is None
+    tree({"etc/fstab": f"UUID={ONE} / ext4 a 0 1\n"})
+    assert own_system.is_partition(root, "/boot") is False
+    tree({"proc/mounts": "/dev/vda1 / ext4 rw 0 0\nsystemd-1 /boot autofs rw 0 0\n"})
+    assert own_system.is_partition(root, "/boot") is True
+    assert own_system.is_partition(root, "/efi") is False
+    tree({"etc/fstab": f"UUID={ONE} /efi vfat a 0 1\n"})
+    assert own_system.is_partition(root, "/efi") is True
 
 
 def stub(identifier: str) -> str:
