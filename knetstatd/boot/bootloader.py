@@ -111,7 +111,8 @@ def next_kernel(root: Path, installed: Sequence[str]) -> Next:
         detail = "no boot loader was found; this is the newest installed kernel"
         return Next(newest, "newest installed", detail, basis=Basis.ASSUMED) if newest else _unknown("no kernel was found")
     if other := own_system.other(root, choice.arguments):
-        return _unknown(f"the {choice.source} ({choice.detail}) starts another system, whose root file system is {other}")
+        why = f"its root={other} is not what this system has for /"
+        return _unknown(f"the {choice.source} ({choice.detail}) may be another system's: {why}")
     named = _release(root, choice.image, installed)
     # A file may hold another kernel than its name says; /lib/modules is searched for what the kernel calls itself.
     release = boot_image.release(choice.path) or named

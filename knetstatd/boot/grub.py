@@ -131,7 +131,8 @@ def _elsewhere(root: Path, start: Start) -> str:
     if any(map(os.path.lexists, places_of(root, start.image))):
         return ""
     lies = next(filter(os.path.lexists, places_of(root, start.image, anywhere=True)), None)
-    return f"starts {names.show(start.image, 80)}, which is not there; {lies} is another file" if lies else ""
+    shown = names.clean(os.fspath(lies or ""), 80)
+    return f"starts {names.show(start.image, 80)}, which is not there; {shown} is another file" if lies else ""
 
 
 def find(root: Path, image: str) -> Path:
