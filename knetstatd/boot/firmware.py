@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _LOADER, _GLOBAL = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f", "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 _VARIABLES = "/sys/firmware/efi/efivars"
 _ACTIVE, _MEDIA, _FILE = 1, 4, 4  # LOAD_OPTION_ACTIVE; the type and the subtype of a file's path
+_OTHERS = ("refind", "limine", "opencore", "clover")
 _MOST = 64  # entries of the order that are looked at
 _SYSTEMD_BOOT = b"#### LoaderInfo: systemd-boot "
 
@@ -112,5 +113,7 @@ def _is_other(path: Path, by_systemd_boot: bool) -> bool:
         is_systemd_boot = _SYSTEMD_BOOT in files.read(path, 1 << 20)
     except (OSError, KnetstatdError):
         is_systemd_boot = False
-    is_grub = path.name.lower().startswith(("shim", "grub"))
-    return is_grub if by_systemd_boot else is_systemd_boot
+    name = path.name.lower()
+    if name.startswith(_OTHERS):
+        return True
+    return name.startswith(("shim", "grub")) if by_systemd_boot else is_systemd_boot

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 SYSTEMD_BOOT, GRUB = "\\EFI\\systemd\\systemd-bootx64.efi", "\\EFI\\debian\\shimx64.efi"
+REFIND = "\\EFI\\refind\\refind_x64.efi"
 WINDOWS, NOT_THERE, NO_FILE = "\\EFI\\Microsoft\\Boot\\b.efi", "\\EFI\\gone\\gone.efi", ""
 
 
@@ -37,9 +38,10 @@ def option(path: str, *, active: bool = True) -> bytes:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """An ESP with three loaders. This system was started by entry 1."""
+    """An ESP with four loaders. This system was started by entry 1."""
     for path, data in (("EFI/SYSTEMD/systemd-bootx64.efi", b"x#### LoaderInfo: systemd-boot 257 ####"),
-                       ("EFI/debian/shimx64.efi", b"x"), ("EFI/Microsoft/Boot/b.efi", b"x")):  # fmt: skip
+                       ("EFI/debian/shimx64.efi", b"x"), ("EFI/refind/refind_x64.efi", b"x"),
+                       ("EFI/Microsoft/Boot/b.efi", b"x")):  # fmt: skip
         (tmp_path / "efi" / path).parent.mkdir(parents=True)
         (tmp_path / "efi" / path).write_bytes(data)
     variable(tmp_path, "BootCurrent", b"\1\0")
@@ -49,6 +51,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("first", "active", "by_systemd_boot", "other"), [
     (SYSTEMD_BOOT, True, False, SYSTEMD_BOOT), (SYSTEMD_BOOT, True, True, ""), (SYSTEMD_BOOT, False, False, ""),
     (GRUB, True, True, GRUB), (GRUB, True, False, ""), (WINDOWS, True, True, WINDOWS), (WINDOWS, True, False, WINDOWS),
+    (REFIND, True, True, REFIND), (REFIND, True, False, REFIND),
     (NOT_THERE, True, False, ""), (NOT_THERE, True, True, ""), (NO_FILE, True, False, ""),
 ])  # fmt: skip
 def test_what_comes_first(root: Path, first: str, active: bool, by_systemd_boot: bool, other: str) -> None:
