@@ -206,6 +206,11 @@ def _undone(job: Job, artefact: staged.Staged, output: str) -> tuple[Remark, ...
             edit = f"systemctl edit knetstatd-{'compile' if build else 'build'}@.service, with {setting}"
             fix = f"Allow it: {edit}" if build else f"Run: {by_hand}; to allow it later: {edit}"
             remarks.append(Remark(f"{hook.name} of dkms.conf was not allowed to write: {hook.denied}", fix))
+    tree = dkms_framework.framework(job.root).dkms_tree
+    for one in hooks.writes_by_name(job.source, tree):
+        where = f"{one.hook} of dkms.conf writes to {tree} by that name ({one.file}, line {one.line})"
+        fix = "Make the script write to ${dkms_tree}, which dkms.conf can pass to it"
+        remarks.append(Remark(f"{where}: that is lost, for a build has a tree of its own", fix))
     return tuple(remarks)
 
 

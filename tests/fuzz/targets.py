@@ -38,7 +38,7 @@ from knetstatd.core import config
 from knetstatd.core.errors import ConfigError, Damaged, KernelFileError, KnetstatdError, ModuleFileError
 from knetstatd.core.model import Kind, Loaded, Outcome, Proof
 from knetstatd.daemon import step
-from knetstatd.diagnosis import build_log, uname_traps
+from knetstatd.diagnosis import build_log, hooks, uname_traps
 from knetstatd.dkms import dkms_conf, dkms_framework, dkms_program, dkms_tree
 from knetstatd.formats import (
     compression,
@@ -696,6 +696,17 @@ def try_build_log(data: bytes) -> None:
     for code in (2, 3, 7, 10, 77):
         cause = build_log.classify(log, output, code)
         assert all(map(is_line, (cause.reason, cause.fix, cause.subject, *cause.evidence)))
+
+
+@target("diagnosis.hooks")
+def try_hooks(data: bytes) -> None:
+    with tree(data, "dkms.conf", "post.sh") as root:
+        for one in hooks.writes_by_name(root, "/var/lib/dkms"):
+            assert one.line > 0
+            assert is_line(one.hook + one.file)
+        log = (files.text(root / "dkms.conf") or "", files.text(root / "post.sh") or "")
+        for hook in hooks.ran(*log):
+            assert all(map(is_line, (hook.name, hook.denied, hook.place, *hook.lines)))
 
 
 @target("diagnosis.uname_traps")

@@ -233,6 +233,18 @@ def test_a_script_that_was_not_allowed_to_write_is_told_of(root: Path) -> None:
     assert (root / INSTALLED).read_bytes() == GOOD
 
 
+def test_a_script_that_names_dkmss_tree_is_told(root: Path) -> None:
+    """What it writes there goes nowhere: a build has a tree of its own."""
+    source = root / "usr/src/demo-1.0"
+    machinetree.write(source / "dkms.conf", (source / "dkms.conf").read_text() + 'POST_BUILD="post.sh"\n')
+    machinetree.write(source / "post.sh", "#!/bin/sh\ncp Module.symvers /var/lib/dkms/demo/\n")
+    [remark] = publish_it(root)
+    assert remark.reason.startswith(
+        "POST_BUILD of dkms.conf writes to /var/lib/dkms by that name (post.sh, line 2): that is lost"
+    )
+    assert "${dkms_tree}" in remark.fix
+
+
 class TestRefused:
     def test_nothing_is_installed(self, root: Path) -> None:
         machinetree.tell(root, "dkms install", "echo installed; exit 0")

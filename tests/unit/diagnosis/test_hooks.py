@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from knetstatd.core.model import Kind
 from knetstatd.diagnosis import build_log, hooks
+from knetstatd.diagnosis.hooks import Named
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DENIED = "pb.sh: 3: cannot create /var/lib/acme/driver.log: Read-only file system"
 # dkms 3.0.10, which goes on; the log is make's.
@@ -84,3 +90,32 @@ def test_each_script_has_its_lines() -> None:
     [post] = hooks.ran("\nRunning the post_build script\n# command: x\ncp: x: Permission denied\n\n# exit code: 1\n", "")
     assert (post.name, post.place, post.code) == ("POST_BUILD", "", 1)
     assert hooks.ran("", "Running the post_add script:\nx\n") == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "writes"),
+    [
+        ("cp Module.symvers /var/lib/dkms/m/1/", True),
+        ("date > /var/lib/dkms/m/log", True),
+        ("tree=/var/lib/dkms", True),
+        ("export tree='/var/lib/dkms/m'", True),
+        ('mkdir -p "/var/lib/dkms/m"', True),
+        ("# cp Module.symvers /var/lib/dkms/m/1/", False),
+        ("cat /var/lib/dkms/m/1/log", False),
+        ('cp x "${1:-/var/lib/dkms}/m"', False),
+        ("tree=${1:-/var/lib/dkms}", False),
+        ("cp x /var/lib/dkms-x /srv/var/lib/dkms", False),
+        ('cp x "$dkms_tree/m"', False),
+    ],
+)
+def test_scripts_that_write_to_dkmss_tree_by_its_name(tmp_path: Path, line: str, writes: bool) -> None:
+    (tmp_path / "dkms.conf").write_text('PACKAGE_NAME="m"\nPOST_BUILD="post.sh ${dkms_tree} x"\n')
+    (tmp_path / "post.sh").write_text(f"#!/bin/sh\n{line}\n{line}\n")
+    assert hooks.writes_by_name(tmp_path, "/var/lib/dkms") == ((Named("POST_BUILD", "post.sh", 2),) if writes else ())
+    assert hooks.writes_by_name(tmp_path, "/srv/dkms") == ()
+
+
+def test_what_dkms_conf_passes_to_a_script(tmp_path: Path) -> None:
+    (tmp_path / "dkms.conf").write_text("PRE_BUILD='a.sh /var/lib/dkms/m'\nPOST_BUILD=../x\nPOST_INSTALL=\"b /var/lib/dkms\"\n")
+    assert hooks.writes_by_name(tmp_path, "/var/lib/dkms") == (Named("PRE_BUILD", "dkms.conf", 1),)
+    assert hooks.writes_by_name(tmp_path / "nowhere", "/var/lib/dkms") == ()
