@@ -103,6 +103,7 @@ def _one(
     look = machine.look(kernel)
     if version != package.wanted(kernel):
         return f"version {package.highest.version} is registered, and another is installed; run knetstatctl build {kernel}"
+    mark = machine.fingerprint(kernel, package.name, version.source, look.headers.path)
     if worst := next((proof for proof in machine.prove_all(look, package.name) if not _is_good(proof)), None):
         check = worst.first(_SIGNED)
         return f"it is not good as it is: {(check.reason or check.found) if check else 'it is not of the registered source'}"
@@ -113,7 +114,7 @@ def _one(
     if artefact is None:
         return "DKMS has no build of it"
     timeout = machine.config.publish_timeout_seconds
-    job = Job(machine.root, machine.places, kernel, package.name, version.version, version.source, (), "", timeout)
+    job = Job(machine.root, machine.places, kernel, package.name, version.version, version.source, (), mark, timeout)
 
     def prove() -> tuple[Proof, ...]:
         machine.refresh()
@@ -121,10 +122,10 @@ def _one(
 
     try:
         with process.undisturbed():
-            publish.publish(job, artefact, look.headers.path, prove, [lock], progress.tick, "nothing was changed")
+            done = publish.publish(job, artefact, look.headers.path, prove, [lock], progress.tick, "nothing was changed")
     except (OSError, KnetstatdError) as e:
         return str(e)
-    return ""
+    return "" if done is not None else f"its source was edited meanwhile; run knetstatctl build {kernel}"
 
 
 def _is_good(proof: Proof) -> bool:
