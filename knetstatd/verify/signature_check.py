@@ -127,10 +127,8 @@ def _enrolment(key: Key, rules: Policy, machine: Firmware) -> tuple[str, str]:
     if not machine.secure_boot:
         is_so = "is enrolled" if _known(key, machine.without_shim) else "is not enrolled"
         state = f"The key {is_so}, no kernel takes shim's keys while Secure Boot is off"
-        return (
-            state,
-            f"Turn Secure Boot on in the firmware's setup, or take away what makes the kernel insist: {rules.enforced}",
-        )
+        on = "Turn Secure Boot on, in the firmware's setup or by mokutil --enable-validation"
+        return state, f"{on}, or take away what makes the kernel insist: {rules.enforced}"
     if _known(key, machine.waiting):
         return "The key's enrolment is requested (mokutil --list-new)", f'Reboot, and choose "Enroll MOK" {_SCREEN}'
     how = f'asks for a password; then reboot, and choose "Enroll MOK" {_SCREEN}'

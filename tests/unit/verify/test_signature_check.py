@@ -174,7 +174,8 @@ class TestWholeAnswers:
         insists = "and the kernel insists (Secure Boot is on): 'Loading of module with unavailable key is rejected'"
         on, mine = Firmware(True), (self.MINE,)
         steps = f"asks for a password; then reboot, and {self.BLUE}"
-        off = "Turn Secure Boot on in the firmware's setup, or take away what makes the kernel insist: Secure Boot is on"
+        off = "Turn Secure Boot on, in the firmware's setup or by mokutil --enable-validation"
+        off += ", or take away what makes the kernel insist: Secure Boot is on"
         no_shim = "no kernel takes shim's keys while Secure Boot is off"
         cures = {
             on: ("The key is not enrolled", f"Run: mokutil --import CERTIFICATE.der # {steps}"),
