@@ -25,9 +25,14 @@ settings.register_profile("thorough", settings.get_profile("unit"), max_examples
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "unit"))
 
 
+_LONGEST = ("test_mypy", "test_every_observation_has_an_answer_and_every_rule_holds", "test_no_verdict_contradicts_itself")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test begins first, so that no worker waits for it in the end; then those that parse our sources, together."""
-    items.sort(key=lambda item: (item.name != "test_mypy", not hasattr(getattr(item, "module", None), "FILES")))
+    """The longest tests begin first, so that no worker waits for one in the end; then all that parse our sources, together."""
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    parsing = {item for item in items if hasattr(getattr(item, "module", None), "FILES")}
+    items.sort(key=lambda item: (places.get(item.name, len(places)), item not in parsing))
 
 
 def pytest_configure(config: pytest.Config) -> None:
