@@ -31,7 +31,7 @@ _LONGEST = ("test_mypy", "test_every_observation_has_an_answer_and_every_rule_ho
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest tests begin first, so that no worker waits for one in the end; then all that parse our sources, together."""
     places = {name: place for place, name in enumerate(_LONGEST)}
-    parsing = {item for item in items if hasattr(getattr(item, "module", None), "FILES")}
+    parsing = {item for item in items if hasattr(getattr(item, "module", None), "nodes")}
     items.sort(key=lambda item: (places.get(item.name, len(places)), item not in parsing))
 
 

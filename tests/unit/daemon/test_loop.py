@@ -435,7 +435,8 @@ def test_the_next_kernel_is_built_for_first(rig: Rig) -> None:
     rig.daemon.machine.running = NEWER
     rig.uninstall()
     rig.start()
-    assert rig.daemon.worker.kernel == KERNEL
+    rig.wait(rig.built)
+    assert KERNEL in rig.built()[0], "on a busy machine its builder may be done by now, and the next one's at work"
 
 
 def test_a_kernel_that_is_not_guarded_gets_again_what_an_upgrade_took(rig: Rig) -> None:
