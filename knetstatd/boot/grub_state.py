@@ -233,8 +233,8 @@ def _test(words: list[str], file: Callable[[str, str], bool | None], depth: int)
                 if operator == "-o":
                     so_far, current = either(so_far, current), True
                 continue
-            case [text, *_]:
-                value, used = None if UNKNOWN in text or text == "(" else bool(text), 1
+            case _:
+                value, used = None if UNKNOWN in words[0] or words[0] == "(" else bool(words[0]), 1
         del words[:used]
         if inverted and value is not None:
             value = not value

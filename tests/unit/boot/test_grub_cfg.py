@@ -213,6 +213,10 @@ def test_what_starts_no_linux() -> None:
     assert menu("halt").next() == Start(end="halt")
 
 
+def test_an_entry_may_boot_by_itself() -> None:
+    assert menu("menuentry A { linux /a; boot; linux /b; }").next() == Start("/a", way=("A",))
+
+
 def test_the_way_is_told() -> None:
     made = menu(GENERATED % "1>gone")
     start = made.next()

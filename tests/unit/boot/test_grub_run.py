@@ -67,6 +67,7 @@ def run(text: str, files: dict[str, bytes] | None = None, **env: str) -> State:
         "sourced"),
         ("source $prefix/gone; d=a", "a"), ("load_env", "saved"), ("load_env e; if [ -z $d ]; then d=$e; fi", "other"),
         ("load_env -f $prefix/gone", None),
+        ("load_env --skip-sig --file=$prefix/grubenv", "saved"), ("load_env --file=$prefix/gone", None), ("$none; d=a", "a"),
         ("load_env --file $prefix/grubenv d", "saved"), ("if [ $grub_platform = pc ]; then d=$feature_menuentry_id; fi", "y"),
     ],
 )  # fmt: skip

@@ -79,7 +79,7 @@ def test_what_grub_accepts(text: str) -> None:
         "a && b", "a || b", "a | b", "a & b", "a < b", "a > b", "[[ a ]]", "case a", "select a", "then", "fi", "}", "{ a; }",
         "menuentry x\n{ a }", "menuentry x { a } b", "menuentry x { function f { a; } }", "if a; then b", "menuentry x { a",
         "'a", '"a', "a $ b", '"$"', '"$ a"', "a ${", "${a b}", "function 1 { a; }", "for 1 in a; do b; done",
-        "for x a; do b; done",
+        "for x a; do b; done", "for x in a & do b; done",
         "a\0b",
     ],
 )  # fmt: skip

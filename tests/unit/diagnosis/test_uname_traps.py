@@ -143,6 +143,19 @@ def test_the_override_goes_through_the_kernels_directory(tree: Make, make: str, 
     assert found.text.endswith(f"MAKE[0]='make -C ${{kernel_source_dir}} M={build} modules'\n")
 
 
+def test_overrides_of_ours(tree: Make) -> None:
+    root = tree(
+        {
+            "etc/dkms/a.conf": f"{uname_traps.HEAD}\nx=y\n",
+            "etc/dkms/a-1.conf": "x=y\n",
+            "etc/dkms/a-2.conf": f"{uname_traps.HEAD}\n",
+        }
+    )
+    assert uname_traps.ours(root, "a") == uname_traps.ours(root, "a", "1") == ("/etc/dkms/a.conf",)
+    assert uname_traps.ours(root, "a", "2") == ("/etc/dkms/a.conf", "/etc/dkms/a-2.conf")
+    assert uname_traps.ours(root, "b", "1") == ()
+
+
 def test_a_hostile_makefile_ends_quickly(tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text("\n" * 200_000 + "ls " * 12_000 + "\nall:\n\tmake -C /lib/modules/`uname -r`/build\n")
     (tmp_path / "dkms.conf").write_text("MAKE[0]=make\n")

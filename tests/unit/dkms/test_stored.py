@@ -7,6 +7,8 @@ import gzip
 import io
 import lzma
 import os
+import runpy
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,6 +44,13 @@ def test_a_damaged_byte_is_seen() -> None:
     packed[500] ^= 1
     with pytest.raises(lzma.LZMAError):
         lzma.decompress(packed)
+
+
+def test_it_is_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "demo.ko").write_bytes(b"module")
+    monkeypatch.setattr(sys, "argv", [stored.__file__, "gz", os.fspath(tmp_path / "demo.ko")])
+    runpy.run_path(stored.__file__, run_name="__main__")
+    assert gzip.decompress((tmp_path / "demo.ko.gz").read_bytes()) == b"module"
 
 
 def test_a_file_is_replaced(tmp_path: Path) -> None:

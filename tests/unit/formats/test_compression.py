@@ -184,6 +184,11 @@ def test_lz4_and_lzo_that_are_damaged() -> None:
     lzo = (b"\0\0\0\x05\0\0\0\x06" + bytes(20), b"\0\xff\xff\xff\0\0\0\x01" + bytes(20), b"\0\0\0\x09\0\0\0\x03xxx")
     filtered = header[:17] + b"\0\0\x08\0" + header[21:]
     assert list(compression.Stream("lzo", header + bytes(4))) == list(compression.Stream("lzo", filtered + bytes(8))) == []
+    # Cut off in the header, in a block's lengths, and in a block with the sum of what it was packed from.
+    summed = header[:17] + b"\0\0\2\1" + header[21:]
+    for cut in (header[:20], header[:34], header + bytes(3), header + b"\0\0\0\5\0", summed + b"\0\0\0\x09\0\0\0\3" + bytes(6)):
+        with pytest.raises(Damaged, match="ends"):
+            list(compression.Stream("lzo", cut))
     for data in (*(compression.LZ4 + block for block in lz4), *(header + block for block in lzo), b"\x89L" + bytes(40)):
         with pytest.raises(Damaged, match=r"has damaged \w+ data"):
             list(compression.Stream(compression.kind(data), data))

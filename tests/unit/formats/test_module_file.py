@@ -187,6 +187,9 @@ def test_contents_that_are_in_memory(tmp_path: Path) -> None:
         with module_file.opened(tmp_path / "x.ko") as opened:
             assert b"".join(opened.parts()) == plain
         assert module_file.parse(data, "x.ko") == module_file.from_path(tmp_path / "x.ko")
+    for data in (b"no module", gzip.compress(plain)[:-9]):
+        with pytest.raises(ModuleFileError, match="x.ko"):
+            module_file.parse(data, "x.ko")
     for data in (gzip.compress(plain)[:-9], b"short" + elf.MARKER):
         (tmp_path / "x.ko").write_bytes(data)
         with pytest.raises(ModuleFileError), module_file.opened(tmp_path / "x.ko"):

@@ -171,6 +171,10 @@ def test_the_fix_for_missing_headers_names_packages_that_there_are(
     assert kernels.headers_package(root, kernel) == named.format(kernel)
 
 
+def test_headers_elsewhere_than_on_debian(tree: Make) -> None:
+    assert kernels.headers_package(tree({}), K) == f"kernel-devel-{K}"
+
+
 @pytest.mark.spawns
 def test_headers_that_no_package_brings(tree: Make) -> None:
     root = tree({"etc/debian_version": "12"})

@@ -9,6 +9,7 @@ import io
 import lzma
 import os
 import struct
+import subprocess
 import zlib
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,20 @@ def test_xz_by_the_kernel(tmp_path: Path, data: bytes, why: str) -> None:
     if why:
         assert found.reason.startswith("The kernel unpacks it by itself, and refuses it: ")
         assert found.fix == f"Run: knetstatctl build {KERNEL}"
+
+
+@pytest.mark.spawns
+def test_xz_whose_blocks_tell_their_sizes(tmp_path: Path) -> None:
+    """As xz makes them with threads."""
+    done = subprocess.run(["xz", "-T2", "--check=crc32", "-c"], input=DATA, stdout=subprocess.PIPE, check=True)
+    assert done.stdout[13] & 0xC0 == 0xC0
+    assert check(tmp_path, done.stdout, XZ).result is PASS
+
+
+@pytest.mark.parametrize(("filters", "why"), [(b"\3\1\0", "does not end in LZMA2"), (b"\xff" * 9, "structure")])
+def test_xz_with_other_filters_in_a_block(tmp_path: Path, filters: bytes, why: str) -> None:
+    data = xz(DATA)
+    assert why in check(tmp_path, data[:14] + filters + data[14 + len(filters) :], XZ).reason
 
 
 @pytest.mark.parametrize(("config", "names"), [(NONE, NEW), (XZ, OLD), (ZSTD, NEW), (None, OLD)])
