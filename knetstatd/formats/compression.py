@@ -12,6 +12,7 @@ lib/decompress*.c, which take one stream each.
 
 from __future__ import annotations
 
+import abc
 import io
 from typing import TYPE_CHECKING, Any
 
@@ -194,9 +195,9 @@ class _Blocks:
         self.may_end = self.may_end and not self.unused_data
         return b"".join(pieces)
 
+    @abc.abstractmethod
     def _next(self, data: memoryview) -> tuple[int, bytes] | None:
         """How many bytes of `data` the next block has, and what it unpacks to; None if it is not complete."""
-        raise NotImplementedError
 
 
 class _Lz4(_Blocks):

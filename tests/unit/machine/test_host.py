@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from keys import variable
 
-from knetstatd.machine import host
+from knetstatd.machine import host, signature_policy
 from knetstatd.machine.host import Origin, Rival
 
 if TYPE_CHECKING:
@@ -35,6 +35,17 @@ def test_another_machine_is_another_value(tree: Tree, change: dict[str, str]) ->
     before = host.facts(root)
     tree(change)
     assert host.facts(root) != before
+
+
+def test_a_kernel_may_have_a_certificate_of_its_own(tree: Tree) -> None:
+    conf = "mok_signing_key=/k\nmok_certificate={}\n"
+    root = tree({"etc/dkms/framework.conf": conf.format("/c")})
+    machine = host.facts(root)
+    assert host.of_kernel(root, machine, "6.1.0-9-amd64") is machine
+    tree({"etc/dkms/framework.conf": conf.format("/keys/$kernelver.der")})
+    own = host.of_kernel(root, machine, "6.1.0-9-amd64")
+    assert own.firmware.own_file == signature_policy.signing_pair(root, "6.1.0-9-amd64")[1] != machine.firmware.own_file
+    assert own._replace(firmware=machine.firmware) == machine
 
 
 def test_secure_boot_is_in_it(tree: Tree) -> None:

@@ -589,6 +589,9 @@ class TestModprobe:
         assert checks(root)["modprobe"].result is PASS, "what is loaded brings it along"
         (root / "usr/sbin/mkinitramfs").rename(root / "usr/sbin/dracut")
         assert checks(root)["modprobe"].result is UNKNOWN, "dracut's initrd sets what sysctl.d says, too"
+        assert "or: echo demo >" in checks(root)["modprobe"].fix
+        write(root, "etc/modules-load.d/x.conf", "demo\n")
+        assert (checks(root)["modprobe"].result, checks(root)["modprobe"].fix) == (UNKNOWN, "Remove that line"), "it is named"
 
     def test_an_init_function_that_the_kernel_is_told_not_to_call(self, root: Path, tree: Path) -> None:
         symbols = [elf.Sym("demo_init", ".init.text"), elf.Sym("other", ".init.text", 8)]
