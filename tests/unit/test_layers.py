@@ -108,15 +108,6 @@ def test_files_and_folders_are_short() -> None:
         assert len([path for path in (PACKAGE / folder).glob("*.py") if path.name != "__init__.py"]) <= 12, folder
 
 
-def test_values_are_made_without_compiling_their_annotations() -> None:
-    """See core/tuples: typing's NamedTuple takes three times as long, in each command."""
-    imports_ = ((path, node) for path in FILES for node in nodes(path) if isinstance(node, ast.ImportFrom))
-    typings = {
-        name_of(path) for path, node in imports_ if node.module == "typing" and "NamedTuple" in (a.name for a in node.names)
-    }
-    assert typings == {"core/tuples"}
-
-
 def test_the_architecture_page_has_a_sentence_for_each_file() -> None:
     page = (PACKAGE.parent / "docs/architecture.md").read_text()
     listed = re.findall(r"^- `([a-z]+/[a-z0-9_]+)\.py` .*\.$", page, re.M)
