@@ -39,8 +39,9 @@ def reasons(root: Path) -> list[str]:
         (lzma.compress(GOOD)[:-30], "it "),
         (kerneltree.module("demo", vermagic="6.1.0-9-amd64 SMP "), "it is for the kernel "),
         (kerneltree.module("demo", vermagic=""), "it does not say"),
+        (GOOD.replace(b"demo" + bytes(40), b"dema" + bytes(40)), "its form is damaged: its struct module has another name"),
     ],
-    ids=["whole", "packed", "garbage", "empty", "cut", "packed-cut", "foreign", "nobody's"],
+    ids=["whole", "packed", "garbage", "empty", "cut", "packed-cut", "foreign", "nobody's", "formless"],
 )
 @pytest.mark.parametrize("below", ["", "collisions/kernel/net/"])
 def test_only_a_whole_module_of_that_kernel_is_an_original(tmp_path: Path, data: bytes, reason: str, below: str) -> None:
