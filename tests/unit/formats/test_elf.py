@@ -113,6 +113,8 @@ def test_a_section_too_large_to_be_true(tmp_path: Path) -> None:
         file = Elf(Source(f.fileno(), 200 << 20), 200 << 20)
         with pytest.raises(Damaged, match="a section that is a few KB"):
             file.data(file.sections[1])
+        with pytest.raises(Damaged, match="a section that is a few KB"):
+            file.part(file.sections[1], 0, 8)
 
 
 def test_sections_that_overlap() -> None:
