@@ -50,7 +50,7 @@ def note(text: str) -> None:
 @contextlib.contextmanager
 def box(suite: str, *, boot: bool = False) -> Iterator[rig.Container]:
     """A container with one kernel and its headers, the product not installed. What runs is, but for `boot`, the host's kernel:
-    nothing is loaded, and nothing answers in place of uname(2)."""
+    nothing is loaded, and nothing answers in place of uname(2) unless the caller has it so."""
     with contextlib.ExitStack() as stack:
         c = stack.enter_context(rig.container(suite, boot=False))
         disk = Path(tempfile.mkdtemp(prefix="bench-", dir=roots.cache_dir()))

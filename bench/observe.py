@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import statistics
+import struct
 from typing import TYPE_CHECKING
 
 import zstandard
@@ -68,7 +69,7 @@ def _others(kernel: str) -> list[str]:
 
 
 def fill(c: Container, kernels: int, modules: int) -> None:
-    """The product, guarding so many modules on so many kernels, all built."""
+    """The product, guarding so many modules on so many kernels, all built. The first one runs."""
     kernel = c.kernels()[0].release
     box.install(c, ["*"], kernels="all")
     names = box.add_modules(c, modules)
@@ -76,6 +77,7 @@ def fill(c: Container, kernels: int, modules: int) -> None:
         c.run(["dkms", "install", f"{name}/1.0", "-k", kernel], check=True)
     for number in range(1, kernels):
         _clone(c, kernel, number, names)
+    c.set_running(kernel)  # what is read of boot images is kept for this boot
 
 
 def _clone(c: Container, kernel: str, number: int, modules: list[str]) -> None:
@@ -89,6 +91,8 @@ def _clone(c: Container, kernel: str, number: int, modules: list[str]) -> None:
         copy = path.with_name(path.name.replace(kernel, release))
         if path.name.startswith("initrd"):
             copy.write_bytes(zstandard.compress(compression.unpack(path.read_bytes()).replace(old, new), 1))
+        elif path.name.startswith("vmlinuz"):
+            copy.write_bytes(_image(path.read_bytes(), old, new))
         else:
             os.link(path, copy)
     for name in modules:
@@ -96,6 +100,19 @@ def _clone(c: Container, kernel: str, number: int, modules: list[str]) -> None:
         _copy(tree / "1.0" / kernel, tree / "1.0" / release, old, new)
         mark = next(tree.glob(f"kernel-{kernel}-*"))
         (tree / mark.name.replace(kernel, release)).symlink_to(os.readlink(mark).replace(kernel, release))
+
+
+def _image(data: bytes, old: bytes, new: bytes) -> bytes:
+    """A boot image under another release (Linux's Documentation/arch/x86/boot.rst)."""
+    start, length = struct.unpack_from("<II", data, 0x248)
+    start += (data[0x1F1] + 1) * 512
+    stream = compression.Stream(compression.kind(data[start:]), data[start : start + length - 4])
+    kernel = b"".join(stream).replace(old, new)
+    packed = zstandard.compress(kernel, 1) + struct.pack("<I", len(kernel))
+    head = bytearray(data[:start].replace(old, new))
+    struct.pack_into("<I", head, 0x24C, len(packed))
+    struct.pack_into("<I", head, 0x1F4, (len(packed) + start) // 16)
+    return bytes(head) + packed + bytes(1 << 16)
 
 
 def _copy(source: Path, target: Path, old: bytes, new: bytes) -> None:

@@ -15,6 +15,7 @@ import re
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
+from knetstatd.boot import boot_image
 from knetstatd.core import names
 from knetstatd.core.errors import Damaged, KernelFileError, ModuleFileError
 from knetstatd.core.model import Check, Result
@@ -163,10 +164,13 @@ def _image(path: Path | None, kernel: str, kept: Sequence[Path]) -> Image:
     """What the kernel's boot image says. Raises KernelFileError if there is none that can be read and is this kernel's."""
     if path is None:
         raise KernelFileError("The kernel has no image")
-    image = image_readings.read(path, kept)
-    if image.release != kernel:
-        raise KernelFileError(f"The kernel's image is of {names.clean(image.release)}", os.fspath(path))
-    return image
+    said = boot_image.release(path)  # its header's, which needs no unpacking
+    if said in ("", kernel):
+        image = image_readings.read(path, kept)
+        if image.release == kernel:
+            return image
+        said = image.release
+    raise KernelFileError(f"The kernel's image is of {names.clean(said)}", os.fspath(path))
 
 
 def _disagree(facts: Target, exports: Mapping[str, Export]) -> bool:

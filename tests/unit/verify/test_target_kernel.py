@@ -349,6 +349,10 @@ def test_an_image_that_tells_nothing(tmp_path: Path) -> None:
     assert asked(tmp_path) == by_headers
     shutil.rmtree(headers(tmp_path))
     assert refused(tmp_path, "The kernel's image is of 6.1.0-2-amd64", "its headers are not installed").where == str(path)
+    named = bytearray(whole)
+    named[0x20E:0x210], named[0x380:0x39C] = (0x180).to_bytes(2, "little"), b"6.1.0-3-amd64 (who@where) #1".ljust(0x1C, b"\0")
+    path.write_bytes(named)
+    refused(tmp_path, "The kernel's image is of 6.1.0-3-amd64", "its headers are not installed")
     path.write_bytes(b"some image")
     refused(tmp_path, "of a kind that is not known here", "its headers are not installed")
     path.unlink()
