@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import box, build, huge, idle, observe, rehearse, sockets, status, table, transaction, verify
+from . import box, build, huge, idle, image, observe, rehearse, sockets, status, table, transaction, verify
 
 MEASUREMENTS = {
     "observe": observe.run,
@@ -14,6 +14,7 @@ MEASUREMENTS = {
     "build": build.run,
     "verify": verify.run,
     "huge": huge.run,
+    "image": image.run,
     "status": status.run,
     "transaction": transaction.run,
     "rehearse": rehearse.run,

@@ -165,8 +165,8 @@ def _image(vmlinux: elf.Elf) -> Image:
     if len(banners) != 1:
         raise Damaged(f"names {len(banners)} kernels" if banners else "does not say which kernel it is")
     [(banner, release)] = banners.items()
-    magic = re.compile(rb"(?<=\0)" + re.escape(release) + rb" [\w. -]{0,200}(?=\0)")
-    magics = {match[0] for match in _search(vmlinux, text, magic)}
+    magic = re.compile(rb"\0(" + re.escape(release) + rb" [\w. -]{0,200})(?=\0)")  # it begins with what is found quickly
+    magics = {match[1] for match in _search(vmlinux, text, magic)}
     lines, crcs = _exports(vmlinux, sections)
     return Image(
         release=release.decode("ascii", "backslashreplace"),
@@ -192,6 +192,7 @@ def _exports(vmlinux: elf.Elf, sections: dict[str, elf.Section]) -> tuple[list[b
     if strings is None or "__ksymtab" not in sections:
         raise Damaged("has no table of exports")
     texts, lines, has_crcs = vmlinux.data(strings), [], False
+    spaces: dict[int, bytes] = {}  # few, and most are none
     for suffix, kind in _KINDS.items():
         if (table := sections.get(f"__ksymtab{suffix}")) is None:
             continue
@@ -207,11 +208,13 @@ def _exports(vmlinux: elf.Elf, sections: dict[str, elf.Section]) -> tuple[list[b
         at = table.address - strings.address
         for i in range(count):
             name = _text(texts, at + 4 + distances[3 * i + 1])
-            namespace = _text(texts, at + 8 + distances[3 * i + 2]) if distances[3 * i + 2] else b""
+            space = at + 8 + distances[3 * i + 2]
+            if space not in spaces:
+                spaces[space] = _text(texts, space) if distances[3 * i + 2] else b""
             if not name:
                 raise Damaged("is damaged: an export has no name")
             its_kind = _KINDS["_gpl"] if flags[i] & _GPL_ONLY else kind
-            lines.append(b"0x%08x\t%b\tvmlinux\t%b\t%b\n" % (numbers[i], name, its_kind, namespace))
+            lines.append(b"0x%08x\t%b\tvmlinux\t%b\t%b\n" % (numbers[i], name, its_kind, spaces[space]))
             at += _ENTRY
     return lines, has_crcs
 
