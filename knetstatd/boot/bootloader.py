@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-_ESP = ("efi", "boot/efi", "boot")
+ESP = ("efi", "boot/efi", "boot")
 _IMAGE = re.compile(r"(?:vmlinu[xz]|kernel|linux|[Ii]mage|bzImage)-(.+?)(?:\.efi)?(?:\.signed)?", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 _COUNTER = re.compile(r"\+([0-9]{1,6})(?:-[0-9]{1,6})?$")
@@ -148,7 +148,7 @@ def _other_way(root: Path) -> str:
     chosen = firmware.variable(root, "BootNext")
     if chosen and chosen != firmware.variable(root, "BootCurrent"):
         return "the firmware is told to start another entry once (BootNext; see efibootmgr)"
-    esps = [files.inside(root, f"/{place}") for place in _ESP]
+    esps = [files.inside(root, f"/{place}") for place in ESP]
     if other := firmware.other_loader(root, esps, firmware.text(root, "LoaderInfo").startswith("systemd-boot")):
         return f"the firmware starts {other} first (BootOrder; see efibootmgr), and another loader started this system"
     return ""
@@ -179,7 +179,7 @@ def _loader(root: Path) -> _Choice | None:
 
 def _recognised(root: Path, known: dict[str, str]) -> str:
     """A loader that is not read, and its file; "" if there is none."""
-    esps = [esp for esp in _ESP if os.path.isdir(files.inside(root, f"/{esp}"))]
+    esps = [esp for esp in ESP if os.path.isdir(files.inside(root, f"/{esp}"))]
     places: dict[str, Path] = {}
     for pattern, name in known.items():
         for esp in esps if pattern.startswith("*") else ("",):
@@ -196,7 +196,7 @@ def _grub(root: Path) -> _Choice | None:
     chosen = grub.choose(root)
     if chosen is None:
         return None
-    esps = [files.inside(root, f"/{place}") for place in _ESP]
+    esps = [files.inside(root, f"/{place}") for place in ESP]
     if firmware.may_start(root) and (stub := own_system.other_menu(root, esps, firmware.first(root, esps))):
         raise Undecided(f"GRUB on the ESP reads another menu than that in /boot: {stub} leads there")
     start = chosen.start
@@ -206,14 +206,14 @@ def _grub(root: Path) -> _Choice | None:
 
 def _systemd_boot(root: Path, info: str) -> _Choice | None:
     """systemd-boot's choice; None if it has no entries. Raises Undecided."""
-    esps, boot = [files.inside(root, f"/{d}") for d in _ESP], files.inside(root, "/boot")
+    esps, boot = [files.inside(root, f"/{d}") for d in ESP], files.inside(root, "/boot")
     esp = next((place for place in esps if os.path.exists(place / "loader/loader.conf")), None)
     esp = esp or next((place for place in esps if os.path.isdir(place / "loader/entries")), boot)
     # XBOOTLDR is a partition: what lies in a directory of the root file system is read by no firmware's loader.
     apart = own_system.is_partition(root, "/boot") is not False
     if info and esp == boot and not apart:
         return None
-    mounted = any(own_system.is_partition(root, f"/{place}") for place in _ESP[:2])
+    mounted = any(own_system.is_partition(root, f"/{place}") for place in ESP[:2])
     places = list(dict.fromkeys((esp, boot) if apart or not mounted else (esp,)))
     variables = systemd_boot.Variables(*(firmware.text(root, f"LoaderEntry{n}") for n in ("OneShot", "Default", "LastBooted")))
     try:
@@ -289,7 +289,7 @@ def _starts(root: Path) -> list[tuple[str, str, tuple[Path, ...]]]:
     starts = [
         (start.image, start.arguments, tuple(grub.find(root, name) for name in start.initrds)) for start in grub.starts(root)
     ]
-    for place in ("boot", *_ESP[:2]):
+    for place in ("boot", *ESP[:2]):
         with contextlib.suppress(Undecided):
             for entry in systemd_boot.entries(files.inside(root, f"/{place}"), present=False):
                 starts.append((entry.image, entry.options, tuple(systemd_boot.find(entry, name) for name in entry.initrds)))
@@ -344,5 +344,5 @@ def inputs(root: Path) -> tuple[Path, ...]:
     """The files, and the directories of files, on which command lines depend; also those that do not exist."""
     beside = ("grub.cfg", "grubenv", "custom.cfg")
     menus = [files.inside(root, f"/{directory}/{name}") for directory in grub.DIRECTORIES for name in beside]
-    entries = [files.inside(root, f"/{d}/loader/entries") for d in ("boot", *_ESP)]
+    entries = [files.inside(root, f"/{d}/loader/entries") for d in ("boot", *ESP)]
     return (*menus, *entries, *(place / name for place in entries for name in files.names(place)))

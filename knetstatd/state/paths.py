@@ -18,7 +18,8 @@
                seen/PACKAGE                        when the daemon first saw that somebody else had loaded the modules
 /run/knetstatd-build/builder.lock                  held by a builder; this directory is root's
                loads/PACKAGE, refused/PACKAGE      the loadings of this boot, and the files that its kernel has refused
-               readings/FILE-HASH.json             what was read of large module files
+               readings/FILE-HASH.json             what was read of large module files, and of boot images
+               next.json                           which kernel root has found the next boot to start
                keys/KERNEL/                        copies of what signs, while the builder is at work; root's alone
                compile/order.json                  the order for the unit that compiles
                        osrelease, version          what it sees in /proc in the place of the running kernel's
@@ -185,6 +186,11 @@ class Places(NamedTuple):
     def rehearsed_file(self) -> Path:
         """A copy of the module file that is rehearsed, for a file that lies where the unit may not look."""
         return self.builders / "rehearsal.ko"
+
+    @property
+    def next_boot(self) -> Path:
+        """What root has found the next boot to start."""
+        return self.builders / "next.json"
 
     @property
     def readings(self) -> tuple[Path, ...]:

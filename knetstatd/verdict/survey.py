@@ -23,7 +23,7 @@ from knetstatd.core.model import (
 from knetstatd.dkms import dkms_conf, dkms_framework, dkms_tree
 from knetstatd.machine import busy, dpkg_status, host, kernels, loaded_modules, modprobe_conf, paths, signature_policy
 from knetstatd.machine.loaded_modules import Live
-from knetstatd.state import digests, guarded, rehearsal_results, sources
+from knetstatd.state import digests, guarded, next_boot, rehearsal_results, sources
 from knetstatd.state import paths as places
 from knetstatd.system import files
 from knetstatd.system.once import once, one_look
@@ -49,7 +49,7 @@ class Survey:
         self.running = kernels.running() if running is None else running
         self.places = places.places(root, runs=bool(self.running))
         self.kernels = kernels.Directories((), ())
-        self.next, self.next_why, self.next_basis = "", "", bootloader.Basis.UNKNOWN
+        self.next, self.next_why, self.next_basis, self._closed = "", "", bootloader.Basis.UNKNOWN, ""
         self._registered: dict[str, dkms_tree.Package] = {}
         self.missing = guarded.Missing({}, {})
         self._files: dict[tuple[str, str], list[tuple[dkms_tree.Package, dkms_tree.Version, Path]]] = {}
@@ -87,6 +87,8 @@ class Survey:
         # One whose directory is left alone may be next all the same: then none of the others is.
         alone = [name for name, _ in self.kernels.refused if names.is_kernel(name) and kernels.image(self.root, name)]
         next_kernel = bootloader.next_kernel(self.root, [*bootable, *alone])
+        if self.running:
+            next_kernel, self._closed = next_boot.settled(self.root, self.places, next_kernel)
         self.next = "" if next_kernel.release in alone else next_kernel.release
         self.next_why, self.next_basis = next_kernel.why, next_kernel.basis
         if next_kernel.release != self.next:
@@ -199,7 +201,10 @@ class Survey:
     def look(self, kernel: str, modules: Sequence[str] | None = None) -> Look:
         """A new look at a kernel, to be shared by all modules (None: the guarded ones) that are observed on it now."""
         facts = host.of_kernel(self.root, self._facts(), kernel)
-        return Look(self.root, kernel, facts, self.packages() if modules is None else modules)
+        look = Look(self.root, kernel, facts, self.packages() if modules is None else modules)
+        if kernel == (self.next or self.running):
+            look.closed = look.closed or self._closed
+        return look
 
     def prove_file(self, look: Look, path: Path, others: Sequence[Path] = ()) -> Proof:
         """What `verify` says of a module file for a kernel. others: the modules that come with it, and may export to it."""

@@ -60,7 +60,7 @@ def check(root: Path, facts: Target, host: Host, name: str, file: Path, known: f
     if not disk.paths:
         if files_of_it.named and (device := _root_device(root, kernel)).startswith(_ALONE_NO):
             reason = f"The boot entry loads no initrd, and a kernel without one finds no root={names.clean(device, 80)}"
-            return Check(NAME, Result.UNKNOWN, "an initrd", "none", f"{reason}; one inside its image could", _ENTRY)
+            return Check(NAME, Result.UNKNOWN, "an initrd", "none", f"{reason}, unless its image has one inside", _ENTRY)
         if files_of_it.named or not initramfs.is_made_here(root):
             return Check(NAME, Result.NOT_APPLICABLE, reason="The kernel has no initrd")
         reason = f"{kernel} has no initrd in /boot, and will find no root file system"

@@ -468,3 +468,37 @@ def test_an_initrd_that_only_root_may_read_is_read_by_a_step(machine: Container)
     shown = json.loads(c.output("cat", "/run/knetstatd/status.json"))["verdicts"][0]["checks"]
     assert [check["result"] for check in shown if check["name"] == "initrd"] == ["pass"]
     assert product.kinds(c).count("stage-started") == 1
+
+
+STUB = "search.fs_uuid {} root\nset prefix=($root)'/boot/grub'\nconfigfile $prefix/grub.cfg\n"
+ONE, TWO = (f"{digit * 8}-{digit * 4}-{digit * 4}-{digit * 4}-{digit * 12}" for digit in "12")
+
+
+def test_an_esp_that_only_root_may_see_is_seen_by_a_step(bookworm: Container) -> None:
+    """Debian mounts it so. GRUB's grub.cfg in it leads to this system's menu, or to another's.
+
+    In trixie's container a unit sees /sys/firmware of a host that may know no EFI, and then no ESP counts.
+    """
+    c = bookworm
+    kernel = c.kernels()[0].release
+    c.add_fixture("good", autoinstall=False)
+    c.write("/etc/fstab", f"UUID={ONE} / ext4 errors=remount-ro 0 1\n")
+    c.write(
+        "/boot/grub/grub.cfg",
+        f"menuentry 'Debian' {{\n\tlinux /boot/vmlinuz-{kernel} root=UUID={ONE} ro\n\tinitrd /boot/initrd.img-{kernel}\n}}\n",
+    )
+    c.write("/boot/efi/EFI/debian/grub.cfg", STUB.format(ONE))
+    c.run(["chmod", "700", "/boot/efi"], check=True)
+    product.start(c, ["kt-good"])
+
+    def status() -> dict[str, str]:
+        document: dict[str, str] = json.loads(c.output("cat", "/run/knetstatd/status.json"))
+        return document
+
+    product.wait("the daemon knows", lambda: "ready for" in show(c, "StatusText"))
+    assert status()["next"] == kernel
+    c.write("/boot/efi/EFI/debian/grub.cfg", STUB.format(TWO))
+    c.run(["touch", "/boot/grub/grub.cfg"], check=True)  # which everybody sees, as update-grub's is
+    product.wait("and knows of another one", lambda: not status()["next"], 30)
+    assert "another menu" in status()["next_why"]
+    assert "another menu" in c.output("cat", "/run/knetstatd/motd")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -67,7 +68,7 @@ from knetstatd.machine import (
     root_drivers,
     signature_policy,
 )
-from knetstatd.state import attempts, digests, guarded, leftovers, load_history, rehearsal_results, sources, staged
+from knetstatd.state import attempts, digests, guarded, leftovers, load_history, next_boot, rehearsal_results, sources, staged
 from knetstatd.state import paths as state_paths
 from knetstatd.system import documents, files
 
@@ -788,6 +789,19 @@ def try_guarded(data: bytes) -> None:
         for name in known:
             assert all(isinstance(part, str) for part in missing.explain(name))
         assert guarded.now(root, places, known, {}, missing, ()).keys() <= known.keys()
+
+
+@target("state.next_boot")
+def try_next_boot(data: bytes) -> None:
+    """What was kept, with the mark of this machine in the place of MARK."""
+    with a_root() as root:
+        places = _places(root)
+        mark = [[*(files.identity(path) or ())] for path in bootloader.inputs(root)]
+        write(places.next_boot, data.replace(b"MARK", json.dumps(mark).encode()))
+        known = next_boot._known(places, mark)
+        if known is not None:
+            next_boot._keep(places, mark, known)
+            assert next_boot._known(places, mark) == known
 
 
 @target("state.leftovers")
