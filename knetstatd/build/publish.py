@@ -82,9 +82,12 @@ def publish(
     left_out = _dotted(artefact)
     try:
         archive, remarks = _archive(job, artefact, headers, work, inherit, required)
-        _dkms(["ldtarball", "--force", f"--archive={archive}"], job, work, inherit, tick)
+        said = _dkms(["ldtarball", "--force", f"--archive={archive}"], job, work, inherit, tick).text
         build = _registered(job) / job.version / job.kernel / artefact.modules[0].parent.parent.name
-        for name, data in left_out.items() if build.is_dir() else ():
+        if not build.is_dir():
+            what = f"dkms ldtarball did not put the build into {files.below(job.root, build)}"
+            raise BuildError(_kind(said), what, evidence=build_log.last_lines(said, 4))
+        for name, data in left_out.items():
             files.write(build / name, data)
         obsolete = dkms_conf.evaluate(job.source, job.root, job.package, job.version, job.kernel).obsolete(job.kernel)
         installed = os.path.lexists(_registered(job) / f"kernel-{job.kernel}-{build.name}")
@@ -98,7 +101,7 @@ def publish(
             proofs = tuple(prove())
             if (failure := _failure(job, proofs, output)) is None:
                 break
-            _refuse_removed(job, artefact, build, tick)  # `dkms install --force` would undo what somebody has just done
+            _refuse_removed(job, artefact, build, begin, tick)  # `dkms install --force` would undo what somebody has done
     finally:
         shutil.rmtree(work, ignore_errors=True)
     remarks += _undone(job, artefact, output)
@@ -107,7 +110,7 @@ def publish(
         raise BuildError(Kind.EXCLUDED, what, failure.where, "If it should be installed, correct OBSOLETE_BY", failure.evidence)
     if failure is not None:
         raise failure
-    _refuse_removed(job, artefact, build, tick)
+    _refuse_removed(job, artefact, build, begin, tick)
     _sync(job, proofs)
     with contextlib.suppress(OSError, KnetstatdError):  # without digests, DKMS's copy alone is what to compare with
         built = sorted((_registered(job) / job.version / job.kernel).glob("*/module/*.ko*"))
@@ -117,10 +120,11 @@ def publish(
     return remarks
 
 
-def _refuse_removed(job: Job, artefact: staged.Staged, build: Path, tick: Callable[[], None] | None) -> None:
+def _refuse_removed(job: Job, artefact: staged.Staged, build: Path, begin: int, tick: Callable[[], None] | None) -> None:
     """Raises BuildError if somebody has taken the build out of DKMS, and takes out what `dkms install` has left of it.
 
-    A dkms that is at it deletes the module first, if it is marked as installed yet, and the build seconds later.
+    begin: what is older than this time, in nanoseconds, lay there before. A dkms that is at it deletes the module first, if it
+    is marked as installed yet, and the build seconds later.
     """
     end = time.monotonic() + _REMOVAL
     while (other := busy.foreign_dkms(job.root, os.getpid())) and other.removes and time.monotonic() < end:
@@ -136,7 +140,10 @@ def _refuse_removed(job: Job, artefact: staged.Staged, build: Path, tick: Callab
         for where, _, here in os.walk(files.inside(job.root, f"/lib/modules/{job.kernel}"))
         for name in here
         for module in artefact.modules
-        if names.module_of(name) == names.module_of(module.name) and module_readings.are_same(Path(where) / name, module)
+        if names.module_of(name) == names.module_of(module.name)
+        and (seen := files.identity(Path(where) / name)) is not None
+        and seen.ctime_ns >= begin
+        and module_readings.are_same(Path(where) / name, module)
     ]
     try:
         for path in left:

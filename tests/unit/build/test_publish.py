@@ -285,6 +285,24 @@ class TestRefused:
         assert place.read_bytes() == other
         assert not os.path.lexists(root / INSTALLED)
 
+    def test_what_lay_there_before_is_no_rest_of_it(self, root: Path) -> None:
+        place = machinetree.write(root / f"lib/modules/{KERNEL}/extra/demo.ko", GOOD)
+        machinetree.tell(root, "dkms install", f'{self.LEFT}; rm -rf "$root/var/lib/dkms/demo"; exit 0')
+        assert refused(root).kind == Kind.REMOVED
+        assert place.read_bytes() == GOOD
+        assert not os.path.lexists(root / INSTALLED)
+
+    @pytest.mark.parametrize(("says", "kind"), [("No space left on device", Kind.DISK), ("Malformed dkms.conf", Kind.PUBLISH)])
+    def test_a_build_that_dkms_does_not_take_was_not_removed(self, root: Path, says: str, kind: Kind) -> None:
+        """Else what was installed would be deleted, and the publication begun again at once, for ever."""
+        place = machinetree.write(root / INSTALLED, GOOD)
+        machinetree.tell(root, "dkms ldtarball", f"echo '{says}' >&2; exit 7")
+        error = refused(root)
+        assert (error.kind, error.evidence) == (kind, (says,))
+        assert f"/{BUILD}" in error.what
+        assert place.read_bytes() == GOOD
+        assert not any(run.startswith("install") for run in machinetree.ran(root, "dkms"))
+
     def test_a_removal_that_goes_on_is_waited_for(self, root: Path) -> None:
         """dkms deletes the build last, after what is installed was proven."""
         pid = 1 << 23  # more than there can be
