@@ -77,6 +77,7 @@ def publish(
     if not kernels.is_of(job.fingerprint, age):
         return None
     _refuse_unwritable(job)
+    _refuse_other_name(job)
     job.places.stages.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=PUBLISHING, dir=job.places.stages))
     left_out = _dotted(artefact)
@@ -280,6 +281,18 @@ def _refuse_unwritable(job: Job) -> None:
                 what = f"{shown}, where framework.conf has moved dkms_tree, may not be written by knetstatd-build@.service"
                 fix = f"Allow it: systemctl edit knetstatd-build@.service, with ReadWritePaths={shown}"
             raise BuildError(Kind.READ_ONLY, what, shown, fix)
+
+
+def _refuse_other_name(job: Job) -> None:
+    """`dkms ldtarball` registers a build by what dkms.conf calls the package, not by the name under which it was added."""
+    conf = dkms_conf.evaluate(job.source, job.root)
+    for name, said, registered in (
+        ("PACKAGE_NAME", conf.package_name, job.package),
+        ("PACKAGE_VERSION", conf.package_version, job.version),
+    ):
+        if conf.knows(name) and said != registered:
+            what = f"dkms.conf says {name}={names.show(said)}, and DKMS has the package as {registered}"
+            raise BuildError(Kind.CONF, what, os.fspath(job.source / "dkms.conf"), f"Make them the same, or add it as {said}")
 
 
 def _kind(output: str) -> Kind:

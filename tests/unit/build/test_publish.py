@@ -303,6 +303,18 @@ class TestRefused:
         assert place.read_bytes() == GOOD
         assert not any(run.startswith("install") for run in machinetree.ran(root, "dkms"))
 
+    @pytest.mark.parametrize(("name", "value"), [("PACKAGE_VERSION", "2.0"), ("PACKAGE_NAME", "other")])
+    def test_dkms_conf_has_another_name_than_dkms(self, root: Path, name: str, value: str) -> None:
+        """`dkms add -m demo -v 1.0` takes it; `dkms ldtarball` would register another package."""
+        conf = root / "usr/src/demo-1.0/dkms.conf"
+        conf.write_text(conf.read_text() + f"{name}={value}\n")
+        error = refused(root)
+        assert (error.kind, error.where) == (Kind.CONF, str(conf))
+        assert f"{name}='{value}'" in error.what
+        assert machinetree.ran(root, "dkms") == []
+        conf.write_text(conf.read_text() + "PACKAGE_NAME=demo PACKAGE_VERSION=$(echo 1.0)\n")
+        publish_it(root)
+
     def test_a_removal_that_goes_on_is_waited_for(self, root: Path) -> None:
         """dkms deletes the build last, after what is installed was proven."""
         pid = 1 << 23  # more than there can be
