@@ -67,7 +67,7 @@ class Next(NamedTuple):
     """The kernel that the next reboot starts.
 
     release: "" if it is not known.  source: what decided, e.g. "grub saved entry".  detail: the entry's title, and what
-    was odd, or why nothing is known; may be empty.  arguments: the entry's command line.  initrds: where those that
+    was odd, or why nothing is known; may be empty.  arguments: the entry's command line.  initrds, image: where those that
     the entry names lie, or would.
     """
 
@@ -77,6 +77,7 @@ class Next(NamedTuple):
     basis: Basis = Basis.LOADER
     arguments: str = ""
     initrds: tuple[Path, ...] = ()
+    image: Path | None = None
 
     @property
     def why(self) -> str:
@@ -120,7 +121,7 @@ def next_kernel(root: Path, installed: Sequence[str]) -> Next:
         detail = choice.detail if release in installed else f"{choice.detail}; it has no modules in /lib/modules"
         if named not in ("", release):
             detail += f"; {names.show(choice.image, 80)} holds {release}"
-        return Next(release, choice.source, detail, Basis.LOADER, choice.arguments, choice.initrds)
+        return Next(release, choice.source, detail, Basis.LOADER, choice.arguments, choice.initrds, choice.path)
     what = f"starts {names.show(choice.image, 80)}, whose release is unknown" if choice.image else "starts no Linux"
     return _unknown(f"the {choice.source} ({choice.detail}) {what}")
 

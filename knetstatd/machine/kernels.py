@@ -9,12 +9,13 @@ import shlex
 import stat
 from typing import TYPE_CHECKING, NamedTuple
 
-from knetstatd.boot import boot_image
+from knetstatd.boot import boot_image, bootloader
 from knetstatd.core import names
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.core.model import Headers, KernelState
 from knetstatd.machine import dpkg_status, paths
 from knetstatd.system import files
+from knetstatd.system.once import once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +69,15 @@ def directories(root: Path) -> Directories:
 def image(root: Path, kernel: str) -> Path | None:
     """The kernel's boot image, None if there is none. Debian up to 6.12: /boot/vmlinuz-K; 7.x, Fedora: with the modules."""
     return next(filter(boot_image.is_whole, paths.images(root, kernel)), None)
+
+
+@once
+def started_image(root: Path, kernel: str) -> Path | None:
+    """The image that the next boot starts, if it is this kernel's; a copy on the ESP may be of another build. Else `image`."""
+    started = bootloader.next_kernel(root, [kernel])
+    if started.release == kernel and started.image is not None and boot_image.is_whole(started.image):
+        return started.image
+    return image(root, kernel)
 
 
 def is_torn(root: Path, kernel: str) -> bool:

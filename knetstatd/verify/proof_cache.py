@@ -47,7 +47,8 @@ class Look:
         self.host = machine or host.facts(root, kernel=kernel)
         self.headers = kernels.headers(root, kernel)
         # What every proof for this kernel depends on, besides the module's own file.
-        inputs = (*paths.inputs(root, kernel), *initramfs.inputs(root, kernel), *kmod.inputs(root))
+        image = kernels.started_image(root, kernel)
+        inputs = (*paths.inputs(root, kernel), *initramfs.inputs(root, kernel), *kmod.inputs(root), *filter(None, [image]))
         closed = _closed(root, kernel, self.host.initrds)
         self.inputs = (*map(files.identity, inputs), closed, bootloader.command_line(root, kernel))
         self.closed = str(closed) if closed and not closed[-1] else ""

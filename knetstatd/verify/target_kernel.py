@@ -101,7 +101,7 @@ def facts(root: Path, kernel: str, kept: Sequence[Path] = ()) -> Target:
         modversions = "MODVERSIONS" in options if options is not None else None
         flags, machine = "", None
         with contextlib.suppress(KernelFileError):
-            image = _image(kernels.image(root, kernel), kernel, kept)
+            image = _image(kernels.started_image(root, kernel), kernel, kept)
             flags, machine = image.vermagic.removeprefix(kernel), kernel_image.MACHINE
             modversions = image.crcs
         return Target(
@@ -133,7 +133,7 @@ def exports(root: Path, facts: Target, wanted: set[str], kept: Sequence[Path] = 
     Raises KernelFileError if they cannot be known.
     """
     asked = wanted | facts.witness_crcs.keys()
-    path = kernels.image(root, facts.kernel)
+    path = kernels.started_image(root, facts.kernel)
     try:
         image = _image(path, facts.kernel, kept)
         symbols = symvers.search(io.BytesIO(image.symvers), asked)

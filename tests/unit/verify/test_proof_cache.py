@@ -218,6 +218,22 @@ class TestWhatIsAskedAgain:
             [(_, proof)] = proofs.installed(Look(tmp_path, KERNEL), {"demo": None})
             assert proof.loads is loads
 
+    def test_another_image_of_the_kernel_is_started(self, tmp_path: Path, tree: Path) -> None:
+        copy, entry = tmp_path / f"efi/machine/{KERNEL}/linux", tmp_path / "efi/loader/entries/a.conf"
+        for path in (copy, entry):
+            path.parent.mkdir(parents=True)
+        entry.write_text(f"version {KERNEL}\nlinux /machine/{KERNEL}/linux\n")
+        (tmp_path / f"usr/src/linux-headers-{KERNEL}/Module.symvers").unlink()
+        crcs = (kerneltree.CRCS | {"printk": 9}, kerneltree.CRCS)
+        built = [kerneltree.image(tmp_path, crcs=one).read_bytes() for one in crcs]
+        (tmp_path / f"boot/vmlinuz-{KERNEL}").write_bytes(b"some image")
+        proofs = Proofs(tmp_path)
+        for data, loads in zip(built, (False, True), strict=True):
+            (tmp_path / "new").write_bytes(data)
+            (tmp_path / "new").rename(copy)
+            [(_, proof)] = proofs.installed(Look(tmp_path, KERNEL), {"demo": None})
+            assert proof.loads is loads
+
     def test_a_file_for_another_kernel_is_another_question(self, tmp_path: Path, tree: Path) -> None:
         kerneltree.make(tmp_path, "6.2.0-1-amd64", modversions=False)
         file, proofs = tmp_path / "staged.ko", Proofs(tmp_path)

@@ -333,6 +333,25 @@ def test_an_image_of_another_build_than_its_modules(tmp_path: Path) -> None:
     refused(tmp_path, "of another build than its modules")
 
 
+def test_the_image_that_the_next_boot_starts_speaks(tmp_path: Path) -> None:
+    """kernel-install's copy on the ESP may be left from an earlier build: the ESP was full."""
+    kerneltree.make(tmp_path)
+    stale = kerneltree.image(tmp_path, crcs=kerneltree.CRCS | {"gpl_thing": 9})
+    copy = tmp_path / f"efi/machine/{KERNEL}/linux"
+    for directory in (copy.parent, tmp_path / "efi/loader/entries"):
+        directory.mkdir(parents=True)
+    shutil.copy(stale, copy)
+    new = kerneltree.image(tmp_path)
+    assert asked(tmp_path).said_by == new, "no entry starts the copy"
+    entry = tmp_path / "efi/loader/entries/a.conf"
+    entry.write_text(f"version {KERNEL}\nlinux /machine/{KERNEL}/linux\n")
+    assert refused(tmp_path, "of another build than its modules").where == str(copy)
+    shutil.copy(new, copy)
+    assert asked(tmp_path).said_by == copy
+    copy.write_bytes(b"")
+    assert asked(tmp_path).said_by == new, "nothing starts what is empty"
+
+
 def test_an_image_that_tells_nothing(tmp_path: Path) -> None:
     """The headers speak alone; without them nothing is known."""
     kerneltree.make(tmp_path)
