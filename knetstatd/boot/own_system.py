@@ -2,7 +2,7 @@
 """Is what a boot entry starts this system, or another one on the same machine? And does GRUB read this system's menu?
 
 Rule 1: an entry is this system's if its root file system is the one of /etc/fstab, or the one that the running kernel was told.
-        If neither is known, nothing stands against it.
+        If neither is known, or can be compared with what the entry names, nothing stands against it.
 Rule 2: the GRUB of an ESP reads the menu to which the small grub.cfg beside it leads. If that is not this system's, the menu in
         /boot/grub says nothing.
 
@@ -48,7 +48,8 @@ def other(root: Path, arguments: str) -> str:
         return ""
     same = [one for one in own if _places(root, wanted.device) & _places(root, one.device)]
     if not same:
-        return names.clean(wanted.device, 80)
+        compared = any(_are_comparable(root, wanted.device, one.device) for one in own)
+        return names.clean(wanted.device, 80) if compared else ""
     subvolumes = {one.subvolume for one in same}
     if wanted.subvolume and "" not in subvolumes and wanted.subvolume not in subvolumes:
         return names.clean(f"{wanted.device} subvol={wanted.subvolume}", 80)
@@ -101,11 +102,25 @@ def _subvolume(options: str) -> str:
 
 def _places(root: Path, device: str) -> set[str]:
     """The names of a device: its own, the link in /dev/disk that a tag stands for, and where that leads."""
+    path = _path(device)
+    return {path, os.fspath(files.inside(root, path)) if path.startswith("/dev/") else path}
+
+
+def _path(device: str) -> str:
+    """A device by its name in /dev, if it has one."""
     tag = _TAG.fullmatch(device)
     path = f"/dev/disk/by-{tag[1].lower()}/{tag[2]}" if tag else device
-    if _UUID.fullmatch(path):
-        path = path.lower()
-    return {path, os.fspath(files.inside(root, path)) if path.startswith("/dev/") else path}
+    return path.lower() if _UUID.fullmatch(path) else path
+
+
+def _are_comparable(root: Path, device: str, other_device: str) -> bool:
+    """Whether two names that are not the same are those of two devices: they are of one kind, or udev has said what they are.
+
+    A UUID may be the file system's that another name's partition has. What udev says of that is not there below another root,
+    nor for a unit with PrivateDevices=yes.
+    """
+    kinds = [os.path.dirname(path) or path.partition("=")[0] for path in map(_path, (device, other_device))]
+    return kinds[0] == kinds[1] or os.path.isdir(files.inside(root, "/dev/disk"))
 
 
 # -- the grub.cfg on the ESP ------------------------------------------------------------------------------------------------
@@ -149,7 +164,7 @@ def _boot(root: Path) -> set[str]:
     if not separate and os.path.ismount(files.inside(root, "/boot")):
         return set()
     own = {place for device, _ in separate or _mounted(root, "/") for place in _places(root, device)}
-    known = any(map(_UUID.fullmatch, own)) or os.path.isdir(files.inside(root, "/dev/disk/by-uuid"))
+    known = any(place.startswith("/dev/disk/by-uuid/") for place in own) or os.path.isdir(files.inside(root, "/dev/disk"))
     return own if known else set()
 
 

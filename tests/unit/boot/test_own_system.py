@@ -47,7 +47,24 @@ def test_what_the_running_kernel_was_told(tree: Tree) -> None:
     tree({"etc/fstab": f'UUID="{ONE}" / ext4 defaults 0 1\n', "proc/mounts": ""})
     assert own_system.other(root, "root=ZFS=rpool/debian") == ""
     assert own_system.other(root, f"root=UUID={ONE}") == ""
+    assert own_system.other(root, "root=/dev/vda1") == "", "nothing says that this is not the one with the UUID"
+    tree({"dev/disk/by-uuid/x": "-> ../../vdb1"})
     assert own_system.other(root, "root=/dev/vda1") == "/dev/vda1"
+
+
+@pytest.mark.parametrize(
+    ("fstab", "told", "other"),
+    [
+        (f"PARTUUID={ONE}", f"UUID={TWO}", False), (f"UUID={ONE}", f"PARTUUID={TWO}", False),
+        (f"UUID={ONE}", "/dev/md0", False),
+        ("/dev/vg0/root", "/dev/mapper/vg0-root", False), ("LABEL=x", f"UUID={TWO}", False), ("rpool/x", "ZFS=rpool/x", False),
+        (f"PARTUUID={ONE}", f"PARTUUID={TWO}", True), (f"/dev/disk/by-uuid/{ONE}", f"UUID={TWO}", True),
+        ("/dev/vda1", "/dev/vdb1", True), ("LABEL=x", "LABEL=y", True), ("ZFS=x", "ZFS=y", True),
+    ],
+)  # fmt: skip
+def test_names_of_two_kinds_without_udev(tree: Tree, fstab: str, told: str, other: bool) -> None:
+    root = tree({"etc/fstab": f"{fstab} / ext4 defaults 0 1\n"})
+    assert own_system.other(root, f"root={told}") == (told if other else "")
 
 
 def test_nothing_is_known(tree: Tree) -> None:
@@ -86,7 +103,8 @@ class TestMenuOfTheEsp:
             (f"UUID={ONE} / ext4 a\n", stub(ONE), False), (f"UUID={ONE} / ext4 a\n", stub(TWO), True),
             (f"UUID={ONE} / ext4 a\nUUID={TWO} /boot ext4 a\n", stub(TWO), False),
             (f"UUID={ONE} / ext4 a\nUUID={TWO} /boot ext4 a\n", stub(ONE), True),
-            ("/dev/vda1 / ext4 a\n", stub(TWO), False), ("", stub(TWO), False), (f"UUID={ONE} / ext4 a\n", "", False),
+            ("/dev/vda1 / ext4 a\n", stub(TWO), False), (f"PARTUUID={ONE} / ext4 a\n", stub(TWO), False),
+            ("", stub(TWO), False), (f"UUID={ONE} / ext4 a\n", "", False),
             (f"UUID={ONE} / ext4 a\n", "menuentry x {\nlinux /vmlinuz\n}\n", True),
             (f"UUID={ONE} / ext4 a\n", "search --label boot --set=root\nconfigfile /grub/grub.cfg\n", False),
         ],
