@@ -25,7 +25,7 @@ from knetstatd.system import files
 from knetstatd.verify import compression_check, image_readings
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from knetstatd.formats.elf import Machine
@@ -157,7 +157,7 @@ def exports(root: Path, facts: Target, wanted: set[str], kept: Sequence[Path] = 
         except KernelFileError as e:
             headers = Check("headers", Result.WARN, "a Module.symvers", e.where, names.clean(e.what), e.fix)
     of_modules = {name: export for name, export in others.items() if export.module}
-    return Exports(of_modules | _of_modules(facts, wanted - symbols.keys(), of_modules) | symbols, path, headers)
+    return Exports(_of_modules(facts, wanted - symbols.keys(), of_modules) | symbols, path, headers)
 
 
 def _image(path: Path | None, kernel: str, kept: Sequence[Path]) -> Image:
@@ -215,15 +215,16 @@ def _compared(
     return Check("headers", result, names.clean(mine, 200), names.clean(theirs, 200) or os.fspath(facts.symvers), reason, fix)
 
 
-def _of_modules(facts: Target, wanted: set[str], others: Collection[str]) -> dict[str, Export]:
+def _of_modules(facts: Target, wanted: set[str], by_headers: dict[str, Export]) -> dict[str, Export]:
     """What the kernel's own modules export of these, by depmod's table and their own files.
 
-    others: what the headers say of that. Raises KernelFileError if it cannot be known.
+    by_headers: what the headers say of that. They speak for modules that are not installed, and of a symbol that one exports
+    which did not come with the kernel; for all, if there is no table. Raises KernelFileError if it cannot be known.
     """
     symbols: dict[str, Export] = {}
     owners = facts.tables.exporters(wanted) if wanted else {}
-    if owners is None and others:
-        return {}
+    if owners is None and by_headers:
+        return by_headers
     if owners is None:
         fix = f"Run: depmod {facts.kernel}"
         raise KernelFileError(
@@ -239,7 +240,9 @@ def _of_modules(facts: Target, wanted: set[str], others: Collection[str]) -> dic
                 ) from e
             for name in wanted & module.exports.keys():
                 symbols.setdefault(name, module.exports[name])
-    return symbols
+    known = owners or {}
+    others = {name: export for name, export in by_headers.items() if name in known or not facts.tables.shipped(export.module)}
+    return others | symbols
 
 
 def _witness(tables: modules_dep.Tables, kernel: str) -> tuple[Path, module_file.Module] | None:

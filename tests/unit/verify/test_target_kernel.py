@@ -398,6 +398,22 @@ def test_what_the_kernels_modules_export(tmp_path: Path) -> None:
     assert asked(tmp_path).symbols["lib_fn"].module == "my_lib", "the headers know"
 
 
+def test_headers_know_of_an_export_that_the_module_does_not_have(tmp_path: Path) -> None:
+    """They are of another build; what is installed decides, and of what is not installed they may speak."""
+    tree = kerneltree.make(tmp_path)
+    kerneltree.image(tmp_path)
+    with open(headers(tmp_path) / "Module.symvers", "a") as file:
+        file.write("0x00000001\tlib_new\tlib/my-lib\tEXPORT_SYMBOL\t\n")
+        file.write("0x00000001\tfar_fn\tnet/far\tEXPORT_SYMBOL\t\n")
+    symbols = asked(tmp_path, {"lib_fn", "lib_new", "far_fn"}).symbols
+    assert ("lib_new" in symbols, symbols["far_fn"].module, symbols["lib_fn"].module) == (False, "far", "my_lib")
+    with open(tree / "modules.symbols", "a") as file:
+        file.write("alias symbol:lib_new added\n")
+    assert asked(tmp_path, {"lib_new"}).symbols["lib_new"].module == "my_lib", "a module in updates exports it too"
+    (tree / "modules.symbols").unlink()
+    assert "lib_new" in asked(tmp_path, {"lib_new"}).symbols, "nothing else says it"
+
+
 def test_what_the_image_tells_without_a_module(tmp_path: Path) -> None:
     tree = kerneltree.make(tmp_path, headers=False)
     kerneltree.image(tmp_path)
