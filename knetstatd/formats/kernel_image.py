@@ -44,7 +44,9 @@ _KINDS = {
 }
 _GPL_ONLY = 1  # KSYM_FLAG_GPL_ONLY of __kflagstab, 7.0 and later
 # The text of /proc/version; a first link of the kernel has left one without the number of the build.
-_BANNER = re.compile(rb"Linux version (\S{1,64}) [^\0\n]{1,1024}#\d[^\0\n]{1,256}(?=\n\0)")
+_BANNER = re.compile(rb"Linux version (\S{1,64}) [^\0\n]{1,1280}+(?=\n\0)")
+_NUMBER = re.compile(rb"#\d")
+_TABLE = 4 << 20  # bytes of a table of exports; the largest known has 0.2 MB
 
 
 class Image(NamedTuple):
@@ -161,7 +163,7 @@ def _image(vmlinux: elf.Elf) -> Image:
     text = sections.get(".rodata")
     if text is None:
         raise Damaged("has no section .rodata")
-    banners = {match[0]: match[1] for match in _search(vmlinux, text, _BANNER)}
+    banners = {match[0]: match[1] for match in _search(vmlinux, text, _BANNER) if _NUMBER.search(match[0])}
     if len(banners) != 1:
         raise Damaged(f"names {len(banners)} kernels" if banners else "does not say which kernel it is")
     [(banner, release)] = banners.items()
@@ -196,7 +198,7 @@ def _exports(vmlinux: elf.Elf, sections: dict[str, elf.Section]) -> tuple[list[b
     for suffix, kind in _KINDS.items():
         if (table := sections.get(f"__ksymtab{suffix}")) is None:
             continue
-        entries, checksums = vmlinux.data(table), sections.get(f"__kcrctab{suffix}")
+        entries, checksums = vmlinux.data(table, _TABLE), sections.get(f"__kcrctab{suffix}")
         count, rest = divmod(len(entries), _ENTRY)
         crcs = vmlinux.data(checksums) if checksums is not None else bytes(4 * count)
         flags = vmlinux.data(flagged) if flagged is not None and not suffix else bytes(count)

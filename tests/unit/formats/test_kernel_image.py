@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import time
 from typing import TYPE_CHECKING, Any
 
 import elf
@@ -172,6 +173,14 @@ def test_tables_that_do_not_fit(path: Path) -> None:
     broken("lies outside the names", replaced={"__ksymtab_strings": b"no end" * 500})
     broken("lies outside the names", replaced={"__ksymtab_strings": b"\0pri\tk\0" + bytes(99)})
     broken("an export has no name", replaced={"__ksymtab_strings": bytes(99)})
+    broken("a section that is a few KB", replaced={"__ksymtab": bytes(5 << 20)}, crcs=False)
+
+
+def test_a_hostile_text_ends_quickly(path: Path) -> None:
+    start = time.process_time()
+    for text in (b"Linux version a b#1 ", b"Linux version a " + b"#1" * 500):
+        refused(path, images.vmlinux(TODAY, rodata=text * (100_000 // len(text))), "does not say which kernel it is")
+    assert time.process_time() - start < 0.5
 
 
 @given(st.binary(max_size=300), st.integers(0, 4000))
