@@ -31,8 +31,10 @@ _KINDS = {GZIP: "gzip", b"BZ": "bzip2", b"\x5d\x00": "lzma", XZ[:2]: "xz", LZO[:
 
 # The largest module of a distribution's kernel is 20 MiB, the largest unstripped out-of-tree driver known here 400 MiB.
 LIMIT = 512 << 20
-# `xz -9` needs 65 MiB to unpack (xz(1)); more is an attack. The kernel and libzstd keep to the same for zstd's window.
-_MEMORY = 128 << 20
+# A kernel packs itself with a dictionary of 128 MiB from 6.12 on (scripts/xz_wrap.sh), and xz needs a little more; yet more is
+# an attack. The kernel and libzstd keep to as much for zstd's window.
+_WINDOW = 128 << 20
+_MEMORY = _WINDOW + (1 << 20)
 _PIECE = 1 << 20
 _PART = 1 << 12  # what follows a stream is copied: a file may be thousands of empty ones
 _LZ4_BLOCK = 8 << 20
@@ -157,7 +159,7 @@ class _Zstd:
             import zstandard
         except ImportError as e:
             raise LibraryMissing("zstd", "python3-zstandard") from e
-        self._frame = zstandard.ZstdDecompressor(max_window_size=_MEMORY).decompressobj()
+        self._frame = zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompressobj()
         self._left = memoryview(b"")
 
     @property

@@ -10,6 +10,7 @@ import lzma
 import os
 import sys
 import time
+import zlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -211,3 +212,17 @@ def test_kinds() -> None:
 def test_what_only_others_take(data: bytes, why: str) -> None:
     assert why in compression.refused(data[:8])
     assert bool(compression.refused(data[:8])) == bool(why)
+
+
+@pytest.mark.parametrize(("size", "taken"), [(30, True), (31, False)], ids=["128 MiB", "192 MiB"])
+def test_the_dictionary_with_which_kernels_pack_themselves(size: int, taken: bool) -> None:
+    """scripts/xz_wrap.sh from Linux 6.12 on; size: as the header of a block has it (xz-file-format 5.3.1)."""
+    packed = bytearray(lzma.compress(b"kernel", check=lzma.CHECK_CRC32))
+    assert packed[12:16] == b"\x02\x00\x21\x01"
+    packed[16] = size
+    packed[20:24] = zlib.crc32(packed[12:20]).to_bytes(4, "little")
+    if taken:
+        assert compression.unpack(bytes(packed)) == b"kernel"
+        return
+    with pytest.raises(Damaged, match="limit"):
+        compression.unpack(bytes(packed))
