@@ -76,6 +76,10 @@ class Damaged(Exception):
     """The bytes of a file are not what its format asks for. The text goes on after the file's name: "ends too early"."""
 
 
+class NotUnpacked(Damaged):
+    """What a boot image has to unpack before it starts does not unpack."""
+
+
 class LibraryMissing(Damaged):
     """A file cannot be unpacked because a library is not installed; nothing is known of the file. package: Debian's."""
 

@@ -19,7 +19,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from knetstatd.core import roots
-from knetstatd.core.errors import Damaged, KernelFileError, LibraryMissing
+from knetstatd.core.errors import Damaged, KernelFileError, LibraryMissing, NotUnpacked
 from knetstatd.formats import compression, elf
 from knetstatd.system.spool import Spool
 
@@ -73,7 +73,8 @@ class Image(NamedTuple):
 def read(path: Path) -> Image:
     """The image in a file: a bzImage, a unified kernel image with one, or a vmlinux.
 
-    Raises KernelFileError if it cannot be read, is damaged, or is of a kind that is not known here.
+    Raises KernelFileError if it cannot be read, is damaged, or is of a kind that is not known here. Its cause is a NotUnpacked
+    if no kernel comes out of it.
     """
     try:
         with roots.regular(path) as file:
@@ -146,7 +147,8 @@ def _bytes(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
 def _unpacked(file: BinaryIO, kind: str, start: int, end: int) -> Iterator[bytes]:
     pieces, size = _bytes(file, start, end), 0
     stream = compression.Stream(kind, next(pieces, b""), lambda _: next(pieces, b""))
-    for piece in stream:
+    unpacked = iter(stream)
+    while piece := _next(unpacked):
         if (size := size + len(piece)) > compression.LIMIT:
             raise Damaged(f"unpacks to more than {compression.LIMIT} bytes")
         yield piece
@@ -154,6 +156,16 @@ def _unpacked(file: BinaryIO, kind: str, start: int, end: int) -> Iterator[bytes
     told = int.from_bytes(file.read(4), "little")
     if size != told or stream.rest:
         raise Damaged(f"is damaged: it unpacks to {size} bytes, and says {told}")
+
+
+def _next(pieces: Iterator[bytes]) -> bytes:
+    """The next piece of what was packed, none at the end."""
+    try:
+        return next(pieces, b"")
+    except LibraryMissing:
+        raise
+    except Damaged as e:
+        raise NotUnpacked(str(e)) from e
 
 
 def _image(vmlinux: elf.Elf) -> Image:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.boot import boot_image
 from knetstatd.core import names
-from knetstatd.core.errors import Damaged, KernelFileError, ModuleFileError
+from knetstatd.core.errors import Damaged, KernelFileError, ModuleFileError, NotUnpacked
 from knetstatd.core.model import Check, Result
 from knetstatd.formats import initrd, kernel_image, module_file, modules_dep, symvers
 from knetstatd.machine import kernels, paths, signature_policy
@@ -132,7 +132,7 @@ def exports(root: Path, facts: Target, wanted: set[str], kept: Sequence[Path] = 
 
     Raises KernelFileError if they cannot be known.
     """
-    asked = wanted | facts.witness_crcs.keys()
+    asked, fix = wanted | facts.witness_crcs.keys(), f"Reinstall the package of {facts.kernel}'s image"
     path = kernels.started_image(root, facts.kernel)
     try:
         image = _image(path, facts.kernel, kept)
@@ -140,6 +140,8 @@ def exports(root: Path, facts: Target, wanted: set[str], kept: Sequence[Path] = 
     except Damaged as e:  # what was kept of it
         return _by_headers(root, facts, asked, KernelFileError(f"What was read of the kernel's image is lost: {e}"))
     except KernelFileError as e:
+        if isinstance(e.__cause__, NotUnpacked):  # whatever its headers say: nothing is loaded on a kernel that does not start
+            raise KernelFileError(f"{e.what}; a kernel that does not unpack does not start", e.where, fix) from e
         return _by_headers(root, facts, asked, e)
     assert path is not None
     magic = facts.kernel + facts.flags
@@ -147,7 +149,7 @@ def exports(root: Path, facts: Target, wanted: set[str], kept: Sequence[Path] = 
         raise KernelFileError(
             "The kernel's image is of another build than its modules: their checksums or their version magic differ",
             os.fspath(path),
-            f"Reinstall the package of {facts.kernel}'s image",
+            fix,
         )
     others, headers = {}, None
     if facts.symvers is not None:

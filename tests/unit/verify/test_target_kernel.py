@@ -378,6 +378,16 @@ def test_an_image_that_tells_nothing(tmp_path: Path) -> None:
     assert refused(tmp_path, "The kernel has no image", "its headers are not installed").where == "not found"
 
 
+def test_an_image_that_does_not_unpack(tmp_path: Path) -> None:
+    """It does not start, whatever its headers say."""
+    kerneltree.make(tmp_path)
+    path = kerneltree.image(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100] + bytes([whole[-100] ^ 0x55]) + whole[-99:])
+    error = refused(tmp_path, "has damaged gzip data", "does not start")
+    assert (error.where, error.fix) == (str(path), CURE)
+
+
 def test_what_the_kernels_modules_export(tmp_path: Path) -> None:
     tree = kerneltree.make(tmp_path)
     kerneltree.image(tmp_path)
