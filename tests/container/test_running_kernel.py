@@ -65,7 +65,7 @@ def states(c: Container, kernel: Kernel) -> dict[str, Any]:
     return {v["package"].removeprefix("ask-"): v for v in said}
 
 
-@pytest.mark.parametrize("booted", [True, False], ids=["units", "by-hand"])
+@pytest.mark.parametrize("booted", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["units", "by-hand"])
 def test_a_build_that_asks_for_the_running_kernel_gets_the_target(suite: str, booted: bool) -> None:
     with rig.container(suite, boot=booted) as c:
         running, target = c.kernels()[0], c.kernels()[-1]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tests.container.rig import Container, Kernel
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.vm, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 KNETSTAT, PLAIN = "knetstat", "kt_good"
 CONFIG = 'modules = ["knetstat"]\nkernels = "all"\nsettle_seconds = 1.0\n'
