@@ -23,7 +23,6 @@ _READ = """
 import json, resource, sys, time
 from pathlib import Path
 from knetstatd.verify import image_readings
-image_readings._YOUNG = -1.0
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 times = []
 for _ in range(2):

@@ -154,4 +154,7 @@ def _prove(job: Job, artefact: staged.Staged, prove: Callable[[Path, Sequence[Pa
             raise _wrong_kernel(job, what, kept)
         reason = worst.reason if worst else "it could not be verified"
         fix = worst.fix if worst else ""
+        if worst is None or worst.result is Result.UNKNOWN:
+            what = f"{path.name} was compiled, and whether it loads is not known: {reason}"
+            raise BuildError(Kind.UNPROVEN, what, kept, fix)
         raise BuildError(Kind.NOT_LOADABLE, f"{path.name} was compiled but will not load: {reason}", kept, fix)

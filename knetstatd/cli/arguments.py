@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 from typing import TYPE_CHECKING
 
 from knetstatd import __version__
@@ -16,17 +15,6 @@ if TYPE_CHECKING:
 # The programs of knetstatd-compile@, -rehearse@, -initrd@ and -build@.service, with the unit's instance; not for people.
 _PROGRAMS = ("compile", "trial", "initrd", "keys")
 _STEP = "step"  # the program of knetstatd-step@.service
-
-
-class _Formatter(argparse.HelpFormatter):
-    """argparse's own asks shutil how wide the terminal is, with which Python loads four packers; it does so for each option."""
-
-    def __init__(self, prog: str) -> None:
-        try:
-            columns = int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size().columns
-        except (OSError, ValueError):
-            columns = 80
-        super().__init__(prog, width=columns - 2)
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -40,16 +28,14 @@ def parser(first: str = "") -> argparse.ArgumentParser:
 
     If it is a verb, the others are left out: to make all of them takes longer than to read the configuration.
     """
-    top = argparse.ArgumentParser(
-        prog="knetstatctl", formatter_class=_Formatter, description="Will the kernel modules still load after the reboot?"
-    )
+    top = argparse.ArgumentParser(prog="knetstatctl", description="Will the kernel modules still load after the reboot?")
     top.add_argument("--version", action="version", version=f"knetstatctl {__version__}")
     _add_root(top, None)
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
     for name, (text, more, add) in _VERBS.items():
         if first not in _VERBS or first == name:
             sentence = text[0].upper() + text[1:] + ("" if text.endswith("?") else ".")
-            made = verbs.add_parser(name, help=text, formatter_class=_Formatter, description=f"{sentence} {more}".rstrip())
+            made = verbs.add_parser(name, help=text, description=f"{sentence} {more}".rstrip())
             made.add_argument("--json", action="store_true", help="print JSON")
             _add_root(made, argparse.SUPPRESS)  # without it a --root before the verb is not forgotten
             add(made)

@@ -59,6 +59,10 @@ class KernelFileError(KnetstatdError):
     """A file that describes a kernel (Module.symvers, modules.dep, utsrelease.h) is missing or does not parse."""
 
 
+class ImageFault(KernelFileError):
+    """A kernel's boot image is damaged, or of another build than its modules: of no module is known whether it loads there."""
+
+
 class BuildError(KnetstatdError):
     """Staging or publishing failed; `kind` is the class that decides whether a retry can help (see diagnose)."""
 
@@ -76,12 +80,12 @@ class Damaged(Exception):
     """The bytes of a file are not what its format asks for. The text goes on after the file's name: "ends too early"."""
 
 
-class NotUnpacked(Damaged):
-    """What a boot image has to unpack before it starts does not unpack."""
+class Unfamiliar(Damaged):
+    """The bytes of a file are of a kind that is not known here: nothing is known of the file, and nothing stands against it."""
 
 
-class LibraryMissing(Damaged):
-    """A file cannot be unpacked because a library is not installed; nothing is known of the file. package: Debian's."""
+class LibraryMissing(Unfamiliar):
+    """A file cannot be unpacked because a library is not installed. package: Debian's."""
 
     def __init__(self, kind: str, package: str) -> None:
         super().__init__(f"is compressed with {kind}, and {package} is not installed")

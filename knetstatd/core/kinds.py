@@ -23,6 +23,7 @@ class Kind(enum.StrEnum):
     SYMBOL = "undefined-symbol"
     WRONG_KERNEL = "wrong-kernel"
     NOT_LOADABLE = "not-loadable"
+    UNPROVEN = "unproven"
     EXCLUDED = "excluded"
     CONF = "dkms-conf"
     NO_MODULE = "no-module"
@@ -59,6 +60,6 @@ _RETRY = {
     **dict.fromkeys((Kind.DURING_TRANSACTION, Kind.REMOVED), Retry.AFTER_TRANSACTION),
     **dict.fromkeys((
         Kind.DISK, Kind.READ_ONLY, Kind.INTERRUPTED, Kind.MISMATCH, Kind.FOREIGN_DKMS, Kind.SIGNING, Kind.PUBLISH,
-        Kind.PACKAGES, Kind.REHEARSAL,
+        Kind.PACKAGES, Kind.REHEARSAL, Kind.UNPROVEN,
     ), Retry.BACKOFF),
 }  # fmt: skip

@@ -33,8 +33,8 @@ class Check(NamedTuple):
 
 # Checks of the machine, whose answer no new build of the module changes; those that a file passes only once it is published;
 # and those that decide nothing while they are unknown.
-ELSEWHERE = frozenset({"key", "modprobe", "winner", "initrd", "depends", "headers"})
-UNPUBLISHED = ELSEWHERE | {"signature", "compression"}
+ELSEWHERE = frozenset({"key", "modprobe", "winner", "initrd", "depends", "headers", "image"})
+UNPUBLISHED = (ELSEWHERE - {"image"}) | {"signature", "compression"}
 REMARKS = frozenset({"compiler", "origin"})
 UNMADE = "proof"  # the one check of a module whose proof could not be made; that is no ground to build it
 # Those that say whether it is the right file, in the right places, and nothing of whether a kernel takes this one.

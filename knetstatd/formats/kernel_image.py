@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A kernel's boot image: what the kernel in it exports, and what it says of itself. No headers are needed for that.
 
-Rule 1: the image is hostile. Every offset and size is checked, every fault is a Damaged; so is what is not known here, since
-        of both nothing follows for a module.
+Rule 1: the image is hostile. Every offset and size is checked, every fault is a Damaged. Of what is not known here, which is
+        Unfamiliar, nothing follows for a module; of what is damaged follows that the kernel may not start.
 Rule 2: an image unpacks to 60 MB, which lie in a nameless file (see system/spool); a few pieces of it come into memory.
 Rule 3: x86-64 alone. Images of other processors have no section headers, or other tables.
 
@@ -19,7 +19,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from knetstatd.core import roots
-from knetstatd.core.errors import Damaged, KernelFileError, LibraryMissing, NotUnpacked
+from knetstatd.core.errors import Damaged, KernelFileError, LibraryMissing, Unfamiliar
 from knetstatd.formats import compression, elf
 from knetstatd.system.spool import Spool
 
@@ -73,8 +73,8 @@ class Image(NamedTuple):
 def read(path: Path) -> Image:
     """The image in a file: a bzImage, a unified kernel image with one, or a vmlinux.
 
-    Raises KernelFileError if it cannot be read, is damaged, or is of a kind that is not known here. Its cause is a NotUnpacked
-    if no kernel comes out of it.
+    Raises KernelFileError, whose cause tells an image that cannot be read (OSError) or is damaged (Damaged) from one of a kind
+    that is not known here (Unfamiliar).
     """
     try:
         with roots.regular(path) as file:
@@ -118,9 +118,9 @@ def _vmlinux(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
         yield from _bytes(file, start, end)
         return
     if head[0x202:0x206] != b"HdrS" or len(head) < 0x250:
-        raise Damaged("is of a kind that is not known here")
+        raise Unfamiliar("is of a kind that is not known here")
     if (protocol := int.from_bytes(head[0x206:0x208], "little")) < 0x208:
-        raise Damaged(f"is of a kind that is not known here: its boot protocol is {protocol >> 8}.{protocol & 255:02}")
+        raise Unfamiliar(f"is of a kind that is not known here: its boot protocol is {protocol >> 8}.{protocol & 255:02}")
     offset, length = struct.unpack_from("<II", head, 0x248)
     start += ((head[0x1F1] or 4) + 1) * 512 + offset
     if not 8 < length <= end - start:
@@ -131,7 +131,7 @@ def _vmlinux(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
         yield from _bytes(file, start, start + length)
         return
     if not (kind := compression.kind(first)):
-        raise Damaged("is compressed in a way that is not known here")
+        raise Unfamiliar("is compressed in a way that is not known here")
     # arch/x86/boot/compressed: the size that it unpacks to follows; gzip has it at its end itself.
     behind = 0 if kind == "gzip" else 4
     yield from _unpacked(file, kind, start, start + length - behind)
@@ -147,8 +147,7 @@ def _bytes(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
 def _unpacked(file: BinaryIO, kind: str, start: int, end: int) -> Iterator[bytes]:
     pieces, size = _bytes(file, start, end), 0
     stream = compression.Stream(kind, next(pieces, b""), lambda _: next(pieces, b""))
-    unpacked = iter(stream)
-    while piece := _next(unpacked):
+    for piece in stream:
         if (size := size + len(piece)) > compression.LIMIT:
             raise Damaged(f"unpacks to more than {compression.LIMIT} bytes")
         yield piece
@@ -158,26 +157,16 @@ def _unpacked(file: BinaryIO, kind: str, start: int, end: int) -> Iterator[bytes
         raise Damaged(f"is damaged: it unpacks to {size} bytes, and says {told}")
 
 
-def _next(pieces: Iterator[bytes]) -> bytes:
-    """The next piece of what was packed, none at the end."""
-    try:
-        return next(pieces, b"")
-    except LibraryMissing:
-        raise
-    except Damaged as e:
-        raise NotUnpacked(str(e)) from e
-
-
 def _image(vmlinux: elf.Elf) -> Image:
     if vmlinux.machine != MACHINE:
-        raise Damaged(f"is for {vmlinux.machine}, whose tables are not known here")
+        raise Unfamiliar(f"is for {vmlinux.machine}, whose tables are not known here")
     sections = {vmlinux.name(one).decode("utf-8", "backslashreplace"): one for one in reversed(vmlinux.sections)}
     text = sections.get(".rodata")
     if text is None:
-        raise Damaged("has no section .rodata")
+        raise Unfamiliar("has no section .rodata")
     banners = {match[0]: match[1] for match in _search(vmlinux, text, _BANNER) if _NUMBER.search(match[0])}
     if len(banners) != 1:
-        raise Damaged(f"names {len(banners)} kernels" if banners else "does not say which kernel it is")
+        raise Unfamiliar(f"names {len(banners)} kernels" if banners else "does not say which kernel it is")
     [(banner, release)] = banners.items()
     magic = re.compile(rb"\0(" + re.escape(release) + rb" [\w. -]{0,200})(?=\0)")  # it begins with what is found quickly
     magics = {match[1] for match in _search(vmlinux, text, magic)}
@@ -204,7 +193,7 @@ def _exports(vmlinux: elf.Elf, sections: dict[str, elf.Section]) -> tuple[list[b
     """The lines of Module.symvers, and whether they have checksums."""
     strings, flagged = sections.get("__ksymtab_strings"), sections.get("__kflagstab")
     if strings is None or "__ksymtab" not in sections:
-        raise Damaged("has no table of exports")
+        raise Unfamiliar("has no table of exports")
     texts, lines, has_crcs = vmlinux.data(strings), [], False
     spaces: dict[int, bytes] = {}  # few, and most are none
     for suffix, kind in _KINDS.items():
@@ -230,6 +219,8 @@ def _exports(vmlinux: elf.Elf, sections: dict[str, elf.Section]) -> tuple[list[b
             its_kind = _KINDS["_gpl"] if flags[i] & _GPL_ONLY else kind
             lines.append(b"0x%08x\t%b\tvmlinux\t%b\t%b\n" % (numbers[i], name, its_kind, spaces[space]))
             at += _ENTRY
+    if not lines:
+        raise Unfamiliar("exports nothing")
     return lines, has_crcs
 
 

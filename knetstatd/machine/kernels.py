@@ -73,9 +73,12 @@ def image(root: Path, kernel: str) -> Path | None:
 
 @once
 def started_image(root: Path, kernel: str) -> Path | None:
-    """The image that the next boot starts, if it is this kernel's; a copy on the ESP may be of another build. Else `image`."""
+    """The image that the next boot starts, whole or not, if it is this kernel's; a copy on the ESP may be of another build.
+
+    Else `image`.
+    """
     started = bootloader.next_kernel(root, [kernel])
-    if started.release == kernel and started.image is not None and boot_image.is_whole(started.image):
+    if started.release == kernel and started.image is not None and os.path.isfile(started.image):
         return started.image
     return image(root, kernel)
 

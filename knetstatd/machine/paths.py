@@ -69,7 +69,7 @@ def inputs(root: Path, kernel: str) -> tuple[Path, ...]:
     tables = [tree / name for name in ("modules.dep", "modules.dep.bin", "modules.order", "modules.symbols")]
     added = [tree / name for name in ("updates", "updates/dkms", "extra")]
     disk = [path for path in (initrd(root, kernel),) if path is not None]
-    said = (*images(root, kernel), *configurations(root, kernel), *symvers(root, kernel), *releases(root, kernel))
+    said = (*configurations(root, kernel), *symvers(root, kernel), *releases(root, kernel))
     return (*added, *disk, *tables, *said)
 
 

@@ -8,18 +8,24 @@ Rule 2: `read` answers None for a file that is Malformed, not there, or no regul
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from knetstatd import __version__
 from knetstatd.core.errors import KnetstatdError
 from knetstatd.system import files
 
 if TYPE_CHECKING:
     import enum
+    from collections.abc import Callable, Sequence
+    from types import ModuleType
 
+    T = TypeVar("T")
     Word = TypeVar("Word", bound=enum.StrEnum)
 
 LIMIT = 1 << 20  # bytes; our largest file, the answer to a rehearsal, has some 10 KB
@@ -159,6 +165,45 @@ def read(path: Path, limit: int = LIMIT) -> Node | None:
     try:
         return parse(files.untrusted(path, limit))
     except (OSError, KnetstatdError):
+        return None
+
+
+class Readings:
+    """What was read of files that take long to read, a document for each: it stands while the file, and our code, is the same.
+
+    limit: bytes of a document.  code: the modules that do the reading.
+    """
+
+    def __init__(self, limit: int, *code: ModuleType) -> None:
+        self._limit = limit
+        # As it was when this process took it into its memory: an upgrade replaces the files, and the old code still runs.
+        self._code = [__version__, *([*(files.identity(Path(str(one.__file__))) or ())] for one in code)]
+
+    def _place(self, directory: Path, path: Path) -> Path:
+        return directory / f"{path.name[:100]}-{zlib.crc32(os.fsencode(path)):08x}.json"
+
+    def _mark(self, identity: files.Identity) -> list[Any]:
+        return [[*identity], *self._code]
+
+    def save(self, kept: Sequence[Path], path: Path, identity: files.Identity, document: dict[str, Any]) -> None:
+        """Keeps what was read of a file, as well as it can. kept: our directories; the last is this process's own."""
+        with contextlib.suppress(OSError):
+            for directory in kept[-1:]:
+                directory.mkdir(parents=True, exist_ok=True)
+                document = {"mark": self._mark(identity), **document}
+                files.write_json(self._place(directory, path), document, durable=False)
+
+    def load(self, kept: Sequence[Path], path: Path, identity: files.Identity, take: Callable[[Node], T]) -> T | None:
+        """What `take` makes of what was kept, by root or by this user; None if there is nothing that stands.
+
+        take: may raise Malformed and ValueError.
+        """
+        for directory in kept:
+            for owner in dict.fromkeys((0, os.geteuid())):
+                with contextlib.suppress(OSError, KnetstatdError, ValueError):
+                    document = parse(files.untrusted(self._place(directory, path), self._limit, owner=owner))
+                    if document.get("mark").value == self._mark(identity):
+                        return take(document)
         return None
 
 

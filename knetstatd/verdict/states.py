@@ -255,6 +255,7 @@ _DENIED = Row(
     State.BLOCKED, State.BLOCKED, State.UNPROVEN, State.BLOCKED, _blocked, lambda c: c.against.fix if c.against else "",
     Event.GAVE_UP,
 )  # fmt: skip
+_HEADERS = _against(State.HEADERS_MISSING, lambda c: c.seen.headers.reason, _headers_fix, Event.HEADERS_MISSING)
 TABLE: dict[tuple[Action, Why], Row] = {
     (Action.DONE, Why.READY): Row(
         State.READY, State.READY_OUTDATED, State.UNPROVEN, State.NOT_REHEARSED, _nothing, _nothing, Event.READY
@@ -294,12 +295,8 @@ TABLE: dict[tuple[Action, Why], Row] = {
     (Action.GIVE_UP, Why.SOURCE_BROKEN): _against(
         State.SOURCE_BROKEN, lambda c: c.seen.source_reason, lambda c: c.seen.source_fix, Event.SOURCE_MISSING
     ),
-    (Action.GIVE_UP, Why.HEADERS_MISSING): _against(
-        State.HEADERS_MISSING, lambda c: c.seen.headers.reason, _headers_fix, Event.HEADERS_MISSING
-    ),
-    (Action.GIVE_UP, Why.HEADERS_PARTIAL): _against(
-        State.HEADERS_MISSING, lambda c: c.seen.headers.reason, _headers_fix, Event.HEADERS_MISSING
-    ),
+    (Action.GIVE_UP, Why.HEADERS_MISSING): _HEADERS,
+    (Action.GIVE_UP, Why.HEADERS_PARTIAL): _HEADERS,
     (Action.GIVE_UP, Why.FAILED): _against(
         State.FAILED, lambda c: c.attempt.reason, lambda c: c.attempt.fix, Event.GAVE_UP,
         unknown=State.FAILED, good=State.READY_NOT_LOADED,

@@ -17,12 +17,10 @@ import filecmp
 import functools
 import os
 import time
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from knetstatd import __version__
-from knetstatd.core.errors import Damaged, KnetstatdError, ModuleFileError
+from knetstatd.core.errors import Damaged, ModuleFileError
 from knetstatd.formats import compression, elf, form, module_file, pkcs7, relocations
 from knetstatd.formats.elf import Machine
 from knetstatd.formats.module_file import Module
@@ -75,7 +73,7 @@ def read(path: Path, kept: Sequence[Path] = ()) -> Reading:
     if key not in _known:
         reading: Reading | ModuleFileError | None = _load(path, identity, kept) or _twin(path, identity)
         if reading is None:
-            settled = _settle(identity)
+            settled = settle(identity)
             try:
                 reading = _read(path)
             except ModuleFileError as e:
@@ -146,7 +144,7 @@ def _compared(one: str, mine: files.Identity, other: str, others: files.Identity
         return False
 
 
-def _settle(identity: files.Identity) -> bool:
+def settle(identity: files.Identity) -> bool:
     """Whether who writes the file from now on changes its identity; for a large file a tick is waited for."""
     tick = _TICK if identity.ctime_ns % 10**9 else _SECOND
     age = time.time() - identity.ctime_ns / 1e9
@@ -162,7 +160,7 @@ def _twin(path: Path, identity: files.Identity) -> Reading | None:
         may_be = its.size == identity.size and Path(other).name == path.name and files.identity(Path(other)) == its
         if may_be and isinstance(reading, Reading):
             with contextlib.suppress(OSError):
-                if _settle(identity) and are_equal(path, Path(other)) and files.identity(path) == identity:
+                if settle(identity) and are_equal(path, Path(other)) and files.identity(path) == identity:
                     return reading if files.identity(Path(other)) == its else None
     return None
 
@@ -216,46 +214,21 @@ def _algorithm(read_module: Module | None) -> str:
 # -- kept for other commands ----------------------------------------------------------------------------------------------
 
 
-def _place(directory: Path, path: Path) -> Path:
-    return directory / f"{path.name[:100]}-{zlib.crc32(os.fsencode(path)):08x}.json"
-
-
-def _code() -> list[Any]:
-    """What tells our code from another's that reads otherwise."""
-    code = (compression, elf, form, module_file, pkcs7, relocations, spool)
-    return [__version__, *([*(files.identity(Path(str(one.__file__))) or ())] for one in code)]
-
-
-# As it was when this process took it into its memory: an upgrade replaces the files, and the old code still runs.
-_CODE = _code()
-
-
-def _mark(identity: files.Identity) -> list[Any]:
-    """What a reading is a function of: the file, and the code that reads it."""
-    return [[*identity], *_CODE]
+_readings = documents.Readings(_LIMIT, compression, elf, form, module_file, pkcs7, relocations, spool)
 
 
 def _save(path: Path, identity: files.Identity, reading: Reading | ModuleFileError, kept: Sequence[Path]) -> None:
-    if not kept or identity.size < LARGE or isinstance(reading, ModuleFileError):
+    if identity.size < LARGE or isinstance(reading, ModuleFileError):
         return
     document = {
-        "mark": _mark(identity), "fault": reading.fault, "file": reading.digest.file, "contents": reading.digest.contents,
+        "fault": reading.fault, "file": reading.digest.file, "contents": reading.digest.contents,
         "signed": list(reading.signed), "module": None if reading.module is None else _to_json(reading.module),
     }  # fmt: skip
-    place = _place(kept[-1], path)
-    with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(place, document, durable=False)
+    _readings.save(kept, path, identity, document)
 
 
 def _load(path: Path, identity: files.Identity, kept: Sequence[Path]) -> Reading | None:
-    for directory in kept if identity.size >= LARGE else ():
-        for owner in dict.fromkeys((0, os.geteuid())):
-            with contextlib.suppress(OSError, KnetstatdError, ValueError):
-                document = documents.parse(files.untrusted(_place(directory, path), _LIMIT, owner=owner))
-                if document.get("mark").value == _mark(identity):
-                    return _from_json(document)
-    return None
+    return _readings.load(kept, path, identity, _from_json) if identity.size >= LARGE else None
 
 
 def _to_json(read_module: Module) -> dict[str, Any]:

@@ -125,8 +125,8 @@ def _enrolment(key: Key, rules: Policy, machine: Firmware) -> tuple[str, str]:
     if _known(key, machine.without_database):
         return "The key is in the firmware's list, which shim tells kernels to leave out", f"Run: mokutil --use-db # {_CONFIRM}"
     if not machine.secure_boot:
-        is_so = "is enrolled" if _known(key, machine.without_shim) else "is not enrolled"
-        state = f"The key {is_so}, no kernel takes shim's keys while Secure Boot is off"
+        is_so = "is enrolled, but" if _known(key, machine.without_shim) else "is not enrolled, and"
+        state = f"The key {is_so} no kernel takes shim's keys while Secure Boot is off"
         on = "Turn Secure Boot on, in the firmware's setup or by mokutil --enable-validation"
         return state, f"{on}, or take away what makes the kernel insist: {rules.enforced}"
     if _known(key, machine.waiting):

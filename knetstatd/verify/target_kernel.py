@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.boot import boot_image
 from knetstatd.core import names
-from knetstatd.core.errors import Damaged, KernelFileError, ModuleFileError, NotUnpacked
+from knetstatd.core.errors import Damaged, ImageFault, KernelFileError, ModuleFileError, Unfamiliar
 from knetstatd.core.model import Check, Result
 from knetstatd.formats import initrd, kernel_image, module_file, modules_dep, symvers
 from knetstatd.machine import kernels, paths, signature_policy
@@ -130,23 +130,23 @@ def facts(root: Path, kernel: str, kept: Sequence[Path] = ()) -> Target:
 def exports(root: Path, facts: Target, wanted: set[str], kept: Sequence[Path] = ()) -> Exports:
     """The kernel's exports among `wanted`, and those of its own modules. kept: see image_readings.
 
-    Raises KernelFileError if they cannot be known.
+    Raises KernelFileError if they cannot be known, ImageFault if the image stands against that.
     """
     asked, fix = wanted | facts.witness_crcs.keys(), f"Reinstall the package of {facts.kernel}'s image"
     path = kernels.started_image(root, facts.kernel)
     try:
         image = _image(path, facts.kernel, kept)
         symbols = symvers.search(io.BytesIO(image.symvers), asked)
-    except Damaged as e:  # what was kept of it
-        return _by_headers(root, facts, asked, KernelFileError(f"What was read of the kernel's image is lost: {e}"))
+    except Damaged as e:
+        raise ImageFault(f"What was kept of the kernel's image is damaged: {e}", os.fspath(path or ""), fix) from e
     except KernelFileError as e:
-        if isinstance(e.__cause__, NotUnpacked):  # whatever its headers say: nothing is loaded on a kernel that does not start
-            raise KernelFileError(f"{e.what}; a kernel that does not unpack does not start", e.where, fix) from e
+        if isinstance(e.__cause__, Damaged | OSError) and not isinstance(e.__cause__, Unfamiliar | PermissionError):
+            raise ImageFault(f"{e.what}; whether it starts is not known", e.where, fix) from e
         return _by_headers(root, facts, asked, e)
     assert path is not None
     magic = facts.kernel + facts.flags
     if _disagree(facts, symbols) or (facts.witness is not None and image.vermagic not in ("", magic)):
-        raise KernelFileError(
+        raise ImageFault(
             "The kernel's image is of another build than its modules: their checksums or their version magic differ",
             os.fspath(path),
             fix,

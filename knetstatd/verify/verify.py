@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from knetstatd.core import names
-from knetstatd.core.errors import KernelFileError, KnetstatdError, LibraryMissing, ModuleFileError
+from knetstatd.core.errors import ImageFault, KernelFileError, KnetstatdError, LibraryMissing, ModuleFileError
 from knetstatd.core.model import Check, Proof, Result
 from knetstatd.formats import module_file, pkcs7
 from knetstatd.machine import host as machine
@@ -194,7 +194,8 @@ def _answers(
         try:
             exported = target_kernel.exports(root, facts, wanted, host.readings)
         except KernelFileError as e:
-            exported = Check("", Result.UNKNOWN, "what the kernel exports", e.where, e.what, e.fix)
+            name = "image" if isinstance(e, ImageFault) else ""
+            exported = Check(name, Result.UNKNOWN, "what the kernel exports", e.where, e.what, e.fix)
     rules = signature_policy.policy(root, facts.kernel, facts.options if facts.configured else None, host.firmware)
     tools = kmod.installed(root)
     proofs, before = [], _Before(root, facts, host, rules)
@@ -257,7 +258,7 @@ def _proof(facts: Target, one: _Asked, exported: target_kernel.Exports | Check) 
     """Does the checks that need the kernel's exports. exported: a check that says why they are not known, if they are not."""
     who = (one.module.srcversion, tuple(map(os.fspath, one.needed)), one.module.build_id, one.module.name)
     if isinstance(exported, Check):
-        unknown = (exported._replace(name=name) for name in ("symbols", "crcs"))
+        unknown = (exported._replace(name=name) for name in ([exported.name] if exported.name else ["symbols", "crcs"]))
         return Proof(os.fspath(one.path), (*one.checks, *unknown), *who)
     here = dict(exported.symbols)
     for name, exports in one.others.items():

@@ -15,7 +15,7 @@ from machinetree import KERNEL, MADE
 
 from knetstatd.build import stage
 from knetstatd.core.errors import BuildError
-from knetstatd.core.model import Kind
+from knetstatd.core.model import Kind, Retry
 from knetstatd.diagnosis import uname_traps
 from knetstatd.state import paths, staged
 
@@ -202,6 +202,16 @@ def test_what_post_build_refuses_is_not_staged(root: Path) -> None:
         root, "dkms build", 'printf "Running the pre_build script:\\nerror\\nRunning the post_build script:\\nerror\\n"'
     )
     stage_it(root)
+
+
+def test_what_cannot_be_proven_is_not_called_unloadable(root: Path) -> None:
+    """The kernel's image is damaged. That is tried again: no change of source, headers or compiler is to be waited for."""
+    path = kerneltree.image(root)
+    path.write_bytes(path.read_bytes()[:-100] + bytes(100))
+    error = refused(root)
+    assert (error.kind, Kind(error.kind).retry) == (Kind.UNPROVEN, Retry.BACKOFF)
+    assert "was compiled, and whether it loads is not known: The kernel's image" in error.what
+    assert error.fix == f"Reinstall the package of {KERNEL}'s image"
 
 
 def test_a_module_that_names_no_kernel_is_of_none(root: Path) -> None:

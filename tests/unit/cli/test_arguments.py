@@ -36,12 +36,3 @@ def test_a_wrong_command_line_ends_with_2(words: list[str], capsys: pytest.Captu
         arguments.parse(words)
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("usage: knetstatctl ")
-
-
-@pytest.mark.parametrize(("columns", "width"), [("40", 38), ("", 78), ("none", 78)])
-def test_help_is_as_wide_as_the_terminal(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], columns: str, width: int
-) -> None:
-    monkeypatch.setenv("COLUMNS", columns)
-    lines = arguments.parser().format_help().splitlines()
-    assert width - 20 < max(map(len, lines)) <= width

@@ -146,6 +146,39 @@ def test_other_headers_of_the_same_release(root: Path, machine: Machine) -> None
     assert_becomes(machine, lambda: path.write_text(change), Artefact.UNKNOWN, STAGE, "headers are of another build")
 
 
+def test_a_boot_image_and_headers_of_other_builds(root: Path, machine: Machine) -> None:
+    """No build of the module would help, and none is made."""
+    denied, ready = Step(Action.GIVE_UP, Why.DENIED), Step(Action.DONE, Why.READY)
+    table = root / f"usr/src/linux-headers-{KERNEL}/Module.symvers"
+    before = table.read_text()
+    image = root / f"boot/vmlinuz-{KERNEL}"
+    assert_becomes(machine, lambda: kerneltree.image(root), Artefact.GOOD, ready)
+    change = kerneltree.symvers(CRCS | {"printk": 5})
+    assert_becomes(machine, lambda: table.write_text(change), Artefact.DENIED, denied, "headers are of another build")
+    assert_becomes(machine, lambda: table.write_text(before), Artefact.GOOD, ready)
+    whole = image.read_bytes()
+    damaged = whole[:-100] + bytes([whole[-100] ^ 0x55]) + whole[-99:]
+    assert_becomes(machine, lambda: image.write_bytes(damaged), Artefact.DENIED, denied, "whether it starts is not known")
+    other = lambda: kerneltree.image(root, crcs=CRCS | {"printk": 9})  # noqa: E731
+    assert_becomes(machine, other, Artefact.DENIED, denied, "of another build than its modules")
+    assert_becomes(machine, lambda: image.write_bytes(whole), Artefact.GOOD, ready)
+
+
+def test_what_the_kernels_modules_export_is_looked_up_again(root: Path, machine: Machine) -> None:
+    """depmod's table of it alone may change."""
+    kerneltree.image(root)
+    shutil.rmtree(root / f"usr/src/linux-headers-{KERNEL}")
+    module = OLD.sign(kerneltree.module("demo", undefined=["printk", "lib_fn"], crcs=CRCS))
+    for path in (f"usr/lib/modules/{KERNEL}/updates/dkms/demo.ko", f"var/lib/dkms/demo/1.0/{KERNEL}/x86_64/module/demo.ko"):
+        write(root / path, module)
+    tree = root / "usr/lib/modules" / KERNEL
+    kerneltree.tables(tree, "updates/dkms/demo.ko: kernel/lib/my-lib.ko", "kernel/lib/my-lib.ko:")
+    machine.refresh()
+    assert looked(machine)[0].observation.installed is Artefact.GOOD
+    (tree / "modules.symbols").unlink()
+    assert looked(machine)[0].observation.installed is Artefact.UNKNOWN
+
+
 def test_headers_that_go_away(root: Path, machine: Machine) -> None:
     path = root / f"usr/src/linux-headers-{KERNEL}/include/generated/utsrelease.h"
     answer = Step(Action.GIVE_UP, Why.HEADERS_PARTIAL)

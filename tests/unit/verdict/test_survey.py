@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,13 @@ from machinetree import write
 
 from knetstatd.core.config import Config
 from knetstatd.core.model import KernelState, Limits
+from knetstatd.system import child
 from knetstatd.verdict.survey import Survey
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -246,3 +250,32 @@ def test_a_rehearsal_knows_what_this_machine_loads(root: Path, survey: Survey, b
     subject = survey.rehearsal(KERNEL, "demo", installed)
     assert subject is not None
     assert subject.used == ((root / proof.path,) if by else ())
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root becomes another user, and sees what that one may not")
+@pytest.mark.usefixtures("open_to_all")
+def test_which_kernel_is_next_root_knows(root: Path) -> None:
+    """Who may not look into the ESP goes by root's answer, and asks for one if there is none."""
+    write(root / "boot/grub/grub.cfg", f"menuentry x {{\nlinux /boot/vmlinuz-{KERNEL}\n}}\n")
+    write(root / "boot/efi/EFI/debian/grub.cfg", "menuentry of another system\n")
+    (root / "boot/efi").chmod(0o700)
+
+    def look() -> list[str]:
+        survey = Survey(root, Config(modules=("demo",), load=()), running=KERNEL)
+        survey.refresh()
+        return [survey.next, survey.next_why, survey.look(KERNEL).closed, survey.look("5.9.0-1-amd64").closed]
+
+    def by_nobody() -> list[str]:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, 0)
+        try:
+            return look()
+        finally:
+            os.setresuid(0, 0, 0)  # coverage writes what ran
+
+    own, _, closed, other = child.in_child(by_nobody)
+    assert (own, closed.startswith(f"{root}/boot/efi "), other) == (KERNEL, True, "")
+    assert look()[::2] == ["", ""]
+    answer, why, closed, _ = child.in_child(by_nobody)
+    assert (answer, "another menu" in why, closed) == ("", True, "")

@@ -12,7 +12,8 @@ import pytest
 
 from knetstatd.core.errors import KernelFileError
 from knetstatd.formats import kernel_image
-from knetstatd.verify import image_readings
+from knetstatd.system import documents
+from knetstatd.verify import image_readings, module_readings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +44,8 @@ def write(path: Path, data: bytes) -> None:
 @pytest.fixture
 def old(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are never young, here on a file system whose clock never stands."""
-    monkeypatch.setattr(image_readings, "_YOUNG", -1.0)
+    monkeypatch.setattr(module_readings, "_TICK", -1.0)
+    monkeypatch.setattr(module_readings, "_SECOND", -1.0)
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ def test_another_file_is_read_anew(path: Path, tmp_path: Path) -> None:
 def test_other_code_reads_anew(path: Path, tmp_path: Path, readings: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     image_readings.read(path, [tmp_path / "kept"])
     image_readings._last.clear()
-    monkeypatch.setattr(image_readings, "_CODE", ["another version"])
+    monkeypatch.setattr(image_readings, "_readings", documents.Readings(1 << 20, images))
     image_readings.read(path, [tmp_path / "kept"])
     assert len(readings) == 2
 

@@ -19,6 +19,7 @@ from keys import Key
 from knetstatd.core.errors import KnetstatdError, ModuleFileError
 from knetstatd.formats import compression, module_file, relocations
 from knetstatd.formats.module_file import Module
+from knetstatd.system import documents
 from knetstatd.verify import module_readings
 
 if TYPE_CHECKING:
@@ -185,8 +186,11 @@ def test_other_code_reads_anew(tmp_path: Path, unpackings: list[int], monkeypatc
     module_readings._known.clear()
     module_readings.read(path, kept)
     assert unpackings == [1], "what runs is what was there when the process began, whatever lies there now"
-    for name, value in (("_CODE", module_readings._code()), ("_CODE", ["0.9", *module_readings._CODE[1:]])):
-        monkeypatch.setattr(module_readings, name, value)
+    others = [documents.Readings(1 << 20, relocations)]
+    monkeypatch.setattr(documents, "__version__", "0.9")
+    others += [documents.Readings(1 << 20, relocations)]
+    for other in others:
+        monkeypatch.setattr(module_readings, "_readings", other)
         module_readings._known.clear()
         unpackings.clear()
         module_readings.read(path, kept)

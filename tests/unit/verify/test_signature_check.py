@@ -189,8 +189,8 @@ class TestWholeAnswers:
                 "The key is in the firmware's list, which shim tells kernels to leave out",
                 "Run: mokutil --use-db # asks for a password; then reboot, and confirm it on the blue screen (MokManager)",
             ),
-            Firmware(waiting=mine): (f"The key is not enrolled, {no_shim}", off),
-            Firmware(without_shim=mine): (f"The key is enrolled, {no_shim}", off),
+            Firmware(waiting=mine): (f"The key is not enrolled, and {no_shim}", off),
+            Firmware(without_shim=mine): (f"The key is enrolled, but {no_shim}", off),
         }  # fmt: skip
         for machine, (state, cure) in cures.items():
             check = self.ask(facts, data, self.INSISTS, machine, True)

@@ -348,8 +348,18 @@ def test_the_image_that_the_next_boot_starts_speaks(tmp_path: Path) -> None:
     assert refused(tmp_path, "of another build than its modules").where == str(copy)
     shutil.copy(new, copy)
     assert asked(tmp_path).said_by == copy
-    copy.write_bytes(b"")
-    assert asked(tmp_path).said_by == new, "nothing starts what is empty"
+
+
+def test_the_image_that_the_next_boot_starts_is_cut_off(tmp_path: Path) -> None:
+    """A whole one that lies beside it, as Debian's has from 7.0 on, is not asked in its place."""
+    tree = kerneltree.make(tmp_path)
+    path = kerneltree.image(tmp_path)
+    shutil.copy(path, tree / "vmlinuz")
+    path.write_bytes(path.read_bytes()[:-500])
+    assert asked(tmp_path).said_by == tree / "vmlinuz", "nothing starts the other"
+    (tmp_path / "boot/grub").mkdir()
+    (tmp_path / "boot/grub/grub.cfg").write_text(f"menuentry x {{\nlinux /boot/vmlinuz-{KERNEL}\n}}\n")
+    assert refused(tmp_path, "is cut off", "whether it starts is not known").where == str(path)
 
 
 def test_an_image_that_tells_nothing(tmp_path: Path) -> None:
@@ -364,7 +374,8 @@ def test_an_image_that_tells_nothing(tmp_path: Path) -> None:
     kerneltree.image(tmp_path, kernel=KERNEL).rename(path)
     path.write_bytes(images.bzimage(images.vmlinux({})))
     assert asked(tmp_path) == by_headers
-    path.write_bytes(images.bzimage(images.vmlinux({}, rodata=images.text(kernel="6.1.0-2-amd64"))))
+    rows = {"printk": (kerneltree.CRCS["printk"], "EXPORT_SYMBOL", "")}
+    path.write_bytes(images.bzimage(images.vmlinux(rows, rodata=images.text(kernel="6.1.0-2-amd64"))))
     assert asked(tmp_path) == by_headers
     shutil.rmtree(headers(tmp_path))
     assert refused(tmp_path, "The kernel's image is of 6.1.0-2-amd64", "its headers are not installed").where == str(path)
@@ -378,13 +389,26 @@ def test_an_image_that_tells_nothing(tmp_path: Path) -> None:
     assert refused(tmp_path, "The kernel has no image", "its headers are not installed").where == "not found"
 
 
-def test_an_image_that_does_not_unpack(tmp_path: Path) -> None:
-    """It does not start, whatever its headers say."""
+ROWS = {"printk": (kerneltree.CRCS["printk"], "EXPORT_SYMBOL", "")}
+
+
+@pytest.mark.spawns
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (lambda whole: whole[:-100] + bytes([whole[-100] ^ 0x55]) + whole[-99:], "has damaged gzip data"),
+        (lambda _: images.bzimage(images.vmlinux(ROWS), "lz4", size=7), "and says 7"),
+        (lambda _: images.bzimage(images.vmlinux(ROWS)[:-200]), "truncated or damaged"),
+        (lambda _: images.bzimage(images.vmlinux(ROWS, replaced={"__kcrctab": bytes(8)})), "do not fit each other"),
+    ],
+    ids=["data", "size", "kernel", "tables"],
+)
+def test_a_damaged_image(tmp_path: Path, data: Callable[[bytes], bytes], why: str) -> None:
+    """Whether it starts is not known, whatever its headers say."""
     kerneltree.make(tmp_path)
     path = kerneltree.image(tmp_path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-100] + bytes([whole[-100] ^ 0x55]) + whole[-99:])
-    error = refused(tmp_path, "has damaged gzip data", "does not start")
+    path.write_bytes(data(path.read_bytes()))
+    error = refused(tmp_path, why, "whether it starts is not known")
     assert (error.where, error.fix) == (str(path), CURE)
 
 
