@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import lzma
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from kerneltree import KERNEL
 
 from knetstatd.core.errors import KernelFileError
 from knetstatd.core.model import Check, Result
+from knetstatd.formats import kernel_image
 from knetstatd.machine import paths
 from knetstatd.verify import target_kernel
 
@@ -410,6 +413,24 @@ def test_a_damaged_image(tmp_path: Path, data: Callable[[bytes], bytes], why: st
     path.write_bytes(data(path.read_bytes()))
     error = refused(tmp_path, why, "whether it starts is not known")
     assert (error.where, error.fix) == (str(path), CURE)
+
+
+@pytest.mark.parametrize(("number", "headers_speak"), [(errno.EIO, False), (errno.EACCES, True)])
+def test_an_image_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, *, headers_speak: bool
+) -> None:
+    """Nothing good follows from a bad disk; if only root may read the image, as on Ubuntu, the headers speak."""
+    kerneltree.make(tmp_path)
+    by_headers, path = asked(tmp_path), kerneltree.image(tmp_path)
+
+    def fails(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(kernel_image, "section", fails)  # the first that reads it whole
+    if headers_speak:
+        assert asked(tmp_path) == by_headers
+    else:
+        assert refused(tmp_path, os.strerror(number), "whether it starts is not known").where == str(path)
 
 
 def test_what_the_kernels_modules_export(tmp_path: Path) -> None:
